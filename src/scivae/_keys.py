@@ -1,0 +1,48 @@
+"""Every slot of AnnData that scivae writes or reads by name, spelled once.
+
+``key_added`` of a method replaces the word ``civae`` in the slots of the AnnData that the user gave;
+the columns of generated AnnData keep their fixed names, so that code can rely on them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# The word from which the slots in the user's AnnData are made.
+KEY_ADDED: Final = "civae"
+
+# Set-up defaults.
+COUNTS_LAYER: Final = "counts"
+LABELS_KEY: Final = "cell_type"
+
+# Slots of generated AnnData (and of the user's, with key_added="civae").
+LATENT: Final = "X_civae"
+UNS: Final = "civae"
+PATHS: Final = "paths"
+Q05_LAYER: Final = "q05"
+Q95_LAYER: Final = "q95"
+
+# obs columns of generated AnnData.
+KIND: Final = "civae_kind"
+PATH: Final = "civae_path"
+T: Final = "civae_t"
+SOURCE: Final = "civae_source"
+TARGET: Final = "civae_target"
+PREDICTED: Final = "civae_predicted"
+MARGIN: Final = "civae_margin"
+CONFIDENCE: Final = "civae_confidence"
+
+# Values of KIND.
+INTERPOLATED: Final = "interpolated"
+AUGMENTED: Final = "augmented"
+REAL: Final = "real"
+
+
+def t_key(key_added: str = KEY_ADDED) -> str:
+    """Name of the obs column with the position of real cells along a path."""
+    return f"{key_added}_t"
+
+
+def latent_key(key_added: str = KEY_ADDED) -> str:
+    """Name of the obsm slot of the latent representation."""
+    return f"X_{key_added}"

@@ -1,0 +1,1 @@
+"""tl of scivae."""

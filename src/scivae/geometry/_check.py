@@ -1,0 +1,134 @@
+"""What every function of this room asks of its arrays, and the words in which it complains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.floating[Any]]
+IntArray = NDArray[np.integer[Any]]
+
+
+def finite(name: str, value: ArrayLike) -> FloatArray:
+    """Return `value` as a floating array (its own precision is kept), or say where it is not."""
+    array = np.asarray(value)
+    if array.dtype.kind in "iub":
+        array = array.astype(np.float64)
+    if array.dtype.kind != "f":
+        raise ValueError(
+            f"`{name}` must hold real numbers, but has dtype {array.dtype}; pass a float array."
+        )
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ValueError(
+            f"`{name}` must be finite, but is {array[where]} at index {where}; "
+            "drop or repair such values first."
+        )
+    return array
+
+
+def points(name: str, value: ArrayLike, ndim: int, n_latent: int | None = None) -> FloatArray:
+    """Return `value` as finite points with `ndim` axes, the last of length `n_latent`."""
+    array = finite(name, value)
+    layout = {1: "(n_latent,)", 2: "(n, n_latent)", 3: "(n, n_steps, n_latent)"}[ndim]
+    if array.ndim != ndim:
+        raise ValueError(
+            f"`{name}` must have shape {layout}, but has shape {array.shape}; reshape it."
+        )
+    latent(name, array, n_latent)
+    return array
+
+
+def latent(name: str, array: FloatArray, n_latent: int | None) -> None:
+    """Refuse points whose last axis is missing, empty or not `n_latent` long."""
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(
+            f"the last axis of `{name}` must hold the latent dimensions, but its shape is "
+            f"{array.shape}; pass points with at least one dimension."
+        )
+    if n_latent is not None and array.shape[-1] != n_latent:
+        raise ValueError(
+            f"the last axis of `{name}` must have length n_latent = {n_latent}, but `{name}` has "
+            f"shape {array.shape}; pass points of the same latent space."
+        )
+
+
+def ends(
+    start: ArrayLike, end: ArrayLike, n_latent: int | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return the two ends of n segments, each of shape (n, n_latent) and of one dtype."""
+    first, last = finite("start", start), finite("end", end)
+    if first.ndim not in (1, 2) or first.shape != last.shape:
+        raise ValueError(
+            "`start` and `end` must share one shape, (n, n_latent) or (n_latent,), but have "
+            f"{first.shape} and {last.shape}; pass one end for every start."
+        )
+    latent("start", first, n_latent)
+    dtype = np.result_type(first, last)
+    return np.atleast_2d(first).astype(dtype, copy=False), np.atleast_2d(last).astype(
+        dtype, copy=False
+    )
+
+
+def paths(value: ArrayLike, n_latent: int | None = None) -> FloatArray:
+    """Return `value` as n paths of at least two points, (n, n_steps, n_latent)."""
+    array = points("points", value, 3, n_latent)
+    if array.shape[1] < 2:
+        raise ValueError(
+            f"a path needs at least 2 points, but `points` has shape {array.shape} with "
+            f"n_steps = {array.shape[1]}; pass the two ends at least."
+        )
+    return array
+
+
+def times(t: ArrayLike) -> FloatArray:
+    """Return positions along a path: one axis, at least one value, all in [0, 1]."""
+    array = finite("t", t)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(
+            f"`t` must have shape (n_steps,) with n_steps >= 1, but has shape {array.shape}; "
+            "pass for instance np.linspace(0, 1, 50)."
+        )
+    outside = (array < 0) | (array > 1)
+    if outside.any():
+        where = int(np.argmax(outside))
+        raise ValueError(
+            f"`t` must lie in [0, 1], but t[{where}] is {array[where]}; "
+            "paths are not extrapolated, so clip or rescale it."
+        )
+    return array
+
+
+def steps(n_steps: int) -> int:
+    """Return a number of points along a path, at least the two ends."""
+    if isinstance(n_steps, bool) or not isinstance(n_steps, (int, np.integer)) or n_steps < 2:
+        raise ValueError(
+            f"`n_steps` must be an integer of at least 2 (both ends), but is {n_steps!r}; "
+            "pass for instance 50."
+        )
+    return int(n_steps)
+
+
+def labels(label: ArrayLike, n_classes: int, shape: tuple[int, ...]) -> IntArray:
+    """Return class indices in [0, n_classes), broadcast to `shape`."""
+    array = np.asarray(label)
+    if array.dtype.kind not in "iu":
+        raise ValueError(
+            f"`label` must be an integer index of a class, but has dtype {array.dtype}; "
+            "turn names into positions among the classes first."
+        )
+    outside = (array < 0) | (array >= n_classes)
+    if outside.any():
+        raise ValueError(
+            f"`label` must lie in [0, {n_classes}) for {n_classes} classes, but holds "
+            f"{int(array[outside].flat[0])}; pass the index of a class."
+        )
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(
+            f"`label` must broadcast to one class a point, shape {shape}, but has shape "
+            f"{array.shape}; pass one integer, or one for each point."
+        ) from None

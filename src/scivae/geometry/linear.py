@@ -1,0 +1,360 @@
+"""The linear classes of a latent space, and the exact places where straight paths cross them.
+
+A linear layer gives each class k the logit w_k · z + b_k, and a point belongs to the class of the
+largest. On a straight segment every logit is affine in the position t, so the winning class is the
+upper envelope of K lines: margins and crossings have closed forms, and no grid is needed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _check
+from ._check import FloatArray, IntArray
+
+
+class LinearClasses(NamedTuple):
+    """A linear classifier of latent points: the class of z is ``argmax(weights @ z + bias)``.
+
+    Attributes
+    ----------
+    weights
+        Shape (n_classes, n_latent).
+    bias
+        Shape (n_classes,).
+
+    Examples
+    --------
+    >>> classes = LinearClasses(weights=np.eye(2), bias=np.zeros(2))
+    >>> classes.predict([[2.0, 1.0], [0.0, 3.0]])
+    array([0, 1])
+    >>> classes.margin([2.0, 1.0], 0).item()
+    1.0
+    """
+
+    weights: FloatArray
+    bias: FloatArray
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return int(np.shape(self.weights)[0])
+
+    @property
+    def n_latent(self) -> int:
+        """Number of latent dimensions."""
+        return int(np.shape(self.weights)[1])
+
+    def logits(self, z: ArrayLike) -> FloatArray:
+        """Logit of every class at every point, in double precision.
+
+        Parameters
+        ----------
+        z
+            Shape (..., n_latent).
+
+        Returns
+        -------
+        Shape (..., n_classes).
+
+        Raises
+        ------
+        ValueError
+            If weights, bias or `z` hold NaN or infinity, or their shapes disagree.
+        """
+        weights, bias = checked(self)
+        points = _check.finite("z", z).astype(np.float64, copy=False)
+        _check.latent("z", points, weights.shape[1])
+        return points @ weights.T + bias
+
+    def predict(self, z: ArrayLike) -> IntArray:
+        """Class of every point; on a tie the lowest index, as `numpy.argmax` does.
+
+        Parameters
+        ----------
+        z
+            Shape (..., n_latent).
+
+        Returns
+        -------
+        Integers of shape (...).
+
+        Raises
+        ------
+        ValueError
+            As :meth:`logits` does.
+        """
+        return np.argmax(self.logits(z), axis=-1)
+
+    def margin(self, z: ArrayLike, label: ArrayLike) -> FloatArray:
+        """Logit of `label` minus the best other logit: positive inside the class.
+
+        Parameters
+        ----------
+        z
+            Shape (..., n_latent).
+        label
+            One class index, or an integer array that broadcasts to shape (...).
+
+        Returns
+        -------
+        Shape (...). Infinity where there is only one class.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`logits` does, or if a label is not the index of a class.
+        """
+        logits = self.logits(z)
+        return margin_of(logits, _check.labels(label, logits.shape[-1], logits.shape[:-1]))
+
+
+class Crossings(NamedTuple):
+    """Where paths change class: flat arrays of shape (n_crossings,), sorted by (path, t).
+
+    Attributes
+    ----------
+    path
+        Index of the path.
+    t
+        Position along the path, in [0, 1].
+    before, after
+        The class just before and just after `t`.
+    """
+
+    path: IntArray
+    t: FloatArray
+    before: IntArray
+    after: IntArray
+
+
+def checked(classes: LinearClasses) -> tuple[FloatArray, FloatArray]:
+    """Return weights and bias in double precision, or say what is wrong with them."""
+    weights = _check.finite("weights", classes.weights).astype(np.float64, copy=False)
+    bias = _check.finite("bias", classes.bias).astype(np.float64, copy=False)
+    if weights.ndim != 2 or 0 in weights.shape or bias.shape != weights.shape[:1]:
+        raise ValueError(
+            "`weights` must have shape (n_classes, n_latent) and `bias` (n_classes,), but they "
+            f"have shapes {weights.shape} and {bias.shape}; pass one row and one bias a class."
+        )
+    return weights, bias
+
+
+def margin_of(logits: FloatArray, label: IntArray) -> FloatArray:
+    """Logit (..., n_classes) of `label` (...) minus the best other one."""
+    index = label[..., None]
+    own = np.take_along_axis(logits, index, axis=-1)[..., 0]
+    others = logits.copy()
+    np.put_along_axis(others, index, -np.inf, axis=-1)
+    return own - others.max(axis=-1)  # one class: own − (−inf) = inf
+
+
+def segment_crossings(classes: LinearClasses, start: ArrayLike, end: ArrayLike) -> Crossings:
+    """Every position at which straight segments change class, exactly.
+
+    Parameters
+    ----------
+    classes
+        The linear classes.
+    start, end
+        The two ends of each segment, shape (n, n_latent), or (n_latent,) for one segment.
+
+    Returns
+    -------
+    Crossings
+        The class of a segment is ``predict(start)`` until its first crossing, and ``predict(end)``
+        after its last. A crossing at t = 0 says that `start` lies on a boundary and is left at
+        once; one at t = 1 that `end` lies on a boundary and the tie goes to another class.
+
+    Raises
+    ------
+    ValueError
+        If the shapes disagree or a value is not finite.
+
+    Notes
+    -----
+    Logits are affine in t, so the winning class follows the upper envelope of n_classes lines
+    [1]_. From the class that wins at t = 0, the next one is the line that overtakes it first: at
+    d₀ / (d₀ − d₁), where d₀ and d₁ are the leads at both ends. All segments take this step
+    together, at most n_classes − 1 times. Where several lines overtake at one t, the steepest
+    wins, then the lowest index, as `numpy.argmax` would choose.
+
+    References
+    ----------
+    .. [1] M. de Berg, O. Cheong, M. van Kreveld, M. Overmars. Computational Geometry: Algorithms
+       and Applications, 3rd ed., chapters 8 and 11 (envelopes of lines). Springer, 2008.
+
+    Examples
+    --------
+    >>> classes = LinearClasses(weights=np.array([[-1.0], [0.0], [1.0]]), bias=np.zeros(3))
+    >>> segment_crossings(classes, [-1.0], [3.0])
+    Crossings(path=array([0]), t=array([0.25]), before=array([0]), after=array([2]))
+    """
+    weights, _ = checked(classes)
+    first, last = _check.ends(start, end, weights.shape[1])
+    at_start, at_end = classes.logits(first), classes.logits(last)
+    still = (first == last).all(axis=1)
+    at_end[still] = at_start[still]  # equal points, equal logits: whatever BLAS rounds
+    return _envelope(at_start, at_end)
+
+
+def segment_margin(
+    classes: LinearClasses, start: ArrayLike, end: ArrayLike, label: ArrayLike
+) -> FloatArray:
+    """Smallest margin of a class along straight segments, exactly.
+
+    Parameters
+    ----------
+    classes
+        The linear classes.
+    start, end
+        The two ends of each segment, shape (n, n_latent), or (n_latent,) for one segment.
+    label
+        One class index, or one for each segment, shape (n,).
+
+    Returns
+    -------
+    Shape (n,): positive where the whole segment lies inside the class.
+
+    Raises
+    ------
+    ValueError
+        If the shapes disagree, a value is not finite or a label is not the index of a class.
+
+    Notes
+    -----
+    The margin is the minimum of the leads over the other classes, each affine in t: a concave
+    function, whose minimum on a segment is at one of the ends.
+
+    Examples
+    --------
+    >>> classes = LinearClasses(weights=np.eye(2), bias=np.zeros(2))
+    >>> segment_margin(classes, [[3.0, 1.0]], [[2.0, 1.5]], 0)
+    array([0.5])
+    """
+    weights, _ = checked(classes)
+    first, last = _check.ends(start, end, weights.shape[1])
+    return np.minimum(classes.margin(first, label), classes.margin(last, label))
+
+
+def polyline_crossings(classes: LinearClasses, points: ArrayLike) -> Crossings:
+    """Every position at which piecewise straight paths change class, exactly on each piece.
+
+    Parameters
+    ----------
+    classes
+        The linear classes.
+    points
+        Shape (n, n_steps, n_latent). Point i of a path has the position t = i / (n_steps − 1).
+
+    Returns
+    -------
+    Crossings
+        As :func:`segment_crossings` gives, with t along the whole path.
+
+    Raises
+    ------
+    ValueError
+        If `points` is not of that shape, has fewer than two steps, or is not finite.
+
+    Examples
+    --------
+    >>> classes = LinearClasses(weights=np.array([[-1.0], [1.0]]), bias=np.zeros(2))
+    >>> polyline_crossings(classes, [[[-1.0], [1.0], [-3.0]]]).t
+    array([0.25 , 0.625])
+    """
+    weights, _ = checked(classes)
+    array = _check.paths(points, weights.shape[1])
+    n, n_steps, _ = array.shape
+    logits = classes.logits(array)  # (n, n_steps, n_classes): both sides of a joint agree
+    still = (array[:, 1:] == array[:, :-1]).all(axis=2)  # (n, n_steps - 1)
+    at_start, at_end = logits[:, :-1], logits[:, 1:]
+    at_end = np.where(still[..., None], at_start, at_end)
+    n_classes = logits.shape[2]
+    pieces = _envelope(at_start.reshape(-1, n_classes), at_end.reshape(-1, n_classes))
+    path, piece = np.divmod(pieces.path, n_steps - 1)
+    return Crossings(path, (piece + pieces.t) / (n_steps - 1), pieces.before, pieces.after)
+
+
+def polyline_margin(classes: LinearClasses, points: ArrayLike, label: ArrayLike) -> FloatArray:
+    """Smallest margin of a class along piecewise straight paths, exactly.
+
+    Parameters
+    ----------
+    classes
+        The linear classes.
+    points
+        Shape (n, n_steps, n_latent).
+    label
+        One class index, or one for each path, shape (n,).
+
+    Returns
+    -------
+    Shape (n,): positive where the whole path lies inside the class. As on one segment
+    (:func:`segment_margin`) the minimum is at a vertex.
+
+    Raises
+    ------
+    ValueError
+        If `points` is not of that shape, has fewer than two steps or is not finite, or if a label
+        is not the index of a class.
+
+    Examples
+    --------
+    >>> classes = LinearClasses(weights=np.eye(2), bias=np.zeros(2))
+    >>> polyline_margin(classes, [[[3.0, 1.0], [2.0, 2.5], [4.0, 0.0]]], 0)
+    array([-0.5])
+    """
+    weights, _ = checked(classes)
+    array = _check.paths(points, weights.shape[1])
+    wanted = _check.labels(label, weights.shape[0], array.shape[:1])
+    return classes.margin(array, wanted[:, None]).min(axis=1)
+
+
+def _envelope(at_start: FloatArray, at_end: FloatArray) -> Crossings:
+    """Walk the upper envelope of the lines from `at_start` to `at_end`, both (n, n_classes).
+
+    Leads are compared at the ends, never at a rounded t: each step moves to a class that is ahead
+    at t = 1 (on a tie there: of lower index), so that the walk ends at the argmax of `at_end`.
+    """
+    n, n_classes = at_start.shape
+    order = np.arange(n_classes)
+    slope = at_end - at_start
+    active = np.arange(n)
+    current = np.argmax(at_start, axis=1)
+    now = np.zeros(n)
+    found: list[tuple[IntArray, FloatArray, IntArray, IntArray]] = []
+    for _ in range(n_classes - 1):
+        active = active[current[active] != np.argmax(at_end[active], axis=1)]
+        if active.size == 0:
+            break
+        mine = current[active][:, None]  # (m, 1)
+        lead_start = np.take_along_axis(at_start[active], mine, 1) - at_start[active]
+        lead_end = np.take_along_axis(at_end[active], mine, 1) - at_end[active]
+        overtakes = (lead_end < 0) | ((lead_end == 0) & (order < mine))
+        lead_start = np.maximum(lead_start, 0)  # only rounding takes it below
+        with np.errstate(invalid="ignore", divide="ignore"):
+            t = np.where(lead_end == 0, 1.0, lead_start / (lead_start - lead_end))
+        t = np.where(overtakes, np.maximum(t, now[active][:, None]), np.inf)
+        first = t.min(axis=1)
+        steepest = np.where(t == first[:, None], slope[active], -np.inf)
+        following = np.argmax(steepest, axis=1)  # lowest index among equals
+        found.append((active, first, mine[:, 0], following))
+        current[active], now[active] = following, first
+    if not found:
+        none = np.zeros(0, dtype=np.intp)
+        return Crossings(none, np.zeros(0), none.copy(), none.copy())
+    path, t, before, after = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.argsort(path, kind="stable")  # rounds are already in the order of t
+    path, t, before, after = path[order], t[order], before[order], after[order]
+    # Several steps at one t are one crossing: from the first class to the last.
+    joined = (path[1:] == path[:-1]) & (t[1:] == t[:-1])
+    return Crossings(
+        path[np.r_[True, ~joined]],
+        t[np.r_[True, ~joined]],
+        before[np.r_[True, ~joined]],
+        after[np.r_[~joined, True]],
+    )

@@ -1,0 +1,56 @@
+"""The 8 × 8 digits that scikit-learn ships."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._images import describe, from_images
+from .registry import DIGITS
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def digits() -> AnnData:
+    """Handwritten digits of 8 × 8 pixels. Needs no network.
+
+    Returns
+    -------
+    AnnData of 1,797 images × 64 pixels: ``X`` float32 in [0, 1] (the 17 grey values divided by
+    16), ``obs["digit"]`` categorical from ``"0"`` to ``"9"``, ``var`` with ``row`` and
+    ``column``, ``uns["image"]["shape"]`` (8, 8), ``uns["digits"]`` source and licence.
+
+    Raises
+    ------
+    ValueError
+        scikit-learn ships something else.
+
+    Notes
+    -----
+    Alpaydin and Kaynak, UCI Machine Learning Repository (1998), doi:10.24432/C50P49, test part, as
+    :func:`sklearn.datasets.load_digits` gives it. CC BY 4.0.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.digits()
+    >>> adata.shape, list(adata.uns["image"]["shape"])
+    ((1797, 64), [8, 8])
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    if bunch.images.shape != (DIGITS.n_cells, 8, 8):
+        raise ValueError(
+            f"scikit-learn's digits must be ({DIGITS.n_cells}, 8, 8), found {bunch.images.shape}; "
+            "install a scikit-learn release that ships them whole"
+        )
+    adata = from_images(bunch.images, bunch.target, labels_key="digit", max_value=16)
+    return describe(
+        adata,
+        "digits",
+        title=DIGITS.title,
+        citation=DIGITS.citation,
+        licence=DIGITS.licence,
+        homepage=DIGITS.homepage,
+    )

@@ -1,0 +1,145 @@
+"""MNIST: 70,000 handwritten digits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from . import registry
+from ._download import DamagedFileError, fetch
+from ._idx import read_idx
+from ._images import describe, from_images
+from .registry import RemoteFile
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_PARTS = {"all": ("train", "test"), "train": ("train",), "test": ("test",)}
+
+
+def mnist(
+    split: Literal["all", "train", "test"] = "all",
+    *,
+    path: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+    mirrors: Sequence[str] = (),
+    progress: bool = True,
+    timeout: float = 30.0,
+) -> AnnData:
+    """The MNIST digits, 28 × 28 pixels.
+
+    Parameters
+    ----------
+    split
+        ``train`` (60,000 images), ``test`` (10,000), or ``all``: both, training images first.
+    path
+        Folder with the IDX files (``train-images-idx3-ubyte`` and so on, or ``.gz``): nothing is
+        downloaded. None: ``scanpy.settings.datasetdir``, filled from the standard mirrors (12 MB).
+    verify
+        Whether the contents must have the well-known checksums of the unpacked files. Switch it
+        off for other images under the same names (Fashion-MNIST, for one).
+    mirrors
+        Base addresses that are asked before the standard ones.
+    progress
+        Whether to draw a progress bar while downloading.
+    timeout
+        Seconds without a byte after which a mirror is given up.
+
+    Returns
+    -------
+    AnnData of ``n_images × 784``: ``X`` float32 in [0, 1] (grey value / 255), ``obs["digit"]``
+    categorical from ``"0"`` to ``"9"``, ``obs["split"]`` categorical, ``var`` with ``row`` and
+    ``column``, ``uns["image"]["shape"]`` (28, 28), ``uns["mnist"]`` source and licence.
+
+    Raises
+    ------
+    DownloadError
+        No mirror gave a file; says which file to put where.
+    FileNotFoundError
+        ``path`` lacks a file.
+    ValueError
+        An unknown split, a broken file, or another checksum than that of MNIST.
+
+    Notes
+    -----
+    LeCun et al., Proceedings of the IEEE 86 (1998), doi:10.1109/5.726791. CC BY-SA 3.0.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.mnist("test")  # doctest: +SKIP
+    >>> adata.shape  # doctest: +SKIP
+    (10000, 784)
+    """
+    if split not in _PARTS:
+        raise ValueError(f"split must be one of {', '.join(_PARTS)}, found {split!r}")
+    images, labels, names = [], [], []
+    for part in _PARTS[split]:
+        arrays = []
+        for what, n_dims in (("images", 3), ("labels", 1)):
+            file = registry.MNIST.files[f"{part} {what}"]
+            if path is None:
+                location = fetch(
+                    file, mirrors=mirrors, timeout=timeout, progress=progress, verify=verify
+                )
+            else:
+                location = _find(Path(path), file)
+            arrays.append(_read(location, file, n_dims, verify))
+        if len(arrays[0]) != len(arrays[1]):
+            raise DamagedFileError(
+                f"the {part} files must have as many labels as images, found {len(arrays[0])} "
+                f"images and {len(arrays[1])} labels"
+            )
+        images.append(arrays[0])
+        labels.append(arrays[1])
+        names += [f"{part}_{i}" for i in range(len(arrays[0]))]
+    shapes = {array.shape[1:] for array in images}
+    if len(shapes) > 1:
+        raise DamagedFileError(f"all images must have one size, found {sorted(shapes)}")
+    adata = from_images(
+        np.concatenate(images),
+        np.concatenate(labels),
+        labels_key="digit",
+        obs_names=names,
+    )
+    adata.obs["split"] = pd.Categorical(
+        np.repeat(_PARTS[split], [len(array) for array in images]), categories=_PARTS[split]
+    )
+    source = registry.MNIST
+    return describe(
+        adata,
+        "mnist",
+        title=source.title,
+        citation=source.citation,
+        licence=source.licence,
+        homepage=source.homepage,
+        split=split,
+    )
+
+
+def _find(folder: Path, file: RemoteFile) -> Path:
+    plain = folder / file.filename.removesuffix(".gz")
+    for candidate in (plain, folder / file.filename):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"path must hold {plain.name} or {file.filename}, found neither in {folder}; leave path= "
+        f"out to download it, or take it from {registry.MNIST.homepage}"
+    )
+
+
+def _read(location: Path, file: RemoteFile, n_dims: int, verify: bool) -> np.ndarray:
+    array, checksum = read_idx(location)
+    if verify and file.unpacked is not None and checksum != file.unpacked:
+        raise DamagedFileError(
+            f"{location} must have the unpacked checksum {file.unpacked}, found {checksum}; delete "
+            "it and load again, or pass verify=False if it is meant to differ"
+        )
+    if array.ndim != n_dims:
+        raise DamagedFileError(f"{location} must have {n_dims} dimensions, found {array.shape}")
+    return array

@@ -1,0 +1,91 @@
+"""The small blood data set that scanpy ships, with its counts restored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from ._images import describe
+from ._normalize import TARGET_SUM, log_normalize
+from .registry import PBMC
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# A restored value may miss a whole number by this much at most. Float32 logarithms of counts up to
+# 300 leave less than a tenth.
+_TOLERANCE = 0.25
+
+
+def pbmc() -> AnnData:
+    """Blood cells of ten types, with counts. Needs no network.
+
+    :func:`scanpy.datasets.pbmc68k_reduced` holds ``raw.X = log1p(counts · 10,000 / n_counts)``; the
+    counts come back as ``round(expm1(raw.X) · n_counts / 10,000)``.
+
+    Returns
+    -------
+    AnnData of 700 cells × 765 genes:
+
+    - ``layers["counts"]``: UMI counts, CSR, float32 with whole numbers
+    - ``X``: natural logarithm of one plus counts per 10,000 over the 765 genes, CSR, float32
+    - ``obs["cell_type"]``: the types in ``obs["bulk_labels"]``; besides scanpy's other columns
+      (``n_counts`` counts all genes of the original, not only these)
+    - ``obsm``: ``X_pca``, ``X_umap`` of scanpy
+    - ``uns["pbmc"]``: source and licence
+
+    Raises
+    ------
+    ValueError
+        scanpy ships values that are no logarithms of counts.
+
+    Notes
+    -----
+    Zheng et al., Nature Communications 8 (2017), doi:10.1038/ncomms14049. CC BY 4.0.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.pbmc()
+    >>> adata.shape, adata.obs["cell_type"].nunique()
+    ((700, 765), 10)
+    """
+    import anndata as ad
+    import scanpy as sc
+
+    source = sc.datasets.pbmc68k_reduced()
+    scaled = sparse.csr_matrix(source.raw.X, dtype=np.float64)
+    n_counts = source.obs["n_counts"].to_numpy(dtype=np.float64)
+    restored = np.expm1(scaled.data) * np.repeat(n_counts / TARGET_SUM, np.diff(scaled.indptr))
+    whole = np.rint(restored)
+    worst = float(np.abs(restored - whole).max())
+    if worst > _TOLERANCE or whole.min() < 1:
+        raise ValueError(
+            f"scanpy's pbmc68k_reduced must give whole counts within {_TOLERANCE}, found a "
+            f"difference of {worst:.3g}; install a scanpy release that ships the original file"
+        )
+    counts = sparse.csr_matrix(
+        (whole.astype(np.float32), scaled.indices, scaled.indptr), shape=scaled.shape
+    )
+    obs = source.obs.copy()
+    obs["cell_type"] = source.obs["bulk_labels"].cat.remove_unused_categories()
+    adata = ad.AnnData(
+        log_normalize(counts),
+        obs=obs,
+        var=source.var.loc[source.raw.var_names].copy(),
+        obsm={key: source.obsm[key] for key in ("X_pca", "X_umap")},
+        layers={"counts": counts},
+    )
+    colors = source.uns.get("bulk_labels_colors")
+    if colors is not None:
+        adata.uns["cell_type_colors"] = adata.uns["bulk_labels_colors"] = list(colors)
+    return describe(
+        adata,
+        "pbmc",
+        title=PBMC.title,
+        citation=PBMC.citation,
+        licence=PBMC.licence,
+        homepage=PBMC.homepage,
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .linear import (
+from .classes import (
     Crossings,
     LinearClasses,
     polyline_crossings,
@@ -10,12 +10,28 @@ from .linear import (
     segment_crossings,
     segment_margin,
 )
+from .convex import project_to_class
+from .curves import (
+    Projection,
+    arc_length,
+    linear,
+    project_to_polyline,
+    resample,
+    spherical,
+)
 
 __all__ = [
     "Crossings",
     "LinearClasses",
+    "Projection",
+    "arc_length",
+    "linear",
     "polyline_crossings",
     "polyline_margin",
+    "project_to_class",
+    "project_to_polyline",
+    "resample",
     "segment_crossings",
     "segment_margin",
+    "spherical",
 ]

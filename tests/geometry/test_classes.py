@@ -40,7 +40,7 @@ sizes = {
 
 
 @given(**sizes)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 def test_crossings_agree_with_a_dense_grid(seed, n_classes, n_latent):
     rng = np.random.default_rng(seed)
     classes = random_classes(rng, n_classes, n_latent)

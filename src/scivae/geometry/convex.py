@@ -1,0 +1,128 @@
+"""The class of a linear layer is a convex polyhedron: the nearest point inside it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _check
+from ._check import FloatArray
+from .classes import LinearClasses, checked
+
+
+def project_to_class(
+    classes: LinearClasses, z: ArrayLike, label: ArrayLike, margin: float = 0.0
+) -> FloatArray:
+    """The nearest points at which a class wins by at least a margin.
+
+    Parameters
+    ----------
+    classes
+        The linear classes.
+    z
+        Shape (n, n_latent).
+    label
+        One class index, or one for each point, shape (n,).
+    margin
+        By how much the logit of `label` shall exceed every other; may be negative.
+
+    Returns
+    -------
+    Shape (n, n_latent), in the precision of `z`. Points that satisfy the inequalities come back
+    bit for bit, and so do projected points that are projected again (unless the polyhedron is
+    thinner than rounding).
+
+    Raises
+    ------
+    ValueError
+        If the shapes disagree, a value is not finite, a label is not the index of a class, or no
+        point at all has that margin.
+
+    Notes
+    -----
+    Minimises ‖z′ − z‖² subject to A z′ ≥ b with one row w_label − w_k for each other class k. This
+    least-distance problem becomes a non-negative least-squares problem [1]_, which `scipy` solves
+    exactly by its active set; the solution is then calculated again from the active rows alone.
+
+    References
+    ----------
+    .. [1] C. L. Lawson, R. J. Hanson. Solving Least Squares Problems, chapter 23 (problem LDP).
+       SIAM, 1995.
+
+    Examples
+    --------
+    >>> classes = LinearClasses(weights=np.eye(2), bias=np.zeros(2))
+    >>> project_to_class(classes, [[1.0, 3.0], [5.0, 0.0]], 0).round(6)
+    array([[2., 2.],
+           [5., 0.]])
+    """
+    weights, bias = checked(classes)
+    points = _check.points("z", z, 2, weights.shape[1])
+    labels = _check.labels(label, len(weights), points.shape[:1])
+    if not np.isfinite(margin):
+        raise ValueError(f"`margin` must be finite, but is {margin}; pass for instance 0.0.")
+    result = points.copy()
+    outside = classes.margin(points, labels) < margin  # (n,)
+    for k in np.unique(labels[outside]):
+        others = np.arange(len(weights)) != k
+        rows = np.flatnonzero(outside & (labels == k))
+        sides = weights[k] - weights[others]  # (n_classes - 1, n_latent)
+        bounds = margin - (bias[k] - bias[others])
+        for row in rows:
+            nearest = _nearest(sides, bounds, points[row])
+            if nearest is None:
+                raise ValueError(
+                    f"class {k} must have points whose margin is at least {margin}, but no point "
+                    "has: other classes win everywhere; lower `margin` or choose another class."
+                )
+            result[row] = nearest
+    return result
+
+
+def _nearest(sides: FloatArray, bounds: FloatArray, point: FloatArray) -> FloatArray | None:
+    """The nearest z to `point` (n_latent,) with ``sides @ z >= bounds``; None where there is none.
+
+    Aims a little inside, so that the rounded answer satisfies the inequalities too.
+    """
+    size = np.linalg.norm(sides, axis=1)
+    keep = size > 0
+    if (bounds[~keep] > 0).any():
+        return None
+    normals, offsets = sides[keep] / size[keep, None], bounds[keep] / size[keep]
+    x = point.astype(np.float64)
+    eps = float(np.finfo(point.dtype).eps)
+    step = _least_distance(normals, offsets - normals @ x)
+    if step is None:
+        return None
+    answer = (x + step).astype(point.dtype)
+    for inside in (8, 64, 512):
+        scale = np.linalg.norm(x) + np.linalg.norm(step) + np.abs(offsets) + np.abs(bounds).max()
+        shifted = _least_distance(normals, offsets + inside * eps * scale - normals @ x)
+        if shifted is None:  # thinner than rounding: the exact answer is the best there is
+            return answer
+        closer = (x + shifted).astype(point.dtype)
+        # Half the shift is left for the rounding of whoever checks.
+        if (normals @ closer.astype(np.float64) >= offsets + inside * eps * scale / 2).all():
+            return closer
+    return answer
+
+
+def _least_distance(normals: FloatArray, heights: FloatArray) -> FloatArray | None:
+    """The shortest step s with ``normals @ s >= heights``; None where there is none."""
+    from scipy.optimize import nnls
+
+    high = float(heights.max(initial=0.0))
+    if high <= 0:
+        return np.zeros(normals.shape[1])
+    target = np.zeros(normals.shape[1] + 1)
+    target[-1] = 1.0
+    stacked = np.vstack([normals.T, heights / high])
+    weight, _ = nnls(stacked, target, maxiter=30 * len(heights))
+    rest = target - stacked @ weight
+    if rest[-1] <= 1e-13:  # 1 / (1 + |step / high|²): farther than a million times `high`
+        return None
+    active = weight > 0
+    step, *_ = np.linalg.lstsq(normals[active], heights[active], rcond=None)
+    if (normals @ step >= heights - 1e-9 * high).all():
+        return step
+    return rest[:-1] / rest[-1] * -high

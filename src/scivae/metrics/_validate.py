@@ -62,6 +62,20 @@ def as_vector(x: npt.ArrayLike, name: str, *, min_size: int = 1) -> Points:
     return vector
 
 
+def as_paths(x: npt.ArrayLike, name: str, *, min_steps: int = 3) -> Points:
+    """Finite paths (n_paths, n_steps, p) of at least ``min_steps``; one path gains a first axis."""
+    paths = np.asarray(_as_float(x, name), dtype=np.float64)
+    if paths.ndim == 2:
+        paths = paths[None]
+    if paths.ndim != 3 or paths.shape[1] < min_steps or 0 in paths.shape:
+        raise ValueError(
+            f"{name} must be (n_steps, p) or (n_paths, n_steps, p) with at least {min_steps} "
+            f"steps: got shape {np.shape(x)}; decode more steps"
+        )
+    check_finite(paths, name)
+    return paths
+
+
 def as_labels(y: npt.ArrayLike, name: str) -> Labels:
     """One-dimensional labels (n,) of one type (text, integers or booleans), none missing."""
     labels = np.asarray(y)

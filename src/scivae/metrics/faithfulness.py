@@ -261,10 +261,8 @@ def path_purity(
 
     References
     ----------
-    The purity of synthetic cells per class is the measure of class-conditional generation in
-    single-cell work; the ceiling follows the "classification accuracy score" of Ravuri and Vinyals,
-    Advances in Neural Information Processing Systems 32 (2019), read in the direction real to
-    synthetic.
+    Shmelkov, Schmid and Alahari, "How good is my GAN?", European Conference on Computer Vision
+    (2018): fitted on real, scored on generated ("GAN-test"), beside the score on real ones.
 
     Examples
     --------

@@ -82,7 +82,7 @@ def linear_separability(
 
     References
     ----------
-    The CI-VAE paper, Section 3 and Table 1 ("linear separability").
+    The CI-VAE paper, Table 1 ("linear separability"), for the measure and for ``"test-test"``.
 
     Examples
     --------

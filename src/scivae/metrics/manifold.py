@@ -1,0 +1,156 @@
+"""Fidelity and diversity of generated cells, by balls around nearest neighbours.
+
+Both need a space where Euclidean distance means something: the first principal components of real
+cells, or a latent space, rather than thousands of genes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ._distances import distance_blocks, neighbour_radii
+from ._validate import MatrixLike, Points, as_points, check_columns, check_integer
+
+
+class PrecisionRecall(NamedTuple):
+    """Made by :func:`precision_recall`.
+
+    Attributes
+    ----------
+    precision
+        Share of generated cells that lie among the real ones, in [0, 1]: fidelity.
+    recall
+        Share of real cells that lie among the generated ones, in [0, 1]: diversity.
+    """
+
+    precision: float
+    recall: float
+
+
+class DensityCoverage(NamedTuple):
+    """Made by :func:`density_coverage`.
+
+    Attributes
+    ----------
+    density
+        How densely generated cells lie among the real ones: at least 0, and 1 on average where the
+        two populations are equal. It may pass 1.
+    coverage
+        Share of real cells with a generated cell nearby, in [0, 1].
+    """
+
+    density: float
+    coverage: float
+
+
+def precision_recall(real: MatrixLike, generated: MatrixLike, *, k: int = 3) -> PrecisionRecall:
+    """Improved precision and recall.
+
+    A population's manifold is the union of closed balls around its points, each reaching to the
+    k-th nearest other point. Precision is the share of generated points inside the real manifold,
+    recall the share of real points inside the generated one.
+
+    Parameters
+    ----------
+    real
+        Real points, ``(n, p)``.
+    generated
+        Generated points, ``(m, p)``. The measures depend on the numbers of points: compare methods
+        at equal ``n`` and ``m``.
+    k
+        Which neighbour the balls reach to.
+
+    Returns
+    -------
+    :class:`PrecisionRecall`.
+
+    Raises
+    ------
+    ValueError
+        If the clouds differ in columns, have no more than ``k`` points, or hold NaN or infinity.
+
+    References
+    ----------
+    Kynkäänniemi et al., "Improved precision and recall metric for assessing generative models",
+    Advances in Neural Information Processing Systems 32 (2019), equations 1 and 2.
+
+    Examples
+    --------
+    >>> from scivae.metrics import precision_recall
+    >>> real = [[0.0], [1.0], [2.0], [3.0]]
+    >>> precision_recall(real, [[0.5], [0.6], [9.0], [9.1]], k=1)
+    PrecisionRecall(precision=0.5, recall=0.0)
+    """
+    real_points, generated_points = _clouds(real, generated, k)
+    return PrecisionRecall(
+        precision=float(_in_any_ball(generated_points, real_points, k).mean()),
+        recall=float(_in_any_ball(real_points, generated_points, k).mean()),
+    )
+
+
+def density_coverage(real: MatrixLike, generated: MatrixLike, *, k: int = 5) -> DensityCoverage:
+    """Density and coverage: precision and recall that a few outliers do not fool.
+
+    Around each real point there is the closed ball that reaches to its k-th nearest other real
+    point. Density is the mean number of balls that a generated point lies in, over k; coverage is
+    the share of balls with a generated point inside. For n real and m generated points of one
+    continuous distribution the expected density is 1, and the expected coverage is
+    ``1 − Π_{i=1..k} (n − i) / (n + m − i)``.
+
+    Parameters
+    ----------
+    real
+        Real points, ``(n, p)``.
+    generated
+        Generated points, ``(m, p)``.
+    k
+        Which neighbour the balls reach to.
+
+    Returns
+    -------
+    :class:`DensityCoverage`.
+
+    Raises
+    ------
+    ValueError
+        If the clouds differ in columns, have no more than ``k`` points, or hold NaN or infinity.
+
+    References
+    ----------
+    Naeem et al., "Reliable fidelity and diversity metrics for generative models", International
+    Conference on Machine Learning (2020), Section 3.
+
+    Examples
+    --------
+    >>> from scivae.metrics import density_coverage
+    >>> real = [[0.0], [1.0], [2.0], [4.0]]
+    >>> density_coverage(real, [[0.5], [0.6], [9.0], [9.1]], k=1)
+    DensityCoverage(density=1.0, coverage=0.5)
+    """
+    real_points, generated_points = _clouds(real, generated, k)
+    radii = neighbour_radii(real_points, k)
+    n_inside, covered = 0, np.zeros(real_points.shape[0], dtype=bool)
+    for _, block in distance_blocks(generated_points, real_points):
+        inside = block <= radii  # (generated, real)
+        n_inside += int(inside.sum())
+        covered |= inside.any(axis=0)
+    return DensityCoverage(
+        density=n_inside / (k * generated_points.shape[0]), coverage=float(covered.mean())
+    )
+
+
+def _in_any_ball(points: Points, centres: Points, k: int) -> npt.NDArray[np.bool_]:
+    radii = neighbour_radii(centres, k)
+    blocks = distance_blocks(points, centres)
+    return np.concatenate([(block <= radii).any(axis=1) for _, block in blocks])
+
+
+def _clouds(real: MatrixLike, generated: MatrixLike, k: int) -> tuple[Points, Points]:
+    check_integer(k, "k", minimum=1)
+    real_points = as_points(real, "real", min_rows=k + 1)
+    generated_points = as_points(generated, "generated", min_rows=k + 1)
+    check_columns(real_points, "real", generated_points, "generated")
+    return real_points, generated_points

@@ -184,6 +184,8 @@ def read_matrix_market(stream: IO[bytes], *, size: int) -> sparse.csr_matrix:
             chunksize=_ENTRIES,
         ) as reader:
             for block in reader:
+                if block.empty:  # a matrix of zeros
+                    continue
                 stop = done + len(block)
                 if stop > n_entries:
                     raise DamagedFileError(f"the matrix has more than its {n_entries} entries")

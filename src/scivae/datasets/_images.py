@@ -86,7 +86,8 @@ def from_images(
     x = np.empty(flat.shape, dtype=np.float32)
     for start in range(0, n_images, _ROWS):
         block = slice(start, start + _ROWS)
-        np.divide(flat[block], np.float32(scale), out=x[block], casting="same_kind")
+        x[block] = flat[block]
+        x[block] /= np.float32(scale)
         low, high = x[block].min(), x[block].max()
         if not (low >= 0 and high <= 1):  # also when one of them is NaN
             raise ValueError(

@@ -424,7 +424,16 @@ def _draw_cells(
     rate = rng.standard_gamma(dispersion, (n, n_genes))
     rate *= mean
     rate /= dispersion
-    counts = sparse.csr_matrix(rng.poisson(rate).astype(np.float32))
+    dense = rng.poisson(rate)
+    found = np.flatnonzero(dense)
+    counts = sparse.csr_matrix(
+        (
+            dense.ravel()[found].astype(np.float32),
+            (found % n_genes).astype(np.int32),
+            np.searchsorted(found, np.arange(n + 1) * n_genes).astype(np.int32),
+        ),
+        shape=(n, n_genes),
+    )
 
     stage = np.minimum(np.floor(position * len(_STAGES)).astype(int), len(_STAGES) - 1)
     obs = pd.DataFrame(

@@ -275,9 +275,14 @@ def test_link_under_the_temporary_name_is_not_followed(server, gz_file, tmp_path
 def test_atomic_write_keeps_the_old_file_on_failure(tmp_path):
     target = tmp_path / "a"
     target.write_text("old")
-    with pytest.raises(RuntimeError, match="half way"), atomic_write(target) as part:
-        part.write_text("new")
-        raise RuntimeError("half way")
+
+    def fail():
+        with atomic_write(target) as part:
+            part.write_text("new")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        fail()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -46,7 +48,9 @@ def test_slots(tmp_path):
     np.testing.assert_allclose(angle / np.pi, position)
     for suffix, read in (("h5ad", ad.read_h5ad), ("zarr", ad.read_zarr)):
         path = tmp_path / f"x.{suffix}"
-        (adata.write_h5ad if suffix == "h5ad" else adata.write_zarr)(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of anndata, on the default version of zarr
+            (adata.write_h5ad if suffix == "h5ad" else adata.write_zarr)(path)
         back = read(path)
         assert equal(adata, back)
         np.testing.assert_array_equal(
@@ -188,12 +192,12 @@ def test_a_block_of_many_is_made_in_little_memory(helpers):
         n = 0
         for block in synthetic_blocks(10**6, 2000, mean_counts=1000):
             n += block.n_obs
-            if n > 3 * 4096:
+            if n > 4096:
                 break
         print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         """)
     n, peak = map(int, out.split())
-    assert n == 4 * 4096
+    assert n == 2 * 4096
     assert peak < 1e9
 
 

@@ -34,7 +34,7 @@ def digits() -> AnnData:
     --------
     >>> import scivae
     >>> adata = scivae.datasets.digits()
-    >>> adata.shape, list(adata.uns["image"]["shape"])
+    >>> adata.shape, adata.uns["image"]["shape"].tolist()
     ((1797, 64), [8, 8])
     """
     from sklearn.datasets import load_digits

@@ -43,9 +43,8 @@ class _Truth:
         shift = position[:, None] - switch  # (n, n_genes)
         kind = self.var["kind"].to_numpy()
         level = np.zeros_like(shift)
-        for name, sign in (("up", 1.0), ("down", -1.0)):
-            of = np.flatnonzero(kind == name)
-            level[:, of] = 1 / (1 + np.exp(-sign * shift[:, of] / _SWITCH_WIDTH))
+        of = np.flatnonzero((kind == "up") | (kind == "down"))
+        level[:, of] = 1 / (1 + np.exp(-shift[:, of] / _SWITCH_WIDTH))
         of = np.flatnonzero(kind == "transient")
         level[:, of] = np.exp(-0.5 * (shift[:, of] / _PEAK_WIDTH) ** 2)
         level *= self.var["log_fold_change"].to_numpy()
@@ -337,7 +336,6 @@ def _draw_truth(
     # One donor, one batch: nothing to differ from.
     donor = rng.normal(0, donor_effect if n_donors > 1 else 0, (n_donors, n_genes))
     batch = rng.normal(0, batch_effect if n_batches > 1 else 0, (n_batches, n_genes))
-    # "down" starts high and loses its effect: the sign belongs to the table, not to the level.
     signed = np.where(kind == "down", -change, change)
     var = pd.DataFrame(
         {

@@ -19,6 +19,8 @@ LABELS_KEY: Final = "cell_type"
 LATENT: Final = "X_civae"
 UNS: Final = "civae"
 PATHS: Final = "paths"
+AUGMENTATION: Final = "augmented"
+UNS_ENTRIES: Final = frozenset({PATHS, AUGMENTATION})
 Q05_LAYER: Final = "q05"
 Q95_LAYER: Final = "q95"
 

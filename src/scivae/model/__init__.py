@@ -1,1 +1,7 @@
-"""model of scivae."""
+"""The model."""
+
+from __future__ import annotations
+
+from ._civae import CIVAE
+
+__all__ = ["CIVAE"]

@@ -1,1 +1,8 @@
-"""module of scivae."""
+"""The network and its loss (torch)."""
+
+from __future__ import annotations
+
+from ._civae import CIVAEModule, thin
+from ._likelihoods import CONTINUOUS_LIKELIHOODS, COUNT_LIKELIHOODS, LIKELIHOODS
+
+__all__ = ["CONTINUOUS_LIKELIHOODS", "COUNT_LIKELIHOODS", "LIKELIHOODS", "CIVAEModule", "thin"]

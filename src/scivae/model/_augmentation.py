@@ -1,0 +1,315 @@
+"""More cells of a class."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+
+from .. import _keys
+from ..module import COUNT_LIKELIHOODS
+from . import _checks
+from ._decoding import (
+    Conditions,
+    decoded_blocks,
+    encode_values,
+    interpolate_conditions,
+    sample_blocks,
+)
+from ._generated import provenance
+from ._generation import GenerationMixin
+
+# Fewer held-out cells than this say little about what 95 % of a class reach.
+MIN_HELD_OUT = 20
+ACCEPTED_QUANTILE = 0.05
+# Cells drawn for each cell asked for, before augmentation gives up.
+MAX_DRAWS = 100
+DRAWS_PER_ROUND = 4096
+
+
+class Augmented(NamedTuple):
+    """Cells made of one class.
+
+    Attributes
+    ----------
+    values
+        Shape ``(n, n_vars)``, CSR for sampled counts.
+    latent
+        Shape ``(n, n_latent)``.
+    obs
+        Their annotation.
+    summary
+        Yield and threshold.
+    """
+
+    values: Any
+    latent: np.ndarray
+    obs: pd.DataFrame
+    summary: dict[str, Any]
+
+
+class AugmentationMixin(GenerationMixin):
+    """The method ``augment`` of ``CIVAE``."""
+
+    def augment(
+        self,
+        label: Any,
+        n: int | None = None,
+        *,
+        method: Literal["linear"] = "linear",
+        sample: bool = True,
+        min_confidence: float | None = None,
+        adata: AnnData | None = None,
+        key_added: str | None = _keys.KEY_ADDED,
+        seed: int = 0,
+    ) -> AnnData:
+        """Make more cells of a class.
+
+        Every cell lies at a random place on the straight line between two real cells of the class,
+        drawn anew for it (Section 2.2 of the paper), and is accepted only if, decoded and encoded
+        again, the discriminator still sees the class, with a probability of at least
+        ``min_confidence``.
+
+        Parameters
+        ----------
+        label
+            A class, or ``{class: n}``.
+        n
+            Number of cells; left out where ``label`` is a dict.
+        method
+            How two cells are joined.
+        sample
+            Draw cells from the likelihood; ``False`` takes expected values.
+        min_confidence
+            Probability that a cell must reach. ``None``: what 95 % of the real cells of the class
+            reach that training held out (of all its cells, where fewer than 20 were held out).
+        adata
+            Cells to start from; ``None`` for the training data.
+        key_added
+            Under which name the yield is noted in the AnnData's ``uns``; ``None`` notes nothing.
+        seed
+            Seed of all draws; nothing else influences them.
+
+        Returns
+        -------
+        AnnData of n cells, class by class. ``uns["civae"]["classes"]`` tells for each class how many
+        cells were drawn and accepted, and the threshold; ``obs["civae_confidence"]`` has the
+        probability that each cell reached.
+
+        Raises
+        ------
+        KeyError
+            If a class was not seen in training.
+        ValueError
+            If the class has fewer than two cells.
+        RuntimeError
+            If fewer than one in 100 draws is accepted.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.pbmc()
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata)
+        >>> model.train(max_epochs=5, enable_progress_bar=False)
+        >>> cells = model.augment("Dendritic", 20)
+        >>> cells.obs["cell_type"].unique().tolist()
+        ['Dendritic']
+        """
+        self._require_trained()
+        _checks.check_choice("method", method, ("linear",))
+        seed = _checks.check_integer("seed", seed, minimum=0)
+        if min_confidence is not None:
+            _checks.check_number("min_confidence", min_confidence, minimum=0, maximum=1)
+        if isinstance(label, Mapping):
+            if n is not None:
+                raise ValueError("n must be left out where label is a dict of {class: n}.")
+            wanted = dict(label)
+        else:
+            wanted = {label: n}
+        if not wanted:
+            raise ValueError("label must name at least one class, got an empty dict.")
+        counts = {
+            self.setup.label_code(k): _checks.check_integer("n", v, minimum=1)
+            for k, v in wanted.items()
+        }
+        adata = self._validate_anndata(adata)
+        self._check_uns(adata, key_added)
+        parts = [
+            self._augment_class(adata, code, size, sample, min_confidence, seed)
+            for code, size in counts.items()
+        ]
+        summary = pd.DataFrame([part.summary for part in parts]).set_index(
+            pd.Index([str(self.classes[c]) for c in counts], name="label")
+        )
+        n_rows = sum(counts.values())
+        obs = pd.concat([part.obs for part in parts])
+        obs.index = pd.Index([f"augmented_{i}" for i in range(n_rows)])
+        obs = self._categories(obs)
+        values: Any = [part.values for part in parts]
+        values = (
+            sparse.vstack(values, format="csr") if sparse.issparse(values[0]) else np.vstack(values)
+        )
+        details = {
+            "kind": _keys.AUGMENTED,
+            "values": "sampled" if sample else "expected",
+            "method": method,
+            "seed": seed,
+            "classes": summary,
+        }
+        uns = provenance(self.init_params_["non_kwargs"], **details)
+        latent = np.concatenate([part.latent for part in parts])
+        generated = self._assemble(values, obs, latent, uns, None)
+        if key_added is not None:
+            store = adata.uns.setdefault(key_added, {})
+            store[_keys.AUGMENTATION] = summary.copy()
+        return generated
+
+    def _augment_class(
+        self,
+        adata: AnnData,
+        code: int,
+        n: int,
+        sample: bool,
+        min_confidence: float | None,
+        seed: int,
+    ) -> Augmented:
+        """Draw cells of one class until n are accepted."""
+        name = str(self.classes[code])
+        cells = np.flatnonzero(np.asarray(adata.obs[_checks.LABEL_CODES]) == code)
+        if len(cells) < 2:
+            raise ValueError(
+                f"a class needs two cells to draw lines between, but {name!r} has {len(cells)} in "
+                "adata; augment another class, or pass adata= with more cells of it."
+            )
+        classes = self.linear_classes
+        encoded = self._encode(adata, cells)
+        logits = classes.logits(encoded.mean)
+        inside = np.flatnonzero(logits.argmax(axis=1) == code)
+        if len(inside) < 2:
+            warnings.warn(
+                f"fewer than two cells of {name!r} are classified as it, so lines are drawn between "
+                "all of them; a greater discriminator_weight or more epochs would separate it.",
+                UserWarning,
+                stacklevel=4,
+            )
+            inside = np.arange(len(cells))
+        confidence = self._probabilities(logits)[:, code]
+        held_out = np.zeros(len(cells), dtype=bool)
+        if adata is self.adata and self.validation_indices is not None:
+            held_out = np.isin(cells, self.validation_indices)
+        if held_out.sum() < MIN_HELD_OUT:
+            held_out[:] = True
+        threshold = min_confidence
+        if threshold is None:
+            threshold = float(np.quantile(confidence[held_out], ACCEPTED_QUANTILE))
+
+        pool, names = encoded.take(inside), adata.obs_names[cells[inside]].astype(str)
+        rng = np.random.default_rng([seed, code])
+        kept: list[tuple[Any, ...]] = []
+        accepted = drawn = 0
+        while accepted < n:
+            if drawn >= MAX_DRAWS * max(n, 10):
+                raise RuntimeError(
+                    f"only {accepted} of {drawn} cells drawn for {name!r} reached a probability of "
+                    f"{threshold:.3g} once decoded and encoded again; lower min_confidence, or train "
+                    "with a greater discriminator_weight."
+                )
+            rate = (accepted + 1) / (drawn + 1)
+            size = int(np.clip(1.1 * (n - accepted) / rate, 16, DRAWS_PER_ROUND))
+            a = rng.integers(len(pool.mean), size=size)
+            b = (a + rng.integers(1, len(pool.mean), size=size)) % len(pool.mean)  # never a itself
+            t = rng.random(size)
+            z = ((1 - t[:, None]) * pool.mean[a] + t[:, None] * pool.mean[b]).astype(np.float32)
+            conditions = interpolate_conditions(pool.conditions.take(a), pool.conditions.take(b), t)
+            values, reached, predicted = self._decode_and_encode(z, conditions, sample, rng, code)
+            good = np.flatnonzero((predicted == code) & (reached >= threshold))[: n - accepted]
+            # Cells drawn after the last one that was needed do not count towards the yield.
+            drawn += size if accepted + len(good) < n else int(good[-1]) + 1
+            accepted += len(good)
+            kept.append(
+                (
+                    values[good],
+                    z[good],
+                    conditions.take(good),
+                    a[good],
+                    b[good],
+                    t[good],
+                    reached[good],
+                )
+            )
+
+        columns = list(zip(*kept, strict=True))
+        values = (
+            sparse.vstack(columns[0], format="csr")
+            if sparse.issparse(columns[0][0])
+            else np.concatenate(columns[0])
+        )
+        latent, a, b, t, reached = (np.concatenate(columns[i]) for i in (1, 3, 4, 5, 6))
+        conditions = Conditions(
+            *(
+                None if part[0] is None else np.concatenate(part)
+                for part in zip(*columns[2], strict=True)
+            )
+        )
+        obs = self.setup.obs(conditions, pd.RangeIndex(n))
+        obs[self.setup.labels_key] = self.classes[code]
+        obs[_keys.KIND] = _keys.AUGMENTED
+        obs[_keys.PATH] = names[a] + " → " + names[b]
+        obs[_keys.T] = t
+        obs[_keys.SOURCE] = names[a]
+        obs[_keys.TARGET] = names[b]
+        obs[_keys.PREDICTED] = self.classes[code]
+        obs[_keys.MARGIN] = classes.margin(latent, code)
+        obs[_keys.CONFIDENCE] = reached
+        summary = {
+            "n": n,
+            "n_drawn": drawn,
+            "yield": n / drawn,
+            "min_confidence": threshold,
+            "n_real": len(cells),
+            "n_inside": len(inside),
+            "n_threshold_cells": int(held_out.sum()),
+        }
+        return Augmented(values, latent, obs, summary)
+
+    @torch.inference_mode()
+    def _decode_and_encode(
+        self,
+        z: np.ndarray,
+        conditions: Conditions,
+        sample: bool,
+        rng: np.random.Generator,
+        code: int,
+    ) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Cells at latent points, the probability of a class that they reach, and their class."""
+        counts = self.likelihood in COUNT_LIKELIHOODS
+        blocks, confidence, predicted = [], [], []
+        with self._evaluating() as module:
+            decoded = (
+                sample_blocks(module, z, conditions, rng=rng)
+                if sample
+                else decoded_blocks(module, z, conditions)
+            )
+            for rows, values in decoded:
+                logits = self.linear_classes.logits(
+                    encode_values(module, values, conditions.take(rows))
+                )
+                reached = self._probabilities(logits)[:, code]
+                if counts:  # a cell without counts is no cell
+                    reached[values.sum(axis=1) == 0] = -1.0
+                confidence.append(reached)
+                predicted.append(logits.argmax(axis=1))
+                blocks.append(sparse.csr_matrix(values) if counts and sample else values)
+        whole = (
+            sparse.vstack(blocks, format="csr")
+            if sparse.issparse(blocks[0])
+            else np.concatenate(blocks)
+        )
+        return whole, np.concatenate(confidence), np.concatenate(predicted)

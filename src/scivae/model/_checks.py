@@ -1,0 +1,262 @@
+"""What an AnnData must satisfy before it reaches the network, and what it is told when it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+
+from .. import _keys
+from .._errors import near_matches, shown
+from ..module import COUNT_LIKELIHOODS, LIKELIHOODS
+
+LABEL_CODES = "_scvi_labels"  # where scvi-tools keeps the codes of the labels
+X_LAYER = "X"  # as ``layer=``, means adata.X even where there is a layer of counts
+
+
+class DataSummary(NamedTuple):
+    """What a single pass over the values of an AnnData tells."""
+
+    minimum: float
+    maximum: float
+    integer: bool
+    zero_rows: np.ndarray
+    median_sum: float
+    first_bad: tuple[int, int] | None
+
+
+def resolve_layer(adata: AnnData, layer: str | None) -> str:
+    """Name of the layer to model: the one asked for, else ``counts`` if there is one, else X."""
+    if layer is None:
+        return _keys.COUNTS_LAYER if _keys.COUNTS_LAYER in adata.layers else X_LAYER
+    if layer != X_LAYER and layer not in adata.layers:
+        raise KeyError(
+            f"layer must be a key of adata.layers or 'X', got {layer!r}; the layers there are: "
+            f"{shown(adata.layers) or 'none'}.{near_matches(layer, adata.layers)}"
+        )
+    return layer
+
+
+def values_of(adata: AnnData, layer: str) -> Any:
+    """Matrix of a layer that :func:`resolve_layer` named."""
+    return adata.layers[layer] if layer != X_LAYER or X_LAYER in adata.layers else adata.X
+
+
+def where(layer: str) -> str:
+    """Where a user finds the values of a layer."""
+    return "adata.X" if layer == X_LAYER else f"adata.layers[{layer!r}]"
+
+
+def check_columns(adata: AnnData, keys: dict[str, str | None]) -> None:
+    """Raise a KeyError for the first argument that names no column of ``adata.obs``."""
+    for argument, key in keys.items():
+        if key is not None and key not in adata.obs.columns:
+            columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]
+            raise KeyError(
+                f"{argument} must be a column of adata.obs, got {key!r}; the columns there are: "
+                f"{shown(columns, 20) or 'none'}.{near_matches(key, columns)}"
+            )
+
+
+def check_shape(adata: AnnData) -> None:
+    """Raise a ValueError for an AnnData without cells or genes, or with repeated gene names."""
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        raise ValueError(
+            f"adata must have cells and genes, got {adata.n_obs} × {adata.n_vars}; "
+            "check the filter that made it."
+        )
+    if not adata.var_names.is_unique:
+        repeated = adata.var_names[adata.var_names.duplicated()].unique()
+        raise ValueError(
+            f"adata.var_names must be unique, but {shown(repeated, 3)} appear more than once; "
+            "call adata.var_names_make_unique()."
+        )
+
+
+def iter_blocks(x: Any, n_rows: int = 4096) -> Iterator[tuple[int, Any]]:
+    """Blocks of rows of an array of any kind (dense, sparse, backed, dask), in memory."""
+    for start in range(0, x.shape[0], n_rows):
+        block = x[start : start + n_rows]
+        yield start, block.compute() if hasattr(block, "compute") else block
+
+
+def summarize(x: Any) -> DataSummary:
+    """Read every value once.
+
+    Parameters
+    ----------
+    x
+        Matrix, shape ``(n_obs, n_vars)``: dense, sparse, backed or dask.
+    """
+    minimum, maximum, integer = np.inf, -np.inf, True
+    sums: list[np.ndarray] = []
+    for start, block in iter_blocks(x):
+        is_sparse = sparse.issparse(block)
+        values = np.asarray(block.data if is_sparse else block)
+        if values.dtype.kind not in "fiub":
+            raise TypeError(
+                f"expression values must be numbers, got dtype {values.dtype}; "
+                "convert the matrix with .astype('float32')."
+            )
+        finite = np.isfinite(values)
+        if not finite.all():
+            dense = np.isfinite(np.asarray(block.todense() if is_sparse else block))
+            row, column = np.argwhere(~dense)[0]
+            return DataSummary(
+                minimum=np.nan,
+                maximum=np.nan,
+                integer=False,
+                zero_rows=np.array([], dtype=int),
+                median_sum=np.nan,
+                first_bad=(start + int(row), int(column)),
+            )
+        if values.size:
+            minimum = min(minimum, float(values.min()))
+            maximum = max(maximum, float(values.max()))
+            if integer and values.dtype.kind == "f":
+                integer = bool((values == np.round(values)).all())
+        if is_sparse and values.size < block.shape[0] * block.shape[1]:
+            minimum, maximum = min(minimum, 0.0), max(maximum, 0.0)
+        sums.append(np.asarray(abs(block).sum(axis=1), dtype=float).ravel())
+    total = np.concatenate(sums)
+    return DataSummary(
+        minimum=minimum,
+        maximum=maximum,
+        integer=integer,
+        zero_rows=np.flatnonzero(total == 0),
+        median_sum=float(np.median(total)),
+        first_bad=None,
+    )
+
+
+def check_finite(adata: AnnData, layer: str, summary: DataSummary | None = None) -> None:
+    """Raise a ValueError that names the first value that is NaN or infinite."""
+    if summary is None:
+        summary = summarize(values_of(adata, layer))
+    if summary.first_bad is not None:
+        row, column = summary.first_bad
+        raise ValueError(
+            f"expression values must be finite, but {where(layer)} is NaN or infinite at cell "
+            f"{str(adata.obs_names[row])!r}, gene {str(adata.var_names[column])!r}; "
+            "remove such cells or genes, or replace the values."
+        )
+
+
+def choose_likelihood(summary: DataSummary) -> str:
+    """The likelihood that suits the values: counts, values in [0, 1], or any others."""
+    if summary.integer and summary.minimum >= 0 and summary.maximum > 1:
+        return "nb"
+    if summary.minimum >= 0 and summary.maximum <= 1:
+        return "bernoulli"
+    return "normal"
+
+
+def check_likelihood(likelihood: str) -> None:
+    """Raise a ValueError for a likelihood that is not there."""
+    if likelihood not in (*LIKELIHOODS, "auto"):
+        raise ValueError(
+            f"likelihood must be 'auto' or one of {shown(LIKELIHOODS)}, got {likelihood!r}."
+            f"{near_matches(likelihood, LIKELIHOODS)}"
+        )
+
+
+def check_values(
+    adata: AnnData, layer: str, summary: DataSummary, likelihood: str, *, training: bool
+) -> None:
+    """Raise a ValueError where the values cannot come from the likelihood.
+
+    Expected counts (not whole numbers) may be encoded, but not trained on.
+    """
+    here = where(layer)
+    if likelihood in COUNT_LIKELIHOODS:
+        what = None
+        if summary.minimum < 0:
+            what = f"negative values (the smallest is {summary.minimum:g})"
+        elif training and not summary.integer:
+            what = "values that are not whole numbers"
+        if what:
+            others = [name for name in adata.layers if name != layer]
+            raise ValueError(
+                f"likelihood={likelihood!r} needs raw counts, but {here} holds {what}; pass "
+                f"layer= with the name of the raw counts to setup_anndata (layers there are: "
+                f"{shown(others) or 'none'}), or choose likelihood='normal'."
+            )
+        if summary.zero_rows.size:
+            names = adata.obs_names[summary.zero_rows]
+            raise ValueError(
+                f"every cell needs at least one count under likelihood={likelihood!r}, but "
+                f"{summary.zero_rows.size} cells of {here} are all zero ({shown(names, 3)}); remove "
+                "them with scanpy.pp.filter_cells(adata, min_counts=1)."
+            )
+    elif likelihood == "bernoulli" and (summary.minimum < 0 or summary.maximum > 1):
+        raise ValueError(
+            f"likelihood='bernoulli' needs values in [0, 1], but those of {here} lie in "
+            f"[{summary.minimum:g}, {summary.maximum:g}]; scale them (pixels / 255), or choose "
+            "likelihood='normal' or 'laplace'."
+        )
+
+
+def check_genes(adata: AnnData, expected: np.ndarray) -> None:
+    """Raise a ValueError unless the genes are those of the model, in the same order."""
+    expected = pd.Index(expected)
+    if adata.var_names.equals(expected):
+        return
+    missing = expected.difference(adata.var_names, sort=False)
+    if len(missing):
+        raise ValueError(
+            f"adata must have the {len(expected)} genes that the model was trained on, but "
+            f"{len(missing)} are missing ({shown(missing, 3)}); "
+            "CIVAE.prepare_query_anndata(adata, model) fills them with zeros."
+        )
+    raise ValueError(
+        f"adata must have the {len(expected)} genes of the model in the same order, got "
+        f"{adata.n_vars} in another order; use adata[:, model.get_var_names()].copy()."
+    )
+
+
+def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Raise a ValueError unless ``value`` is one of ``choices``."""
+    if not any(value is c or value == c for c in choices):
+        raise ValueError(
+            f"{name} must be one of {shown(choices)}, got {value!r}.{near_matches(value, choices)}"
+        )
+
+
+def check_integer(name: str, value: Any, *, minimum: int) -> int:
+    """The value as an int; raise a TypeError or ValueError unless it is one of at least ``minimum``."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}).")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}.")
+    return int(value)
+
+
+def check_number(
+    name: str, value: Any, *, minimum: float = -np.inf, maximum: float = np.inf
+) -> float:
+    """The value as a float; raise unless it is a finite number within the bounds."""
+    if isinstance(value, bool | np.bool_) or not isinstance(
+        value, int | float | np.integer | np.floating
+    ):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}).")
+    if not (np.isfinite(value) and minimum <= value <= maximum):
+        raise ValueError(f"{name} must lie in [{minimum:g}, {maximum:g}], got {value}.")
+    return float(value)
+
+
+@contextmanager
+def unchanged_on_error(adata: AnnData) -> Iterator[None]:
+    """Put obs, obsm, uns back as they were if the block raises."""
+    obs, obsm, uns = adata.obs.copy(deep=False), dict(adata.obsm), dict(adata.uns)
+    try:
+        yield
+    except BaseException:
+        adata.obs = obs
+        adata.obsm = obsm
+        adata.uns = uns
+        raise

@@ -1,0 +1,8 @@
+"""The one place that reaches into the private parts of scvi-tools (1.4 and 1.5 have them alike)."""
+
+from __future__ import annotations
+
+from scvi.data._utils import _get_adata_minify_type as get_minify_type
+from scvi.module._constants import MODULE_KEYS
+
+__all__ = ["MODULE_KEYS", "get_minify_type"]

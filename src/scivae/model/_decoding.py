@@ -1,0 +1,221 @@
+"""From latent points to cells: the conditions of decoding, expected values, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..module import CIVAEModule
+from ._compat import MODULE_KEYS
+
+ROWS_PER_BLOCK = 1024
+# A negative binomial's mean can be anything a softmax and a library give; a Poisson draw cannot.
+MAX_RATE = 1e8
+
+
+class Conditions(NamedTuple):
+    """What the decoder is given beside z. Every array has one row a point, or is ``None``.
+
+    Attributes
+    ----------
+    log_library
+        Log of the library size (of the size factor, where there is one), shape ``(n,)``.
+    batch
+        Codes of the batches, shape ``(n,)``.
+    categorical
+        Codes of the categorical covariates, shape ``(n, n_covariates)``.
+    continuous
+        Continuous covariates, shape ``(n, n_covariates)``.
+    """
+
+    log_library: np.ndarray
+    batch: np.ndarray
+    categorical: np.ndarray | None = None
+    continuous: np.ndarray | None = None
+
+    def take(self, index: np.ndarray | slice) -> Conditions:
+        """The conditions of some of the points."""
+        return Conditions(*(None if a is None else a[index] for a in self))
+
+    def same_category(self, other: Conditions) -> np.ndarray:
+        """Whether batch and categorical covariates agree, shape ``(n,)``."""
+        same = self.batch == other.batch
+        if self.categorical is not None:
+            same = same & (self.categorical == other.categorical).all(axis=1)
+        return same
+
+
+class Encoded(NamedTuple):
+    """Posterior of some cells, and the conditions under which they would be decoded.
+
+    Attributes
+    ----------
+    mean, scale
+        Of the normal posterior, shape ``(n, n_latent)``.
+    labels
+        Codes of the classes; ``n_classes`` for cells without a label. Shape ``(n,)``.
+    conditions
+        Library size and covariates of the cells.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    labels: np.ndarray
+    conditions: Conditions
+
+    def take(self, index: np.ndarray | slice) -> Encoded:
+        """Some of the cells."""
+        return Encoded(
+            self.mean[index], self.scale[index], self.labels[index], self.conditions.take(index)
+        )
+
+
+def interpolate_conditions(start: Conditions, end: Conditions, t: np.ndarray) -> Conditions:
+    """Conditions on the way from one end to the other.
+
+    Library sizes are interpolated on the log scale and continuous covariates linearly; batch and
+    categorical covariates are those of the nearer end.
+
+    Parameters
+    ----------
+    start, end
+        Conditions of n points.
+    t
+        Positions in [0, 1], shape ``(n,)``.
+    """
+    near = t < 0.5
+    column = t[:, None]
+
+    def nearer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.where(near if a.ndim == 1 else near[:, None], a, b)
+
+    return Conditions(
+        log_library=(1 - t) * start.log_library + t * end.log_library,
+        batch=nearer(start.batch, end.batch),
+        categorical=None
+        if start.categorical is None or end.categorical is None
+        else nearer(start.categorical, end.categorical),
+        continuous=None
+        if start.continuous is None or end.continuous is None
+        else (1 - column) * start.continuous + column * end.continuous,
+    )
+
+
+def _column(a: np.ndarray | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """Tensor with one row a point; ``None`` stays ``None``."""
+    if a is None:
+        return None
+    return torch.as_tensor(a if a.ndim == 2 else a[:, None], dtype=dtype)
+
+
+def _covariates(conditions: Conditions) -> dict[str, torch.Tensor | None]:
+    return {
+        MODULE_KEYS.BATCH_INDEX_KEY: _column(conditions.batch, torch.long),
+        MODULE_KEYS.CAT_COVS_KEY: _column(conditions.categorical, torch.long),
+        MODULE_KEYS.CONT_COVS_KEY: _column(conditions.continuous, torch.float32),
+    }
+
+
+@torch.inference_mode()
+def likelihood(
+    module: CIVAEModule, z: np.ndarray, conditions: Conditions
+) -> torch.distributions.Distribution:
+    """Likelihood of the data at latent points ``(n, n_latent)`` under n conditions."""
+    library = _column(conditions.log_library, torch.float32)
+    outputs = module.generative(
+        z=torch.as_tensor(z, dtype=torch.float32),
+        library=library,
+        size_factor=library,
+        **_covariates(conditions),
+    )
+    return outputs[MODULE_KEYS.PX_KEY]
+
+
+@torch.inference_mode()
+def encode_values(module: CIVAEModule, values: np.ndarray, conditions: Conditions) -> np.ndarray:
+    """Posterior means ``(n, n_latent)`` of cells ``(n, n_vars)`` under n conditions."""
+    outputs = module.inference(x=torch.as_tensor(values), **_covariates(conditions))
+    return outputs[MODULE_KEYS.QZ_KEY].loc.cpu().numpy()
+
+
+def decoded_blocks(
+    module: CIVAEModule,
+    z: np.ndarray,
+    conditions: Conditions,
+    *,
+    other: Conditions | None = None,
+    weight: np.ndarray | None = None,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Expected values at latent points, a block of rows at a time.
+
+    Parameters
+    ----------
+    module
+        The network, in evaluation mode.
+    z
+        Latent points, shape ``(n, n_latent)``.
+    conditions
+        Their conditions.
+    other, weight
+        Where given, what is decoded is the mixture ``(1 - weight) · conditions + weight · other``:
+        the decoder is run under both, since it knows no state between two batches.
+
+    Yields
+    ------
+    Rows and their expected values, float32, shape ``(n_rows, n_vars)``.
+    """
+    mixed = None
+    if other is not None and weight is not None:
+        mixed = ~conditions.same_category(other)
+    for start in range(0, len(z), ROWS_PER_BLOCK):
+        rows = slice(start, min(start + ROWS_PER_BLOCK, len(z)))
+        mean = likelihood(module, z[rows], conditions.take(rows)).mean.cpu().numpy()
+        if mixed is not None and weight is not None and mixed[rows].any():
+            index = start + np.flatnonzero(mixed[rows])
+            second = likelihood(module, z[index], other.take(index)).mean.cpu().numpy()
+            w = weight[index, None].astype(np.float32)
+            mean[index - start] = (1 - w) * mean[index - start] + w * second
+        yield rows, mean
+
+
+def sample_blocks(
+    module: CIVAEModule, z: np.ndarray, conditions: Conditions, *, rng: np.random.Generator
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Samples from the likelihood at latent points, a block of rows at a time.
+
+    The same seed gives the same cells whatever else draws random numbers, in any thread.
+
+    Yields
+    ------
+    Rows and their samples, float32, shape ``(n_rows, n_vars)``.
+    """
+    for start in range(0, len(z), ROWS_PER_BLOCK):
+        rows = slice(start, min(start + ROWS_PER_BLOCK, len(z)))
+        px = likelihood(module, z[rows], conditions.take(rows))
+        yield rows, draw(module.likelihood, px, rng)
+
+
+def draw(name: str, px: torch.distributions.Distribution, rng: np.random.Generator) -> np.ndarray:
+    """One sample of every value from a likelihood, float32, by a generator of one's own."""
+
+    def array(a: torch.Tensor) -> np.ndarray:
+        return a.cpu().numpy().astype(np.float64)
+
+    if name in ("nb", "zinb"):
+        theta = np.maximum(array(px.theta), 1e-8)
+        rate = rng.standard_gamma(theta) * (array(px.mu) / theta)
+        out = rng.poisson(np.minimum(rate, MAX_RATE))
+        if name == "zinb":
+            out = np.where(rng.random(out.shape) < array(px.zi_probs), 0, out)
+    elif name == "poisson":
+        out = rng.poisson(np.minimum(array(px.rate), MAX_RATE))
+    elif name == "bernoulli":
+        out = rng.random(px.probs.shape) < array(px.probs)
+    elif name == "laplace":
+        out = rng.laplace(array(px.loc), array(px.scale))
+    else:
+        out = rng.normal(array(px.loc), array(px.scale))
+    return out.astype(np.float32)

@@ -1,0 +1,119 @@
+"""The registered labels: which classes there are, and which cells have none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scvi.data.fields import CategoricalObsField
+
+from .._errors import shown
+from ._checks import check_columns
+
+
+class LabelsField(CategoricalObsField):
+    """Labels of cells, some of which may be missing.
+
+    Differs from scvi-tools' fields in four ways: unused categories make no class; with an
+    ``unlabeled_category``, missing values count as unlabeled; the unlabeled category exists only
+    when it was asked for, as the last one; and query cells need no labels at all. Unlabeled cells
+    get the code ``n_classes``, which the loss masks.
+
+    Parameters
+    ----------
+    registry_key
+        Key of the field in the registry.
+    obs_key
+        Column of ``adata.obs``.
+    unlabeled_category
+        Value of unlabeled cells, or ``None`` if every cell has a label.
+    """
+
+    UNLABELED_CATEGORY = "unlabeled_category"
+    N_CLASSES = "n_classes"
+
+    def __init__(self, registry_key: str, obs_key: str, unlabeled_category: Any = None) -> None:
+        super().__init__(registry_key, obs_key)
+        self._unlabeled_category = unlabeled_category
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Nothing to do: the column is checked where it is read, and query data may lack it."""
+
+    def _labels(self, adata: AnnData) -> tuple[pd.Series, np.ndarray]:
+        """Column of labels, and which of its cells are labeled."""
+        column = adata.obs[self._original_attr_key]
+        labeled = column.notna().to_numpy()
+        if self._unlabeled_category is not None:
+            labeled &= (column != self._unlabeled_category).to_numpy(dtype=bool, na_value=False)
+        return column, labeled
+
+    def _classes(self, column: pd.Series) -> np.ndarray:
+        """Classes in the order of the categories where there are some, else sorted."""
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            return column.cat.remove_unused_categories().cat.categories.to_numpy()
+        try:
+            return np.sort(column.unique())
+        except TypeError as error:
+            kinds = sorted({type(v).__name__ for v in column})
+            raise TypeError(
+                f"labels must be of one type, but adata.obs[{self._original_attr_key!r}] mixes "
+                f"{', '.join(kinds)}; convert the column with .astype(str)."
+            ) from error
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Read the classes off the column and write the codes."""
+        key = self._original_attr_key
+        check_columns(adata, {"labels_key": key})
+        column, labeled = self._labels(adata)
+        if self._unlabeled_category is None and not labeled.all():
+            raise ValueError(
+                f"every cell needs a label unless unlabeled_category is given, but "
+                f"adata.obs[{key!r}] is missing in {(~labeled).sum()} of {len(labeled)} cells; pass "
+                "unlabeled_category='Unknown' to train on them without labels, or remove them."
+            )
+        classes = self._classes(column[labeled])
+        if len(classes) == 0:
+            raise ValueError(
+                f"at least one cell needs a label, but adata.obs[{key!r}] has none; "
+                "check labels_key and unlabeled_category."
+            )
+        return self._write(adata, column, labeled, classes)
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
+        """Write the codes of other cells by the classes of the registry."""
+        classes = state_registry[self.CATEGORICAL_MAPPING_KEY][: state_registry[self.N_CLASSES]]
+        key = self._original_attr_key
+        if key not in adata_target.obs.columns:
+            column = pd.Series(np.nan, index=adata_target.obs_names, dtype=object)
+            return self._write(adata_target, column, np.zeros(len(column), bool), classes)
+        column, labeled = self._labels(adata_target)
+        unseen = set(column[labeled].unique()) - set(classes)
+        if unseen:
+            raise ValueError(
+                f"labels must be classes that the model was trained on, but adata.obs[{key!r}] "
+                f"holds {shown(sorted(map(str, unseen)), 5)}; set them to NaN, or drop the column: "
+                "cells without a label can be encoded and predicted."
+            )
+        return self._write(adata_target, column, labeled, classes)
+
+    def _write(
+        self, adata: AnnData, column: pd.Series, labeled: np.ndarray, classes: np.ndarray
+    ) -> dict:
+        codes = np.full(adata.n_obs, len(classes), dtype=np.int64)
+        codes[labeled] = pd.Index(classes).get_indexer(column[labeled])
+        adata.obs[self.attr_key] = codes
+        mapping = np.asarray(classes, dtype=object)
+        if self._unlabeled_category is not None:
+            mapping = np.append(mapping, np.array([self._unlabeled_category], dtype=object))
+        return {
+            self.CATEGORICAL_MAPPING_KEY: mapping,
+            self.ORIGINAL_ATTR_KEY: self._original_attr_key,
+            self.UNLABELED_CATEGORY: self._unlabeled_category,
+            self.N_CLASSES: len(classes),
+        }
+
+    def get_summary_stats(self, state_registry: dict) -> dict:
+        """Number of labels, the unlabeled category among them."""
+        return {self.count_stat_key: len(state_registry[self.CATEGORICAL_MAPPING_KEY])}

@@ -1,0 +1,166 @@
+"""What every method that makes cells shares, and the decoder itself."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from .. import _keys
+from ..geometry import LinearClasses
+from ..module import COUNT_LIKELIHOODS, CIVAEModule
+from ._decoding import Encoded, decoded_blocks, sample_blocks
+from ._generated import assemble
+from ._setup import Setup
+
+
+class GenerationMixin:
+    """Decoding, and what interpolation and augmentation share; mixed into ``CIVAE``."""
+
+    if TYPE_CHECKING:
+        adata: AnnData | None
+        module: CIVAEModule
+        setup: Setup
+        classes: np.ndarray
+        linear_classes: LinearClasses
+        likelihood: str
+        default_library_: float
+        init_params_: dict[str, Any]
+        validation_indices: np.ndarray | None
+
+        def _require_trained(self) -> None: ...
+        def _validate_anndata(self, adata: AnnData | None = None) -> AnnData: ...
+        def _evaluating(self) -> AbstractContextManager[CIVAEModule]: ...
+        def _encode(self, adata: AnnData, indices: np.ndarray) -> Encoded: ...
+        def _probabilities(self, logits: np.ndarray) -> np.ndarray: ...
+
+    def decode(
+        self,
+        z: np.ndarray,
+        covariates: pd.DataFrame | None = None,
+        *,
+        library_size: float | np.ndarray | None = None,
+        sample: bool = False,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Cells at latent points.
+
+        Parameters
+        ----------
+        z
+            Latent points, shape ``(n, n_latent)``.
+        covariates
+            One row a point, with columns of the setup (batch, categorical and continuous
+            covariates). Those left out take their first category (zero, where continuous).
+        library_size
+            Counts of each cell, one number or shape ``(n,)`` (the size factor, where the model was
+            set up with one); ``None`` for the median of the training cells. Of no effect on
+            continuous data.
+        sample
+            Draw from the likelihood instead of taking its mean. Only samples may be set beside real
+            cells in gene space: the log of a mean is not the mean of logs.
+        seed
+            Seed of the samples.
+
+        Returns
+        -------
+        Expected values or samples in the units of the layer that was modelled, float32, shape
+        ``(n, n_vars)``.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match, or points are not finite.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.pbmc()
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata)
+        >>> model.train(max_epochs=2, enable_progress_bar=False)
+        >>> z = model.get_latent_representation(indices=[0, 1])
+        >>> model.decode(z, library_size=1000.0).sum(axis=1).round()
+        array([1000., 1000.], dtype=float32)
+        """
+        self._require_trained()
+        z = np.asarray(z, dtype=np.float32)
+        n_latent = self.module.n_latent
+        if z.ndim != 2 or z.shape[1] != n_latent:
+            raise ValueError(f"z must be of shape (n, {n_latent}), got {z.shape}.")
+        if not np.isfinite(z).all():
+            raise ValueError("z must be finite, got NaN or infinite coordinates.")
+        log_library = self._log_library(library_size, len(z), default=self.default_library_)
+        conditions = self.setup.conditions(covariates, len(z), log_library)
+        out = np.empty((len(z), self.module.n_input), dtype=np.float32)
+        with self._evaluating() as module:
+            blocks = (
+                sample_blocks(module, z, conditions, rng=np.random.default_rng(seed))
+                if sample
+                else decoded_blocks(module, z, conditions)
+            )
+            for rows, values in blocks:
+                out[rows] = values
+        return out
+
+    def _log_library(
+        self, library_size: float | np.ndarray | None, n: int, *, default: float
+    ) -> np.ndarray:
+        """Log library sizes of n points, from what a user gave or a default."""
+        size = np.asarray(default if library_size is None else library_size, dtype=np.float64)
+        if size.ndim > 1 or (size.ndim == 1 and len(size) != n):
+            raise ValueError(
+                f"library_size must be one number or of shape ({n},), got shape {size.shape}."
+            )
+        if not (np.isfinite(size).all() and (size > 0).all()):
+            raise ValueError("library_size must be positive and finite.")
+        return np.broadcast_to(np.log(size), (n,))
+
+    def _check_uns(self, adata: AnnData, key_added: str | None) -> None:
+        """Raise unless ``adata.uns[key_added]`` is free, or scivae's own."""
+        if key_added is None:
+            return
+        if not isinstance(key_added, str) or not key_added or "/" in key_added:
+            raise ValueError(f"key_added must be a name without slashes, got {key_added!r}.")
+        taken = adata.uns.get(key_added)
+        if taken is not None and not (
+            hasattr(taken, "keys") and set(taken.keys()) <= _keys.UNS_ENTRIES
+        ):
+            raise ValueError(
+                f"adata.uns[{key_added!r}] already holds something else; pass another key_added."
+            )
+
+    def _categories(self, obs: pd.DataFrame) -> pd.DataFrame:
+        """Make the columns of names categorical, classes in the order of the model."""
+        setup = self.setup
+        classes = pd.CategoricalDtype(pd.Index(setup.classes))
+        for column in (setup.labels_key, _keys.PREDICTED):
+            obs[column] = obs[column].astype(classes)
+        for column in (_keys.KIND, _keys.PATH, _keys.SOURCE, _keys.TARGET):
+            if column in obs:
+                obs[column] = pd.Categorical(obs[column])
+        return obs
+
+    def _assemble(
+        self,
+        values: Any,
+        obs: pd.DataFrame,
+        latent: np.ndarray,
+        uns: dict[str, Any],
+        layers: dict[str, np.ndarray] | None = None,
+    ) -> AnnData:
+        """AnnData of generated cells on the genes of the model."""
+        setup = self.setup
+        return assemble(
+            values,
+            obs=obs,
+            var=pd.DataFrame(index=pd.Index(setup.genes.astype(str))),
+            latent=latent,
+            layer=setup.layer,
+            counts=self.likelihood in COUNT_LIKELIHOODS,
+            uns=uns,
+            layers=layers,
+        )

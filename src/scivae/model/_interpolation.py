@@ -1,0 +1,403 @@
+"""Walks between cells."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from .. import _keys, geometry
+from ..geometry import Crossings, LinearClasses
+from ..module import CIVAEModule
+from . import _checks
+from ._cells import resolve_cells
+from ._decoding import Conditions, Encoded, decoded_blocks, draw, interpolate_conditions, likelihood
+from ._generated import crossings_table, provenance, safe_key
+from ._generation import GenerationMixin
+
+METHODS = ("linear", "spherical", "geodesic")
+# Values held at once while quantiles over samples are taken.
+VALUES_PER_BLOCK = 2**25
+
+
+class Paths(NamedTuple):
+    """Paths between pairs of cells, in latent space.
+
+    Attributes
+    ----------
+    points
+        Latent points, shape ``(n_pairs, n_steps, n_latent)``.
+    t
+        Positions in [0, 1], shape ``(n_steps,)``.
+    start, end
+        The cells at the ends.
+    start_class, end_class
+        Codes of their classes: the label, or the predicted class of a cell without one. ``(n_pairs,)``.
+    """
+
+    points: np.ndarray
+    t: np.ndarray
+    start: Encoded
+    end: Encoded
+    start_class: np.ndarray
+    end_class: np.ndarray
+
+    @property
+    def within(self) -> np.ndarray:
+        """Whether both ends are of one class, shape ``(n_pairs,)``."""
+        return self.start_class == self.end_class
+
+    @property
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pair and position of every row of the AnnData, pair by pair."""
+        n_pairs, n_steps = self.points.shape[:2]
+        return np.repeat(np.arange(n_pairs), n_steps), np.tile(self.t, n_pairs)
+
+    @property
+    def ends(self) -> tuple[Conditions, Conditions]:
+        """Conditions of both ends for every row."""
+        pair, _ = self.rows
+        return self.start.conditions.take(pair), self.end.conditions.take(pair)
+
+    def margins(self, classes: LinearClasses) -> np.ndarray:
+        """Logit of the walk's class minus the best other, shape ``(n_pairs, n_steps)``."""
+        return classes.margin(self.points, self.start_class[:, None])
+
+    def crossings(self, classes: LinearClasses, method: str) -> Crossings:
+        """Where the walks change class."""
+        if method == "linear":
+            return geometry.segment_crossings(classes, self.points[:, 0], self.points[:, -1])
+        return geometry.polyline_crossings(classes, self.points)
+
+
+class InterpolationMixin(GenerationMixin):
+    """The method ``interpolate`` of ``CIVAE``."""
+
+    def interpolate(
+        self,
+        cell_a: str | int | Sequence[str] | Sequence[int],
+        cell_b: str | int | Sequence[str] | Sequence[int],
+        *,
+        n_steps: int = 50,
+        method: Literal["linear", "spherical", "geodesic"] = "linear",
+        adata: AnnData | None = None,
+        key_added: str | None = _keys.KEY_ADDED,
+        transform_batch: Any = None,
+        library_size: float | None = None,
+        n_samples: int | None = None,
+        seed: int = 0,
+    ) -> AnnData:
+        """Walk from one cell to another through latent space.
+
+        Parameters
+        ----------
+        cell_a, cell_b
+            Where walks begin and end: obs names, integer positions, or equally long sequences.
+        n_steps
+            Points of a walk, its ends included.
+        method
+            ``"linear"``: the straight line, which never leaves the class of its ends.
+            ``"spherical"``: along directions of z. ``"geodesic"``: the shortest path where cells are
+            dense, inside the class where both ends are of one.
+        adata
+            Cells to walk between; ``None`` for the training data.
+        key_added
+            Under which name the walk is written back into the AnnData; ``None`` writes nothing.
+        transform_batch
+            Decode every point as a cell of this batch. ``None``: of the batch of the ends. Where they
+            differ in batch or in a categorical covariate, a point is the mixture of what is decoded
+            under either, in proportions ``1 - t`` and ``t``, so that both ends are what they were;
+            its ``obs`` names the nearer end's. Continuous covariates are interpolated linearly.
+        library_size
+            Counts of every point. ``None``: interpolated between the ends on the log scale.
+        n_samples
+            Draw as many samples from the posteriors of the ends and from the likelihood, and add
+            their 5 % and 95 % quantiles as layers ``q05`` and ``q95``.
+        seed
+            Seed of these draws.
+
+        Returns
+        -------
+        AnnData of ``n_pairs · n_steps`` rows, expected values, walk by walk. ``obs`` has the position
+        ``civae_t``, the walk ``civae_path``, its ends ``civae_source`` and ``civae_target``, the class
+        by the discriminator ``civae_predicted``, and ``civae_margin``: the logit of the walk's class
+        minus the best other. The walk's class is the class of its source.
+
+        Written back: ``adata.uns[key_added]["paths"]`` and ``adata.obs[key_added + "_t"]``, the
+        position along the nearest walk of every real cell of the classes at the ends.
+
+        Raises
+        ------
+        KeyError, IndexError
+            If a cell is not there.
+        ValueError
+            If ``cell_a`` and ``cell_b`` differ in length, or an argument is out of its range.
+
+        Warns
+        -----
+        UserWarning
+            If both ends of a walk have one label but an end is classified otherwise: then the line
+            begins or ends outside the class.
+
+        Notes
+        -----
+        Margins and the points where a straight walk crosses from class to class are exact: on a line
+        the difference of two logits is affine in t.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.pbmc()
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata)
+        >>> model.train(max_epochs=2, enable_progress_bar=False)
+        >>> path = model.interpolate(0, 5, n_steps=11)
+        >>> path.shape
+        (11, 765)
+        """
+        self._require_trained()
+        n_steps = _checks.check_integer("n_steps", n_steps, minimum=2)
+        _checks.check_choice("method", method, METHODS)
+        seed = _checks.check_integer("seed", seed, minimum=0)
+        if n_samples is not None:
+            n_samples = _checks.check_integer("n_samples", n_samples, minimum=2)
+        if library_size is not None:
+            _checks.check_number("library_size", library_size, minimum=np.finfo(np.float32).tiny)
+        adata = self._validate_anndata(adata)
+        self._check_uns(adata, key_added)
+        a, b = resolve_cells(adata, cell_a, "cell_a"), resolve_cells(adata, cell_b, "cell_b")
+        if len(a) != len(b):
+            raise ValueError(
+                f"cell_a and cell_b must name equally many cells, got {len(a)} and {len(b)}."
+            )
+
+        paths = self._paths(adata, a, b, n_steps, method, transform_batch, library_size)
+        sources, targets = adata.obs_names[a].astype(str), adata.obs_names[b].astype(str)
+        self._warn_if_misclassified(paths, sources, targets)
+        names = sources + " → " + targets
+        obs = self._path_obs(paths, sources, targets, names)
+        values, layers = self._path_values(paths, n_samples, seed)
+        details = {
+            "kind": _keys.INTERPOLATED,
+            "values": "expected",
+            "method": method,
+            "n_steps": n_steps,
+            "n_samples": n_samples,
+            "seed": seed,
+            "library_size": library_size,
+            "transform_batch": None if transform_batch is None else str(transform_batch),
+        }
+        uns = provenance(self.init_params_["non_kwargs"], **details)
+        generated = self._assemble(values, obs, paths.points.reshape(len(obs), -1), uns, layers)
+        if key_added is not None:
+            self._write_back(adata, key_added, paths, sources, targets, details)
+        return generated
+
+    def _paths(
+        self,
+        adata: AnnData,
+        a: np.ndarray,
+        b: np.ndarray,
+        n_steps: int,
+        method: str,
+        transform_batch: Any,
+        library_size: float | None,
+    ) -> Paths:
+        """Encode the ends once and join them."""
+        batch = None if transform_batch is None else self.setup.batch_code(transform_batch)
+        cells, inverse = np.unique(np.concatenate([a, b]), return_inverse=True)
+        encoded = self._encode(adata, cells)
+        conditions = encoded.conditions
+        if batch is not None:
+            conditions = conditions._replace(batch=np.full(len(cells), batch))
+        if library_size is not None:
+            conditions = conditions._replace(
+                log_library=self._log_library(library_size, len(cells), default=1.0)
+            )
+        encoded = encoded._replace(conditions=conditions)
+        classes = self.linear_classes
+        codes = np.where(
+            encoded.labels < len(classes.bias), encoded.labels, classes.predict(encoded.mean)
+        )
+        first, second = inverse[: len(a)], inverse[len(a) :]
+        start, end = encoded.take(first), encoded.take(second)
+        t = np.linspace(0.0, 1.0, n_steps)
+        if method == "geodesic":
+            points = self._geodesics(adata, start, end, codes[first], codes[second], n_steps)
+        else:
+            points = getattr(geometry, method)(start.mean, end.mean, t)
+        return Paths(points, t, start, end, codes[first], codes[second])
+
+    def _geodesics(
+        self,
+        adata: AnnData,
+        start: Encoded,
+        end: Encoded,
+        start_class: np.ndarray,
+        end_class: np.ndarray,
+        n_steps: int,
+    ) -> np.ndarray:
+        """Curves through dense regions of z, kept in the class where both ends are of one."""
+        codes = np.asarray(adata.obs[_checks.LABEL_CODES])
+        points = np.empty((len(start.mean), n_steps, start.mean.shape[1]), dtype=np.float32)
+        ends = np.stack([start_class, end_class], axis=1)
+        for first, second in np.unique(ends, axis=0):
+            rows = np.flatnonzero((ends == (first, second)).all(axis=1))
+            cells = np.flatnonzero((codes == first) | (codes == second))
+            same = first == second
+            points[rows] = geometry.geodesic(
+                start.mean[rows],
+                end.mean[rows],
+                n_steps,
+                metric="density",
+                data=self._encode(adata, cells).mean,
+                classes=self.linear_classes if same else None,
+                label=int(first) if same else None,
+            ).points
+        return points
+
+    def _warn_if_misclassified(self, paths: Paths, sources: pd.Index, targets: pd.Index) -> None:
+        """Warn of same-class walks that begin or end outside their class."""
+        classes = self.linear_classes
+        found = {}
+        for encoded, names in ((paths.start, sources), (paths.end, targets)):
+            predicted = classes.predict(encoded.mean)
+            wrong = paths.within & (predicted != paths.start_class)
+            for i in np.flatnonzero(wrong):
+                found[names[i]] = (
+                    f"{names[i]!r} is labelled {str(self.classes[paths.start_class[i]])!r} but "
+                    f"classified as {str(self.classes[predicted[i]])!r}"
+                )
+        if found:
+            more = f" (and {len(found) - 3} more cells)" if len(found) > 3 else ""
+            warnings.warn(
+                f"a walk stays in its class only if both ends are classified as it, but "
+                f"{'; '.join(list(found.values())[:3])}{more}. Choose other ends, or see "
+                "obs['civae_predicted'] for the class of each step.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _path_obs(
+        self, paths: Paths, sources: pd.Index, targets: pd.Index, names: pd.Index
+    ) -> pd.DataFrame:
+        """Annotation of every row."""
+        classes = self.linear_classes
+        pair, t = paths.rows
+        n_pairs, n_steps = paths.points.shape[:2]
+        index = pd.Index([f"path_{i}_step_{j}" for i in range(n_pairs) for j in range(n_steps)])
+        predicted = classes.predict(paths.points)
+        label = np.where(paths.within[:, None], paths.start_class[:, None], predicted)
+        label[:, 0], label[:, -1] = paths.start_class, paths.end_class
+        obs = self.setup.obs(interpolate_conditions(*paths.ends, t), index)
+        obs[self.setup.labels_key] = self.classes[label.ravel()]
+        obs[_keys.KIND] = _keys.INTERPOLATED
+        obs[_keys.PATH] = names[pair]
+        obs[_keys.T] = t
+        obs[_keys.SOURCE] = sources[pair]
+        obs[_keys.TARGET] = targets[pair]
+        obs[_keys.PREDICTED] = self.classes[predicted.ravel()]
+        obs[_keys.MARGIN] = paths.margins(classes).ravel()
+        return self._categories(obs)
+
+    def _path_values(
+        self, paths: Paths, n_samples: int | None, seed: int
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Expected values of every row and, with samples, their bands."""
+        pair, t = paths.rows
+        z = paths.points.reshape(len(t), -1)
+        start, end = paths.ends
+        conditions = interpolate_conditions(start, end, t)
+        # The mixture needs either end's category at every row, with all else as at the row.
+        at_start = conditions._replace(batch=start.batch, categorical=start.categorical)
+        at_end = conditions._replace(batch=end.batch, categorical=end.categorical)
+        values = np.empty((len(z), self.module.n_input), dtype=np.float32)
+        layers: dict[str, np.ndarray] = {}
+        with self._evaluating() as module:
+            for rows, mean in decoded_blocks(module, z, at_start, other=at_end, weight=t):
+                values[rows] = mean
+            if n_samples is not None:
+                low, high = _bands(module, paths, at_start, at_end, n_samples, seed)
+                layers = {_keys.Q05_LAYER: low, _keys.Q95_LAYER: high}
+        return values, layers
+
+    def _write_back(
+        self,
+        adata: AnnData,
+        key_added: str,
+        paths: Paths,
+        sources: pd.Index,
+        targets: pd.Index,
+        details: dict[str, Any],
+    ) -> None:
+        """Note the walks in ``uns`` and the positions of real cells in ``obs``."""
+        classes = self.linear_classes
+        codes = np.asarray(adata.obs[_checks.LABEL_CODES])
+        position = np.full(adata.n_obs, np.nan)
+        ends = paths.points[:, [0, -1]] if details["method"] == "linear" else paths.points
+        for code in np.unique(np.concatenate([paths.start_class, paths.end_class])):
+            cells = np.flatnonzero(codes == code)
+            own = (paths.start_class == code) | (paths.end_class == code)
+            if cells.size:
+                z = self._encode(adata, cells).mean
+                position[cells] = geometry.project_to_polyline(z, ends[own]).t
+        entry = {
+            "latent": paths.points.astype(np.float32),
+            "t": paths.t,
+            "source": np.asarray(sources, dtype=str),
+            "target": np.asarray(targets, dtype=str),
+            "label": self.classes[paths.start_class].astype(str),
+            "target_label": self.classes[paths.end_class].astype(str),
+            "margin": paths.margins(classes),
+            "crossings": crossings_table(paths.crossings(classes, details["method"]), self.classes),
+            "parameters": {k: v for k, v in details.items() if v is not None},
+        }
+        name = f"{sources[0]} → {targets[0]}"
+        if len(sources) > 1:
+            name += f" and {len(sources) - 1} more"
+        adata.uns.setdefault(key_added, {}).setdefault(_keys.PATHS, {})[safe_key(name)] = entry
+        adata.obs[_keys.t_key(key_added)] = position
+
+
+def _bands(
+    module: CIVAEModule,
+    paths: Paths,
+    at_start: Conditions,
+    at_end: Conditions,
+    n_samples: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Quantiles of samples at every row: of the posteriors of both ends and of the likelihood.
+
+    A walk between two draws differs from the walk between the means by the draws' differences at the
+    ends, spread linearly along it.
+    """
+    rng = np.random.default_rng(seed)
+    pair, t = paths.rows
+    z = paths.points.reshape(len(t), -1)
+    shape = (n_samples, *paths.start.mean.shape)
+    moved = [end.scale * rng.standard_normal(shape) for end in (paths.start, paths.end)]
+    low = np.empty((len(z), module.n_input), dtype=np.float32)
+    high = np.empty_like(low)
+    step = max(1, VALUES_PER_BLOCK // (n_samples * module.n_input))
+    for first in range(0, len(z), step):
+        rows = slice(first, min(first + step, len(z)))
+        w = t[rows, None]
+        shift = (1 - w) * moved[0][:, pair[rows]] + w * moved[1][:, pair[rows]]
+        drawn = (z[rows] + shift).reshape(-1, z.shape[1])  # (n_samples · n_rows, n_latent)
+        index = np.tile(np.arange(rows.start, rows.stop), n_samples)
+        # A mixture is sampled by choosing one of its parts.
+        to_end = rng.random(len(index)) < t[index]
+        first_part, second_part = at_start.take(index), at_end.take(index)
+        conditions = interpolate_conditions(first_part, second_part, to_end.astype(float))
+        conditions = conditions._replace(
+            log_library=first_part.log_library, continuous=first_part.continuous
+        )
+        samples = draw(module.likelihood, likelihood(module, drawn, conditions), rng)
+        samples = samples.reshape(n_samples, -1, module.n_input)
+        low[rows], high[rows] = np.quantile(samples, (0.05, 0.95), axis=0)
+    return low, high

@@ -1,0 +1,226 @@
+"""What a model was set up on, read off the registry of scvi-tools."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scvi import REGISTRY_KEYS
+
+from .._errors import near_matches, shown
+from ._checks import X_LAYER, check_columns
+from ._decoding import Conditions
+from ._fields import LabelsField
+
+
+class Setup(NamedTuple):
+    """Names and categories of the registered fields.
+
+    Attributes
+    ----------
+    layer
+        Layer of the values, or ``"X"``.
+    genes
+        Names of the variables.
+    labels_key
+        Column of the labels.
+    classes
+        Names of the classes, in the order of the discriminator.
+    unlabeled_category
+        Value of unlabeled cells, or ``None``.
+    batch_key
+        Column of the batches, or ``None`` if there is one batch only.
+    batches
+        Names of the batches.
+    categorical
+        Categories of each categorical covariate.
+    continuous
+        Columns of the continuous covariates.
+    size_factor_key
+        Column of the size factors, or ``None``.
+    """
+
+    layer: str
+    genes: np.ndarray
+    labels_key: str
+    classes: np.ndarray
+    unlabeled_category: Any
+    batch_key: str | None
+    batches: np.ndarray
+    categorical: dict[str, np.ndarray]
+    continuous: tuple[str, ...]
+    size_factor_key: str | None
+
+    @classmethod
+    def from_registry(cls, registry: dict[str, Any]) -> Setup:
+        """Read a registry, whether it was made from an AnnData or by a datamodule."""
+        fields = registry["field_registries"]
+
+        def state(key: str) -> dict[str, Any]:
+            return fields.get(key, {}).get("state_registry", {})
+
+        values, batch, labels = (
+            state(k)
+            for k in (REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.BATCH_KEY, REGISTRY_KEYS.LABELS_KEY)
+        )
+        mapping = np.asarray(labels["categorical_mapping"])
+        unlabeled = labels.get(LabelsField.UNLABELED_CATEGORY)
+        if LabelsField.N_CLASSES in labels:
+            n_classes = labels[LabelsField.N_CLASSES]
+        else:
+            n_classes = len(mapping) - (unlabeled is not None)
+        batch_key = batch.get("original_key")
+        layer = fields[REGISTRY_KEYS.X_KEY].get("data_registry", {}).get("attr_key")
+        size_factor = fields.get(REGISTRY_KEYS.SIZE_FACTOR_KEY, {}).get("data_registry", {})
+        return cls(
+            layer=layer or X_LAYER,
+            genes=np.asarray(values["column_names"]),
+            labels_key=labels["original_key"],
+            classes=mapping[:n_classes],
+            unlabeled_category=unlabeled,
+            batch_key=None if batch_key is None or batch_key.startswith("_scvi") else batch_key,
+            batches=np.asarray(batch["categorical_mapping"]),
+            categorical={
+                k: np.asarray(v)
+                for k, v in state(REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {}).items()
+            },
+            continuous=tuple(state(REGISTRY_KEYS.CONT_COVS_KEY).get("columns", ())),
+            size_factor_key=size_factor.get("attr_key"),
+        )
+
+    def label_code(self, label: Any, argument: str = "label") -> int:
+        """Code of a class; a KeyError names those there are."""
+        found = np.flatnonzero(self.classes == label)
+        if found.size == 0:
+            raise KeyError(
+                f"{argument} must be a class that the model was trained on, got {label!r}; they "
+                f"are: {shown(self.classes, 20)}.{near_matches(label, self.classes)}"
+            )
+        return int(found[0])
+
+    def batch_code(self, batch: Any) -> int:
+        """Code of a batch; a KeyError names those there are."""
+        found = np.flatnonzero(self.batches == batch)
+        if found.size == 0:
+            raise KeyError(
+                f"transform_batch must be a batch that the model was trained on, got {batch!r}; "
+                f"they are: {shown(self.batches, 20)}.{near_matches(batch, self.batches)}"
+            )
+        return int(found[0])
+
+    def obs(self, conditions: Conditions, index: pd.Index) -> pd.DataFrame:
+        """Columns of ``obs`` that hold the covariates of the setup."""
+        columns: dict[str, Any] = {}
+        if self.batch_key is not None:
+            columns[self.batch_key] = pd.Categorical.from_codes(
+                conditions.batch, categories=pd.Index(self.batches)
+            )
+        if conditions.categorical is not None:
+            for i, (key, categories) in enumerate(self.categorical.items()):
+                columns[key] = pd.Categorical.from_codes(
+                    conditions.categorical[:, i], categories=pd.Index(categories)
+                )
+        if conditions.continuous is not None:
+            for i, key in enumerate(self.continuous):
+                columns[key] = conditions.continuous[:, i].astype(np.float32)
+        if self.size_factor_key is not None:
+            columns[self.size_factor_key] = np.exp(conditions.log_library)
+        return pd.DataFrame(columns, index=index)
+
+    def conditions(
+        self, covariates: pd.DataFrame | None, n: int, log_library: np.ndarray
+    ) -> Conditions:
+        """Conditions of n points from a table of covariates.
+
+        Parameters
+        ----------
+        covariates
+            One row a point, with the columns of the setup; columns that are left out take the first
+            category (the mean, zero, of continuous ones). ``None`` for none.
+        n
+            Number of points.
+        log_library
+            Log library sizes, shape ``(n,)``.
+        """
+        table = pd.DataFrame(index=range(n)) if covariates is None else covariates
+        if len(table) != n:
+            raise ValueError(
+                f"covariates must have one row for each of the {n} points, got {len(table)}."
+            )
+        known = {*self.categorical, *self.continuous, self.batch_key} - {None}
+        unknown = [c for c in table.columns if c not in known]
+        if unknown:
+            raise KeyError(
+                f"covariates must be columns of the setup ({shown(known) or 'there are none'}), "
+                f"got {shown(unknown, 3)}."
+            )
+
+        def codes(key: str | None, categories: np.ndarray) -> np.ndarray:
+            if key is None or key not in table.columns:
+                return np.zeros(n, dtype=np.int64)
+            found = pd.Index(categories).get_indexer(table[key])
+            if (found < 0).any():
+                bad = table[key].to_numpy()[found < 0][0]
+                raise ValueError(
+                    f"covariate {key!r} must be one of {shown(categories)}, got {bad!r}."
+                )
+            return found.astype(np.int64)
+
+        return Conditions(
+            log_library=log_library,
+            batch=codes(self.batch_key, self.batches),
+            categorical=np.stack([codes(k, v) for k, v in self.categorical.items()], axis=1)
+            if self.categorical
+            else None,
+            continuous=np.stack(
+                [table[k].to_numpy(float) if k in table else np.zeros(n) for k in self.continuous],
+                axis=1,
+            )
+            if self.continuous
+            else None,
+        )
+
+
+def check_setup_arguments(
+    adata: Any,
+    *,
+    batch_key: str | None,
+    size_factor_key: str | None,
+    categorical_covariate_keys: list[str] | None,
+    continuous_covariate_keys: list[str] | None,
+) -> None:
+    """Raise the first error that the columns asked for give rise to."""
+    for name, keys in (
+        ("categorical_covariate_keys", categorical_covariate_keys),
+        ("continuous_covariate_keys", continuous_covariate_keys),
+    ):
+        if isinstance(keys, str):
+            raise TypeError(f"{name} must be a list of columns, got {keys!r}; write [{keys!r}].")
+        for key in keys or ():
+            check_columns(adata, {name: key})
+    check_columns(adata, {"batch_key": batch_key, "size_factor_key": size_factor_key})
+    for name, key in [("batch_key", batch_key)] + [
+        ("categorical_covariate_keys", k) for k in categorical_covariate_keys or ()
+    ]:
+        missing = 0 if key is None else int(adata.obs[key].isna().sum())
+        if missing:
+            raise ValueError(
+                f"{name} needs a value for every cell, but adata.obs[{key!r}] is missing in "
+                f"{missing} of {adata.n_obs} cells; fill them in or remove these cells."
+            )
+    for name, key in [("size_factor_key", size_factor_key)] + [
+        ("continuous_covariate_keys", k) for k in continuous_covariate_keys or ()
+    ]:
+        if key is None:
+            continue
+        values = pd.to_numeric(adata.obs[key], errors="coerce").to_numpy(dtype=float)
+        bad = ~np.isfinite(values)
+        if name == "size_factor_key":
+            bad |= values <= 0
+        if bad.any():
+            rule = "positive numbers" if name == "size_factor_key" else "finite numbers"
+            raise ValueError(
+                f"{name} needs {rule}, but adata.obs[{key!r}] is {adata.obs[key].iloc[bad.argmax()]!r} "
+                f"for cell {str(adata.obs_names[bad.argmax()])!r} ({bad.sum()} such cells)."
+            )

@@ -1,0 +1,202 @@
+"""The network of CI-VAE: scvi-tools' VAE with one linear layer that reads the class off z."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module import VAE
+from scvi.module.base import LossOutput, auto_move_data
+from torch import nn
+from torch.nn import functional as F
+
+from ._likelihoods import (
+    CONTINUOUS_LIKELIHOODS,
+    ContinuousDecoder,
+    continuous_likelihood,
+)
+from ._negative_binomial import NegativeBinomial
+
+
+def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
+    """Counts as they would be had the cell been sequenced less deeply.
+
+    Every cell keeps a share of its counts that is drawn uniformly from ``[1 - thinning, 1]``, and each
+    count is kept or lost by itself (a binomial draw), which is exact for UMI counts.
+
+    Parameters
+    ----------
+    x
+        Counts, shape ``(n_obs, n_vars)``.
+    thinning
+        Largest share of the counts of a cell that can be lost, in [0, 1).
+    """
+    share = 1 - thinning * torch.rand(x.shape[0], 1, device=x.device, dtype=x.dtype)
+    index = x.flatten().nonzero().squeeze(1)  # zeros stay zeros
+    out = torch.zeros_like(x).flatten()
+    out[index] = torch.binomial(x.flatten()[index], share.expand_as(x).flatten()[index])
+    return out.view_as(x)
+
+
+class CIVAEModule(VAE):
+    r"""Class-informed variational auto-encoder.
+
+    The loss of :class:`scvi.module.VAE` plus the cross-entropy of a single linear layer,
+
+    .. math::
+
+        J = L(x, \hat x) + \alpha\, KL[q(z \mid x) \,\|\, N(0, I)] + \beta\, CE(y, W z + b).
+
+    Parameters
+    ----------
+    n_input
+        Number of variables (genes, pixels).
+    n_classes
+        Number of classes. Labels ``>= n_classes`` mean "unlabeled": such cells train everything but
+        the discriminator.
+    gene_likelihood
+        One of ``"nb"``, ``"zinb"``, ``"poisson"``, ``"normal"``, ``"laplace"``, ``"bernoulli"``.
+    discriminator_weight
+        :math:`\beta`.
+    kl_weight
+        :math:`\alpha`, the weight of the KL term once its warm-up is over.
+    class_weights
+        Weights of the classes in the cross-entropy, shape ``(n_classes,)``; ``None`` for ones.
+    sample_latent
+        If ``False``, the encoder's mean is decoded (an auto-encoder).
+    sigmoid
+        Whether the means of a continuous likelihood are confined to (0, 1).
+    **kwargs
+        Passed to :class:`scvi.module.VAE`.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        *,
+        n_classes: int,
+        gene_likelihood: Literal["nb", "zinb", "poisson", "normal", "laplace", "bernoulli"] = "nb",
+        discriminator_weight: float = 1.0,
+        kl_weight: float = 1.0,
+        class_weights: Any = None,
+        sample_latent: bool = True,
+        sigmoid: bool = False,
+        **kwargs,
+    ):
+        continuous = gene_likelihood in CONTINUOUS_LIKELIHOODS
+        if continuous:
+            kwargs["log_variational"] = False
+        # For continuous data the parent builds its normal distribution and ``generative`` converts it.
+        super().__init__(
+            n_input, gene_likelihood="normal" if continuous else gene_likelihood, **kwargs
+        )
+        self.likelihood = gene_likelihood
+        self.continuous = continuous
+        self.n_classes = n_classes
+        self.discriminator_weight = discriminator_weight
+        self.kl_weight = kl_weight
+        self.sample_latent = sample_latent
+        if continuous:
+            layers = self.decoder.px_decoder
+            n_latent_and_covariates = layers.fc_layers[0][0].in_features - layers.n_cov
+            self.decoder = ContinuousDecoder(
+                n_latent_and_covariates,
+                n_input,
+                sigmoid=sigmoid or gene_likelihood == "bernoulli",
+                n_cat_list=layers.n_cat_list,
+                n_layers=self.n_layers,
+                n_hidden=self.n_hidden,
+                inject_covariates=layers.inject_covariates,
+                use_batch_norm=isinstance(layers.fc_layers[0][1], nn.BatchNorm1d),
+                use_layer_norm=isinstance(layers.fc_layers[0][2], nn.LayerNorm),
+            )
+        self.discriminator = nn.Linear(self.n_latent, n_classes)
+        weights = torch.ones(n_classes) if class_weights is None else torch.as_tensor(class_weights)
+        self.register_buffer("class_weights", weights.float())
+
+    def _get_inference_input(
+        self,
+        tensors: dict[str, torch.Tensor | None],
+        full_forward_pass: bool = False,
+        thinning: float = 0.0,
+    ) -> dict[str, torch.Tensor | None]:
+        """What the encoder is given; ``thinning`` is the training plan's, see :func:`thin`."""
+        inputs = super()._get_inference_input(tensors, full_forward_pass=full_forward_pass)
+        if thinning > 0 and "x" in inputs:
+            inputs["library"] = inputs["x"].sum(1, keepdim=True).log()
+            inputs["x"] = thin(inputs["x"], thinning)
+        return inputs
+
+    @auto_move_data
+    def _regular_inference(
+        self, x: torch.Tensor, *args, library: torch.Tensor | None = None, **kwargs
+    ) -> dict[str, Any]:
+        """Posterior of z; ``library`` overrides the log library size read off ``x``."""
+        outputs = super()._regular_inference(x, *args, **kwargs)
+        if library is not None:
+            outputs["library"] = library
+        if self.continuous:  # log of a sum that may be negative: there is no library
+            outputs["library"] = torch.zeros_like(outputs["library"])
+        if not self.sample_latent:
+            outputs["z"] = outputs["qz"].loc.expand_as(outputs["z"])
+        return outputs
+
+    @auto_move_data
+    def generative(self, *args, **kwargs) -> dict[str, Any]:
+        """Likelihood of the data at latent points; see :meth:`scvi.module.VAE.generative`."""
+        outputs = super().generative(*args, **kwargs)
+        px = outputs["px"]
+        if self.continuous:
+            outputs["px"] = continuous_likelihood(self.likelihood, px)
+        elif self.likelihood == "nb":
+            outputs["px"] = NegativeBinomial(px.mu, px.theta, px.scale)
+        return outputs
+
+    @auto_move_data
+    def classify(self, z: torch.Tensor) -> torch.Tensor:
+        """Logits ``(..., n_classes)`` of latent points ``(..., n_latent)``."""
+        return self.discriminator(z)
+
+    def loss(
+        self,
+        tensors: dict[str, torch.Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
+        kl_weight: torch.Tensor | float = 1.0,
+    ) -> LossOutput:
+        """Equation 3: reconstruction + alpha · KL + beta · cross-entropy.
+
+        Parameters
+        ----------
+        tensors, inference_outputs, generative_outputs
+            As :meth:`scvi.module.VAE.loss` takes them.
+        kl_weight
+            Share of ``alpha`` reached by the warm-up, in [0, 1].
+        """
+        vae = super().loss(
+            tensors, inference_outputs, generative_outputs, kl_weight=kl_weight * self.kl_weight
+        )
+        z = inference_outputs["z"]
+        y = tensors[REGISTRY_KEYS.LABELS_KEY].long().ravel()
+        labeled = y < self.n_classes
+        logits = self.discriminator(z[..., labeled, :])  # (..., n_labeled, n_classes)
+        true = y[labeled].expand(logits.shape[:-1])
+        if labeled.any():
+            classification_loss = (
+                F.cross_entropy(
+                    logits.reshape(-1, self.n_classes), true.reshape(-1), reduction="none"
+                )
+                * self.class_weights[true.reshape(-1)]
+            ).mean()
+        else:
+            classification_loss = logits.sum()  # zero, but part of the graph
+        return LossOutput(
+            loss=vae.loss + self.discriminator_weight * classification_loss,
+            reconstruction_loss=vae.reconstruction_loss,
+            kl_local=vae.kl_local,
+            classification_loss=classification_loss,
+            logits=logits,
+            true_labels=true,
+            extra_metrics=vae.extra_metrics,
+        )

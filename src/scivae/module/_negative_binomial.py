@@ -1,0 +1,89 @@
+"""The negative binomial likelihood, at the cost of its nonzero counts.
+
+Most counts of a cell are zero, and there the gamma functions of the log-probability cancel:
+``lgamma(0 + theta) - lgamma(theta) - lgamma(1) = 0``. Evaluating them only where a count is nonzero
+(about one value in ten), and differentiating by hand, gives the same numbers as
+:class:`scvi.distributions.NegativeBinomial` in a fraction of its time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from scvi.distributions import NegativeBinomial as SCVINegativeBinomial
+from torch.autograd.function import once_differentiable
+
+
+class _LogProb(torch.autograd.Function):
+    """Log-probability of counts, elementwise, with its analytic gradient.
+
+    ``theta`` is of shape ``(1, n_vars)`` when cells share it, else ``(n_obs, n_vars)``.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor, eps: float
+    ) -> torch.Tensor:
+        total = theta + mu + eps  # (n_obs, n_vars)
+        log_total = total.log()
+        out = theta * ((theta + eps).log() - log_total) - x * log_total
+        index = x.flatten().nonzero().squeeze(1)  # of the nonzero counts, (nnz,)
+        counts, means, shapes = _at(x, index), _at(mu, index), _at(theta, index)
+        out.view(-1)[index] += (
+            counts * (means + eps).log()
+            + torch.lgamma(counts + shapes)
+            - torch.lgamma(shapes)
+            - torch.lgamma(counts + 1)
+        )
+        ctx.save_for_backward(theta, (theta + x) / total, log_total, index, counts, means, shapes)
+        ctx.eps = eps
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, grad: torch.Tensor
+    ) -> tuple[None, torch.Tensor, torch.Tensor, None]:
+        theta, ratio, log_total, index, counts, means, shapes = ctx.saved_tensors
+        eps = ctx.eps
+        grad_mu = -ratio
+        grad_mu.view(-1)[index] += counts / (means + eps)
+        grad_theta = ((theta + eps).log() + theta / (theta + eps)) - log_total - ratio
+        grad_theta.view(-1)[index] += torch.digamma(counts + shapes) - torch.digamma(shapes)
+        grad_theta *= grad
+        if theta.shape[0] == 1:
+            grad_theta = grad_theta.sum(0, keepdim=True)
+        return None, grad_mu.mul_(grad), grad_theta, None
+
+
+def _at(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Entries of a matrix at flat positions; a matrix of one row is repeated for every cell."""
+    return values.flatten()[index % values.shape[1] if values.shape[0] == 1 else index]
+
+
+class NegativeBinomial(SCVINegativeBinomial):
+    """:class:`scvi.distributions.NegativeBinomial` with a fast log-probability.
+
+    Parameters
+    ----------
+    mu
+        Means, shape ``(n_obs, n_vars)`` or ``(n_samples, n_obs, n_vars)``.
+    theta
+        Inverse dispersions, shape ``(n_vars,)`` or that of ``mu``.
+    scale
+        Normalised means, of the shape of ``mu``.
+    """
+
+    _EPS = 1e-8  # scvi-tools' own, so that both give the same numbers
+
+    def __init__(self, mu: torch.Tensor, theta: torch.Tensor, scale: torch.Tensor):
+        super().__init__(mu=mu, theta=theta, scale=scale, validate_args=False)
+
+    def log_prob(self, value: torch.Tensor) -> torch.Tensor:
+        """Log-probability of counts, elementwise, of the broadcast shape of ``mu``."""
+        value = value.to(self.mu.dtype).expand_as(self.mu)
+        if self.mu.ndim != 2 or value.is_cuda:  # on a GPU, indexing costs more than it saves
+            return super().log_prob(value)
+        shared = self.theta.stride(0) == 0
+        return _LogProb.apply(value, self.mu, self.theta[:1] if shared else self.theta, self._EPS)

@@ -19,7 +19,7 @@ from scipy import sparse
 from ._download import DamagedFileError
 
 # Text unpacked at once. The block's arrays take about 15 times as much while it is parsed.
-_BLOCK = 2 << 20
+_BLOCK = 1 << 20
 # A line longer than this is no line of a count table (SMC: 64 k cells, 130 kB).
 _MAX_LINE = 256 << 20
 _TAB, _NEWLINE, _ZERO, _NINE = 9, 10, 48, 57

@@ -89,7 +89,7 @@ def classifier_two_sample_test(
 ) -> TwoSampleTest:
     """Cross-validated area under the curve of a random forest that tells generated from real.
 
-    The two populations weigh the same in the forest, whatever their sizes.
+    The area does not depend on how many cells there are of each, though its spread does.
 
     Parameters
     ----------
@@ -150,9 +150,9 @@ def classifier_two_sample_test(
     aucs = []
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
     for fitted, held_out in folds.split(is_generated, is_generated):
-        forest = RandomForestClassifier(
-            n_trees, class_weight="balanced", random_state=seed, n_jobs=n_jobs
-        ).fit(x[fitted], is_generated[fitted])
+        forest = RandomForestClassifier(n_trees, random_state=seed, n_jobs=n_jobs).fit(
+            x[fitted], is_generated[fitted]
+        )
         score = forest.predict_proba(x[held_out])[:, 1]
         aucs.append(float(roc_auc_score(is_generated[held_out], score)))
     return TwoSampleTest(auc=float(np.mean(aucs)), fold_aucs=tuple(aucs))

@@ -385,7 +385,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         train_size: float | None = None,
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
-        check_val_every_n_epoch: int = 1,
+        check_val_every_n_epoch: int | None = 1,
         plan_kwargs: Mapping[str, Any] | None = None,
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         datamodule: Any = None,
@@ -458,6 +458,9 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
                 batch_size=batch_size,
                 seed=seed,
             )
+        indexing = datasplitter_kwargs.get("external_indexing")
+        if indexing is not None and (len(indexing) < 2 or not len(indexing[1])):
+            check_val_every_n_epoch = None  # there is nothing to look at
         with seeded(seed):
             super().train(
                 max_epochs=max_epochs,

@@ -1,0 +1,50 @@
+"""What the benchmarks share: where the data is, how a table is written."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs" / "evidence"
+
+
+def data_file(name: str) -> Path:
+    """A file of the development data: under ``SCIVAE_DATA_DIR``, else beside the checkout."""
+    folder = Path(os.environ.get("SCIVAE_DATA_DIR", ROOT.parent / "shared" / "data"))
+    path = folder / name
+    if not path.exists():
+        sys.exit(f"{path} is not there; set SCIVAE_DATA_DIR to the folder that holds {name}.")
+    return path
+
+
+def provenance(seconds: float) -> str:
+    """One line: command, versions, machine and time, for the foot of a table."""
+    versions = ", ".join(f"{p} {version(p)}" for p in ("scivae-tools", "scvi-tools", "torch"))
+    command = " ".join([Path(sys.argv[0]).relative_to(ROOT).as_posix(), *sys.argv[1:]])
+    return (
+        f"`python {command}` · {versions} · Python {platform.python_version()} · "
+        f"{os.cpu_count()} CPU cores · {seconds / 60:.0f} min · {date.today()}"
+    )
+
+
+def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str, seconds: float) -> None:
+    """Write every row as CSV, and mean ± sd over seeds as Markdown, under ``docs/evidence``."""
+    DOCS.mkdir(parents=True, exist_ok=True)
+    rows.to_csv(DOCS / f"{name}.csv", index=False, float_format="%.6g")
+    numbers = rows.drop(columns=["seed"]).groupby(by, sort=False)
+    mean, sd = numbers.mean(numeric_only=True), numbers.std(numeric_only=True).fillna(0)
+    lines = ["| " + " | ".join([by, *mean.columns]) + " |", "|" + "---|" * (len(mean.columns) + 1)]
+    for method in mean.index:
+        cells = [f"{mean.loc[method, c]:.4g} ± {sd.loc[method, c]:.2g}" for c in mean.columns]
+        lines.append("| " + " | ".join([str(method), *cells]) + " |")
+    n_seeds = rows["seed"].nunique()
+    foot = f"Mean ± standard deviation over {n_seeds} seeds. {provenance(seconds)}"
+    (DOCS / f"{name}.md").write_text(f"# {title}\n\n{text}\n\n" + "\n".join(lines) + f"\n\n{foot}\n")
+    print("\n".join(lines))

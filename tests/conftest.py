@@ -1,0 +1,109 @@
+"""The tiny model that tests share, and the real data where it is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+from anndata import AnnData
+from scipy import sparse
+
+from scivae.model import CIVAE
+
+N_CELLS, N_GENES = 120, 40
+CLASSES = ("alpha", "beta", "gamma")
+
+
+def make_adata(seed: int = 0, n_cells: int = N_CELLS, n_genes: int = N_GENES) -> AnnData:
+    """Counts of three classes with markers of their own, in two batches."""
+    rng = np.random.default_rng(seed)
+    code = np.arange(n_cells) % 3
+    rate = rng.gamma(2.0, 1.0, size=n_genes) * np.ones((n_cells, 1))
+    for k in range(3):
+        rate[np.ix_(code == k, np.arange(n_genes) % 3 == k)] *= 4
+    counts = sparse.csr_matrix(rng.poisson(rate).astype(np.float32))
+    adata = AnnData(
+        X=np.log1p(counts.toarray()),
+        layers={"counts": counts},
+        obs=pd.DataFrame(
+            {
+                "cell_type": pd.Categorical(np.array(CLASSES)[code]),
+                "batch": pd.Categorical(np.array(["one", "two"])[(np.arange(n_cells) // 3) % 2]),
+                "site": pd.Categorical(np.array(["left", "right"])[rng.integers(2, size=n_cells)]),
+                "age": rng.uniform(20, 80, size=n_cells),
+                "size": rng.uniform(0.5, 2, size=n_cells),
+            },
+            index=[f"cell_{i}" for i in range(n_cells)],
+        ),
+    )
+    adata.var_names = [f"gene_{i}" for i in range(n_genes)]
+    return adata
+
+
+def make_model(adata: AnnData, *, epochs: int = 2, setup: dict | None = None, **kwargs) -> CIVAE:
+    """Set up, build and train a tiny model."""
+    CIVAE.setup_anndata(adata, **(setup or {}))
+    model = CIVAE(adata, **{"n_latent": 4, "n_hidden": 16, **kwargs})
+    model.train(max_epochs=epochs, enable_progress_bar=False)
+    return model
+
+
+def snapshot(adata: AnnData) -> dict:
+    """Everything in an AnnData, to be compared with what it was."""
+    return {
+        "obs": adata.obs.copy(),
+        "var": adata.var.copy(),
+        "X": None if adata.X is None else np.array(_dense(adata.X)),
+        "layers": {k: np.array(_dense(v)) for k, v in adata.layers.items() if k != "X"},
+        "obsm": {k: np.array(v) for k, v in adata.obsm.items()},
+        "uns": repr(dict(adata.uns)),
+    }
+
+
+def assert_unchanged(adata: AnnData, before: dict) -> None:
+    """Raise unless an AnnData is what it was at :func:`snapshot`."""
+    now = snapshot(adata)
+    pd.testing.assert_frame_equal(now["obs"], before["obs"])
+    pd.testing.assert_frame_equal(now["var"], before["var"])
+    assert now["uns"] == before["uns"]
+    if before["X"] is not None:
+        np.testing.assert_array_equal(now["X"], before["X"])
+    for slot in ("layers", "obsm"):
+        assert now[slot].keys() == before[slot].keys()
+        for key, value in before[slot].items():
+            np.testing.assert_array_equal(now[slot][key], value)
+
+
+def _dense(x):
+    return x.toarray() if sparse.issparse(x) else x
+
+
+def data_file(name: str) -> Path:
+    """A file of the real data, or a skip that says which is missing."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("SCIVAE_DATA_DIR", default)) / name
+    if not path.exists():
+        pytest.skip(f"{name} is not there; SCIVAE_DATA_DIR can name its folder")
+    return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet():
+    """Say nothing about every transfer of a setup."""
+    scvi.settings.verbosity = 40
+
+
+@pytest.fixture
+def adata() -> AnnData:
+    """A fresh copy of the tiny data."""
+    return make_adata()
+
+
+@pytest.fixture(scope="session")
+def trained() -> CIVAE:
+    """A trained tiny model; tests must leave its AnnData alone (``key_added=None``)."""
+    return make_model(make_adata(), epochs=30)

@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scvi.distributions import NegativeBinomial as SCVINegativeBinomial
+from scvi.module import VAE
+from torch.nn import functional as F
+
+from scivae.module import CIVAEModule, thin
+from scivae.module._negative_binomial import NegativeBinomial
+
+N_GENES, N_CELLS, N_CLASSES = 30, 16, 3
+
+
+def minibatch(dtype=torch.float32, *, n_labeled=N_CELLS, continuous=False):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.poisson(torch.rand(N_CELLS, N_GENES, generator=generator) * 3, generator=generator)
+    if continuous:
+        x = torch.rand(N_CELLS, N_GENES, generator=generator)
+    labels = torch.arange(N_CELLS)[:, None] % N_CLASSES
+    labels[n_labeled:] = N_CLASSES
+    return {
+        "X": x.to(dtype),
+        "batch": torch.arange(N_CELLS)[:, None] % 2,
+        "labels": labels,
+    }
+
+
+def module(**kwargs):
+    torch.manual_seed(0)
+    return CIVAEModule(N_GENES, n_classes=N_CLASSES, n_batch=2, n_labels=N_CLASSES, **kwargs)
+
+
+def loss_and_gradients(network, tensors):
+    torch.manual_seed(1)
+    _, _, output = network(tensors, loss_kwargs={"kl_weight": 0.7})
+    network.zero_grad()
+    output.loss.backward()
+    gradients = {k: p.grad for k, p in network.named_parameters() if p.grad is not None}
+    return output, gradients
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
+@pytest.mark.parametrize("training", [True, False])
+def test_without_discriminator_it_is_the_vae_of_scvi(likelihood, training):
+    ours = module(gene_likelihood=likelihood, discriminator_weight=0.0).double()
+    theirs = VAE(N_GENES, n_batch=2, n_labels=N_CLASSES, gene_likelihood=likelihood).double()
+    theirs.load_state_dict(ours.state_dict(), strict=False)
+    ours.train(training), theirs.train(training)
+    tensors = minibatch(torch.float64)
+    output, gradients = loss_and_gradients(ours, tensors)
+    expected, expected_gradients = loss_and_gradients(theirs, tensors)
+    torch.testing.assert_close(output.loss, expected.loss, rtol=1e-9, atol=1e-9)
+    assert expected_gradients.keys() <= gradients.keys()
+    for name, gradient in expected_gradients.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-7, atol=1e-8)
+
+
+def test_loss_is_equation_3():
+    tensors = minibatch(n_labeled=10)
+    weights = [0.5, 1.0, 2.0]
+    network = module(discriminator_weight=7.0, kl_weight=3.0, class_weights=weights).eval()
+    torch.manual_seed(1)
+    inference, _, output = network(tensors, loss_kwargs={"kl_weight": 0.5})
+    labels = tensors["labels"][:10].ravel()
+    logits = network.discriminator(inference["z"])[:10]
+    ce = (F.cross_entropy(logits, labels, reduction="none") * torch.tensor(weights)[labels]).mean()
+    reconstruction = output.reconstruction_loss["reconstruction_loss"]
+    expected = (reconstruction + 0.5 * 3.0 * output.kl_local["kl_divergence_z"]).mean() + 7 * ce
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_unlabeled_cells_give_the_discriminator_no_gradient():
+    network = module(discriminator_weight=5.0)
+    _, gradients = loss_and_gradients(network, minibatch(n_labeled=0))
+    assert not gradients["discriminator.weight"].any()
+    assert gradients["z_encoder.mean_encoder.weight"].any()
+
+
+def test_loss_of_several_samples():
+    _, _, output = module()(minibatch(), inference_kwargs={"n_samples": 3})
+    assert output.logits.shape == (3, N_CELLS, N_CLASSES)
+    assert torch.isfinite(output.loss)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "log_prob"),
+    [
+        ("normal", lambda x, px: stats.norm.logpdf(x, px.loc, px.scale)),
+        ("laplace", lambda x, px: stats.laplace.logpdf(x, px.loc, px.scale)),
+        ("bernoulli", lambda x, px: x * np.log(px.probs) + (1 - x) * np.log1p(-px.probs)),
+    ],
+)
+def test_continuous_likelihoods(likelihood, log_prob):
+    network = module(gene_likelihood=likelihood, discriminator_weight=0.0).double().eval()
+    tensors = minibatch(torch.float64, continuous=True)
+    tensors["X"] = tensors["X"] - (0 if likelihood == "bernoulli" else 0.5)
+    with torch.no_grad():
+        _, generative, output = network(tensors)
+    px = generative["px"]
+    values = {k: np.asarray(getattr(px, k)) for k in px.arg_constraints if hasattr(px, k)}
+    expected = -log_prob(tensors["X"].numpy(), type("px", (), values)).sum(axis=1)
+    np.testing.assert_allclose(output.reconstruction_loss["reconstruction_loss"], expected)
+    assert torch.isfinite(output.loss)
+
+
+def test_autoencoder_decodes_the_mean():
+    network = module(sample_latent=False)
+    inference, _, _ = network(minibatch())
+    torch.testing.assert_close(inference["z"], inference["qz"].loc)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_negative_binomial_equals_scvi(shared):
+    torch.manual_seed(0)
+    x = torch.poisson(torch.rand(8, 50, dtype=torch.float64).pow(4) * 20)
+    mu = (torch.rand(8, 50, dtype=torch.float64).pow(6) * 30).requires_grad_()
+    theta = torch.randn((50,) if shared else (8, 50), dtype=torch.float64).exp().requires_grad_()
+    weight = torch.rand(8, 50, dtype=torch.float64)
+    results = []
+    for distribution in (NegativeBinomial(mu, theta, mu), SCVINegativeBinomial(mu=mu, theta=theta)):
+        log_prob = distribution.log_prob(x)
+        results.append((log_prob, *torch.autograd.grad((log_prob * weight).sum(), [mu, theta])))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_negative_binomial_gradient_by_differences():
+    torch.manual_seed(0)
+    x = torch.tensor([[0.0, 3.0, 0.0], [1.0, 0.0, 9.0]], dtype=torch.float64)
+    mu = torch.rand(2, 3, dtype=torch.float64, requires_grad=True)
+    theta = (torch.rand(3, dtype=torch.float64) + 0.5).requires_grad_()
+    assert torch.autograd.gradcheck(lambda m, t: NegativeBinomial(m, t, m).log_prob(x), (mu, theta))
+
+
+def test_thinned_counts_are_binomial():
+    torch.manual_seed(0)
+    x = torch.full((20_000, 2), 10.0)
+    x[:, 1] = 0
+    thinned = thin(x, 0.6)
+    assert (thinned <= x).all()
+    assert (thinned == thinned.round()).all()
+    # E[share] = 1 - 0.6 / 2 = 0.7; Var of the count = 10 E[p(1-p)] + 100 Var[p]
+    assert thinned[:, 0].mean() == pytest.approx(7.0, abs=0.05)
+    variance = 10 * (0.7 - (0.49 + 0.03)) + 100 * 0.03
+    assert thinned[:, 0].var() == pytest.approx(variance, rel=0.05)
+
+
+def test_thinning_keeps_the_library_of_the_whole_cell():
+    network = module()
+    tensors = minibatch()
+    inputs = network._get_inference_input(tensors, thinning=0.9)
+    assert inputs["x"].sum() < tensors["X"].sum()
+    outputs = network.inference(**inputs)
+    torch.testing.assert_close(outputs["library"], tensors["X"].sum(1, keepdim=True).log())

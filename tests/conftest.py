@@ -45,10 +45,12 @@ def make_adata(seed: int = 0, n_cells: int = N_CELLS, n_genes: int = N_GENES) ->
 
 
 def make_model(adata: AnnData, *, epochs: int = 2, setup: dict | None = None, **kwargs) -> CIVAE:
-    """Set up, build and train a tiny model."""
+    """Set up, build and train a tiny model, in large steps."""
     CIVAE.setup_anndata(adata, **(setup or {}))
     model = CIVAE(adata, **{"n_latent": 4, "n_hidden": 16, **kwargs})
-    model.train(max_epochs=epochs, enable_progress_bar=False)
+    model.train(
+        max_epochs=epochs, batch_size=32, enable_progress_bar=False, plan_kwargs={"lr": 0.01}
+    )
     return model
 
 

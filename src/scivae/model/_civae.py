@@ -251,7 +251,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
                 weights[code] = _checks.check_number(f"class_weights[{label!r}]", weight, minimum=0)
             return weights
         _checks.check_choice("class_weights", class_weights, ("balanced", "none"))
-        if class_weights == "none" or counts.min(initial=0) == 0:
+        if class_weights == "none" or counts.min() == 0:
             return np.ones(n_classes)
         return counts.sum() / (n_classes * counts)
 
@@ -596,14 +596,31 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         finally:
             self.module.train(training)
 
+    def get_latent_representation(self, *args, **kwargs) -> np.ndarray:
+        """Latent representation of cells, shape ``(n, n_latent)``.
+
+        As :meth:`scvi.model.SCVI.get_latent_representation`, but nobody's random state is changed.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            ``adata``, ``indices``, ``batch_size``, ``return_dist``, …
+        """
+        if not args and not kwargs.get("dataloader"):
+            kwargs["adata"] = self._validate_anndata(kwargs.get("adata"))
+        with self._evaluating(), seeded(self._seed):
+            return super().get_latent_representation(*args, **kwargs)
+
     @torch.inference_mode()
     def _encode(
         self, adata: AnnData, indices: np.ndarray, batch_size: int | None = None
     ) -> Encoded:
-        """Posterior, labels and conditions of some cells of a validated AnnData."""
+        """Posterior, labels and conditions of some cells of a validated AnnData, in their order."""
+        # Loaders read files in sorted order, whatever the order asked for.
+        cells, inverse = np.unique(indices, return_inverse=True)
         parts = []
-        loader = self._make_data_loader(adata=adata, indices=indices, batch_size=batch_size)
-        with self._evaluating() as module:
+        loader = self._make_data_loader(adata=adata, indices=cells, batch_size=batch_size)
+        with self._evaluating() as module, seeded(self._seed):
             for tensors in loader:
                 out = module.inference(**module._get_inference_input(tensors))
                 qz = out[MODULE_KEYS.QZ_KEY]
@@ -635,4 +652,4 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
             np.concatenate([getattr(p, name) for p in parts])
             for name in ("mean", "scale", "labels")
         )
-        return Encoded(means, scales, labels, conditions)
+        return Encoded(means, scales, labels, conditions).take(inverse)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
-import scvi
-import torch
 from anndata import AnnData
 from scipy import sparse
 
@@ -80,8 +78,6 @@ def provenance(model_parameters: dict[str, Any], **details: Any) -> dict[str, An
 
     ``None`` is left out: not every version of the file formats can hold it.
     """
-    import scivae
-
     return {
         **{k: v for k, v in details.items() if v is not None},
         "model": {
@@ -90,10 +86,7 @@ def provenance(model_parameters: dict[str, Any], **details: Any) -> dict[str, An
             if v is not None
         },
         "versions": {
-            "scivae": scivae.__version__,
-            "scvi-tools": scvi.__version__,
-            "anndata": anndata.__version__,
-            "torch": torch.__version__,
+            package: version(package) for package in ("scivae-tools", "scvi-tools", "anndata", "torch")
         },
     }
 

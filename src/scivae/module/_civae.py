@@ -143,9 +143,21 @@ class CIVAEModule(VAE):
         return outputs
 
     @auto_move_data
-    def generative(self, *args, **kwargs) -> dict[str, Any]:
+    def generative(
+        self,
+        z: torch.Tensor,
+        library: torch.Tensor,
+        batch_index: torch.Tensor,
+        cont_covs: torch.Tensor | None = None,
+        cat_covs: torch.Tensor | None = None,
+        size_factor: torch.Tensor | None = None,
+        y: torch.Tensor | None = None,
+        transform_batch: torch.Tensor | None = None,
+    ) -> dict[str, Any]:
         """Likelihood of the data at latent points; see :meth:`scvi.module.VAE.generative`."""
-        outputs = super().generative(*args, **kwargs)
+        outputs = super().generative(
+            z, library, batch_index, cont_covs, cat_covs, size_factor, y, transform_batch
+        )
         px = outputs["px"]
         if self.continuous:
             outputs["px"] = continuous_likelihood(self.likelihood, px)

@@ -85,5 +85,7 @@ class NegativeBinomial(SCVINegativeBinomial):
         value = value.to(self.mu.dtype).expand_as(self.mu)
         if self.mu.ndim != 2 or value.is_cuda:  # on a GPU, indexing costs more than it saves
             return super().log_prob(value)
-        shared = self.theta.stride(0) == 0
-        return _LogProb.apply(value, self.mu, self.theta[:1] if shared else self.theta, self._EPS)
+        theta = self.theta[:1] if self.theta.stride(0) == 0 else self.theta
+        return _LogProb.apply(
+            value.contiguous(), self.mu.contiguous(), theta.contiguous(), self._EPS
+        )

@@ -1,0 +1,154 @@
+import anndata
+import numpy as np
+import pytest
+import torch
+from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
+
+
+def test_what_comes_back(trained):
+    cells = trained.augment("beta", 30, key_added=None)
+    assert cells.shape == (30, trained.adata.n_vars)
+    counts = cells.layers["counts"].toarray()
+    assert (counts == counts.round()).all()
+    assert counts.min() >= 0
+    for column, value in {
+        "cell_type": "beta",
+        "civae_kind": "augmented",
+        "civae_predicted": "beta",
+    }.items():
+        assert (cells.obs[column] == value).all()
+    assert cells.obs["civae_t"].between(0, 1).all()
+    assert cells.obs["civae_t"].nunique() == 30
+    assert (cells.obs["civae_margin"] > 0).all()
+    assert cells.uns["civae"]["values"] == "sampled"
+    assert cells.obs_names.is_unique
+
+
+def test_every_cell_lies_on_a_line_between_two_cells_of_the_class(trained):
+    cells = trained.augment("beta", 30, key_added=None)
+    adata = trained.adata
+    z = dict(zip(adata.obs_names, trained.get_latent_representation(), strict=True))
+    for row, latent in zip(cells.obs.itertuples(), cells.obsm["X_civae"], strict=True):
+        assert row.civae_source != row.civae_target
+        ends = [adata.obs.loc[name, "cell_type"] for name in (row.civae_source, row.civae_target)]
+        assert ends == ["beta", "beta"]
+        line = (1 - row.civae_t) * z[row.civae_source] + row.civae_t * z[row.civae_target]
+        np.testing.assert_allclose(latent, line, atol=1e-5)
+
+
+def test_accepted_by_the_stated_rule(trained):
+    cells = trained.augment("gamma", 50, key_added=None)
+    summary = cells.uns["civae"]["classes"].loc["gamma"]
+    soft = trained.predict(cells, soft=True)
+    np.testing.assert_allclose(soft["gamma"], cells.obs["civae_confidence"], atol=1e-5)
+    assert (soft["gamma"] >= summary["min_confidence"] - 1e-6).all()
+    assert summary["yield"] == pytest.approx(50 / summary["n_drawn"])
+    own = trained.adata.obs_names[trained.adata.obs["cell_type"] == "gamma"]
+    real = trained.predict(soft=True).loc[own, "gamma"]
+    # fewer than 20 cells of the class were held out, so all of them set the threshold
+    assert summary["n_threshold_cells"] == len(own)
+    assert summary["min_confidence"] == pytest.approx(np.quantile(real, 0.05), abs=1e-6)
+
+
+def test_held_out_cells_set_the_threshold(adata):
+    model = make_model(adata)
+    alpha = np.flatnonzero(adata.obs["cell_type"] == "alpha")
+    model.validation_indices = alpha[:25]
+    summary = model.augment("alpha", 5).uns["civae"]["classes"].loc["alpha"]
+    held_out = model.predict(indices=alpha[:25], soft=True)["alpha"]
+    assert summary["n_threshold_cells"] == 25
+    assert summary["min_confidence"] == pytest.approx(np.quantile(held_out, 0.05), abs=1e-6)
+
+
+def test_several_classes(trained):
+    cells = trained.augment({"gamma": 4, "alpha": 7}, key_added=None)
+    assert cells.obs["cell_type"].tolist() == ["gamma"] * 4 + ["alpha"] * 7
+    assert cells.uns["civae"]["classes"].index.tolist() == ["gamma", "alpha"]
+
+
+def test_reproducible_whatever_else_draws(trained):
+    first = trained.augment("alpha", 20, seed=3, key_added=None)
+    torch.manual_seed(9), np.random.seed(9)  # noqa: NPY002
+    second = trained.augment({"beta": 5, "alpha": 20}, seed=3, key_added=None)[5:]
+    np.testing.assert_array_equal(
+        first.layers["counts"].toarray(), second.layers["counts"].toarray()
+    )
+    third = trained.augment("alpha", 20, seed=4, key_added=None)
+    assert (first.layers["counts"] != third.layers["counts"]).nnz
+
+
+def test_the_first_cells_do_not_depend_on_the_threshold_of_others(trained):
+    expected = trained.augment("alpha", 10, sample=False, key_added=None)
+    assert expected.uns["civae"]["values"] == "expected"
+    assert (expected.layers["counts"] > 0).all()
+
+
+def test_notes_the_yield_and_round_trips(trained, tmp_path):
+    adata = trained.adata.copy()
+    cells = trained.augment("alpha", 6, adata=adata)
+    assert adata.uns["civae"]["augmented"].loc["alpha", "n"] == 6
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    cells.write_zarr(tmp_path / "cells.zarr")
+    again = anndata.read_h5ad(tmp_path / "cells.h5ad")
+    assert again.uns["civae"]["classes"].loc["alpha", "n"] == 6
+    np.testing.assert_array_equal(
+        anndata.read_zarr(tmp_path / "cells.zarr").layers["counts"].toarray(),
+        cells.layers["counts"].toarray(),
+    )
+
+
+def test_sampled_counts_have_the_mean_of_the_decoder(trained):
+    z = np.repeat(trained.get_latent_representation(indices=[0]), 4000, axis=0)
+    samples = trained.decode(z, library_size=200.0, sample=True)
+    mean = trained.decode(z[:1], library_size=200.0)[0]
+    theta = trained.module.px_r.exp().detach().numpy()
+    error = np.sqrt((mean + mean**2 / theta) / len(z))
+    assert (np.abs(samples.mean(axis=0) - mean) < 5 * error + 1e-3).all()
+    variance = mean + mean**2 / theta
+    np.testing.assert_allclose(samples.var(axis=0)[mean > 1], variance[mean > 1], rtol=0.25)
+
+
+def test_batch_of_a_cell_is_that_of_the_nearer_end():
+    model = make_model(make_adata(), epochs=20, setup={"batch_key": "batch"})
+    cells = model.augment("alpha", 40)
+    batch = model.adata.obs["batch"]
+    for row in cells.obs.itertuples():
+        near = row.civae_source if row.civae_t < 0.5 else row.civae_target
+        assert row.batch == batch[near]
+
+
+BAD = {
+    "unseen label": (("delta", 5), {}, KeyError, "label must be a class that the model was trained on, got 'delta'"),
+    "near label": (("alfa", 5), {}, KeyError, "Did you mean 'alpha'"),
+    "no n": (("alpha",), {}, TypeError, "n must be an integer, got None"),
+    "zero": (("alpha", 0), {}, ValueError, "n must be at least 1, got 0"),
+    "n beside a dict": (({"alpha": 3}, 5), {}, ValueError, "n must be left out"),
+    "empty dict": (({},), {}, ValueError, "at least one class"),
+    "fraction": (({"alpha": 2.5},), {}, TypeError, "n must be an integer, got 2.5"),
+    "confidence": (("alpha", 5), {"min_confidence": 1.2}, ValueError, r"min_confidence must lie in \[0, 1\]"),
+    "method": (("alpha", 5), {"method": "spherical"}, ValueError, "method must be one of 'linear'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_calls_say_why_and_change_nothing(trained, case):
+    arguments, keywords, error, message = BAD[case]
+    before = snapshot(trained.adata)
+    with pytest.raises(error, match=message):
+        trained.augment(*arguments, **keywords)
+    assert_unchanged(trained.adata, before)
+
+
+@pytest.mark.parametrize("n_left", [0, 1])
+def test_class_of_one_cell_or_none(trained, n_left):
+    adata = make_adata()
+    keep = (adata.obs["cell_type"] != "alpha").to_numpy()
+    keep[:n_left] = True
+    with pytest.raises(ValueError, match=f"'alpha' has {n_left} in adata"):
+        trained.augment("alpha", 3, adata=adata[keep].copy())
+
+
+def test_a_threshold_out_of_reach(adata):
+    model = make_model(adata, epochs=1)
+    with pytest.raises(RuntimeError, match="only 0 of .* drawn for 'alpha'.*lower min_confidence"):
+        model.augment("alpha", 2, min_confidence=1.0)

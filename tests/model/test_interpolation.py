@@ -1,0 +1,315 @@
+import threading
+
+import anndata
+import numpy as np
+import pytest
+import scanpy as sc
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
+
+from scivae.geometry import LinearClasses
+from scivae.model import CIVAE
+
+
+@pytest.fixture(scope="module")
+def conditioned():
+    """A model with batches and both kinds of covariates."""
+    return make_model(
+        make_adata(),
+        epochs=20,
+        setup={
+            "batch_key": "batch",
+            "categorical_covariate_keys": ["site"],
+            "continuous_covariate_keys": ["age"],
+        },
+    )
+
+
+def library(adata, cell):
+    return float(adata.layers["counts"][cell].sum())
+
+
+def test_what_comes_back(trained):
+    path = trained.interpolate("cell_0", "cell_3", n_steps=7, key_added=None)
+    adata = trained.adata
+    assert path.shape == (7, adata.n_vars)
+    assert path.var_names.equals(adata.var_names)
+    np.testing.assert_allclose(path.obs["civae_t"], np.linspace(0, 1, 7))
+    for column, value in {
+        "cell_type": "alpha",
+        "civae_kind": "interpolated",
+        "civae_path": "cell_0 → cell_3",
+        "civae_source": "cell_0",
+        "civae_target": "cell_3",
+    }.items():
+        assert (path.obs[column] == value).all()
+    assert path.uns["civae"]["values"] == "expected"
+    np.testing.assert_allclose(
+        path.X,
+        np.log1p(path.layers["counts"] / path.layers["counts"].sum(1, keepdims=True) * 1e4),
+        rtol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("method", ["linear", "spherical", "geodesic"])
+def test_ends_are_the_decoded_cells(trained, method):
+    path = trained.interpolate([0, 1], [3, 2], n_steps=5, method=method, key_added=None)
+    z = trained.get_latent_representation(indices=[0, 3, 1, 2])
+    sizes = [library(trained.adata, cell) for cell in (0, 3, 1, 2)]
+    expected = trained.decode(z, library_size=np.array(sizes))
+    rows = [0, 4, 5, 9]
+    np.testing.assert_allclose(path.layers["counts"][rows], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(path.obsm["X_civae"][rows], z, atol=1e-6)
+
+
+def test_library_is_interpolated_on_the_log_scale(trained):
+    path = trained.interpolate(0, 3, n_steps=3, key_added=None)
+    sizes = library(trained.adata, 0), library(trained.adata, 3)
+    middle = path.layers["counts"][1].sum()
+    assert middle == pytest.approx(np.sqrt(sizes[0] * sizes[1]), rel=1e-4)
+    fixed = trained.interpolate(0, 3, n_steps=3, library_size=500, key_added=None)
+    np.testing.assert_allclose(fixed.layers["counts"].sum(axis=1), 500, rtol=1e-4)
+
+
+def test_many_pairs_are_the_single_ones(trained):
+    both = trained.interpolate([0, 1], [3, 7], n_steps=4, key_added=None)
+    for i, pair in enumerate([(0, 3), (1, 7)]):
+        one = trained.interpolate(*pair, n_steps=4, key_added=None)
+        rows = slice(4 * i, 4 * i + 4)
+        np.testing.assert_allclose(both.layers["counts"][rows], one.layers["counts"], rtol=1e-4)
+        np.testing.assert_allclose(
+            both.obs["civae_margin"][rows], one.obs["civae_margin"], rtol=1e-4
+        )
+
+
+def test_margin_is_the_discriminators(trained):
+    path = trained.interpolate(0, 1, n_steps=9, key_added=None)
+    layer = trained.module.discriminator
+    weights, bias = (p.detach().numpy() for p in (layer.weight, layer.bias))
+    logits = path.obsm["X_civae"] @ weights.T + bias
+    others = np.delete(logits, 0, axis=1).max(axis=1)
+    np.testing.assert_allclose(path.obs["civae_margin"], logits[:, 0] - others, atol=1e-4)
+    assert path.obs["civae_predicted"].tolist() == [trained.classes[k] for k in logits.argmax(1)]
+
+
+def test_crossings_are_where_two_logits_are_equal(trained):
+    adata = trained.adata.copy()
+    trained.interpolate([0, 0], [1, 3], n_steps=5, adata=adata)
+    (entry,) = adata.uns["civae"]["paths"].values()
+    crossings = entry["crossings"]
+    assert len(crossings["t"])
+    z = trained.get_latent_representation(adata)[[0, 1]]
+    code = {name: i for i, name in enumerate(trained.classes)}
+    assert set(crossings["path"]) == {0}  # the second walk stays in its class
+    for t, before, after in zip(
+        crossings["t"], crossings["before"], crossings["after"], strict=True
+    ):
+        logits = trained.linear_classes.logits((1 - t) * z[0] + t * z[1])
+        assert logits[code[before]] == pytest.approx(logits[code[after]], abs=1e-4)
+        assert logits.max() == pytest.approx(logits[code[before]], abs=1e-4)
+
+
+@settings(deadline=None, max_examples=200)
+@given(seed=st.integers(0, 2**32 - 1), n_classes=st.integers(2, 8), n_latent=st.integers(1, 6))
+def test_a_straight_walk_between_cells_of_a_class_never_leaves_it(seed, n_classes, n_latent):
+    rng = np.random.default_rng(seed)
+    classes = LinearClasses(rng.normal(size=(n_classes, n_latent)), rng.normal(size=n_classes))
+    points = rng.normal(size=(50, n_latent)) * 3
+    code = classes.predict(points)
+    same = np.flatnonzero(code == code[0])
+    a, b = points[same[0]], points[same[-1]]
+    t = np.linspace(0, 1, 101)[:, None]
+    assert (classes.predict((1 - t) * a + t * b) == code[0]).all()
+
+
+def test_written_back(trained):
+    adata = trained.adata.copy()
+    n_obs = adata.n_obs
+    path = trained.interpolate("cell_0", "cell_3", n_steps=5, adata=adata, key_added="walk")
+    assert adata.n_obs == n_obs
+    (name,) = adata.uns["walk"]["paths"]
+    assert name == "cell_0 → cell_3"
+    entry = adata.uns["walk"]["paths"][name]
+    np.testing.assert_array_equal(entry["latent"][0], path.obsm["X_civae"])
+    np.testing.assert_allclose(entry["margin"][0], path.obs["civae_margin"])
+    position = adata.obs["walk_t"]
+    assert position[adata.obs["cell_type"] == "alpha"].between(0, 1).all()
+    assert position[adata.obs["cell_type"] != "alpha"].isna().all()
+    assert position["cell_0"] == 0
+    assert position["cell_3"] == 1
+
+
+def test_position_is_the_projection_onto_the_line(trained):
+    adata = trained.adata.copy()
+    trained.interpolate(0, 3, n_steps=5, adata=adata)
+    z = trained.get_latent_representation(adata).astype(float)
+    alpha = (adata.obs["cell_type"] == "alpha").to_numpy()
+    along = (z - z[0]) @ (z[3] - z[0]) / ((z[3] - z[0]) ** 2).sum()
+    np.testing.assert_allclose(adata.obs["civae_t"][alpha], along[alpha].clip(0, 1), atol=1e-5)
+
+
+def test_file_formats_hold_it(trained, tmp_path):
+    adata = trained.adata.copy()
+    adata.obs_names = ["a/b", *adata.obs_names[1:]]
+    path = trained.interpolate("a/b", "cell_4", n_steps=3, adata=adata, n_samples=4)
+    path.write_h5ad(tmp_path / "path.h5ad")
+    path.write_zarr(tmp_path / "path.zarr")
+    adata.write_h5ad(tmp_path / "adata.h5ad")
+    for again in (
+        anndata.read_h5ad(tmp_path / "path.h5ad"),
+        anndata.read_zarr(tmp_path / "path.zarr"),
+    ):
+        np.testing.assert_array_equal(again.layers["q95"], path.layers["q95"])
+        assert again.obs["civae_t"].tolist() == path.obs["civae_t"].tolist()
+        assert again.uns["civae"]["seed"] == 0
+    entry = anndata.read_h5ad(tmp_path / "adata.h5ad").uns["civae"]["paths"]["a|b → cell_4"]
+    assert entry["source"][0] == "a/b"
+
+
+def test_goes_back_into_every_method(conditioned):
+    path = conditioned.interpolate([0, 4], [3, 1], n_steps=3, key_added=None)
+    assert conditioned.get_latent_representation(path).shape == (6, 4)
+    assert conditioned.predict(path).shape == (6,)
+    assert conditioned.get_normalized_expression(path).shape == path.shape
+    assert np.isfinite(conditioned.get_elbo(path))
+    assert conditioned.interpolate(0, 5, n_steps=2, adata=path).n_obs == 2
+    assert len(conditioned.differential_expression(path, groupby="civae_source", silent=True))
+
+
+def test_covariates_at_the_ends_and_between(conditioned):
+    adata = conditioned.adata
+    a, b = 0, 5  # of different batches
+    assert adata.obs["batch"].iloc[a] != adata.obs["batch"].iloc[b]
+    path = conditioned.interpolate(a, b, n_steps=5, key_added=None)
+    assert path.obs["batch"].tolist() == ["one", "one", "two", "two", "two"]
+    np.testing.assert_allclose(
+        path.obs["age"],
+        np.linspace(adata.obs["age"].iloc[a], adata.obs["age"].iloc[b], 5),
+        rtol=1e-5,
+    )
+    # In the middle: half of what either batch (with its site) would give.
+    z, age = path.obsm["X_civae"][2:3], path.obs["age"].iloc[2]
+    size = np.sqrt(library(adata, a) * library(adata, b))
+    halves = [
+        conditioned.decode(
+            z, adata.obs[["batch", "site"]].iloc[[cell]].assign(age=age), library_size=size
+        )
+        for cell in (a, b)
+    ]
+    np.testing.assert_allclose(path.layers["counts"][2:3], np.mean(halves, axis=0), rtol=1e-4)
+
+
+def test_transform_batch(conditioned):
+    path = conditioned.interpolate(0, 5, n_steps=3, transform_batch="two", key_added=None)
+    assert (path.obs["batch"] == "two").all()
+
+
+def test_bands_hold_real_noise(trained):
+    path = trained.interpolate(0, 3, n_steps=3, n_samples=400, key_added=None)
+    low, mean, high = path.layers["q05"], path.layers["counts"], path.layers["q95"]
+    assert (low <= high).all()
+    assert (high[mean > 3] > mean[mean > 3]).all()
+    again = trained.interpolate(0, 3, n_steps=3, n_samples=400, key_added=None)
+    np.testing.assert_array_equal(again.layers["q05"], low)
+    # Without posterior noise the band is that of the likelihood, known in closed form.
+    draws = np.stack(
+        [
+            trained.decode(
+                path.obsm["X_civae"][:1],
+                library_size=library(trained.adata, 0),
+                sample=True,
+                seed=i,
+            )[0]
+            for i in range(400)
+        ]
+    )
+    assert (high[0] >= np.quantile(draws, 0.8, axis=0)).mean() > 0.95
+
+
+def test_misclassified_end_is_named(adata):
+    model = make_model(adata, epochs=30)
+    wrong = adata.copy()
+    wrong.obs["cell_type"] = wrong.obs["cell_type"].astype(object)
+    wrong.obs.loc["cell_1", "cell_type"] = "alpha"
+    with pytest.warns(UserWarning, match="'cell_1' is labelled 'alpha' but classified as 'beta'"):
+        model.interpolate("cell_0", "cell_1", adata=wrong, n_steps=3)
+
+
+def test_unlabeled_ends_take_their_predicted_class(trained):
+    query = make_adata()
+    del query.obs["cell_type"]
+    path = trained.interpolate(0, 3, n_steps=3, adata=query)
+    assert (path.obs["cell_type"] == "alpha").all()
+
+
+def test_draws_umap(trained):
+    path = trained.interpolate(0, 1, n_steps=30, key_added=None)
+    sc.pp.neighbors(path, use_rep="X_civae", n_neighbors=5)
+    sc.tl.umap(path)
+    assert sc.pl.umap(path, color=["cell_type", "civae_t"], show=False)
+
+
+def test_two_threads_give_what_each_gives_alone(trained):
+    def walk(i):
+        return trained.interpolate(i, i + 3, n_steps=20, n_samples=5, key_added=None)
+
+    alone = [walk(0), walk(1)]
+    together = [None, None]
+    threads = [
+        threading.Thread(target=lambda i=i: together.__setitem__(i, walk(i))) for i in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(a.layers["counts"], b.layers["counts"])
+        np.testing.assert_array_equal(a.layers["q05"], b.layers["q05"])
+
+
+BAD = {
+    "unknown name": (("cell_x", 0), {}, KeyError, "cell_a must be among adata.obs_names, but 'cell_x' is not. Did you mean"),
+    "near name": ((0, "cel_11"), {}, KeyError, "cell_b .* Did you mean 'cell_11'"),
+    "position too large": ((0, 120), {}, IndexError, r"cell_b must lie in \[0, 119\].*got 120"),
+    "negative position": ((-1, 0), {}, IndexError, "got -1"),
+    "lengths": (([0, 1], [2]), {}, ValueError, "equally many cells, got 2 and 1"),
+    "empty": (([], []), {}, ValueError, "cell_a must name at least one cell"),
+    "boolean": (([True], [0]), {}, TypeError, "one kind only, got bool"),
+    "float": ((0.5, 1), {}, TypeError, "cell_a must be an obs name"),
+    "mixed": ((["cell_0", 1], [2, 3]), {}, TypeError, "got int, str"),
+    "one step": ((0, 1), {"n_steps": 1}, ValueError, "n_steps must be at least 2, got 1"),
+    "fractional steps": ((0, 1), {"n_steps": 5.0}, TypeError, "n_steps must be an integer"),
+    "method": ((0, 1), {"method": "lineal"}, ValueError, "method must be one of .*Did you mean 'linear'"),
+    "library": ((0, 1), {"library_size": 0}, ValueError, "library_size must lie in"),
+    "samples": ((0, 1), {"n_samples": 1}, ValueError, "n_samples must be at least 2"),
+    "seed": ((0, 1), {"seed": -1}, ValueError, "seed must be at least 0"),
+    "batch": ((0, 1), {"transform_batch": "three"}, KeyError, "transform_batch must be a batch"),
+    "slash in key": ((0, 1), {"key_added": "a/b"}, ValueError, "key_added must be a name without slashes"),
+    "taken key": ((0, 1), {"key_added": "mine"}, ValueError, r"adata.uns\['mine'\] already holds something else"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_calls_say_why_and_change_nothing(trained, case):
+    cells, arguments, error, message = BAD[case]
+    trained.adata.uns["mine"] = {"something": 1}
+    before = snapshot(trained.adata)
+    with pytest.raises(error, match=message):
+        trained.interpolate(*cells, **arguments)
+    assert_unchanged(trained.adata, before)
+    del trained.adata.uns["mine"]
+
+
+def test_name_of_two_cells(trained):
+    adata = trained.adata.copy()
+    adata.obs_names = ["twin", "twin", *adata.obs_names[2:]]
+    with pytest.raises(ValueError, match="'twin' is the name of 2; pass an integer position"):
+        trained.interpolate("twin", "cell_5", adata=adata)
+    assert trained.interpolate(0, 5, adata=adata, n_steps=2).n_obs == 2
+
+
+def test_cells_of_another_model(trained):
+    assert isinstance(trained, CIVAE)
+    with pytest.raises(ValueError, match="5 are missing"):
+        trained.interpolate(0, 1, adata=make_adata(n_genes=35))

@@ -1,0 +1,133 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax
+from tests.conftest import make_adata, make_model
+
+from scivae.model import CIVAE
+from scivae.model._training import default_epochs, fit_temperature, stratified_split
+
+
+def test_history_has_every_term(trained):
+    for part in ("train", "validation"):
+        for name in ("reconstruction_loss", "kl_local", "classification_loss", "accuracy"):
+            column = trained.history[f"{name}_{part}"]
+            assert len(column) == 30
+            assert np.isfinite(column.to_numpy(float)).all()
+    accuracy = trained.history["accuracy_train"].to_numpy(float)
+    assert accuracy[-1] > 0.9 > accuracy[0]
+
+
+def test_kl_reaches_its_weight(trained):
+    assert float(trained.history["kl_weight"].iloc[-1, 0]) == 1.0
+
+
+def test_same_seed_same_model_and_nobody_elses_randomness():
+    first = make_model(make_adata()).get_latent_representation()
+    np.random.seed(5), torch.manual_seed(5), random.seed(5)  # noqa: NPY002
+    state = np.random.get_state()[1].copy(), torch.get_rng_state(), random.getstate()  # noqa: NPY002
+    second = make_model(make_adata()).get_latent_representation()
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(np.random.get_state()[1], state[0])  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), state[1])
+    assert random.getstate() == state[2]
+    other = make_model(make_adata(), seed=1).get_latent_representation()
+    assert not np.allclose(first, other)
+
+
+def test_thinning_is_for_counts(adata):
+    CIVAE.setup_anndata(adata, layer="X")
+    model = CIVAE(adata, likelihood="normal")
+    with pytest.raises(ValueError, match="thinning is for counts"):
+        model.train(max_epochs=1, plan_kwargs={"thinning": 0.5})
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "poisson", "normal", "laplace", "bernoulli"])
+def test_every_likelihood_trains_and_generates(adata, likelihood):
+    adata.layers["unit"] = np.asarray(adata.X) / adata.X.max()
+    layer = {"bernoulli": "unit", "normal": "X", "laplace": "X"}.get(likelihood, "counts")
+    model = make_model(adata, likelihood=likelihood, setup={"layer": layer})
+    path = model.interpolate(0, 3, n_steps=3, n_samples=5)
+    cells = model.augment("alpha", 5, min_confidence=0.0)
+    for generated in (path, cells):
+        values = generated.X if layer == "X" else generated.layers[layer]
+        values = values.toarray() if hasattr(values, "toarray") else values
+        assert np.isfinite(values).all()
+        assert model.get_latent_representation(generated).shape == (generated.n_obs, 4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"discriminator_weight": 0.0},
+        {"discriminator_weight": 0.0, "kl_weight": 0.0, "sample_latent": False},
+    ],
+)
+def test_vae_and_autoencoder_are_settings(adata, settings):
+    assert np.isfinite(make_model(adata, **settings).get_latent_representation()).all()
+
+
+def test_train_without_held_out_cells(adata):
+    CIVAE.setup_anndata(adata)
+    model = CIVAE(adata, n_latent=4)
+    model.train(max_epochs=2, train_size=1.0, enable_progress_bar=False)
+    assert model.temperature_ == 1.0
+    assert "accuracy_validation" not in model.history
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_epochs": 0}, "max_epochs must be at least 1, got 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"train_size": 1.5}, "train_size must lie in"),
+        ({"train_size": 0.9, "validation_size": 0.5}, "validation_size must lie in"),
+    ],
+)
+def test_bad_training_arguments(adata, arguments, message):
+    CIVAE.setup_anndata(adata)
+    with pytest.raises(ValueError, match=message):
+        CIVAE(adata).train(**arguments)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.lists(st.integers(1, 200), min_size=1, max_size=6),
+    train=st.floats(0.5, 1.0),
+    batch=st.integers(2, 64),
+)
+def test_split_is_a_stratified_partition(sizes, train, batch):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    parts = stratified_split(
+        labels, train_size=train, validation_size=None, batch_size=batch, seed=0
+    )
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
+    held_out = len(parts[1]) / len(labels)
+    for code, size in enumerate(sizes):
+        assert abs((labels[parts[1]] == code).sum() - held_out * size) <= 1
+    if len(parts[1]) and len(parts[0]) > batch:
+        assert len(parts[0]) % batch != 1
+
+
+def test_three_way_split():
+    labels = np.repeat([0, 1], [60, 40])
+    parts = stratified_split(labels, train_size=0.6, validation_size=0.2, batch_size=10, seed=0)
+    assert [len(p) for p in parts] == [60, 20, 20]
+    assert [(labels[p] == 1).sum() for p in parts] == [24, 8, 8]
+
+
+def test_temperature_recovers_the_scale_of_the_logits():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 4)) * 2
+    labels = (np.exp(log_softmax(logits, axis=1)).cumsum(1) > rng.random((20_000, 1))).argmax(1)
+    assert fit_temperature(logits * 3, labels) == pytest.approx(3.0, rel=0.05)
+
+
+def test_default_epochs():
+    assert default_epochs(500) == 200
+    assert default_epochs(10_000) == 51
+    assert default_epochs(500_000) == 20

@@ -1,0 +1,192 @@
+"""Paths on an embedding of real cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _keys
+from ._check import check_anndata, check_basis, check_count, check_obs, check_paths
+from ._scatter import color_points, dots, legend_height, point_size
+from ._style import HEIGHT, OKABE_ITO, T_CMAP, WIDTH, colorbar, drawing
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+
+# More paths than these are drawn as thin, translucent lines.
+FEW = 10
+
+
+def path(
+    joint: AnnData,
+    *,
+    basis: str = "umap",
+    color: str | None = None,
+    paths: str | int | list[str | int] | None = None,
+    dimensions: tuple[int, int] = (0, 1),
+    n_arrows: int = 3,
+    size: float | None = None,
+    legend: bool = True,
+    ax: Axes | None = None,
+    show: bool = False,
+) -> Axes:
+    """Paths with arrows over the real cells, on any embedding.
+
+    Parameters
+    ----------
+    joint
+        Real and generated cells, from :func:`scivae.tl.embed`.
+    basis
+        Embedding in ``obsm``: ``"umap"`` for ``obsm["X_umap"]``.
+    color
+        Column of ``obs`` or gene that colours the real cells; ``None`` leaves them grey.
+    paths
+        Names or positions of the paths to draw; ``None`` for all.
+    dimensions
+        Which two dimensions of the embedding.
+    n_arrows
+        Arrow heads on each path; one at most where there are more than ten paths.
+    size
+        Area of a real cell's point, in points squared; ``None`` goes by their number.
+    legend
+        Whether to draw legend and colour bar.
+    ax
+        Axes to draw in; ``None`` makes a figure.
+    show
+        Show the figure.
+
+    Returns
+    -------
+    The Axes. A path goes from the open circle to the filled one, coloured by position t. Augmented
+    cells in ``joint`` are triangles.
+
+    Raises
+    ------
+    ValueError
+        If ``joint`` has no generated cells.
+    KeyError, IndexError
+        If the embedding, a path or the colour is not there.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.pbmc()
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> adata.obsm["X_civae"] = model.get_latent_representation()
+    >>> joint = scivae.tl.embed(adata, model.interpolate(0, 5))
+    >>> ax = scivae.pl.path(joint, color="cell_type")
+    >>> ax.get_xlabel()
+    'UMAP 1'
+    """
+    check_anndata(joint, "joint")
+    check_obs(joint, (_keys.KIND, _keys.PATH, _keys.T), "joint", "joint")
+    check_count("n_arrows", n_arrows, minimum=0)
+    points = check_basis(
+        joint, basis, dimensions, "scivae.tl.embed(adata, path) makes one for real and new cells."
+    )
+    kind = joint.obs[_keys.KIND].astype(str).to_numpy()
+    walked, augmented = kind == _keys.INTERPOLATED, kind == _keys.AUGMENTED
+    if not (walked | augmented).any():
+        raise ValueError(
+            f"joint must hold generated cells, but obs[{_keys.KIND!r}] has none that are "
+            f"{_keys.INTERPOLATED!r} or {_keys.AUGMENTED!r}; give the path to scivae.tl.embed too."
+        )
+    names = joint.obs[_keys.PATH].astype(str).to_numpy()
+    wanted = check_paths(list(dict.fromkeys(names[walked])), paths) if walked.any() else []
+    t = joint.obs[_keys.T].to_numpy(dtype=float)
+
+    size_of_figure = (WIDTH, HEIGHT + legend_height(joint, color, legend=legend))
+    with drawing(ax, size=size_of_figure, show=show) as drawn:
+        real = ~(walked | augmented)
+        area = point_size(real.sum()) if size is None else size
+        color_points(
+            drawn, joint, points, real, color, area=area, legend=legend, own=ax is None, fade=True
+        )
+        if augmented.any():
+            dots(
+                drawn, points[augmented], s=2.5 * area, marker="^", c=OKABE_ITO[3], lw=0, zorder=3,
+                label="augmented",
+            )  # fmt: skip
+        for name in wanted:
+            rows = np.flatnonzero(walked & (names == name))
+            rows = rows[np.argsort(t[rows], kind="stable")]
+            _draw_path(drawn, points[rows], t[rows], n_arrows, few=len(wanted) <= FEW)
+        if legend and wanted:
+            colorbar(_position_colors(), drawn, "position along path, t", ticks=[0, 0.5, 1])
+        drawn.autoscale_view()
+        drawn.set(xticks=[], yticks=[])
+        for axis, dimension in zip((drawn.xaxis, drawn.yaxis), dimensions, strict=True):
+            axis.set_label_text(f"{_title(basis)} {dimension + 1}")
+    return drawn
+
+
+def _title(basis: str) -> str:
+    name = basis.removeprefix("X_")
+    return {"umap": "UMAP", "pca": "PC", "tsne": "t-SNE", _keys.KEY_ADDED: "z"}.get(name, name)
+
+
+def _draw_path(ax: Axes, points: np.ndarray, t: np.ndarray, n_arrows: int, *, few: bool) -> None:
+    """One path as segments coloured by t, with its ends and arrow heads."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import Normalize
+
+    segments = np.stack([points[:-1], points[1:]], axis=1)
+    width = 2.0 if few else 0.8
+    lines = LineCollection(
+        list(segments), cmap=T_CMAP, norm=Normalize(0, 1), lw=width, zorder=4, alpha=None if few else 0.6,
+        capstyle="round",
+    )  # fmt: skip
+    lines.set_array((t[:-1] + t[1:]) / 2)
+    if few:
+        ax.plot(*points.T, color="white", lw=width + 1.6, zorder=3.5, solid_capstyle="round")
+    ax.add_collection(lines)
+    ax.update_datalim(points)
+    if few:
+        ends: dict[str, Any] = {"mec": "black", "mew": 0.9, "ms": 4.5, "zorder": 6}
+        ax.plot(*points[0], "o", mfc="white", **ends)
+        ax.plot(*points[-1], "o", mfc="black", **ends)
+    for start, end in arrow_heads(points, n_arrows if few else min(n_arrows, 1)):
+        ax.annotate(
+            "", xy=tuple(end), xytext=tuple(start), zorder=5,
+            arrowprops={
+                "arrowstyle": "-|>,head_width=0.22,head_length=0.4",
+                "color": "black", "lw": 0.0, "shrinkA": 0, "shrinkB": 0,
+                "mutation_scale": 10 if few else 6,
+            },
+        )  # fmt: skip
+
+
+def _position_colors() -> ScalarMappable:
+    """Colours of t, for the colour bar."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    return ScalarMappable(Normalize(0, 1), T_CMAP)
+
+
+def arrow_heads(points: np.ndarray, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Where arrow heads begin and end: evenly spread over the length of a path.
+
+    Parameters
+    ----------
+    points
+        Shape ``(n_steps, 2)``.
+    n
+        Number of heads; a path without length has none.
+    """
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    if length[-1] == 0:
+        return []
+    heads = []
+    for share in (np.arange(n) + 1) / (n + 1):
+        # A head points along a twentieth of the path, so that a jitter of one step does not turn it.
+        at = np.array([share - 0.025, share + 0.025]) * length[-1]
+        start, end = (np.array([np.interp(a, length, points[:, k]) for k in (0, 1)]) for a in at)
+        if (start != end).any():
+            heads.append((start, end))
+    return heads

@@ -1,0 +1,179 @@
+"""Points of cells, coloured by a column of obs or a gene."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from .._errors import near_matches, shown
+from ._style import PALE, VALUE_CMAP, category_colors, colorbar, legend_below, lettering
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+# More points than these become pixels in vector formats.
+RASTERIZE_FROM = 2_000
+
+
+def point_size(n: int) -> float:
+    """Area of a point, in points squared, for n of them on half a column."""
+    return float(np.clip(6_000 / max(n, 1), 0.6, 14))
+
+
+def values_of(adata: AnnData, color: str) -> pd.Series:
+    """A column of obs, or the values of a gene in X."""
+    if color in adata.obs.columns:
+        return adata.obs[color]
+    if color in adata.var_names:
+        column = adata[:, color].X
+        dense = column.toarray() if sparse.issparse(column) else np.asarray(column)
+        return pd.Series(dense.ravel(), index=adata.obs_names, name=color)
+    columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]
+    raise KeyError(
+        f"color must be a column of obs or a gene, got {color!r}; the columns are: "
+        f"{shown(columns, 20)}.{near_matches(color, [*columns, *adata.var_names])}"
+    )
+
+
+def is_categorical(values: pd.Series) -> bool:
+    """Whether values are names and not numbers."""
+    return not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values)
+
+
+def color_points(
+    ax: Axes,
+    adata: AnnData,
+    points: np.ndarray,
+    rows: np.ndarray,
+    color: str | None,
+    *,
+    area: float,
+    legend: bool,
+    own: bool,
+    fade: bool = False,
+) -> None:
+    """Draw cells as points.
+
+    Parameters
+    ----------
+    ax
+        Axes, of as many dimensions as the points.
+    adata
+        Where the colours are.
+    points
+        Coordinates, shape ``(n_obs, 2)`` or ``(n_obs, 3)``.
+    rows
+        Which cells to draw, shape ``(n_obs,)``, bool.
+    color
+        Column or gene; ``None`` for grey.
+    area
+        Of a point, in points squared.
+    legend
+        Whether to draw a legend, or a colour bar for numbers.
+    own
+        Whether the axes are ours.
+    fade
+        Whether to draw cells pale, as the background of something else.
+    """
+    alpha = 0.5 if fade else 1.0
+    look: dict[str, Any] = {"s": area, "lw": 0, "rasterized": int(rows.sum()) > RASTERIZE_FROM}
+    if color is None:
+        dots(ax, points[rows], c=PALE, **look)
+        return
+    values = values_of(adata, color)
+    if not is_categorical(values):
+        number = values.to_numpy(dtype=float)
+        known = rows & np.isfinite(number)
+        dots(ax, points[rows & ~known], c=PALE, **look)
+        drawn = dots(ax, points[known], c=number[known], cmap=VALUE_CMAP, **look)
+        if legend:
+            colorbar(drawn, ax, color)
+        return
+    categories = (
+        list(values.cat.categories)
+        if isinstance(values.dtype, pd.CategoricalDtype)
+        else sorted(values.dropna().unique(), key=str)
+    )
+    colors = category_colors(categories, adata.uns, color)
+    name = values.to_numpy(dtype=object)
+    dots(ax, points[rows & values.isna().to_numpy()], c=PALE, **look)
+    # One call for all, in random order, so that no class lies on top of another.
+    order = np.random.default_rng(0).permutation(np.flatnonzero(rows & values.notna().to_numpy()))
+    dots(ax, points[order], c=[colors[n] for n in name[order]], alpha=alpha, **look)
+    if legend:
+        present = [c for c in categories if (name[rows] == c).any()]
+        if own:
+            legend_below(ax, class_handles(present, colors), own=True, ncols=2)
+        else:
+            _name_on_data(ax, points, {c: rows & (name == c) for c in present})
+
+
+def dots(ax: Axes, points: np.ndarray, **look: Any) -> Any:
+    """``ax.scatter`` of points of shape ``(n, 2)`` or ``(n, 3)``."""
+    return ax.scatter(*points.T, **look)
+
+
+def legend_height(adata: AnnData, color: str | None, *, legend: bool = True) -> float:
+    """Inches that the legend of a colour needs below our own axes."""
+    if color is None or not legend:
+        return 0.0
+    values = values_of(adata, color)
+    return 0.1 + 0.15 * np.ceil(values.nunique() / 2) if is_categorical(values) else 0.0
+
+
+def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) -> None:
+    """Write the name of each group at its middle, moved up where it would cover another."""
+    ax.autoscale_view()
+    pixel = ax.get_figure().dpi / 72
+    taken: list[tuple[float, float, float]] = []  # left, right and height of each name
+    for name, rows in sorted(groups.items(), key=lambda g: np.median(points[g[1], 1])):
+        middle = np.median(points[rows], axis=0)
+        text = ax.text(
+            *middle, str(name), fontsize="x-small", ha="center", va="center", zorder=8,
+            path_effects=lettering(), clip_on=True,
+        )  # fmt: skip
+        if points.shape[1] != 2:
+            continue
+        x, y = ax.transData.transform(middle)
+        height = 1.1 * text.get_fontsize() * pixel
+        half = 0.27 * text.get_fontsize() * pixel * len(str(name))
+        for left, right, other in taken:  # from the lowest up
+            if left < x + half and x - half < right and abs(y - other) < height:
+                y = other + height
+        taken = sorted([*taken, (x - half, x + half, y)], key=lambda one: one[2])
+        text.set_position(ax.transData.inverted().transform((x, y)))
+
+
+def dots(ax: Axes, points: np.ndarray, **look: Any) -> Any:
+    """``ax.scatter`` of points of shape ``(n, 2)`` or ``(n, 3)``."""
+    return ax.scatter(*points.T, **look)
+
+
+def legend_height(adata: AnnData, color: str | None, *, legend: bool = True) -> float:
+    """Inches that the legend of a colour needs below our own axes."""
+    if color is None or not legend:
+        return 0.0
+    values = values_of(adata, color)
+    return 0.1 + 0.15 * np.ceil(values.nunique() / 2) if is_categorical(values) else 0.0
+
+
+def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) -> None:
+    """Write the name of each group at its middle."""
+    for name, rows in groups.items():
+        ax.text(
+            *np.median(points[rows], axis=0), str(name), fontsize="x-small", ha="center",
+            va="center", zorder=8, path_effects=lettering(), clip_on=True,
+        )  # fmt: skip
+
+
+def class_handles(categories: list, colors: dict) -> list:
+    """Dots for a legend."""
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D([], [], ls="", marker="o", ms=4, color=colors[c], label=str(c)) for c in categories
+    ]

@@ -1,0 +1,245 @@
+"""The look that all figures share: sizes, colours, and axes made or borrowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colorbar import Colorbar
+
+# Half a column is 8.5 cm wide.
+WIDTH: Final = 3.35
+HEIGHT: Final = 2.6
+
+# Okabe and Ito's eight colours, told apart under all common kinds of colour blindness.
+OKABE_ITO: Final = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#56B4E9",
+    "#CC79A7",
+    "#F0E442",
+    "#000000",
+)
+TRAIN, VALIDATION = OKABE_ITO[0], OKABE_ITO[3]
+GREY: Final = "#9A9A9A"
+PALE: Final = "#D9D9D9"
+T_CMAP: Final = "viridis"
+VALUE_CMAP: Final = "cividis"
+SIGNED_CMAP: Final = "RdBu_r"
+
+# Holds while a figure of our own is drawn; axes that the user gives keep the user's style.
+STYLE: Final[Any] = {
+    "figure.dpi": 150,
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "axes.linewidth": 0.6,
+    "axes.grid": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "legend.borderaxespad": 0.2,
+    "legend.handletextpad": 0.5,
+    "figure.constrained_layout.h_pad": 0.04,
+    "figure.constrained_layout.w_pad": 0.02,
+}
+
+
+@contextmanager
+def drawing(
+    ax: Axes | None,
+    *,
+    size: tuple[float, float] = (WIDTH, HEIGHT),
+    projection: str | None = None,
+    show: bool = False,
+) -> Iterator[Axes]:
+    """The user's axes, or those of a new figure; a figure of our own goes if drawing fails.
+
+    Parameters
+    ----------
+    ax
+        Axes that the user gave, or ``None``.
+    size
+        Of a new figure, in inches.
+    projection
+        ``"3d"`` or ``None``.
+    show
+        Show the figure in the end.
+    """
+    given = None if ax is None else np.array([ax], dtype=object)
+    with panels(given, 1, n_cols=1, panel=size, projection=projection, show=show) as axes:
+        yield axes[0]
+
+
+@contextmanager
+def panels(
+    axes: Any,
+    n: int,
+    *,
+    n_cols: int = 2,
+    panel: tuple[float, float] = (WIDTH / 2, 1.25),
+    projection: str | None = None,
+    show: bool = False,
+) -> Iterator[np.ndarray]:
+    """As :func:`drawing`, for ``n`` axes; yields an array of shape ``(n,)``."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    if axes is not None:
+        yield checked_axes(axes, n, projection)
+        if show:
+            plt.show()
+        return
+    n_cols = min(n_cols, n)
+    n_rows = -(-n // n_cols)
+    with mpl.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            n_rows,
+            n_cols,
+            figsize=(panel[0] * n_cols, panel[1] * n_rows),
+            layout="constrained",
+            squeeze=False,
+            subplot_kw={"projection": projection},
+        )
+        try:
+            for one in grid.ravel()[n:]:
+                one.remove()
+            own = grid.ravel()[:n]
+            for one in own:
+                fix_tick_labels(one)
+            yield own
+        except BaseException:
+            plt.close(figure)
+            raise
+        if show:
+            plt.show()
+
+
+def checked_axes(axes: Any, n: int, projection: str | None = None) -> np.ndarray:
+    """Axes of the user as an array of shape ``(n,)``; raise unless they are as many as needed."""
+    from matplotlib.axes import Axes
+
+    given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
+    for one in given:
+        if not isinstance(one, Axes):
+            raise TypeError(
+                f"ax must be matplotlib Axes, got {type(one).__name__}; make them with "
+                "matplotlib.pyplot.subplots()."
+            )
+        if projection == "3d" and one.name != "3d":
+            raise ValueError(
+                "three components need axes in three dimensions, got flat ones; make them with "
+                "figure.add_subplot(projection='3d')."
+            )
+    if len(given) != n:
+        raise ValueError(f"this figure has {n} panels, got {len(given)} axes for them.")
+    return given
+
+
+def fix_tick_labels(ax: Axes) -> None:
+    """Keep the sizes of today's style for ticks that are only made when the figure is drawn."""
+    import matplotlib as mpl
+
+    style: Any = mpl.rcParams
+    axes: tuple[Literal["x", "y"], ...] = ("x", "y")
+    for axis in axes:
+        size, length, width = (
+            style[f"{axis}tick.{k}"] for k in ("labelsize", "major.size", "major.width")
+        )
+        ax.tick_params(axis=axis, labelsize=size, length=length, width=width)
+
+
+def colorbar(mappable: ScalarMappable, ax: Axes, label: str, **kwargs: Any) -> Colorbar:
+    """A slim colour bar beside the axes."""
+    figure: Any = ax.get_figure()
+    bar = figure.colorbar(
+        mappable, ax=ax, label=label, **{"aspect": 25, "pad": 0.03, "shrink": 0.8, **kwargs}
+    )
+    bar.outline.set_visible(False)
+    fix_tick_labels(bar.ax)
+    return bar
+
+
+def legend_below(ax: Axes, handles: list, *, own: bool, ncols: int = 1) -> None:
+    """A legend under our own axes, and inside of the user's, whose neighbours are theirs."""
+    if own:
+        figure: Any = ax.get_figure()
+        figure.legend(handles=handles, loc="outside lower left", ncols=ncols, columnspacing=1.0)
+    else:
+        ax.legend(handles=handles, fontsize="x-small")
+
+
+def lettering() -> list:
+    """A white rim that keeps letters and lines legible on points."""
+    from matplotlib import patheffects
+
+    return [patheffects.Stroke(linewidth=2, foreground="white"), patheffects.Normal()]
+
+
+def palette(n: int) -> list[str]:
+    """Colours for n categories: Okabe and Ito's, then darker and lighter shades of them."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex, to_rgb
+
+    if n <= len(OKABE_ITO):
+        return list(OKABE_ITO[:n])
+    base = np.array([to_rgb(c) for c in OKABE_ITO[:-1]])
+    shades = [base, 0.55 * base, 0.45 * base + 0.55]
+    colors = [to_hex(c) for c in np.concatenate(shades)]
+    if n <= len(colors):
+        return colors[:n]
+    return [to_hex(c) for c in colormaps["turbo"](np.linspace(0.02, 0.98, n))]
+
+
+def category_colors(
+    categories: Sequence[Any], uns: Mapping[str, Any] | None = None, key: str | None = None
+) -> dict[Any, str]:
+    """Colour of every category: the user's in ``uns[key + "_colors"]``, else :func:`palette`."""
+    saved = None if uns is None else uns.get(f"{key}_colors")
+    if saved is not None and not isinstance(saved, str) and len(saved) >= len(categories):
+        return dict(zip(categories, [str(c) for c in saved], strict=False))
+    return dict(zip(categories, palette(len(categories)), strict=True))
+
+
+def spread(y: Iterable[float], gap: float) -> np.ndarray:
+    """The places nearest to ``y`` (least squares, same order) that are at least ``gap`` apart.
+
+    Parameters
+    ----------
+    y
+        Places wished for, shape ``(n,)``.
+    gap
+        Smallest distance between neighbours.
+    """
+    wished = np.asarray(list(y), dtype=float)
+    order = np.argsort(wished, kind="stable")
+    steps = np.arange(len(wished)) * gap
+    # Pool adjacent violators: labels that would overlap move as one block around their mean.
+    blocks: list[list[float]] = []  # mean, size
+    for value in wished[order] - steps:
+        blocks.append([value, 1])
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            mean, size = blocks.pop()
+            total = blocks[-1][1] + size
+            blocks[-1] = [(blocks[-1][0] * blocks[-1][1] + mean * size) / total, total]
+    flat = np.concatenate([np.full(int(size), mean) for mean, size in blocks] or [np.empty(0)])
+    placed = np.empty(len(wished))
+    placed[order] = flat + steps
+    return placed

@@ -133,7 +133,7 @@ def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) ->
     for name, rows in sorted(groups.items(), key=lambda g: np.median(points[g[1], 1])):
         middle = np.median(points[rows], axis=0)
         text = ax.text(
-            *middle, str(name), fontsize="x-small", ha="center", va="center", zorder=8,
+            *middle, str(name), fontsize="x-small", ha="center", va="center", zorder=3,
             path_effects=lettering(), clip_on=True,
         )  # fmt: skip
         if points.shape[1] != 2:
@@ -146,28 +146,6 @@ def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) ->
                 y = other + height
         taken = sorted([*taken, (x - half, x + half, y)], key=lambda one: one[2])
         text.set_position(ax.transData.inverted().transform((x, y)))
-
-
-def dots(ax: Axes, points: np.ndarray, **look: Any) -> Any:
-    """``ax.scatter`` of points of shape ``(n, 2)`` or ``(n, 3)``."""
-    return ax.scatter(*points.T, **look)
-
-
-def legend_height(adata: AnnData, color: str | None, *, legend: bool = True) -> float:
-    """Inches that the legend of a colour needs below our own axes."""
-    if color is None or not legend:
-        return 0.0
-    values = values_of(adata, color)
-    return 0.1 + 0.15 * np.ceil(values.nunique() / 2) if is_categorical(values) else 0.0
-
-
-def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) -> None:
-    """Write the name of each group at its middle."""
-    for name, rows in groups.items():
-        ax.text(
-            *np.median(points[rows], axis=0), str(name), fontsize="x-small", ha="center",
-            va="center", zorder=8, path_effects=lettering(), clip_on=True,
-        )  # fmt: skip
 
 
 def class_handles(categories: list, colors: dict) -> list:

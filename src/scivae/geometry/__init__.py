@@ -19,12 +19,15 @@ from .curves import (
     resample,
     spherical,
 )
+from .geodesics import Geodesics, geodesic
 
 __all__ = [
     "Crossings",
+    "Geodesics",
     "LinearClasses",
     "Projection",
     "arc_length",
+    "geodesic",
     "linear",
     "polyline_crossings",
     "polyline_margin",

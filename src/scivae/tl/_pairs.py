@@ -1,0 +1,320 @@
+"""Which cell walks to which."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from .. import _keys
+from .._errors import shown
+from . import _validate
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+METHODS = ("ot", "random", "all", "nearest")
+# More pairs than this are no table to work with.
+MAX_PAIRS = 2_000_000
+_EMD_ITERATIONS = 10_000_000  # POT's own default gives up at a few thousand points
+
+
+def pair_cells(
+    adata: AnnData,
+    groupby: str,
+    source: Any,
+    target: Any,
+    *,
+    label: Any = None,
+    labels_key: str = _keys.LABELS_KEY,
+    use_rep: str = _keys.LATENT,
+    method: Literal["ot", "random", "all", "nearest"] = "ot",
+    n_pairs: int | None = None,
+    donor_key: str | None = None,
+    max_cells: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Pair the cells of one group with those of another.
+
+    Parameters
+    ----------
+    adata
+        AnnData with the groups and a representation of the cells.
+    groupby
+        Column of ``obs`` with the groups.
+    source, target
+        Groups in which the pairs begin and end.
+    label
+        Only cells of this label; ``None`` for all.
+    labels_key
+        Column of ``obs`` with the labels.
+    use_rep
+        Slot of ``obsm`` in which distances are taken.
+    method
+        ``"ot"``: by optimal transport, which moves the one group onto the other at the least mean
+        squared distance. ``"random"``: at random, no pair twice. ``"all"``: each with each.
+        ``"nearest"``: each source with the nearest target, which uses few of the targets, those
+        that resemble the sources.
+    n_pairs
+        How many pairs at most. ``None``: every pair of ``"all"`` and ``"nearest"``; as many as the
+        larger group has cells, at most ``max_cells``, else. Fewer come back where there are no
+        more: a transport plan between groups of n and m cells has at most n + m − 1 pairs.
+    donor_key
+        Column of ``obs`` with the donors. Pairs then stay within a donor. Cells of donors that
+        lack either group are left out, which a warning says.
+    max_cells
+        Most cells of a group that one transport plan joins. Larger groups are split at random into
+        parts of this size, and as many parts are joined as ``n_pairs`` asks for. A plan takes
+        memory with the square of this number, time with nearly its cube.
+    seed
+        Seed of all that is random.
+
+    Returns
+    -------
+    DataFrame, one row a pair: ``source`` and ``target`` (obs names), ``cost`` (Euclidean distance
+    in ``use_rep``), ``label`` (of the source; missing without the column) and, with a
+    ``donor_key``, ``donor``. ``attrs`` has the parameters.
+
+    Raises
+    ------
+    KeyError
+        If a column or the representation is not there.
+    ValueError
+        If source equals target, a group is empty or lacks the label, no donor has both groups, or
+        an argument is out of its range.
+
+    Warns
+    -----
+    UserWarning
+        If cells are left out for want of a donor with both groups.
+
+    References
+    ----------
+    Peyré and Cuturi, "Computational optimal transport", Foundations and Trends in Machine Learning
+    11 (2019); solved by Flamary et al., "POT: Python Optimal Transport", Journal of Machine Learning
+    Research 22 (2021). Plans of parts: Fatras et al., "Learning with minibatch Wasserstein",
+    AISTATS 2020.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    >>> pairs = scivae.tl.pair_cells(
+    ...     adata, "stage", "early", "late", use_rep="X_true", n_pairs=50
+    ... )
+    >>> pairs.shape
+    (50, 4)
+    """
+    _validate.check_adata(adata)
+    _validate.check_names(adata)
+    _validate.check_choice("method", method, METHODS)
+    if n_pairs is not None:
+        n_pairs = _validate.check_integer("n_pairs", n_pairs, minimum=1)
+    max_cells = _validate.check_integer("max_cells", max_cells, minimum=2)
+    rng = np.random.default_rng(_validate.check_integer("seed", seed, minimum=0))
+    sources, targets = _groups(adata, groupby, source, target, label, labels_key)
+    donors = _donors(adata, donor_key, sources, targets, source, target)
+    points = _validate.representation(adata, use_rep)
+
+    sizes = [(len(a), len(b)) for _, a, b in donors]
+    shares = _allocate(n_pairs, sizes)
+    parts = []
+    for (donor, a, b), share in zip(donors, shares, strict=True):
+        if share == 0:
+            continue
+        first, second = _pair(points, a, b, method, share, max_cells, rng)
+        parts.append((first, second, np.full(len(first), donor, dtype=object)))
+    first, second, donor_of = (np.concatenate(column) for column in zip(*parts, strict=True))
+    labels = (
+        adata.obs[labels_key].to_numpy()[first]
+        if labels_key in adata.obs
+        else np.full(len(first), np.nan, dtype=object)
+    )
+    pairs = pd.DataFrame(
+        {
+            "source": adata.obs_names.to_numpy()[first],
+            "target": adata.obs_names.to_numpy()[second],
+            "cost": np.linalg.norm(points[first].astype(float) - points[second], axis=1),
+            "label": labels,
+        }
+    )
+    if donor_key is not None:
+        pairs["donor"] = donor_of
+    pairs.attrs = {
+        "groupby": groupby,
+        "source": source,
+        "target": target,
+        "method": method,
+        "label": label,
+        "labels_key": labels_key,
+        "use_rep": use_rep,
+        "donor_key": donor_key,
+        "seed": int(seed),
+    }
+    return pairs
+
+
+def _groups(
+    adata: AnnData, groupby: str, source: Any, target: Any, label: Any, labels_key: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which cells are sources and targets, each of shape ``(n_obs,)``."""
+    groups = _validate.column(adata, "groupby", groupby)
+    masks = [
+        _validate.group(groups, name, level, groupby)
+        for name, level in (("source", source), ("target", target))
+    ]
+    if source == target:
+        raise ValueError(
+            f"source and target must be two groups of adata.obs[{groupby!r}], got {source!r} twice; "
+            f"the groups are: {shown(groups.dropna().unique(), 20)}."
+        )
+    if label is not None:
+        labels = _validate.column(adata, "labels_key", labels_key)
+        of_label = _validate.group(labels, "label", label, labels_key)
+        for name, level, mask in zip(("source", "target"), (source, target), masks, strict=True):
+            if not (mask & of_label).any():
+                raise ValueError(
+                    f"label must be present in both groups, but no cell of {name}={level!r} has "
+                    f"adata.obs[{labels_key!r}] == {label!r}; the labels of that group are: "
+                    f"{shown(labels[mask].dropna().unique(), 20) or 'none'}."
+                )
+            mask &= of_label
+    return masks[0], masks[1]
+
+
+def _donors(
+    adata: AnnData,
+    donor_key: str | None,
+    sources: np.ndarray,
+    targets: np.ndarray,
+    source: Any,
+    target: Any,
+) -> list[tuple[Any, np.ndarray, np.ndarray]]:
+    """Donors with both groups, and the positions of their sources and targets."""
+    if donor_key is None:
+        return [(None, np.flatnonzero(sources), np.flatnonzero(targets))]
+    column = _validate.column(adata, "donor_key", donor_key)
+    codes, names = pd.factorize(column, sort=True)  # a missing donor has the code -1
+    out = []
+    for code, name in enumerate(names):
+        a, b = (np.flatnonzero(mask & (codes == code)) for mask in (sources, targets))
+        if a.size and b.size:
+            out.append((name, a, b))
+    if not out:
+        raise ValueError(
+            f"with donor_key={donor_key!r} at least one donor must have both groups, but source="
+            f"{source!r} comes from {shown(column[sources].dropna().unique()) or 'no donor'} and "
+            f"target={target!r} from {shown(column[targets].dropna().unique()) or 'no donor'}; pass "
+            "donor_key=None to pair across donors."
+        )
+    left_out = int(sources.sum() + targets.sum() - sum(len(a) + len(b) for _, a, b in out))
+    if left_out:
+        warnings.warn(
+            f"{left_out} cells are not paired: their donors (adata.obs[{donor_key!r}]) lack "
+            f"{source!r} or {target!r} cells. Paired are those of {shown(n for n, _, _ in out)}.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return out
+
+
+def _allocate(n_pairs: int | None, sizes: list[tuple[int, int]]) -> list[int | None]:
+    """Pairs of each donor: by its cells, at least one as long as there are enough."""
+    if n_pairs is None:
+        return [None] * len(sizes)
+    cells = np.array([max(size) for size in sizes], dtype=float)
+    floor = 1 if n_pairs >= len(sizes) else 0
+    exact = floor + (n_pairs - floor * len(sizes)) * cells / cells.sum()
+    out = np.floor(exact).astype(int)
+    rest = n_pairs - out.sum()
+    out[np.argsort(out - exact, kind="stable")[:rest]] += 1
+    return out.tolist()
+
+
+def _pair(
+    points: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    method: str,
+    n_pairs: int | None,
+    max_cells: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of paired cells, of those at positions ``a`` and ``b``."""
+    wanted = n_pairs if n_pairs is not None else min(max(len(a), len(b)), max_cells)
+    if method == "ot":
+        return _transport(points, a, b, wanted, max_cells, rng)
+    if method == "nearest":
+        from sklearn.neighbors import NearestNeighbors
+
+        if n_pairs is not None and n_pairs < len(a):
+            a = np.sort(rng.choice(a, n_pairs, replace=False))
+        found = NearestNeighbors(n_neighbors=1).fit(points[b]).kneighbors(points[a])[1]
+        return a, b[found[:, 0]]
+    n_all = len(a) * len(b)
+    if method == "all" and n_pairs is None:
+        wanted = n_all
+    wanted = min(wanted, n_all)
+    if wanted > MAX_PAIRS:
+        raise ValueError(
+            f"{len(a)} sources and {len(b)} targets make {n_all} pairs, more than {MAX_PAIRS}; pass "
+            "n_pairs= with how many of them to draw."
+        )
+    chosen = np.arange(n_all) if wanted == n_all else np.sort(rng.choice(n_all, wanted, False))
+    return a[chosen // len(b)], b[chosen % len(b)]
+
+
+def _transport(
+    points: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    n_pairs: int,
+    max_cells: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of transport plans between parts of two groups."""
+    parts = []
+    for side in (a, b):
+        side = rng.permutation(side)
+        parts.append(np.array_split(side, -(-len(side) // max_cells)))
+    n_parts = max(len(side) for side in parts)
+    per_part = max(max(len(part) for part in side) for side in parts)
+    n_plans = min(n_parts, -(-n_pairs // per_part))
+    found = []
+    for i in range(n_plans):
+        first, second = (side[i % len(side)] for side in parts)
+        rows, columns, mass = _plan(points[first], points[second])
+        found.append((first[rows], second[columns], mass))
+    left, right, weight = (np.concatenate(column) for column in zip(*found, strict=True))
+    chosen = _systematic(weight, n_pairs, rng)
+    return left[chosen], right[chosen]
+
+
+def _plan(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns and masses of the optimal plan between two clouds of equally weighted points."""
+    import ot
+    from scipy.spatial.distance import cdist
+
+    cost = cdist(x, y, "sqeuclidean")  # (n, m)
+    plan, log = ot.emd([], [], cost, numItermax=_EMD_ITERATIONS, log=True)
+    if log["warning"] is not None:
+        raise RuntimeError(
+            f"the optimal transport of {len(x)} to {len(y)} cells was not found "
+            f"({log['warning']}); pass a smaller max_cells."
+        )
+    rows, columns = np.nonzero(plan)
+    return rows, columns, plan[rows, columns]
+
+
+def _systematic(mass: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Up to n distinct entries, each with a chance in proportion to its mass.
+
+    Equally spaced marks on the cumulative mass keep the shares of the cells closest to the plan's.
+    """
+    if n >= len(mass):
+        return np.arange(len(mass))
+    total = np.cumsum(mass)
+    marks = (rng.random() + np.arange(n)) / n * total[-1]
+    return np.unique(np.minimum(np.searchsorted(total, marks, side="right"), len(mass) - 1))

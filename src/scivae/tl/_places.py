@@ -1,0 +1,357 @@
+"""Real cells beside generated ones: where they lie along a path, and both on one embedding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .. import _keys
+from .._errors import shown
+from . import _validate
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ..model import CIVAE
+
+# A generated end and the cell it came from agree but for the rounding of float32.
+_TOLERANCE = 1e-3
+
+
+def project(
+    adata: AnnData,
+    path: AnnData,
+    *,
+    model: CIVAE | None = None,
+    use_rep: str = _keys.LATENT,
+    n_neighbors: int = 15,
+    key_added: str | None = _keys.KEY_ADDED,
+) -> pd.DataFrame:
+    """Where real cells lie along a path.
+
+    Parameters
+    ----------
+    adata
+        Real cells.
+    path
+        One or several walks, as :meth:`scivae.model.CIVAE.interpolate` returns them.
+    model
+        Encode the cells by this model, in place of reading ``use_rep``.
+    use_rep
+        Slot of ``obsm`` with the latent representation of the cells, by the model of the path.
+    n_neighbors
+        How many neighbours of a cell are looked at for ``share``.
+    key_added
+        First part of the names of the columns that are written; ``None`` writes nothing.
+
+    Returns
+    -------
+    DataFrame, one row a cell, also written to ``adata.obs``:
+
+    - ``<key_added>_t``: position of the nearest place on any of the walks, in [0, 1]
+    - ``<key_added>_distance``: how far away that is in latent space. A position says little of a
+      cell far from the path
+    - ``<key_added>_share``: share of points of the path among the ``n_neighbors`` nearest real and
+      generated points, the cell itself left out. Where real cells are as dense as the path this is
+      about a half; near 0, the path does not pass here
+
+    Raises
+    ------
+    KeyError
+        If the representation is not there.
+    ValueError
+        If the path is not from ``interpolate``, or of another model: other dimensions, other genes,
+        or ends that are not where their cells are.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.pbmc()
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> path = model.interpolate(0, 5, n_steps=11)
+    >>> adata.obsm["X_civae"] = model.get_latent_representation()
+    >>> places = scivae.tl.project(adata, path)
+    >>> list(places.columns)
+    ['civae_t', 'civae_distance', 'civae_share']
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    from .. import geometry
+
+    _validate.check_adata(adata)
+    n_neighbors = _validate.check_integer("n_neighbors", n_neighbors, minimum=1)
+    if model is not None:
+        real = np.asarray(model.get_latent_representation(adata))
+    else:
+        real = _validate.representation(adata, use_rep)
+    generated = _generated_latent(adata, path, real, "path")
+    missing = [key for key in (_keys.PATH, _keys.T) if key not in path.obs]
+    if missing:
+        raise ValueError(
+            f"path needs {shown(missing)} in its obs, which model.interpolate writes; "
+            "synthetic cells of model.augment lie on no common path."
+        )
+    t, distance = np.empty(adata.n_obs), np.full(adata.n_obs, np.inf)
+    for points, steps in _walks(path, generated):
+        found = geometry.project_to_polyline(real, points)
+        # The projection counts steps; a walk may have been thinned out or cut.
+        n_steps = points.shape[1]
+        place = found.t * (n_steps - 1)
+        before = np.minimum(place.astype(int), n_steps - 2)
+        low, high = steps[found.path, before], steps[found.path, before + 1]
+        nearer = found.distance < distance
+        t[nearer] = (low + (place - before) * (high - low))[nearer]
+        distance[nearer] = found.distance[nearer]
+
+    both = np.concatenate([real, generated])
+    k = min(n_neighbors, len(both) - 1)
+    index = NearestNeighbors(n_neighbors=k + 1).fit(both).kneighbors(real)[1]
+    itself = index == np.arange(len(real))[:, None]
+    itself[~itself.any(axis=1), -1] = True  # among points equal to the cell: any one is left out
+    share = (index[~itself].reshape(len(real), k) >= len(real)).mean(axis=1)
+
+    key = _keys.KEY_ADDED if key_added is None else key_added
+    places = pd.DataFrame(
+        {_keys.t_key(key): t, f"{key}_distance": distance, f"{key}_share": share},
+        index=adata.obs_names,
+    )
+    if key_added is not None:
+        for name in places:
+            adata.obs[name] = places[name].to_numpy()
+    return places
+
+
+def embed(
+    adata: AnnData,
+    generated: AnnData,
+    *,
+    basis: str = "umap",
+    use_rep: str = _keys.LATENT,
+    n_neighbors: int = 15,
+    reducer: Any = None,
+) -> AnnData:
+    """Put generated cells into the embedding that real cells already have.
+
+    Parameters
+    ----------
+    adata
+        Real cells, with an embedding of their latent representation.
+    generated
+        Cells from :meth:`~scivae.model.CIVAE.interpolate` or :meth:`~scivae.model.CIVAE.augment`.
+    basis
+        The embedding: ``obsm["X_umap"]`` for ``"umap"``.
+    use_rep
+        Slot of ``obsm`` with the latent representation of the real cells.
+    n_neighbors
+        How many real cells place a generated one.
+    reducer
+        A fitted ``umap.UMAP`` (or what else has ``transform``), fitted to ``adata.obsm[use_rep]``.
+        Where it was kept, it places the generated cells. ``scanpy.tl.umap`` does not keep it.
+
+    Returns
+    -------
+    AnnData of the real cells followed by the generated ones, on the genes of ``generated``. ``X``
+    and the layers that both have are joined, so are ``obs`` (``civae_kind`` is ``real`` for real
+    cells), the latent representation ``obsm["X_civae"]`` and the embedding. Coordinates of real
+    cells are what they were, bit for bit. ``uns`` has the colours of ``adata`` and says under
+    ``civae`` how cells were made.
+
+    Raises
+    ------
+    KeyError
+        If the embedding or the representation is not there.
+    ValueError
+        If the cells come from another model (other dimensions, other genes, ends that are not where
+        their cells are).
+
+    Notes
+    -----
+    Cells are placed by z and not by their expression, since decoded *means* do not lie among real
+    cells in gene space. Without a ``reducer`` a cell goes to the mean of its nearest real cells in
+    latent space, weighted by one over their distance: it lies where such cells are, and a path that
+    leaves the data stays at its rim.
+
+    Examples
+    --------
+    >>> import scanpy as sc
+    >>> import scivae
+    >>> adata = scivae.datasets.pbmc()
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> adata.obsm["X_civae"] = model.get_latent_representation()
+    >>> joint = scivae.tl.embed(adata, model.interpolate(0, 5, n_steps=11), basis="umap")
+    >>> joint.shape
+    (711, 765)
+    """
+    import anndata
+    from sklearn.neighbors import NearestNeighbors
+
+    _validate.check_adata(adata)
+    n_neighbors = _validate.check_integer("n_neighbors", n_neighbors, minimum=1)
+    slot = basis if basis in adata.obsm else f"X_{basis}"
+    if slot not in adata.obsm:
+        raise KeyError(
+            f"basis must name an embedding in adata.obsm, but {slot!r} is not among "
+            f"{shown(adata.obsm.keys()) or 'no slots'}; run scanpy.pp.neighbors(adata, "
+            f"use_rep={use_rep!r}) and scanpy.tl.umap(adata) first."
+        )
+    real = _validate.representation(adata, use_rep)
+    coordinates = np.asarray(adata.obsm[slot])
+    latent = _generated_latent(adata, generated, real, "generated")
+    if reducer is not None:
+        placed = np.asarray(reducer.transform(latent))
+        if placed.shape != (len(latent), coordinates.shape[1]):
+            raise ValueError(
+                f"reducer must place {len(latent)} cells in {coordinates.shape[1]} dimensions, as "
+                f"adata.obsm[{slot!r}] has, but gave shape {placed.shape}."
+            )
+    else:
+        k = min(n_neighbors, len(real))
+        distance, index = NearestNeighbors(n_neighbors=k).fit(real).kneighbors(latent)
+        # A generated cell on a real one goes where that is.
+        weight = 1 / np.maximum(distance, 1e-6 * max(float(distance.max()), 1e-30))
+        weight /= weight.sum(axis=1, keepdims=True)
+        placed = (weight[:, :, None] * coordinates[index]).sum(axis=1)
+
+    genes = generated.var_names
+    order = adata.var_names.get_indexer(genes)
+    kept = slice(None) if genes.equals(adata.var_names) else order
+    layers = {
+        name: _stack(adata.layers[name][:, kept], generated.layers[name])
+        for name in adata.layers
+        if name in generated.layers
+    }
+    x = None
+    if adata.X is not None and generated.X is not None:
+        x = _stack(adata.X[:, kept], generated.X)
+    uns = {k: v for k, v in adata.uns.items() if str(k).endswith("_colors")}
+    if _keys.UNS in generated.uns:
+        uns[_keys.UNS] = dict(generated.uns[_keys.UNS])
+    return anndata.AnnData(
+        X=x,
+        obs=_join_obs(adata, generated),
+        var=adata.var.iloc[order].copy(),
+        layers=layers,
+        obsm={
+            _keys.LATENT: np.concatenate([real, latent.astype(real.dtype)]),
+            slot: np.concatenate([coordinates, placed.astype(coordinates.dtype)]),
+        },
+        uns=uns,
+    )
+
+
+def _generated_latent(
+    adata: AnnData, generated: AnnData, real: np.ndarray, name: str
+) -> np.ndarray:
+    """Latent points of generated cells, once it is sure that they are of the model of the real ones."""
+    _validate.check_adata(generated, name)
+    if _keys.LATENT not in generated.obsm:
+        raise ValueError(
+            f"{name} must be cells that a model made, but {name}.obsm has no {_keys.LATENT!r}; pass "
+            "what model.interpolate or model.augment returns."
+        )
+    if generated.n_obs == 0:
+        raise ValueError(f"{name} must hold at least one cell, got none.")
+    latent = _validate.finite(
+        np.asarray(generated.obsm[_keys.LATENT]), generated, f"{name}.obsm[{_keys.LATENT!r}]"
+    )
+    elsewhere = f"{name} is of another model than the representation of adata: "
+    cure = "pass cells of the model whose get_latent_representation() adata holds."
+    if latent.shape[1] != real.shape[1]:
+        raise ValueError(
+            f"{elsewhere}it has {latent.shape[1]} latent dimensions, adata has {real.shape[1]}; {cure}"
+        )
+    foreign = generated.var_names.difference(adata.var_names, sort=False)
+    if len(foreign):
+        raise ValueError(
+            f"{elsewhere}{len(foreign)} of its {generated.n_vars} genes are not in adata "
+            f"({shown(foreign, 3)}); {cure}"
+        )
+    if {_keys.T, _keys.SOURCE, _keys.TARGET} <= set(generated.obs) and adata.obs_names.is_unique:
+        for key, t in ((_keys.SOURCE, 0.0), (_keys.TARGET, 1.0)):
+            rows = np.flatnonzero(generated.obs[_keys.T].to_numpy() == t)
+            cells = adata.obs_names.get_indexer(generated.obs[key].astype(str).to_numpy()[rows])
+            rows, cells = rows[cells >= 0], cells[cells >= 0]
+            gap = np.abs(latent[rows] - real[cells]).max(axis=1, initial=0)
+            if rows.size and gap.max() > _TOLERANCE * max(1.0, float(np.abs(real).max())):
+                raise ValueError(
+                    f"{elsewhere}the end at cell {str(adata.obs_names[cells[gap.argmax()]])!r} is "
+                    f"{gap.max():.3g} away from where that cell is; {cure}"
+                )
+    return latent
+
+
+def _walks(path: AnnData, latent: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Walks of equal length together: points ``(n, n_steps, n_latent)`` and t ``(n, n_steps)``."""
+    names = path.obs[_keys.PATH].astype(str).to_numpy()
+    t = path.obs[_keys.T].to_numpy(dtype=float)
+    if not np.isfinite(t).all():
+        raise ValueError(
+            f"path.obs[{_keys.T!r}] must be finite, but {int((~np.isfinite(t)).sum())} of "
+            f"{len(t)} rows are NaN; keep the rows of the walk only."
+        )
+    # The same two cells may be walked between twice: a walk also ends where t falls back.
+    begins = np.flatnonzero(np.r_[True, (names[1:] != names[:-1]) | (t[1:] <= t[:-1])])
+    ends = np.r_[begins[1:], len(t)]
+    lengths = ends - begins
+    out = []
+    for n_steps in np.unique(lengths):
+        if n_steps == 1:  # a lone point is a walk of no length
+            rows = np.repeat(begins[lengths == 1][:, None], 2, axis=1)
+        else:
+            rows = begins[lengths == n_steps][:, None] + np.arange(n_steps)
+        out.append((latent[rows], t[rows]))
+    return out
+
+
+def _stack(real: Any, generated: Any) -> Any:
+    """Rows of both, sparse where the real ones are."""
+    from scipy import sparse
+
+    if sparse.issparse(real):
+        return sparse.vstack([real, sparse.csr_matrix(generated)], format="csr")
+    if sparse.issparse(generated):
+        generated = generated.toarray()
+    return np.concatenate([np.asarray(real), np.asarray(generated)])
+
+
+def _join_obs(adata: AnnData, generated: AnnData) -> pd.DataFrame:
+    """Annotation of both; categories of the real cells first, their order kept."""
+    first = adata.obs[[c for c in adata.obs if not str(c).startswith("_scvi")]].copy()
+    second = generated.obs.copy()
+    first[_keys.KIND] = _keys.REAL
+    if _keys.KIND not in second:
+        second[_keys.KIND] = _keys.AUGMENTED
+    taken = pd.Index(second.index).isin(first.index)
+    if taken.any():
+        second.index = pd.Index(
+            [f"{n}-generated" if t else n for n, t in zip(second.index, taken, strict=True)]
+        )
+    columns: dict[str, Any] = {}
+    for key in [*first.columns, *(c for c in second.columns if c not in first)]:
+        parts = [
+            part[key] if key in part else pd.Series(np.nan, index=part.index, dtype=object)
+            for part in (first, second)
+        ]
+        values = pd.concat([part.astype(object) for part in parts])
+        kinds = [frame[key].dtype for frame in (first, second) if key in frame]
+        categories = [k.categories for k in kinds if isinstance(k, pd.CategoricalDtype)]
+        if categories:
+            levels = list(dict.fromkeys(level for c in categories for level in c))
+            levels += [v for v in pd.unique(values.dropna()) if v not in set(levels)]
+            ordered = isinstance(kinds[0], pd.CategoricalDtype) and bool(kinds[0].ordered)
+            columns[key] = pd.Categorical(values, categories=levels, ordered=ordered)
+        elif all(pd.api.types.is_bool_dtype(k) for k in kinds):
+            columns[key] = pd.array(values, dtype="boolean" if values.hasnans else "bool")
+        elif all(pd.api.types.is_numeric_dtype(k) for k in kinds):
+            columns[key] = pd.to_numeric(values).to_numpy()
+        else:
+            columns[key] = values.to_numpy()
+    obs = pd.DataFrame(columns, index=first.index.append(second.index))
+    obs[_keys.KIND] = pd.Categorical(obs[_keys.KIND])
+    return obs

@@ -1,0 +1,113 @@
+"""What the verbs ask of what they are given, and the words in which they complain."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _keys
+from .._errors import near_matches, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+TRENDS = "trends"  # what uns["civae"]["kind"] of trends says
+
+
+def check_integer(name: str, value: Any, *, minimum: int) -> int:
+    """The value as an int, or an error that names it."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}).")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}.")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raise a ValueError unless the value is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(
+            f"{name} must be one of {shown(choices)}, got {value!r}.{near_matches(value, choices)}"
+        )
+
+
+def check_adata(adata: Any, name: str = "adata") -> None:
+    """Raise a TypeError unless it is an AnnData."""
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"{name} must be an AnnData, got {type(adata).__name__}.")
+
+
+def check_names(adata: AnnData) -> None:
+    """Raise a ValueError where a name stands for several cells."""
+    if not adata.obs_names.is_unique:
+        repeated = adata.obs_names[adata.obs_names.duplicated()]
+        raise ValueError(
+            f"adata.obs_names must be unique, but {str(repeated[0])!r} is the name of several "
+            "cells; call adata.obs_names_make_unique()."
+        )
+
+
+def column(adata: AnnData, argument: str, key: Any) -> pd.Series:
+    """A column of ``adata.obs``, or a KeyError that lists those there are."""
+    if key not in adata.obs.columns:
+        columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]
+        raise KeyError(
+            f"{argument} must be a column of adata.obs, got {key!r}; the columns there are: "
+            f"{shown(columns, 20) or 'none'}.{near_matches(key, columns)}"
+        )
+    return adata.obs[key]
+
+
+def group(values: pd.Series, argument: str, level: Any, key: str) -> np.ndarray:
+    """Which cells are of a group, shape ``(n_obs,)``; a ValueError where there are none."""
+    found = (values == level).to_numpy(dtype=bool, na_value=False)
+    if not found.any():
+        present = values.dropna().unique()
+        raise ValueError(
+            f"{argument} must be a value of adata.obs[{key!r}] that at least one cell has, got "
+            f"{level!r}; the values there are: {shown(present, 20) or 'none'}."
+            f"{near_matches(level, present)}"
+        )
+    return found
+
+
+def representation(adata: AnnData, use_rep: str) -> np.ndarray:
+    """A slot of ``obsm`` as finite numbers, shape ``(n_obs, n_dimensions)``."""
+    if use_rep not in adata.obsm:
+        cure = (
+            f"; set adata.obsm[{use_rep!r}] = model.get_latent_representation() first"
+            if use_rep == _keys.LATENT
+            else ""
+        )
+        raise KeyError(
+            f"use_rep must be a key of adata.obsm, got {use_rep!r}; those there are: "
+            f"{shown(adata.obsm.keys()) or 'none'}{cure}.{near_matches(use_rep, adata.obsm.keys())}"
+        )
+    return finite(np.asarray(adata.obsm[use_rep]), adata, f"adata.obsm[{use_rep!r}]")
+
+
+def finite(values: np.ndarray, adata: AnnData, where: str) -> np.ndarray:
+    """The values, or a ValueError that names the first cell with NaN or infinity."""
+    good = np.isfinite(values).all(axis=1)
+    if not good.all():
+        raise ValueError(
+            f"{where} must be finite, but holds NaN or infinity for cell "
+            f"{str(adata.obs_names[np.argmin(good)])!r}; calculate it for every cell."
+        )
+    return values
+
+
+def check_trends(trends: Any, name: str = "trends") -> None:
+    """Raise unless it is what ``gene_trends`` returns."""
+    check_adata(trends, name)
+    kind = trends.uns.get(_keys.UNS, {}).get("kind")
+    if kind != TRENDS or _keys.T not in trends.obs:
+        raise ValueError(
+            f"{name} must be what scivae.tl.gene_trends returns, but {name}.uns['civae']['kind'] is "
+            f"{kind!r}; call scivae.tl.gene_trends(model, pairs)."
+        )

@@ -1,16 +1,28 @@
-"""Figures: each takes ``ax``, returns it, and changes nothing else."""
+"""Figures: each takes ``ax``, returns what it drew in, and changes nothing else."""
 
 from __future__ import annotations
 
+from ._animation import animate
+from ._confusion import confusion
 from ._history import history
+from ._images import reconstruction, traversal_images
+from ._latent import augmentation, latent
 from ._margin import class_margin
 from ._path import path
+from ._tradeoff import tradeoff
 from ._trends import gene_trends, trend_heatmap
 
 __all__ = [
+    "animate",
+    "augmentation",
     "class_margin",
+    "confusion",
     "gene_trends",
     "history",
+    "latent",
     "path",
+    "reconstruction",
+    "tradeoff",
+    "traversal_images",
     "trend_heatmap",
 ]

@@ -119,7 +119,7 @@ def class_margin(
         low, high = drawn.get_ylim()
         drawn.axhspan(low, 0, color="0.95", lw=0, zorder=0)
         drawn.set_ylim(low, high)
-        if low < -0.15 * (high - low):
+        if ax is None and low < -0.15 * (high - low):
             drawn.text(
                 0.01, low, "another class", color="0.4", fontsize="small", va="bottom", zorder=1
             )

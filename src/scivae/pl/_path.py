@@ -121,11 +121,12 @@ def path(
         drawn.autoscale_view()
         drawn.set(xticks=[], yticks=[])
         for axis, dimension in zip((drawn.xaxis, drawn.yaxis), dimensions, strict=True):
-            axis.set_label_text(f"{_title(basis)} {dimension + 1}")
+            axis.set_label_text(f"{axis_name(basis)} {dimension + 1}")
     return drawn
 
 
-def _title(basis: str) -> str:
+def axis_name(basis: str) -> str:
+    """Name of the axes of an embedding."""
     name = basis.removeprefix("X_")
     return {"umap": "UMAP", "pca": "PC", "tsne": "t-SNE", _keys.KEY_ADDED: "z"}.get(name, name)
 

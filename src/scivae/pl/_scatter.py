@@ -107,7 +107,8 @@ def color_points(
     if legend:
         present = [c for c in categories if (name[rows] == c).any()]
         if own:
-            legend_below(ax, class_handles(present, colors), own=True, ncols=2)
+            handles = class_handles(present, colors)
+            legend_below(ax, handles, own=True, ncols=legend_columns(present))
         else:
             _name_on_data(ax, points, {c: rows & (name == c) for c in present})
 
@@ -122,7 +123,16 @@ def legend_height(adata: AnnData, color: str | None, *, legend: bool = True) -> 
     if color is None or not legend:
         return 0.0
     values = values_of(adata, color)
-    return 0.1 + 0.15 * np.ceil(values.nunique() / 2) if is_categorical(values) else 0.0
+    if not is_categorical(values):
+        return 0.0
+    names = list(values.dropna().unique())
+    return 0.1 + 0.15 * float(np.ceil(len(names) / legend_columns(names)))
+
+
+def legend_columns(names: list) -> int:
+    """Columns of a legend of names below our own axes."""
+    longest = max((len(str(n)) for n in names), default=1)
+    return int(np.clip(48 // (longest + 4), 1, 6))
 
 
 def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) -> None:

@@ -1,0 +1,196 @@
+"""Paths that move."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _keys
+from ._check import check_anndata, check_basis, check_count, check_obs, check_paths
+from ._path import axis_name
+from ._pixels import image_shape, limits, matrix
+from ._scatter import color_points, dots, point_size
+from ._style import HEIGHT, OKABE_ITO, WIDTH, drawing
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.axes import Axes
+
+FORMATS = (".gif", ".html")
+
+
+def animate(
+    generated: AnnData,
+    *,
+    filename: str | os.PathLike[str] | None = None,
+    basis: str | None = None,
+    shape: Sequence[int] | None = None,
+    paths: str | int | Sequence[str | int] | None = 0,
+    color: str | None = None,
+    layer: str | None = None,
+    fps: int = 10,
+    bounce: bool = True,
+    ax: Axes | None = None,
+    show: bool = False,
+) -> FuncAnimation:
+    """A walk that moves: an image that changes, or a point that travels over an embedding.
+
+    Parameters
+    ----------
+    generated
+        Images: a path from :meth:`~scivae.model.CIVAE.interpolate`. Cells: real and generated ones
+        from :func:`scivae.tl.embed`, with ``basis``.
+    filename
+        Where to write: ``.gif``, or ``.html`` with buttons to stop and step. ``None`` writes
+        nothing.
+    basis
+        Embedding in ``obsm`` over which points travel; ``None`` shows images.
+    shape
+        Height and width of an image. ``None``: ``uns["image"]["shape"]``, else what
+        ``var_names`` such as ``pixel_27_27`` tell.
+    paths
+        Names or positions of the paths; ``None`` for all. Images show the first.
+    color
+        Column of ``obs`` or gene that colours real cells on an embedding.
+    layer
+        Layer of the pixels; ``None`` for X.
+    fps
+        Steps a second.
+    bounce
+        Walk back again, so that the loop has no jump.
+    ax
+        Axes to draw in; ``None`` makes a figure.
+    show
+        Show the figure.
+
+    Returns
+    -------
+    The animation. A figure of our own is closed once it is written. Keep the animation while it plays; ``IPython.display.HTML(animation.to_jshtml())`` plays it in
+    a notebook.
+
+    Raises
+    ------
+    ValueError
+        If ``filename`` ends otherwise, there is no path, or the shape of images is not known.
+    KeyError, IndexError
+        If a path or the embedding is not there.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.digits()
+    >>> scivae.model.CIVAE.setup_anndata(adata, labels_key="digit")
+    >>> model = scivae.model.CIVAE(adata, likelihood="bernoulli")
+    >>> model.train(max_epochs=1, enable_progress_bar=False)
+    >>> path = model.interpolate(0, 10, n_steps=5)
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     animation = scivae.pl.animate(path, filename=f"{folder}/zero.gif")
+    """
+    from matplotlib import pyplot as plt
+
+    check_anndata(generated, "generated")
+    check_obs(generated, (_keys.KIND, _keys.PATH, _keys.T), "generated", "generated")
+    check_count("fps", fps)
+    target = None if filename is None else Path(filename)
+    if target is not None and target.suffix.lower() not in FORMATS:
+        raise ValueError(f"filename must end in .gif or .html, got {target.name!r}.")
+    walked = (generated.obs[_keys.KIND].astype(str) == _keys.INTERPOLATED).to_numpy()
+    name = generated.obs[_keys.PATH].astype(str).to_numpy()
+    t = generated.obs[_keys.T].to_numpy(dtype=float)
+    if not walked.any():
+        raise ValueError(
+            f"generated must hold a path, but obs[{_keys.KIND!r}] has no {_keys.INTERPOLATED!r} "
+            "rows; make one with model.interpolate(cell_a, cell_b)."
+        )
+    walks = []
+    for one in check_paths(list(dict.fromkeys(name[walked])), paths):
+        rows = np.flatnonzero(walked & (name == one))
+        walks.append(rows[np.argsort(t[rows], kind="stable")])
+    n_steps = min(len(rows) for rows in walks)
+    frames = [*range(n_steps), *(range(n_steps - 2, 0, -1) if bounce else ())]
+
+    size = (WIDTH * 0.6, WIDTH * 0.6 + 0.25) if basis is None else (WIDTH, HEIGHT)
+    with drawing(ax, size=size, show=False) as drawn:
+        if basis is None:
+            height, width = image_shape(generated, shape)
+            pixels = matrix(generated, layer)[walks[0]].reshape(-1, height, width)
+            update = _moving_image(drawn, pixels, t[walks[0]])
+        else:
+            points = check_basis(
+                generated, basis, (0, 1), "scivae.tl.embed(adata, path) makes one."
+            )
+            real = generated.obs[_keys.KIND].astype(str).to_numpy() == _keys.REAL
+            color_points(
+                drawn, generated, points, real, color, area=point_size(int(real.sum())),
+                legend=False, own=ax is None, fade=True,
+            )  # fmt: skip
+            drawn.set(
+                xticks=[], yticks=[],
+                xlabel=f"{axis_name(basis)} 1", ylabel=f"{axis_name(basis)} 2",
+            )  # fmt: skip
+            update = _moving_points(drawn, [points[rows] for rows in walks], t[walks[0]])
+        animation = _animation(drawn, update, frames, fps, target, show)
+    if ax is None and target is not None and not show:
+        plt.close(drawn.figure)  # type: ignore[arg-type]
+    return animation
+
+
+def _animation(
+    ax: Axes, update: Any, frames: list[int], fps: int, target: Path | None, show: bool
+) -> FuncAnimation:
+    """The animation, written where that is asked for."""
+    from matplotlib import pyplot as plt
+    from matplotlib.animation import FuncAnimation, PillowWriter
+
+    figure: Any = ax.get_figure()
+    animation = FuncAnimation(figure, update, frames=frames, interval=1000 / fps, blit=False)
+    if target is not None and target.suffix.lower() == ".gif":
+        animation.save(target, writer=PillowWriter(fps=fps))
+    elif target is not None:
+        target.write_text(animation.to_jshtml(fps=fps, default_mode="loop"), encoding="utf-8")
+    if show:
+        plt.show()
+    return animation
+
+
+def _moving_image(ax: Axes, pixels: np.ndarray, t: np.ndarray) -> Any:
+    """Draw the first image; returns what draws another."""
+    low, high = limits(pixels)
+    image = ax.imshow(pixels[0], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    title = ax.set_title(f"t = {t[0]:.2f}", loc="center")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+    def update(step: int) -> tuple:
+        image.set_data(pixels[step])
+        title.set_text(f"t = {t[step]:.2f}")
+        return image, title
+
+    return update
+
+
+def _moving_points(ax: Axes, walks: list[np.ndarray], t: np.ndarray) -> Any:
+    """Draw walks at their first points; returns what moves them on."""
+    trails = [ax.plot(*walk[:1].T, color="black", lw=0.9, zorder=4)[0] for walk in walks]
+    heads = dots(
+        ax, np.stack([walk[0] for walk in walks]), s=26, c=OKABE_ITO[3], ec="white", lw=0.8,
+        zorder=5,
+    )  # fmt: skip
+    title = ax.set_title(f"t = {t[0]:.2f}", loc="center")
+    ax.update_datalim(np.concatenate(walks))
+    ax.autoscale_view()
+
+    def update(step: int) -> tuple:
+        for trail, walk in zip(trails, walks, strict=True):
+            trail.set_data(*walk[: step + 1].T)
+        heads.set_offsets(np.stack([walk[step] for walk in walks]))
+        title.set_text(f"t = {t[step]:.2f}")
+        return (*trails, heads, title)
+
+    return update

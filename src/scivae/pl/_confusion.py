@@ -1,0 +1,147 @@
+"""Which classes are taken for which."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .._errors import shown
+from ._style import WIDTH, colorbar, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+# More classes than these are drawn without numbers in the cells.
+NUMBERS_UP_TO = 12
+# As many letters fit below the matrix.
+LETTERS_ACROSS = 24
+
+
+def confusion(
+    y_true: ArrayLike | pd.Series,
+    y_pred: ArrayLike | pd.Series,
+    *,
+    labels: list[Any] | None = None,
+    normalize: bool = True,
+    ax: Axes | None = None,
+    show: bool = False,
+) -> Axes:
+    """How often each true class is predicted as each.
+
+    Parameters
+    ----------
+    y_true
+        True classes, shape ``(n,)``.
+    y_pred
+        Predicted classes, shape ``(n,)``.
+    labels
+        Classes to show, in this order. ``None``: all there are, in the order of the categories of
+        ``y_true`` where it has them, else sorted.
+    normalize
+        Show percentages of each true class; ``False``: numbers of cells.
+    ax
+        Axes to draw in; ``None`` makes a figure.
+    show
+        Show the figure.
+
+    Returns
+    -------
+    The Axes. Rows are true classes, with the number of cells in brackets; columns are predictions,
+    by the numbers of the rows where the names are long.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in length, hold no classes, or a class is missing for a cell or from
+        ``labels``.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> ax = scivae.pl.confusion(["B", "T", "T"], ["B", "T", "B"])
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['B (1)', 'T (2)']
+    """
+    true, predicted = pd.Series(y_true), pd.Series(y_pred)
+    counts, names = confusion_counts(true, predicted, labels)
+    n = counts.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        values = 100 * counts / n[:, None] if normalize else counts.astype(float)
+    written = len(names) <= NUMBERS_UP_TO
+    longest = max(len(c) for c in names)
+    # Long names stand once, beside the rows; columns then bear the numbers of the rows.
+    numbered = longest * len(names) > LETTERS_ACROSS
+    prefix = [f"{i + 1}  " if numbered else "" for i in range(len(names))]
+    rows = [f"{p}{c} ({k})" for p, c, k in zip(prefix, names, n, strict=True)]
+    beside = 0.35 + 0.055 * max(len(r) for r in rows) + 0.5 * (not written)
+    side = min(max(WIDTH - beside, 1.2), 0.35 * len(names))
+    what = "% of true class" if normalize else "cells"
+    with drawing(ax, size=(WIDTH, side + 0.55 + 0.2 * written), show=show) as drawn:
+        image = drawn.imshow(values, cmap="Blues", vmin=0, vmax=100 if normalize else None)
+        drawn.set_xticks(range(len(names)), [p.strip() for p in prefix] if numbered else names)
+        drawn.set_yticks(range(len(names)), rows)
+        drawn.tick_params(length=0)
+        drawn.spines[:].set_visible(False)
+        drawn.set_xlabel("predicted class")
+        drawn.set_ylabel("true class (cells)")
+        if written:
+            _write(drawn, values, 0.6 * (100 if normalize else float(values.max())), small=numbered)
+            drawn.set_title(what, loc="left")
+        else:
+            colorbar(image, drawn, what)
+    return drawn
+
+
+def confusion_counts(
+    true: pd.Series, predicted: pd.Series, labels: list[Any] | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """Counts of true (rows) by predicted classes (columns), and the names of the classes.
+
+    Parameters
+    ----------
+    true, predicted
+        Shape ``(n,)``, compared by position.
+    labels
+        Classes, in order.
+    """
+    if len(true) != len(predicted) or len(true) == 0:
+        raise ValueError(
+            f"y_true and y_pred must have one class for each cell, got {len(true)} and "
+            f"{len(predicted)}."
+        )
+    for argument, series in (("y_true", true), ("y_pred", predicted)):
+        missing = int(series.isna().sum())
+        if missing:
+            raise ValueError(
+                f"{argument} must have a class for every cell, but {missing} of {len(series)} are "
+                "missing; leave these cells out."
+            )
+    present = set(true.unique()) | set(predicted.unique())
+    if labels is None:
+        known = list(true.cat.categories) if isinstance(true.dtype, pd.CategoricalDtype) else []
+        order = [c for c in known if c in present]
+        order += sorted((c for c in present if c not in known), key=str)
+    else:
+        order = list(labels)
+        absent = [c for c in present if c not in order]
+        if absent:
+            raise ValueError(f"labels must name every class there is, but lacks {shown(absent)}.")
+    index = pd.Index(order)
+    counts = np.zeros((len(order), len(order)), dtype=int)
+    rows = index.get_indexer(pd.Index(true.to_numpy(dtype=object)))
+    columns = index.get_indexer(pd.Index(predicted.to_numpy(dtype=object)))
+    np.add.at(counts, (rows, columns), 1)
+    return counts, [str(c) for c in order]
+
+
+def _write(ax: Axes, values: np.ndarray, light_from: float, *, small: bool) -> None:
+    """Numbers in the cells; those that round to nothing are left out."""
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value) and round(value) > 0:
+            ax.text(
+                j, i, f"{value:.0f}", ha="center", va="center", fontsize="xx-small" if small else "x-small",
+                color="white" if value > light_from else "black",
+            )  # fmt: skip

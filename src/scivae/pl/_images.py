@@ -1,0 +1,229 @@
+"""Figures of images: paths through them, and what a model makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _keys
+from ._check import check_anndata, check_count, check_obs, check_paths
+from ._pixels import centres, image_shape, limits, matrix, mosaic
+from ._style import SIGNED_CMAP, WIDTH, colorbar, drawing
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+
+def traversal_images(
+    generated: AnnData,
+    *,
+    shape: Sequence[int] | None = None,
+    n_rows: int = 8,
+    n_steps: int = 10,
+    paths: str | int | Sequence[str | int] | None = None,
+    layer: str | None = None,
+    cmap: str = "gray",
+    ax: Axes | None = None,
+    show: bool = False,
+) -> Axes:
+    """Images along paths, a row each, as in Figure 7 of the paper.
+
+    Parameters
+    ----------
+    generated
+        Paths from :meth:`~scivae.model.CIVAE.interpolate`, or new images from
+        :meth:`~scivae.model.CIVAE.augment`, of which each class has a row.
+    shape
+        Height and width of an image. ``None``: ``uns["image"]["shape"]``, else what
+        ``var_names`` such as ``pixel_27_27`` tell.
+    n_rows
+        Rows at most.
+    n_steps
+        Images in a row at most; steps of a path are taken evenly, its ends included.
+    paths
+        Names or positions of the paths to draw; ``None`` for the first.
+    layer
+        Layer of the values; ``None`` for X.
+    cmap
+        Colours of pixels.
+    ax
+        Axes to draw in; ``None`` makes a figure.
+    show
+        Show the figure.
+
+    Returns
+    -------
+    The Axes, with one image of all. Rows are named by the classes that the discriminator sees at
+    both ends.
+
+    Raises
+    ------
+    ValueError
+        If the shape is not known or does not fit, or ``generated`` was not generated.
+    KeyError, IndexError
+        If a path is not there.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.digits()
+    >>> scivae.model.CIVAE.setup_anndata(adata, labels_key="digit")
+    >>> model = scivae.model.CIVAE(adata, likelihood="bernoulli")
+    >>> model.train(max_epochs=1, enable_progress_bar=False)
+    >>> path = model.interpolate([0, 1], [10, 11])
+    >>> ax = scivae.pl.traversal_images(path)
+    >>> ax.get_xlabel()
+    'position along path, t'
+    """
+    check_anndata(generated, "generated")
+    columns = (_keys.KIND, _keys.PATH, _keys.T, _keys.PREDICTED)
+    check_obs(generated, columns, "generated", "generated")
+    check_count("n_rows", n_rows)
+    check_count("n_steps", n_steps, minimum=2)
+    height, width = image_shape(generated, shape)
+    pixels = matrix(generated, layer).reshape(-1, height, width)
+    walked = (generated.obs[_keys.KIND].astype(str) == _keys.INTERPOLATED).to_numpy()
+    if walked.any():
+        rows, names, t = _path_rows(generated, walked, paths, n_rows, n_steps)
+    else:
+        rows, names = _class_rows(generated, n_rows, n_steps)
+        t = None
+    n_cols = max(len(r) for r in rows)
+    tiles = np.full((len(rows), n_cols, height, width), np.nan)
+    for i, row in enumerate(rows):
+        tiles[i, : len(row)] = pixels[row]
+    low, high = limits(pixels[np.concatenate(rows)])
+    inches = (WIDTH, WIDTH * 0.88 * len(rows) * height / (n_cols * width) + 0.4)
+    with drawing(ax, size=inches, show=show) as drawn:
+        drawn.imshow(mosaic(tiles), cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+        _tile_axes(drawn)
+        drawn.set_yticks(centres(len(rows), height), names)
+        if t is None:
+            drawn.set_xticks([])
+            drawn.set_xlabel("generated images of each class")
+        else:
+            # Both ends, and as many at even distances between them as do not touch.
+            last = n_cols - 1
+            every = next(k for k in range(1, n_cols + 1) if last % k == 0 and last <= 7 * k)
+            some = np.arange(0, n_cols, every)
+            drawn.set_xticks(centres(n_cols, width)[some], [f"{v:.2g}" for v in t[some]])
+            drawn.set_xlabel("position along path, t")
+    return drawn
+
+
+def reconstruction(
+    real: Any,
+    reconstructed: Any,
+    *,
+    shape: Sequence[int] | None = None,
+    n: int = 8,
+    layer: str | None = None,
+    cmap: str = "gray",
+    ax: Axes | None = None,
+    show: bool = False,
+) -> Axes:
+    """Real images, their reconstructions and the difference, as in Figure 6 of the paper.
+
+    Parameters
+    ----------
+    real, reconstructed
+        AnnData or arrays of shape ``(n_images, n_pixels)``, row by row.
+    shape
+        Height and width of an image. ``None``: ``uns["image"]["shape"]`` of ``real``, else what
+        ``var_names`` such as ``pixel_27_27`` tell.
+    n
+        Images at most, taken evenly from all.
+    layer
+        Layer of the values in AnnData; ``None`` for X.
+    cmap
+        Colours of pixels.
+    ax
+        Axes to draw in; ``None`` makes a figure.
+    show
+        Show the figure.
+
+    Returns
+    -------
+    The Axes. Below each image is its mean absolute error in % of the range of the grey scale.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in shape, or the shape of the images is not known or does not fit.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.digits()
+    >>> scivae.model.CIVAE.setup_anndata(adata, labels_key="digit")
+    >>> model = scivae.model.CIVAE(adata, likelihood="bernoulli")
+    >>> model.train(max_epochs=1, enable_progress_bar=False)
+    >>> decoded = model.decode(model.get_latent_representation())
+    >>> ax = scivae.pl.reconstruction(adata, decoded)
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['real', 'reconstructed', 'difference']
+    """
+    check_count("n", n)
+    first, second = matrix(real, layer), matrix(reconstructed, layer)
+    if first.shape != second.shape:
+        raise ValueError(
+            "real and reconstructed must have the same images and pixels, got shapes "
+            f"{first.shape} and {second.shape}."
+        )
+    if len(first) == 0:
+        raise ValueError("real must hold at least one image, got none.")
+    height, width = image_shape(real, shape)
+    rows = np.unique(np.linspace(0, len(first) - 1, min(n, len(first))).round().astype(int))
+    first, second = (x[rows].reshape(-1, height, width) for x in (first, second))
+    low, high = limits(first)
+    difference = second - first
+    bound = float(np.abs(difference).max()) or 1.0
+    error = 100 * np.abs(difference).mean(axis=(1, 2)) / (high - low or 1.0)
+    inches = (WIDTH, WIDTH * 0.7 * 3 * height / (len(rows) * width) + 0.45)
+    with drawing(ax, size=inches, show=show) as drawn:
+        grey = mosaic(np.stack([first, second, np.full_like(first, np.nan)]))
+        signed = mosaic(np.stack([np.full_like(first, np.nan)] * 2 + [difference]))
+        drawn.imshow(grey, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+        shade = drawn.imshow(
+            signed, cmap=SIGNED_CMAP, vmin=-bound, vmax=bound, interpolation="nearest"
+        )
+        _tile_axes(drawn)
+        drawn.set_yticks(centres(3, height), ["real", "reconstructed", "difference"])
+        drawn.set_xticks(centres(len(rows), width), [f"{e:.1f}" for e in error])
+        drawn.set_xlabel("mean absolute error (% of the grey scale)")
+        colorbar(shade, drawn, "difference", aspect=12, shrink=0.9)
+    return drawn
+
+
+def _tile_axes(ax: Axes) -> None:
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+
+
+def _path_rows(
+    generated: AnnData, walked: np.ndarray, paths: Any, n_rows: int, n_steps: int
+) -> tuple[list[np.ndarray], list[str], np.ndarray]:
+    """Rows of the AnnData for each path, names of the paths, and the positions of the steps."""
+    name = generated.obs[_keys.PATH].astype(str).to_numpy()
+    t = generated.obs[_keys.T].to_numpy(dtype=float)
+    predicted = generated.obs[_keys.PREDICTED].astype(str).to_numpy()
+    wanted = check_paths(list(dict.fromkeys(name[walked])), paths)[:n_rows]
+    chosen, names = [], []
+    for one in wanted:
+        rows = np.flatnonzero(walked & (name == one))
+        rows = rows[np.argsort(t[rows], kind="stable")]
+        steps = np.linspace(0, len(rows) - 1, min(n_steps, len(rows))).round().astype(int)
+        chosen.append(rows[steps])
+        ends = predicted[rows[[0, -1]]]
+        names.append(ends[0] if ends[0] == ends[1] else f"{ends[0]} → {ends[1]}")
+    return chosen, names, t[max(chosen, key=len)]
+
+
+def _class_rows(generated: AnnData, n_rows: int, n_cols: int) -> tuple[list[np.ndarray], list[str]]:
+    """The first images of each class."""
+    predicted = generated.obs[_keys.PREDICTED].astype(str).to_numpy()
+    names = list(dict.fromkeys(predicted))[:n_rows]
+    return [np.flatnonzero(predicted == one)[:n_cols] for one in names], names

@@ -1,0 +1,342 @@
+"""The latent space, and generated cells among real ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from .. import _keys
+from .._errors import near_matches, shown
+from ._check import check_anndata, check_count
+from ._embedding import Method, check_method, embed_points, principal_components, some_of
+from ._path import axis_name
+from ._scatter import (
+    RASTERIZE_FROM,
+    class_handles,
+    color_points,
+    dots,
+    is_categorical,
+    legend_columns,
+    legend_height,
+    point_size,
+    values_of,
+)
+from ._style import GREY, HEIGHT, OKABE_ITO, PALE, WIDTH, category_colors, drawing, legend_below
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+
+def latent(
+    adata: AnnData,
+    *,
+    method: Method = "umap",
+    n_components: int = 2,
+    color: str | None = _keys.LABELS_KEY,
+    key: str = _keys.LATENT,
+    size: float | None = None,
+    legend: bool = True,
+    max_cells: int = 20_000,
+    seed: int = 0,
+    ax: Axes | None = None,
+    show: bool = False,
+) -> Axes:
+    """The latent space in two or three dimensions, as in Figure 5 of the paper.
+
+    Parameters
+    ----------
+    adata
+        AnnData with z in ``obsm[key]``.
+    method
+        How z is brought to few dimensions; the embedding is computed here and kept nowhere.
+    n_components
+        2 or 3.
+    color
+        Column of ``obs`` or gene; ``None`` for grey.
+    key
+        Slot of z in ``obsm``.
+    size
+        Area of a point, in points squared; ``None`` goes by their number.
+    legend
+        Whether to draw a legend, or a colour bar for numbers.
+    max_cells
+        Where there are more cells, as many are drawn at random.
+    seed
+        Seed of the embedding and of the draw.
+    ax
+        Axes to draw in, three-dimensional for three components; ``None`` makes a figure.
+    show
+        Show the figure.
+
+    Returns
+    -------
+    The Axes.
+
+    Raises
+    ------
+    KeyError
+        If z or the colour is not there.
+    ValueError
+        If ``method`` or ``n_components`` is unknown.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.pbmc()
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> adata.obsm["X_civae"] = model.get_latent_representation()
+    >>> ax = scivae.pl.latent(adata, method="pca")
+    >>> ax.get_xlabel()
+    'PC 1 of z'
+    """
+    check_anndata(adata, "adata")
+    check_method(method, n_components)
+    check_count("max_cells", max_cells)
+    if key not in adata.obsm:
+        raise KeyError(
+            f"key must name z in obsm, got {key!r}; those there are: {shown(adata.obsm) or 'none'}."
+            f"{near_matches(key, adata.obsm)} adata.obsm[{key!r}] = "
+            "model.get_latent_representation() writes it."
+        )
+    if color is not None:
+        values_of(adata, color)  # a wrong name is told before the embedding takes its time
+    cells = some_of(adata.n_obs, max_cells, seed)
+    points = np.full((adata.n_obs, n_components), np.nan)
+    points[cells] = embed_points(np.asarray(adata.obsm[key])[cells], method, n_components, seed)
+    rows = np.isin(np.arange(adata.n_obs), cells)
+    height = HEIGHT + legend_height(adata, color, legend=legend)
+    projection = "3d" if n_components == 3 else None
+    with drawing(ax, size=(WIDTH, height), projection=projection, show=show) as drawn:
+        area = point_size(len(cells)) if size is None else size
+        color_points(drawn, adata, points, rows, color, area=area, legend=legend, own=ax is None)
+        _name_axes(drawn, method, n_components, " of z")
+    return drawn
+
+
+def augmentation(
+    real: AnnData,
+    synthetic: AnnData,
+    *,
+    method: Method = "tsne",
+    color: str | None = _keys.LABELS_KEY,
+    layer: str | None = None,
+    n_pcs: int = 50,
+    size: float | None = None,
+    legend: bool = True,
+    max_cells: int = 10_000,
+    seed: int = 0,
+    ax: Axes | None = None,
+    show: bool = False,
+) -> Axes:
+    """Real and synthetic cells on one embedding of gene space, as in Figure 8 of the paper.
+
+    Parameters
+    ----------
+    real
+        Real cells.
+    synthetic
+        Samples from :meth:`~scivae.model.CIVAE.augment`, with the same variables. Expected values are
+        refused: they have none of the noise of cells, so they do not lie among them.
+    method
+        Of the embedding, of both together.
+    color
+        Column of ``obs`` in both with the classes; ``None`` for none.
+    layer
+        Layer of the values in both. ``None``: ``counts`` where both have it, else X. Counts are
+        brought to logarithms of counts per 10,000, both alike.
+    n_pcs
+        Principal components of the real cells on which both are placed first.
+    size
+        Area of a point, in points squared; ``None`` goes by their number.
+    legend
+        Whether to draw a legend.
+    max_cells
+        Where there are more real or synthetic cells, as many of each are drawn at random.
+    seed
+        Seed of the embedding and of the draw.
+    ax
+        Axes to draw in; ``None`` makes a figure.
+    show
+        Show the figure.
+
+    Returns
+    -------
+    The Axes. Real cells are pale dots, synthetic ones are triangles.
+
+    Raises
+    ------
+    ValueError
+        If ``synthetic`` holds expected values, or the variables differ.
+    KeyError
+        If the layer or the colour is not there.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.pbmc()
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata)
+    >>> model.train(max_epochs=5, enable_progress_bar=False)
+    >>> cells = model.augment("Dendritic", 50)
+    >>> ax = scivae.pl.augmentation(adata, cells, method="pca")
+    >>> ax.get_ylabel()
+    'PC 2'
+    """
+    for argument, data in (("real", real), ("synthetic", synthetic)):
+        check_anndata(data, argument)
+        if data.n_obs == 0:
+            raise ValueError(f"{argument} must hold cells, got none.")
+    check_method(method, 2)
+    check_count("n_pcs", n_pcs, minimum=2)
+    check_count("max_cells", max_cells)
+    _check_samples(synthetic)
+    if not real.var_names.equals(synthetic.var_names):
+        raise ValueError(
+            "real and synthetic must have the same variables in the same order, got "
+            f"{real.n_vars} and {synthetic.n_vars}; use real[:, synthetic.var_names]."
+        )
+    if color is not None:
+        for data in (real, synthetic):
+            if not is_categorical(values_of(data, color)):
+                raise ValueError(f"color must be a column of classes, got numbers in {color!r}.")
+    kept = [some_of(data.n_obs, max_cells, seed) for data in (real, synthetic)]
+    x = _comparable(real, synthetic, layer, kept)
+    x = principal_components(x[: len(kept[0])], x, n_pcs)
+    points = embed_points(x, method, 2, seed)
+    first, second = points[: len(kept[0])], points[len(kept[0]) :]
+
+    height = HEIGHT + 0.15 + legend_height(real, color, legend=legend)
+    with drawing(ax, size=(WIDTH, height), show=show) as drawn:
+        area = point_size(len(points)) if size is None else size
+        colors, categories = _colors(real, synthetic, color)
+        _draw_cells(drawn, real, kept[0], first, color, colors, area=area, made=False)
+        _draw_cells(drawn, synthetic, kept[1], second, color, colors, area=2.2 * area, made=True)
+        _name_axes(drawn, method, 2)
+        if legend:
+            _legend(drawn, categories, colors, own=ax is None)
+    return drawn
+
+
+def _draw_cells(
+    ax: Axes,
+    data: AnnData,
+    cells: np.ndarray,
+    points: np.ndarray,
+    color: str | None,
+    colors: dict[Any, str],
+    *,
+    area: float,
+    made: bool,
+) -> None:
+    """Real cells as pale dots, or made ones as triangles with a rim, in random order."""
+    order = np.random.default_rng(0).permutation(len(cells))
+    if color is None:
+        faces = [OKABE_ITO[3] if made else GREY] * len(cells)
+    else:
+        names = data.obs[color].to_numpy(dtype=object)[cells]
+        faces = [colors.get(names[i], PALE) for i in order]
+    look: dict[str, Any] = (
+        {"marker": "^", "ec": "black", "lw": 0.3, "zorder": 3}
+        if made
+        else {"marker": "o", "lw": 0, "alpha": 0.35, "zorder": 2}
+    )
+    dots(ax, points[order], s=area, c=faces, rasterized=len(cells) > RASTERIZE_FROM, **look)
+
+
+def _legend(ax: Axes, categories: list, colors: dict[Any, str], *, own: bool) -> None:
+    """Shapes first, then colours."""
+    from matplotlib.lines import Line2D
+
+    shapes = [
+        Line2D([], [], ls="", marker="o", ms=4, color=GREY, alpha=0.6, label="real"),
+        Line2D([], [], ls="", marker="^", ms=4, mfc=GREY, mec="black", mew=0.4, label="synthetic"),
+    ]
+    if own:
+        figure: Any = ax.get_figure()
+        figure.legend(handles=shapes, loc="outside upper left", ncols=2)
+        if categories:
+            legend_below(
+                ax, class_handles(categories, colors), own=True, ncols=legend_columns(categories)
+            )
+    else:
+        ax.legend(handles=shapes + class_handles(categories, colors), fontsize="x-small")
+
+
+def _check_samples(synthetic: AnnData) -> None:
+    said = synthetic.uns.get(_keys.UNS, {})
+    values = said.get("values") if hasattr(said, "get") else None
+    if values == "expected":
+        raise ValueError(
+            "synthetic must hold samples, but uns['civae']['values'] is 'expected': decoded means lie "
+            "off the real cells in gene space; use model.augment(label, n, sample=True), or place "
+            "them by z with scivae.tl.embed."
+        )
+
+
+def _comparable(
+    real: AnnData, synthetic: AnnData, layer: str | None, kept: list[np.ndarray]
+) -> np.ndarray:
+    """Values of both, treated alike, shape ``(n_real + n_synthetic, n_vars)``."""
+    from ..model._generated import log_normalize
+
+    if layer is None and all(_keys.COUNTS_LAYER in d.layers for d in (real, synthetic)):
+        layer = _keys.COUNTS_LAYER
+    parts: list[Any] = []
+    for argument, data, cells in (
+        ("real", real, kept[0]),
+        ("synthetic", synthetic, kept[1]),
+    ):
+        if layer is not None and layer not in data.layers:
+            raise KeyError(
+                f"layer must be a layer of both, got {layer!r}, which {argument} lacks; it has: "
+                f"{shown(data.layers) or 'none'}.{near_matches(layer, data.layers)}"
+            )
+        values = (data.X if layer is None else data.layers[layer])[cells]
+        parts.append(values if sparse.issparse(values) else np.asarray(values))
+    if all(_are_counts(p) for p in parts):
+        parts = [log_normalize(p.astype(np.float32)) for p in parts]
+    dense = [p.toarray() if sparse.issparse(p) else p for p in parts]
+    return np.concatenate(dense).astype(float)
+
+
+def _are_counts(values: Any) -> bool:
+    stored = values.data if sparse.issparse(values) else values
+    return bool(stored.size and stored.min() >= 0 and stored.max() > 1) and bool(
+        (stored == np.round(stored)).all()
+    )
+
+
+def _colors(real: AnnData, synthetic: AnnData, color: str | None) -> tuple[dict[Any, str], list]:
+    """Colour of each class, and the classes there are."""
+    if color is None:
+        return {}, []
+    values = real.obs[color]
+    categories = (
+        list(values.cat.categories)
+        if isinstance(values.dtype, pd.CategoricalDtype)
+        else sorted(values.dropna().unique(), key=str)
+    )
+    new = [c for c in pd.unique(synthetic.obs[color].dropna()) if c not in categories]
+    colors = category_colors([*categories, *new], real.uns, color)
+    present = set(real.obs[color]) | set(synthetic.obs[color])
+    return colors, [c for c in colors if c in present]
+
+
+def _name_axes(ax: Any, method: str, n_components: int, what: str = "") -> None:
+    """Write what the axes are; the numbers on them mean nothing."""
+    flat = n_components == 2
+    if not flat:
+        ax.set_box_aspect(None, zoom=0.88)  # room for the names, which lie outside of the box
+    for axis, number in zip("xyz", range(1, n_components + 1), strict=False):
+        name = f"{axis_name(method)} {number}{what}"
+        getattr(ax, f"set_{axis}label")(name, **({} if flat else {"labelpad": -10}))
+        if flat:
+            getattr(ax, f"set_{axis}ticks")([])
+        else:
+            getattr(ax, f"set_{axis}ticklabels")([])

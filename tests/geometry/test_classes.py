@@ -144,7 +144,7 @@ def test_a_straight_polyline_is_its_segment(seed, n_classes, n_latent, n_steps):
     seed=st.integers(0, 1000),
     ends=st.tuples(st.integers(-3, 3), st.integers(-3, 3)),
 )
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_ties_are_resolved_as_argmax_does(weights, seed, ends):
     """Small integers: parallel lines, equal lines, several crossings at one t, ties at the ends."""
     bias = np.random.default_rng(seed).integers(-2, 3, size=len(weights)).astype(float)

@@ -124,8 +124,8 @@ def test_the_class_is_never_left_and_the_energy_never_rises(dtype):
         [np.flatnonzero(label == k)[:8] for k in np.unique(label) if (label == k).sum() >= 8]
     )
     start, end = z[pairs[:, :4].ravel()], z[pairs[:, 4:].ravel()]
-    free = geodesic(start, end, 12, decoder=decoder, n_iter=20)
-    found = geodesic(start, end, 12, decoder=decoder, classes=classes, n_iter=20)
+    free = geodesic(start, end, 12, decoder=decoder, n_iter=8)
+    found = geodesic(start, end, 12, decoder=decoder, classes=classes, n_iter=8)
     label = label[pairs[:, :4].ravel()]
     assert (polyline_margin(classes, free.points, label) < 0).any()  # the rule is needed here
     assert_array_equal(
@@ -145,6 +145,18 @@ def test_on_a_flat_decoder_the_straight_line_stays_as_it_is():
     assert_allclose(found.points, linear([[0.0, 1.0]], [[2.0, 0.5]], np.linspace(0, 1, 7)))
     assert_allclose(found.length, 3 * np.hypot(2, 0.5))
     assert found.converged.all()
+
+
+def test_a_path_worse_than_the_straight_line_is_not_returned(monkeypatch):
+    def wander(chart, line, *rest):
+        bent = line + np.random.default_rng(0).normal(size=line.shape)
+        return bent, np.ones(len(line), dtype=bool)
+
+    monkeypatch.setattr("scivae.geometry.geodesics._solve", wander)
+    found = geodesic([0.0, 1.0], [2.0, 0.5], 7, decoder=lambda z: z)
+    assert_array_equal(found.points, linear([0.0, 1.0], [2.0, 0.5], np.linspace(0, 1, 7)))
+    assert_array_equal(found.energy, found.straight_energy)
+    assert not found.converged.any()
 
 
 def test_two_points_the_same_point_and_no_pair():

@@ -82,7 +82,7 @@ def geodesic(
     margin: float = 0.0,
     n_iter: int = 100,
     tol: float = 1e-3,
-    strength: float = 1.0,
+    strength: float = 5.0,
     n_neighbors: int = 10,
     max_data: int = 2000,
     dtype: str | None = None,

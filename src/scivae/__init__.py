@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from . import datasets, geometry, metrics, model, pl, tl
+if TYPE_CHECKING:
+    from . import datasets, geometry, metrics, model, pl, tl
 
 __all__ = ["datasets", "geometry", "metrics", "model", "pl", "tl"]
 __version__ = version("scivae-tools")
+
+
+def __getattr__(name: str) -> Any:
+    # Rooms are imported when they are first used: torch alone takes seconds.
+    if name in __all__:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

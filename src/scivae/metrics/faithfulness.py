@@ -52,11 +52,23 @@ class Judge:
     _estimator: Any = field(repr=False)
 
     def predict(self, x: MatrixLike) -> Labels:
-        """Label of each row of ``x`` ``(n, n_features)``: an array ``(n,)``."""
+        """Label of each row: an array ``(n,)``.
+
+        Parameters
+        ----------
+        x
+            Cells of the genes that the judge was fitted on, ``(n, n_features)``.
+        """
         return self._estimator.predict(self._check(x))
 
     def predict_proba(self, x: MatrixLike) -> Points:
-        """Class probabilities of each row: ``(n, n_classes)``, columns in the order of ``classes``."""
+        """Class probabilities of each row: ``(n, n_classes)``, columns in the order of ``classes``.
+
+        Parameters
+        ----------
+        x
+            Cells of the genes that the judge was fitted on, ``(n, n_features)``.
+        """
         return self._estimator.predict_proba(self._check(x))
 
     def _check(self, x: MatrixLike) -> Any:

@@ -252,12 +252,7 @@ class AugmentationMixin(GenerationMixin):
             else np.concatenate(columns[0])
         )
         latent, a, b, t, reached = (np.concatenate(columns[i]) for i in (1, 3, 4, 5, 6))
-        conditions = Conditions(
-            *(
-                None if part[0] is None else np.concatenate(part)
-                for part in zip(*columns[2], strict=True)
-            )
-        )
+        conditions = Conditions.concatenate(columns[2])
         obs = self.setup.obs(conditions, pd.RangeIndex(n))
         obs[self.setup.labels_key] = self.classes[code]
         obs[_keys.KIND] = _keys.AUGMENTED

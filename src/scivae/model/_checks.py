@@ -203,13 +203,13 @@ def check_values(
 
 def check_genes(adata: AnnData, expected: np.ndarray) -> None:
     """Raise a ValueError unless the genes are those of the model, in the same order."""
-    expected = pd.Index(expected)
-    if adata.var_names.equals(expected):
+    genes = pd.Index(expected)
+    if adata.var_names.equals(genes):
         return
-    missing = expected.difference(adata.var_names, sort=False)
+    missing = genes.difference(adata.var_names, sort=False)
     if len(missing):
         raise ValueError(
-            f"adata must have the {len(expected)} genes that the model was trained on, but "
+            f"adata must have the {len(genes)} genes that the model was trained on, but "
             f"{len(missing)} are missing ({shown(missing, 3)}); "
             "CIVAE.prepare_query_anndata(adata, model) fills them with zeros."
         )

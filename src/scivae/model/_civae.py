@@ -142,7 +142,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         n_latent: int = 20,
         n_layers: int = 1,
         dropout_rate: float = 0.1,
-        likelihood: Likelihood = "auto",
+        likelihood: Likelihood | str = "auto",
         discriminator_weight: float = 50.0,
         kl_weight: float = 1.0,
         class_weights: Literal["balanced", "none"] | Mapping[Any, float] = "balanced",
@@ -256,7 +256,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         return counts.sum() / (n_classes * counts)
 
     @classmethod
-    def setup_anndata(  # type: ignore[override]
+    def setup_anndata(
         cls,
         adata: AnnData,
         labels_key: str = _keys.LABELS_KEY,
@@ -376,7 +376,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         columns = [f"latent_{i}" for i in range(weights.shape[1])]
         return pd.DataFrame(weights, index=pd.Index(self.classes, name="class"), columns=columns)
 
-    def train(  # type: ignore[override]
+    def train(
         self,
         max_epochs: int | None = None,
         *,
@@ -452,7 +452,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
             and "external_indexing" not in datasplitter_kwargs
         ):
             datasplitter_kwargs["external_indexing"] = stratified_split(
-                np.asarray(self.adata.obs[_checks.LABEL_CODES]),
+                np.asarray(self._validate_anndata().obs[_checks.LABEL_CODES]),
                 train_size=0.9 if train_size is None else train_size,
                 validation_size=validation_size,
                 batch_size=batch_size,
@@ -495,7 +495,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
     def predict(
         self,
         adata: AnnData | None = None,
-        indices: Sequence[int] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
         soft: bool = False,
         batch_size: int | None = None,
     ) -> np.ndarray | pd.DataFrame:
@@ -642,12 +642,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
                         ),
                     )
                 )
-        conditions = Conditions(
-            *(
-                None if column[0] is None else np.concatenate(column)
-                for column in zip(*(p.conditions for p in parts), strict=True)
-            )
-        )
+        conditions = Conditions.concatenate([p.conditions for p in parts])
         means, scales, labels = (
             np.concatenate([getattr(p, name) for p in parts])
             for name in ("mean", "scale", "labels")

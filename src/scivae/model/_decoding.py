@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scvi import REGISTRY_KEYS
 
 from ..module import CIVAEModule
 from ._compat import MODULE_KEYS
@@ -38,7 +39,13 @@ class Conditions(NamedTuple):
 
     def take(self, index: np.ndarray | slice) -> Conditions:
         """The conditions of some of the points."""
-        return Conditions(*(None if a is None else a[index] for a in self))
+        return Conditions(*(None if a is None else a[index] for a in self))  # type: ignore[arg-type]
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Conditions]) -> Conditions:
+        """The conditions of the points of all parts, in their order."""
+        columns = zip(*parts, strict=True)
+        return cls(*(None if c[0] is None else np.concatenate(c) for c in columns))  # type: ignore[arg-type]
 
     def same_category(self, other: Conditions) -> np.ndarray:
         """Whether batch and categorical covariates agree, shape ``(n,)``."""
@@ -167,13 +174,13 @@ def decoded_blocks(
     ------
     Rows and their expected values, float32, shape ``(n_rows, n_vars)``.
     """
-    mixed = None
+    mixed = np.zeros(len(z), dtype=bool)
     if other is not None and weight is not None:
         mixed = ~conditions.same_category(other)
     for start in range(0, len(z), ROWS_PER_BLOCK):
         rows = slice(start, min(start + ROWS_PER_BLOCK, len(z)))
         mean = likelihood(module, z[rows], conditions.take(rows)).mean.cpu().numpy()
-        if mixed is not None and weight is not None and mixed[rows].any():
+        if other is not None and weight is not None and mixed[rows].any():
             index = start + np.flatnonzero(mixed[rows])
             second = likelihood(module, z[index], other.take(index)).mean.cpu().numpy()
             w = weight[index, None].astype(np.float32)
@@ -198,12 +205,13 @@ def sample_blocks(
         yield rows, draw(module.likelihood, px, rng)
 
 
-def draw(name: str, px: torch.distributions.Distribution, rng: np.random.Generator) -> np.ndarray:
+def draw(name: str, px: Any, rng: np.random.Generator) -> np.ndarray:
     """One sample of every value from a likelihood, float32, by a generator of one's own."""
 
     def array(a: torch.Tensor) -> np.ndarray:
         return a.cpu().numpy().astype(np.float64)
 
+    out: np.ndarray
     if name in ("nb", "zinb"):
         theta = np.maximum(array(px.theta), 1e-8)
         rate = rng.standard_gamma(theta) * (array(px.mu) / theta)
@@ -219,3 +227,62 @@ def draw(name: str, px: torch.distributions.Distribution, rng: np.random.Generat
     else:
         out = rng.normal(array(px.loc), array(px.scale))
     return out.astype(np.float32)
+
+
+@torch.inference_mode()
+def normalized_means(
+    module: CIVAEModule,
+    z: np.ndarray,
+    conditions: Conditions,
+    *,
+    other: Conditions | None = None,
+    weight: np.ndarray | None = None,
+) -> torch.Tensor:
+    """Expected values at latent points, each cell's counts divided by their sum.
+
+    The same as the means of :func:`decoded_blocks`, divided by their row sums where the data are
+    counts, without what these do not need: a library size, a dispersion, a distribution.
+
+    Parameters
+    ----------
+    module, z, conditions, other, weight
+        As in :func:`decoded_blocks`.
+
+    Returns
+    -------
+    Shares of the counts, which add up to one, or values in the units of continuous data; float32,
+    shape ``(n, n_vars)``, on the device of the module.
+    """
+    mean = _unscaled_means(module, z, conditions)
+    if other is not None and weight is not None:
+        index = np.flatnonzero(~conditions.same_category(other))
+        if index.size:
+            second = _unscaled_means(module, z[index], other.take(index))
+            w = torch.as_tensor(weight[index, None], dtype=mean.dtype, device=mean.device)
+            rows = torch.as_tensor(index, device=mean.device)
+            mean[rows] = (1 - w) * mean[rows] + w * second
+    if module.likelihood == "zinb":  # zero inflation takes from some genes more than from others
+        mean /= mean.sum(dim=1, keepdim=True)
+    return mean
+
+
+def _unscaled_means(module: CIVAEModule, z: np.ndarray, conditions: Conditions) -> torch.Tensor:
+    """Means for a library of one count, as the decoder of scvi-tools' VAE gives them."""
+    device = module.device
+    batch, categorical, continuous = (
+        None if c is None else c.to(device) for c in _covariates(conditions).values()
+    )
+    x = torch.as_tensor(z, dtype=torch.float32, device=device)
+    if continuous is not None:
+        x = torch.cat([x, continuous], dim=-1)
+    categories = () if categorical is None else torch.split(categorical, 1, dim=1)
+    if module.batch_representation == "embedding":
+        x = torch.cat([x, module.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch)], dim=-1)
+    else:
+        categories = (batch, *categories)
+    decoder = module.decoder
+    hidden = decoder.px_decoder(x, *categories)  # (n, n_hidden)
+    mean = decoder.px_scale_decoder(hidden)  # (n, n_vars)
+    if module.likelihood == "zinb":
+        mean *= torch.sigmoid(-decoder.px_dropout_decoder(hidden))
+    return mean

@@ -86,7 +86,8 @@ def provenance(model_parameters: dict[str, Any], **details: Any) -> dict[str, An
             if v is not None
         },
         "versions": {
-            package: version(package) for package in ("scivae-tools", "scvi-tools", "anndata", "torch")
+            package: version(package)
+            for package in ("scivae-tools", "scvi-tools", "anndata", "torch")
         },
     }
 

@@ -20,19 +20,25 @@ from ._setup import Setup
 class GenerationMixin:
     """Decoding, and what interpolation and augmentation share; mixed into ``CIVAE``."""
 
-    if TYPE_CHECKING:
+    if TYPE_CHECKING:  # what the model class brings
         adata: AnnData | None
         module: CIVAEModule
-        setup: Setup
-        classes: np.ndarray
-        linear_classes: LinearClasses
-        likelihood: str
         default_library_: float
         init_params_: dict[str, Any]
         validation_indices: np.ndarray | None
 
+        @property
+        def setup(self) -> Setup: ...
+        @property
+        def classes(self) -> np.ndarray: ...
+        @property
+        def linear_classes(self) -> LinearClasses: ...
+        @property
+        def likelihood(self) -> str: ...
         def _require_trained(self) -> None: ...
-        def _validate_anndata(self, adata: AnnData | None = None) -> AnnData: ...
+        def _validate_anndata(
+            self, adata: AnnData | None = None, copy_if_view: bool = True
+        ) -> AnnData: ...
         def _evaluating(self) -> AbstractContextManager[CIVAEModule]: ...
         def _encode(self, adata: AnnData, indices: np.ndarray) -> Encoded: ...
         def _probabilities(self, logits: np.ndarray) -> np.ndarray: ...
@@ -125,10 +131,9 @@ class GenerationMixin:
             return
         if not isinstance(key_added, str) or not key_added or "/" in key_added:
             raise ValueError(f"key_added must be a name without slashes, got {key_added!r}.")
-        taken = adata.uns.get(key_added)
-        if taken is not None and not (
-            hasattr(taken, "keys") and set(taken.keys()) <= _keys.UNS_ENTRIES
-        ):
+        taken = adata.uns.get(key_added, {})
+        keys = set(taken.keys()) if hasattr(taken, "keys") else None
+        if keys is None or not (keys <= _keys.UNS_ENTRIES or _keys.PROVENANCE <= keys):
             raise ValueError(
                 f"adata.uns[{key_added!r}] already holds something else; pass another key_added."
             )

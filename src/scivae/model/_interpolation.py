@@ -166,7 +166,9 @@ class InterpolationMixin(GenerationMixin):
         if n_samples is not None:
             n_samples = _checks.check_integer("n_samples", n_samples, minimum=2)
         if library_size is not None:
-            _checks.check_number("library_size", library_size, minimum=np.finfo(np.float32).tiny)
+            _checks.check_number(
+                "library_size", library_size, minimum=float(np.finfo(np.float32).tiny)
+            )
         adata = self._validate_anndata(adata)
         self._check_uns(adata, key_added)
         a, b = resolve_cells(adata, cell_a, "cell_a"), resolve_cells(adata, cell_b, "cell_b")
@@ -267,7 +269,7 @@ class InterpolationMixin(GenerationMixin):
         for encoded, names in ((paths.start, sources), (paths.end, targets)):
             predicted = classes.predict(encoded.mean)
             wrong = paths.within & (predicted != paths.start_class)
-            for i in np.flatnonzero(wrong):
+            for i in np.flatnonzero(wrong).tolist():
                 found[names[i]] = (
                     f"{names[i]!r} is labelled {str(self.classes[paths.start_class[i]])!r} but "
                     f"classified as {str(self.classes[predicted[i]])!r}"

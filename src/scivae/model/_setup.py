@@ -191,29 +191,27 @@ def check_setup_arguments(
     continuous_covariate_keys: list[str] | None,
 ) -> None:
     """Raise the first error that the columns asked for give rise to."""
-    for name, keys in (
-        ("categorical_covariate_keys", categorical_covariate_keys),
-        ("continuous_covariate_keys", continuous_covariate_keys),
+    categorical: list[tuple[str, str]] = [("batch_key", batch_key)] if batch_key else []
+    numeric: list[tuple[str, str]] = (
+        [("size_factor_key", size_factor_key)] if size_factor_key else []
+    )
+    for name, keys, columns in (
+        ("categorical_covariate_keys", categorical_covariate_keys, categorical),
+        ("continuous_covariate_keys", continuous_covariate_keys, numeric),
     ):
         if isinstance(keys, str):
             raise TypeError(f"{name} must be a list of columns, got {keys!r}; write [{keys!r}].")
-        for key in keys or ():
-            check_columns(adata, {name: key})
-    check_columns(adata, {"batch_key": batch_key, "size_factor_key": size_factor_key})
-    for name, key in [("batch_key", batch_key)] + [
-        ("categorical_covariate_keys", k) for k in categorical_covariate_keys or ()
-    ]:
-        missing = 0 if key is None else int(adata.obs[key].isna().sum())
+        columns += [(name, key) for key in keys or ()]
+    for name, key in categorical + numeric:
+        check_columns(adata, {name: key})
+    for name, key in categorical:
+        missing = int(adata.obs[key].isna().sum())
         if missing:
             raise ValueError(
                 f"{name} needs a value for every cell, but adata.obs[{key!r}] is missing in "
                 f"{missing} of {adata.n_obs} cells; fill them in or remove these cells."
             )
-    for name, key in [("size_factor_key", size_factor_key)] + [
-        ("continuous_covariate_keys", k) for k in continuous_covariate_keys or ()
-    ]:
-        if key is None:
-            continue
+    for name, key in numeric:
         values = pd.to_numeric(adata.obs[key], errors="coerce").to_numpy(dtype=float)
         bad = ~np.isfinite(values)
         if name == "size_factor_key":

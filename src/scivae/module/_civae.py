@@ -98,7 +98,7 @@ class CIVAEModule(VAE):
         self.kl_weight = kl_weight
         self.sample_latent = sample_latent
         if continuous:
-            layers = self.decoder.px_decoder
+            layers = self.decoder.px_decoder  # type: ignore[has-type]
             n_latent_and_covariates = layers.fc_layers[0][0].in_features - layers.n_cov
             self.decoder = ContinuousDecoder(
                 n_latent_and_covariates,

@@ -22,7 +22,7 @@ class _LogProb(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: torch.Tensor, mu: torch.Tensor, theta: torch.Tensor, eps: float
     ) -> torch.Tensor:
         total = theta + mu + eps  # (n_obs, n_vars)
@@ -42,9 +42,7 @@ class _LogProb(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # type: ignore[override]
-        ctx: Any, grad: torch.Tensor
-    ) -> tuple[None, torch.Tensor, torch.Tensor, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, torch.Tensor, torch.Tensor, None]:
         theta, ratio, log_total, index, counts, means, shapes = ctx.saved_tensors
         eps = ctx.eps
         grad_mu = -ratio

@@ -1,0 +1,87 @@
+"""The command ``scivae``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EXAMPLES = """\
+examples:
+  scivae demo
+      train on the blood cells that scanpy ships and walk from one kind of dendritic cell to another
+  scivae demo --dataset colon
+      normal to tumour epithelium, on data that is fetched once
+  scivae demo --data mine.h5ad --labels-key cell_type --groupby tissue \\
+      --source normal --target tumor --label Epithelial --out results
+      the same on cells of your own
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv
+        Arguments; ``None`` for those of the process.
+
+    Returns
+    -------
+    Exit status: 0, or 2 where the input is at fault.
+    """
+    args = _parser().parse_args(argv)
+    from ._demo import Request, run
+
+    names = Request._fields
+    request = Request(**{k: v for k, v in vars(args).items() if k in names})
+    try:
+        run(request)
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"scivae: error: {message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scivae",
+        description="Class-faithful interpolation and augmentation of single cells with CI-VAE.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="train, interpolate, augment, and write figures, tables and a short report",
+        description="Train CI-VAE, walk between two groups of cells, make more cells of every class, "
+        "and write what came out.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    data = demo.add_mutually_exclusive_group()
+    data.add_argument("--data", type=Path, metavar="FILE.h5ad", help="cells of your own")
+    data.add_argument(
+        "--dataset",
+        choices=["pbmc", "digits", "mnist", "colon"],
+        default="pbmc",
+        help="a known data set (default: pbmc, which needs no network)",
+    )
+    demo.add_argument("--labels-key", help="column of obs with the classes (default: cell_type)")
+    demo.add_argument("--layer", help="layer to model (default: counts where there is one, else X)")
+    demo.add_argument("--batch-key", help="column of obs with the batches")
+    demo.add_argument("--groupby", help="column of obs with the groups to walk between")
+    demo.add_argument("--source", help="group in which walks begin")
+    demo.add_argument("--target", help="group in which walks end")
+    demo.add_argument("--label", help="class to walk in (default: the largest)")
+    demo.add_argument("--out", type=Path, default=Path("scivae_demo"), help="folder of the results")
+    demo.add_argument("--epochs", type=int, help="passes over the cells (default: by their number)")
+    demo.add_argument("--n-synthetic", type=int, default=50, help="cells to make of each class")
+    demo.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

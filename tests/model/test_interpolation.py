@@ -63,6 +63,17 @@ def test_ends_are_the_decoded_cells(trained, method):
     np.testing.assert_allclose(path.obsm["X_civae"][rows], z, atol=1e-6)
 
 
+def test_geodesic_bends_and_stays_in_its_class(trained):
+    alpha = np.flatnonzero(
+        (trained.adata.obs["cell_type"] == "alpha") & (trained.predict() == "alpha")
+    )
+    pairs = alpha[:12], alpha[-12:]
+    path = trained.interpolate(*pairs, n_steps=9, method="geodesic", key_added=None)
+    assert (path.obs["civae_predicted"] == "alpha").all()
+    line = trained.interpolate(*pairs, n_steps=9, key_added=None)
+    assert not np.allclose(path.obsm["X_civae"], line.obsm["X_civae"], atol=1e-3)
+
+
 def test_library_is_interpolated_on_the_log_scale(trained):
     path = trained.interpolate(0, 3, n_steps=3, key_added=None)
     sizes = library(trained.adata, 0), library(trained.adata, 3)
@@ -234,6 +245,9 @@ def test_misclassified_end_is_named(adata):
     wrong.obs.loc["cell_1", "cell_type"] = "alpha"
     with pytest.warns(UserWarning, match="'cell_1' is labelled 'alpha' but classified as 'beta'"):
         model.interpolate("cell_0", "cell_1", adata=wrong, n_steps=3)
+    with pytest.warns(UserWarning, match="'cell_1' is labelled 'alpha'"):
+        path = model.interpolate("cell_0", "cell_1", adata=wrong, n_steps=5, method="geodesic")
+    assert path.obs["civae_predicted"].tolist()[::4] == ["alpha", "beta"]
 
 
 def test_unlabeled_ends_take_their_predicted_class(trained):

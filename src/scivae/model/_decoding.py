@@ -268,7 +268,7 @@ def normalized_means(
 
 def _unscaled_means(module: CIVAEModule, z: np.ndarray, conditions: Conditions) -> torch.Tensor:
     """Means for a library of one count, as the decoder of scvi-tools' VAE gives them."""
-    device = module.device
+    device = module.discriminator.weight.device  # ``module.device`` walks over all parameters
     batch, categorical, continuous = (
         None if c is None else c.to(device) for c in _covariates(conditions).values()
     )

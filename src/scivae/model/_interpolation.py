@@ -20,6 +20,8 @@ from ._generated import crossings_table, provenance, safe_key
 from ._generation import GenerationMixin
 
 METHODS = ("linear", "spherical", "geodesic")
+# Fewer cells than this of the classes at the ends say nothing about where cells are dense.
+MIN_DENSITY_CELLS = 20
 # Values held at once while quantiles over samples are taken.
 VALUES_PER_BLOCK = 2**25
 
@@ -243,22 +245,27 @@ class InterpolationMixin(GenerationMixin):
         end_class: np.ndarray,
         n_steps: int,
     ) -> np.ndarray:
-        """Curves through dense regions of z, kept in the class where both ends are of one."""
+        """Curves through dense regions of z, kept in the class where both ends are in it."""
+        classes = self.linear_classes
         codes = np.asarray(adata.obs[_checks.LABEL_CODES])
+        inside = (classes.predict(start.mean) == start_class) & (
+            classes.predict(end.mean) == start_class
+        )
         points = np.empty((len(start.mean), n_steps, start.mean.shape[1]), dtype=np.float32)
-        ends = np.stack([start_class, end_class], axis=1)
-        for first, second in np.unique(ends, axis=0):
-            rows = np.flatnonzero((ends == (first, second)).all(axis=1))
+        groups = np.stack([start_class, end_class, inside & (start_class == end_class)], axis=1)
+        for first, second, within in np.unique(groups, axis=0):
+            rows = np.flatnonzero((groups == (first, second, within)).all(axis=1))
             cells = np.flatnonzero((codes == first) | (codes == second))
-            same = first == second
+            if len(cells) < MIN_DENSITY_CELLS:
+                cells = np.arange(adata.n_obs)
             points[rows] = geometry.geodesic(
                 start.mean[rows],
                 end.mean[rows],
                 n_steps,
                 metric="density",
                 data=self._encode(adata, cells).mean,
-                classes=self.linear_classes if same else None,
-                label=int(first) if same else None,
+                classes=classes if within else None,
+                label=int(first) if within else None,
             ).points
         return points
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
-from ..module import CIVAEModule
+from ..module import COUNT_LIKELIHOODS, CIVAEModule
 from ._compat import MODULE_KEYS
 
 ROWS_PER_BLOCK = 1024
@@ -174,18 +174,20 @@ def decoded_blocks(
     ------
     Rows and their expected values, float32, shape ``(n_rows, n_vars)``.
     """
-    mixed = np.zeros(len(z), dtype=bool)
-    if other is not None and weight is not None:
-        mixed = ~conditions.same_category(other)
     for start in range(0, len(z), ROWS_PER_BLOCK):
         rows = slice(start, min(start + ROWS_PER_BLOCK, len(z)))
-        mean = likelihood(module, z[rows], conditions.take(rows)).mean.cpu().numpy()
-        if other is not None and weight is not None and mixed[rows].any():
-            index = start + np.flatnonzero(mixed[rows])
-            second = likelihood(module, z[index], other.take(index)).mean.cpu().numpy()
-            w = weight[index, None].astype(np.float32)
-            mean[index - start] = (1 - w) * mean[index - start] + w * second
-        yield rows, mean
+        part = conditions.take(rows)
+        mean = mixed_means(
+            module,
+            z[rows],
+            part,
+            other=None if other is None else other.take(rows),
+            weight=None if weight is None else weight[rows],
+        )
+        values = mean.cpu().numpy()
+        if module.likelihood in COUNT_LIKELIHOODS:
+            values *= np.exp(part.log_library).astype(np.float32)[:, None]
+        yield rows, values
 
 
 def sample_blocks(
@@ -230,6 +232,40 @@ def draw(name: str, px: Any, rng: np.random.Generator) -> np.ndarray:
 
 
 @torch.inference_mode()
+def mixed_means(
+    module: CIVAEModule,
+    z: np.ndarray,
+    conditions: Conditions,
+    *,
+    other: Conditions | None = None,
+    weight: np.ndarray | None = None,
+) -> torch.Tensor:
+    """Means at latent points for a library of one count, mixed as :func:`decoded_blocks` says.
+
+    The same as the means of :func:`likelihood`, without what these do not need: a dispersion, a
+    distribution. Values of continuous data are in their own units.
+
+    Parameters
+    ----------
+    module, z, conditions, other, weight
+        As in :func:`decoded_blocks`.
+
+    Returns
+    -------
+    float32, shape ``(n, n_vars)``, on the device of the module.
+    """
+    mean = _unscaled_means(module, z, conditions)
+    if other is not None and weight is not None:
+        index = np.flatnonzero(~conditions.same_category(other))
+        if index.size:
+            second = _unscaled_means(module, z[index], other.take(index))
+            w = torch.as_tensor(weight[index, None], dtype=mean.dtype, device=mean.device)
+            rows = torch.as_tensor(index, device=mean.device)
+            mean[rows] = (1 - w) * mean[rows] + w * second
+    return mean
+
+
+@torch.inference_mode()
 def normalized_means(
     module: CIVAEModule,
     z: np.ndarray,
@@ -253,14 +289,7 @@ def normalized_means(
     Shares of the counts, which add up to one, or values in the units of continuous data; float32,
     shape ``(n, n_vars)``, on the device of the module.
     """
-    mean = _unscaled_means(module, z, conditions)
-    if other is not None and weight is not None:
-        index = np.flatnonzero(~conditions.same_category(other))
-        if index.size:
-            second = _unscaled_means(module, z[index], other.take(index))
-            w = torch.as_tensor(weight[index, None], dtype=mean.dtype, device=mean.device)
-            rows = torch.as_tensor(index, device=mean.device)
-            mean[rows] = (1 - w) * mean[rows] + w * second
+    mean = mixed_means(module, z, conditions, other=other, weight=weight)
     if module.likelihood == "zinb":  # zero inflation takes from some genes more than from others
         mean /= mean.sum(dim=1, keepdim=True)
     return mean

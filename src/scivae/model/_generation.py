@@ -133,7 +133,7 @@ class GenerationMixin:
             raise ValueError(f"key_added must be a name without slashes, got {key_added!r}.")
         taken = adata.uns.get(key_added, {})
         keys = set(taken.keys()) if hasattr(taken, "keys") else None
-        if keys is None or not (keys <= _keys.UNS_ENTRIES or _keys.PROVENANCE <= keys):
+        if keys is None or not (keys <= _keys.UNS_ENTRIES or keys >= _keys.PROVENANCE):
             raise ValueError(
                 f"adata.uns[{key_added!r}] already holds something else; pass another key_added."
             )

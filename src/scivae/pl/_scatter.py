@@ -132,7 +132,7 @@ def legend_height(adata: AnnData, color: str | None, *, legend: bool = True) -> 
 def legend_columns(names: list) -> int:
     """Columns of a legend of names below our own axes."""
     longest = max((len(str(n)) for n in names), default=1)
-    return int(np.clip(48 // (longest + 4), 1, 6))
+    return int(np.clip(64 // (longest + 4), 1, 6))
 
 
 def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) -> None:

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from ..tl._genes import describe
+from ..tl._trends import MEAN
 from ._check import check_count, check_genes, check_trends
 from ._style import GREY, OKABE_ITO, SIGNED_CMAP, WIDTH, colorbar, drawing, palette, panels, spread
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
-
-MEAN = "mean"
 
 
 def gene_trends(
@@ -149,14 +149,14 @@ def trend_heatmap(
     -------
     The Axes. Each row is a gene's mean, less its average over steps and divided by its standard
     deviation over steps (zero for a gene that is constant); rows are in the order of the switch
-    position: the one in the table, else where half of the gene's total variation lies behind.
+    position, as :func:`scivae.tl.rank_genes` defines it, flat genes last.
 
     Raises
     ------
     KeyError
         If a gene is not there.
     ValueError
-        If ``trends`` are no trends.
+        If ``trends`` are no trends, or ``max_z`` is not positive.
 
     Examples
     --------
@@ -179,6 +179,8 @@ def trend_heatmap(
     """
     said = check_trends(trends)
     check_count("n_genes", n_genes)
+    if not max_z > 0:
+        raise ValueError(f"max_z must be positive, got {max_z}.")
     names, switch = _chosen(trends, genes, n_genes)
     order = np.argsort(switch, kind="stable")
     names, switch = [names[i] for i in order], switch[order]
@@ -218,39 +220,21 @@ def standardize(values: np.ndarray) -> np.ndarray:
     return np.where(constant, 0.0, centred / np.where(constant, 1.0, sd))
 
 
-def switch_positions(mean: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Where half of each gene's total variation lies behind, shape ``(n_genes,)``.
-
-    Parameters
-    ----------
-    mean
-        Shape ``(n_steps, n_genes)``.
-    t
-        Positions, shape ``(n_steps,)``.
-    """
-    travelled = np.cumsum(np.abs(np.diff(mean, axis=0, prepend=mean[:1])), axis=0)
-    middle = (t[0] + t[-1]) / 2
-    return np.array(
-        [np.interp(c[-1] / 2, c, t) if c[-1] > 0 else middle for c in travelled.T], dtype=float
-    )
-
-
 def _chosen(trends: AnnData, genes: Any, n_genes: int) -> tuple[list[str], np.ndarray]:
-    """Genes to show and their switch positions."""
-    t = trends.obs[_keys.T].to_numpy(dtype=float)
+    """Genes to show and their switch positions, NaN for flat ones."""
     if isinstance(genes, pd.DataFrame):
         table = genes.head(n_genes)
         names = check_genes(trends, list(table.index))
         if "switch" in table:
-            switch = table["switch"].to_numpy(dtype=float)
-            return names, np.where(np.isfinite(switch), switch, (t[0] + t[-1]) / 2)
+            return names, table["switch"].to_numpy(dtype=float)
     elif genes is None:
         mean = _layer(trends, MEAN, list(trends.var_names))
         widest = np.argsort(-np.ptp(mean, axis=0), kind="stable")[:n_genes]
         names = list(trends.var_names[widest])
     else:
         names = check_genes(trends, genes)
-    return names, switch_positions(_layer(trends, MEAN, names), t)
+    t = trends.obs[_keys.T].to_numpy(dtype=float)
+    return names, describe(_layer(trends, MEAN, names), t, 0.0)["switch"].to_numpy(dtype=float)
 
 
 def _layer(trends: AnnData, layer: str, genes: list[str]) -> np.ndarray:

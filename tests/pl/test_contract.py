@@ -1,0 +1,170 @@
+"""What all figures promise: axes in, axes out, and nothing else changes."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.animation import FuncAnimation
+from matplotlib.axes import Axes
+
+import scivae.pl
+
+_spec = importlib.util.spec_from_file_location(
+    "_pl_examples", Path(__file__).with_name("conftest.py")
+)
+make = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(make)
+
+# What is drawn, how, and in how many panels.
+FIGURES = {
+    "animate": (make.make_images, lambda d, **k: scivae.pl.animate(d, **k), 1),
+    "augmentation": (
+        lambda: make.make_cells(kind="sampled"),
+        lambda d, **k: scivae.pl.augmentation(make.make_cells(seed=1), d, method="pca", **k),
+        1,
+    ),
+    "class_margin": (make.make_written_back, lambda d, **k: scivae.pl.class_margin(d, **k), 1),
+    "confusion": (
+        make.make_cells,
+        lambda d, **k: scivae.pl.confusion(d.obs["cell_type"], d.obs["cell_type"][::-1], **k),
+        1,
+    ),
+    "gene_trends": (
+        make.make_trends,
+        lambda d, **k: scivae.pl.gene_trends(d, ["late", "early"], **k),
+        2,
+    ),
+    "history": (None, lambda d, **k: scivae.pl.history(make.make_history(), **k), 5),
+    "latent": (make.make_cells, lambda d, **k: scivae.pl.latent(d, method="pca", **k), 1),
+    "path": (make.make_joint, lambda d, **k: scivae.pl.path(d, color="cell_type", **k), 1),
+    "reconstruction": (
+        make.make_images,
+        lambda d, **k: scivae.pl.reconstruction(d, d.X * 0.9, **k),
+        1,
+    ),
+    "tradeoff": (None, lambda d, **k: scivae.pl.tradeoff(make.make_table(), **k), 2),
+    "traversal_images": (make.make_images, lambda d, **k: scivae.pl.traversal_images(d, **k), 1),
+    "trend_heatmap": (make.make_trends, lambda d, **k: scivae.pl.trend_heatmap(d, **k), 1),
+}
+every_figure = pytest.mark.parametrize("name", sorted(FIGURES))
+
+
+def described(adata) -> tuple:
+    """All that could be changed in an AnnData, as text and bytes."""
+    return (
+        adata.obs.to_csv(),
+        adata.var.to_csv(),
+        np.asarray(adata.X).tobytes(),
+        {k: np.asarray(v).tobytes() for k, v in adata.layers.items()},
+        {k: np.asarray(v).tobytes() for k, v in adata.obsm.items()},
+        repr(dict(adata.uns)),
+    )
+
+
+def axes_of(result) -> np.ndarray:
+    if isinstance(result, FuncAnimation):
+        result._draw_was_started = True  # it is looked at here, not played
+        result = result._fig.axes[0]
+    return np.atleast_1d(np.asarray(result, dtype=object))
+
+
+def test_every_public_name_is_tested_here():
+    assert sorted(scivae.pl.__all__) == sorted(FIGURES)
+
+
+@every_figure
+def test_makes_a_figure_and_returns_its_axes(name):
+    data, draw, n_panels = FIGURES[name]
+    style = dict(mpl.rcParams)
+    adata = None if data is None else data()
+    before = None if adata is None else described(adata)
+    axes = axes_of(draw(adata))
+    assert len(axes) == n_panels
+    assert all(isinstance(ax, Axes) for ax in axes)
+    assert len(plt.get_fignums()) == 1
+    assert dict(mpl.rcParams) == style
+    assert adata is None or described(adata) == before
+    assert axes[0].get_figure().get_size_inches()[0] <= 8.6 / 2.54
+    axes[0].get_figure().canvas.draw()
+
+
+@every_figure
+def test_draws_in_the_axes_given(name):
+    data, draw, n_panels = FIGURES[name]
+    figure, given = plt.subplots(1, n_panels, squeeze=False)
+    given = given.ravel()
+    style = dict(mpl.rcParams)
+    axes = axes_of(draw(None if data is None else data(), ax=given if n_panels > 1 else given[0]))
+    assert [id(ax) for ax in axes] == [id(ax) for ax in given]
+    assert plt.get_fignums() == [figure.number]
+    assert dict(mpl.rcParams) == style
+    assert all(ax.has_data() for ax in given)
+    figure.canvas.draw()
+
+
+@every_figure
+def test_shows_only_when_asked(name, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda *args, **kwargs: shown.append(1))
+    data, draw, _ = FIGURES[name]
+    axes_of(draw(None if data is None else data()))
+    assert not shown
+    axes_of(draw(None if data is None else data(), show=True))
+    assert shown == [1]
+
+
+@every_figure
+def test_refuses_what_is_no_axes(name):
+    data, draw, _ = FIGURES[name]
+    with pytest.raises(TypeError, match="ax must be matplotlib Axes, got str"):
+        draw(None if data is None else data(), ax="left")
+    assert plt.get_fignums() == []
+
+
+@every_figure
+def test_text_is_large_enough_to_read(name):
+    data, draw, _ = FIGURES[name]
+    figure = axes_of(draw(None if data is None else data()))[0].get_figure()
+    figure.canvas.draw()
+    texts = [t for t in figure.findobj(mpl.text.Text) if t.get_text().strip() and t.get_visible()]
+    assert texts
+    assert min(t.get_fontsize() for t in texts) >= 4.5
+
+
+@every_figure
+def test_signature(name):
+    parameters = inspect.signature(getattr(scivae.pl, name)).parameters.values()
+    positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    assert 1 <= len(positional) <= 3
+    defaults = {p.name: p.default for p in parameters}
+    assert defaults["ax"] is None
+    assert defaults["show"] is False
+
+
+def test_a_figure_that_fails_halfway_is_closed(joint, monkeypatch):
+    del joint.obs["cell_type"]
+    with pytest.raises(KeyError, match="color must be a column of obs or a gene"):
+        scivae.pl.path(joint, color="cell_type")
+    monkeypatch.setattr("scivae.pl._path.arrow_heads", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        scivae.pl.path(joint)
+    assert plt.get_fignums() == []
+
+
+def test_plotting_libraries_are_imported_when_a_figure_is_drawn():
+    heavy = {"matplotlib", "scanpy", "seaborn", "umap", "sklearn"}
+    for file in Path(scivae.pl.__file__).parent.glob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            assert not {n.split(".")[0] for n in names} & heavy, f"{file.name}: {names}"

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from sklearn.decomposition import PCA
+
+import scivae
+
+_spec = importlib.util.spec_from_file_location(
+    "_pl_examples", Path(__file__).with_name("conftest.py")
+)
+make = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(make)
+
+
+def offsets(ax) -> np.ndarray:
+    return np.concatenate([np.asarray(c.get_offsets()) for c in ax.collections])
+
+
+def test_principal_components_are_those_of_scikit_learn():
+    adata = make.make_cells()
+    drawn = offsets(scivae.pl.latent(adata, method="pca"))
+    want = PCA(2, svd_solver="full").fit_transform(adata.obsm["X_civae"])
+    np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(want, axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["tsne", pytest.param("umap", marks=pytest.mark.slow)])
+def test_embeddings_repeat_and_leave_the_random_state_alone(method):
+    adata = make.make_cells(30)
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second = (offsets(scivae.pl.latent(adata, method=method)) for _ in range(2))
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+    np.testing.assert_allclose(first, second)
+    assert first.shape == (30, 2)
+
+
+def test_umap_is_seeded_and_fits_small_data(monkeypatch):
+    asked = {}
+
+    class Recorder:
+        def __init__(self, **kwargs):
+            asked.update(kwargs)
+
+        def fit_transform(self, x):
+            return x[:, :2]
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Recorder))
+    adata = make.make_cells(10)
+    drawn = offsets(scivae.pl.latent(adata, method="umap", seed=3))
+    assert asked == {"n_components": 2, "n_neighbors": 9, "random_state": 3, "n_jobs": 1}
+    want = adata.obsm["X_civae"][:, :2]
+    np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(want, axis=0), rtol=1e-6)
+
+
+def test_three_dimensions():
+    adata = make.make_cells()
+    ax = scivae.pl.latent(adata, method="pca", n_components=3)
+    assert ax.name == "3d"
+    assert ax.get_zlabel() == "PC 3 of z"
+    with pytest.raises(ValueError, match="three components need axes in three dimensions"):
+        scivae.pl.latent(adata, method="pca", n_components=3, ax=plt.subplots()[1])
+
+
+def test_at_most_so_many_cells_are_drawn():
+    assert len(offsets(scivae.pl.latent(make.make_cells(), method="pca", max_cells=25))) == 25
+
+
+def test_real_and_synthetic_cells_are_placed_alike():
+    real = make.make_cells()
+    synthetic = make.make_cells(kind="sampled")  # the same counts
+    real.X = real.X * 0.5  # X may be scaled in another way: the counts are compared
+    ax = scivae.pl.augmentation(real, synthetic, method="pca")
+    first, second = (np.asarray(c.get_offsets()) for c in ax.collections)
+    np.testing.assert_allclose(first, second, atol=1e-6)
+    markers = [h.get_label() for h in ax.get_figure().legends[0].legend_handles]
+    assert markers == ["real", "synthetic"]
+
+
+def test_expected_values_are_refused():
+    with pytest.raises(ValueError, match="synthetic must hold samples.*sample=True"):
+        scivae.pl.augmentation(make.make_cells(), make.make_cells(kind="expected"))
+
+
+def test_bad_input():
+    adata = make.make_cells()
+    with pytest.raises(KeyError, match=r"got 'X_civa'.*Did you mean 'X_civae'"):
+        scivae.pl.latent(adata, key="X_civa")
+    with pytest.raises(ValueError, match="method must be one of 'umap', 'tsne', 'pca', got 'ump'"):
+        scivae.pl.latent(adata, method="ump")
+    with pytest.raises(ValueError, match="n_components must be one of '2', '3', got 4"):
+        scivae.pl.latent(adata, n_components=4)
+    with pytest.raises(ValueError, match="same variables in the same order, got 12 and 11"):
+        scivae.pl.augmentation(adata, make.make_cells(kind="sampled")[:, :11].copy())
+    with pytest.raises(ValueError, match="synthetic must hold cells, got none"):
+        scivae.pl.augmentation(adata, adata[:0].copy())
+    with pytest.raises(KeyError, match="which real lacks"):
+        scivae.pl.augmentation(adata, adata, layer="raw")

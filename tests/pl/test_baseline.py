@@ -5,21 +5,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.testing.compare import compare_images
+from tests.pl import conftest as make
 
 import scivae.pl
-
-_spec = importlib.util.spec_from_file_location(
-    "_pl_examples", Path(__file__).with_name("conftest.py")
-)
-make = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make)
 
 BASELINE = Path(__file__).with_name("baseline")
 # Root mean square of the difference in grey levels. Other versions of the font library give about 3;

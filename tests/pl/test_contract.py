@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 from pathlib import Path
 
@@ -13,14 +12,9 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
+from tests.pl import conftest as make
 
 import scivae.pl
-
-_spec = importlib.util.spec_from_file_location(
-    "_pl_examples", Path(__file__).with_name("conftest.py")
-)
-make = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make)
 
 # What is drawn, how, and in how many panels.
 FIGURES = {

@@ -1,22 +1,15 @@
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from sklearn.decomposition import PCA
+from tests.pl import conftest as make
 
 import scivae
-
-_spec = importlib.util.spec_from_file_location(
-    "_pl_examples", Path(__file__).with_name("conftest.py")
-)
-make = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make)
 
 
 def offsets(ax) -> np.ndarray:

@@ -1,18 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from tests.pl import conftest as make
 
 import scivae
-
-_spec = importlib.util.spec_from_file_location(
-    "_pl_examples", Path(__file__).with_name("conftest.py")
-)
-make = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make)
 
 
 def crossings(ax) -> list[float]:

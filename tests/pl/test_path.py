@@ -66,6 +66,11 @@ def test_cells_are_coloured_by_a_gene(joint):
     assert ax.get_ylabel() == "z 2"
 
 
+def test_values_that_no_real_cell_has_need_no_colour_bar(joint):
+    ax = scivae.pl.path(joint, color="civae_t")
+    assert [a.get_ylabel() for a in ax.get_figure().axes[1:]] == ["position along path, t"]
+
+
 def test_arrow_heads_are_spread_over_the_length():
     line = np.array([[0.0, 0.0], [1.0, 0.0], [10.0, 0.0]])
     heads = arrow_heads(line, 3)

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import confusion_matrix
+from tests.pl import conftest as make
 
 import scivae
 from scivae.pl._confusion import confusion_counts
-
-_spec = importlib.util.spec_from_file_location(
-    "_pl_examples", Path(__file__).with_name("conftest.py")
-)
-make = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(make)
 
 
 def test_curves_are_what_was_logged(trained):

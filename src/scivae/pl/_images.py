@@ -72,7 +72,7 @@ def traversal_images(
     >>> adata = scivae.datasets.digits()
     >>> scivae.model.CIVAE.setup_anndata(adata, labels_key="digit")
     >>> model = scivae.model.CIVAE(adata, likelihood="bernoulli")
-    >>> model.train(max_epochs=1, enable_progress_bar=False)
+    >>> model.train(max_epochs=8, enable_progress_bar=False)
     >>> path = model.interpolate([0, 1], [10, 11])
     >>> ax = scivae.pl.traversal_images(path)
     >>> ax.get_xlabel()

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from .. import _keys
 from .._errors import near_matches, shown
-from ._style import PALE, VALUE_CMAP, category_colors, colorbar, legend_below, lettering
+from ._style import PALE, T_CMAP, VALUE_CMAP, category_colors, colorbar, legend_below, lettering
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -89,8 +90,14 @@ def color_points(
         number = values.to_numpy(dtype=float)
         known = rows & np.isfinite(number)
         dots(ax, points[rows & ~known], c=PALE, **look)
-        drawn = dots(ax, points[known], c=number[known], cmap=VALUE_CMAP, **look)
-        if legend:
+        drawn = dots(
+            ax,
+            points[known],
+            c=number[known],
+            cmap=T_CMAP if color == _keys.T else VALUE_CMAP,
+            **look,
+        )
+        if legend and known.any():
             colorbar(drawn, ax, color)
         return
     categories = (

@@ -70,6 +70,7 @@ def gene_trends(
     >>> scivae.model.CIVAE.setup_anndata(adata)
     >>> model = scivae.model.CIVAE(adata)
     >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> adata.obsm["X_civae"] = model.get_latent_representation()
     >>> pairs = scivae.tl.pair_cells(
     ...     adata,
     ...     groupby="cell_type",
@@ -165,6 +166,7 @@ def trend_heatmap(
     >>> scivae.model.CIVAE.setup_anndata(adata)
     >>> model = scivae.model.CIVAE(adata)
     >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> adata.obsm["X_civae"] = model.get_latent_representation()
     >>> pairs = scivae.tl.pair_cells(
     ...     adata,
     ...     groupby="cell_type",

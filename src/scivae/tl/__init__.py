@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ._genes import rank_genes
 from ._pairs import pair_cells
 from ._places import embed, project
+from ._trends import gene_trends
 
-__all__ = ["embed", "pair_cells", "project"]
+__all__ = ["embed", "gene_trends", "pair_cells", "project", "rank_genes"]

@@ -1,0 +1,552 @@
+"""Mean, spread and bands of genes along the paths between two populations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .. import _keys
+from .._errors import near_matches, shown
+from . import _validate
+from ._null import NULL_SLOT, Membership
+
+if TYPE_CHECKING:
+    import torch
+    from anndata import AnnData
+
+    from ..model import CIVAE
+    from ..model._decoding import Conditions, Encoded
+
+METHODS = ("linear", "spherical", "geodesic")
+LOG_SCALE = "log1p of counts per 10,000"
+RAW_SCALE = "units of the data"
+MEAN, SD = "mean", "sd"
+# Values of one block of decoded cells: what stays in a processor's cache is decoded fastest.
+_VALUES_PER_BLOCK = 2**18
+# Values that are held for the quantiles of one step (64 MiB).
+_VALUES_HELD = 2**24
+# Measured cells of a group that are kept for the null.
+_NULL_CELLS = 5000
+
+
+class _Step(NamedTuple):
+    """Statistics over paths at one position; each of shape ``(n_genes,)``, donors ``(n_donors, …)``."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    donors: np.ndarray
+
+
+def gene_trends(
+    model: CIVAE,
+    pairs: pd.DataFrame,
+    *,
+    n_steps: int = 100,
+    method: Literal["linear", "spherical", "geodesic"] = "linear",
+    adata: AnnData | None = None,
+    genes: Sequence[str] | None = None,
+    donor_key: str | None = None,
+    between: Sequence[Any] | None = None,
+    transform_batch: Any = None,
+    quantile_pairs: int = 1024,
+    seed: int = 0,
+) -> AnnData:
+    """Mean, spread and bands of every gene along the paths between paired cells.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    pairs
+        Pairs of cells, as :func:`pair_cells` returns them: the columns ``source`` and ``target``
+        hold obs names; ``donor`` is used where it is there.
+    n_steps
+        Points of a path, its ends included.
+    method
+        Curve between two cells, as in :meth:`scivae.model.CIVAE.interpolate`.
+    adata
+        The cells; ``None`` for the training data.
+    genes
+        Genes to return, in this order; ``None`` for all. Counts are normalised over all genes.
+    donor_key
+        Column of ``obs`` with the donors, for the mean of each donor and the null of
+        :func:`rank_genes`. ``None``: the column ``donor`` of ``pairs``, if there is one. A pair
+        whose ends differ in donor counts for none of them.
+    between
+        Groups that are known to lie between source and target, whose measured cells tell
+        :func:`rank_genes` of transient genes. ``None``: those between the two where the groups are
+        an ordered categorical, else none.
+    transform_batch
+        Decode every point as a cell of this batch; ``None``: of the batch of the ends (as
+        ``interpolate`` does, mixing where these differ).
+    quantile_pairs
+        The bands are exact quantiles over at most this many paths, drawn at random where there are
+        more (fewer where the values would take more than 64 MiB). What is taken for the 5 % quantile
+        over all paths then is a quantile at 5 % ± 0.7 % (standard error, 1,024 paths).
+    seed
+        Seed of this choice, and of which measured cells are kept where a group has over 5,000.
+
+    Returns
+    -------
+    AnnData of ``n_steps × n_genes``:
+
+    - ``layers["mean"]`` (also X), ``layers["sd"]`` (over paths, denominator ``n_pairs``),
+      ``layers["q05"]``, ``layers["q95"]``, and ``layers["mean_<donor>"]`` for each donor. For counts:
+      ``log1p`` of the expected counts per 10,000, each point of each path normalised by itself. Else
+      expected values in the units of the data
+    - ``obs["civae_t"]``: the position
+    - ``varm["civae_null"]``: measured values, on the same scale, of the cells at the ends and
+      between them, shape ``(n_genes, n_cells)``; what :func:`rank_genes` tests
+    - ``uns["civae"]``: ``kind="trends"``, ``scale``, parameters, ``donors``, ``share_in_class``
+      (share of the pairs of one label of which both ends are classified as it, whose paths stay in
+      the class), model, versions
+
+    Raises
+    ------
+    KeyError
+        If a cell, a gene or a column is not there.
+    RuntimeError
+        If the model is not trained.
+    ValueError
+        If there are no pairs, or an argument is out of its range.
+
+    Notes
+    -----
+    Statistics are summed up as cells are decoded, one position at a time: no path is ever held
+    whole, and memory does not grow with their number. Sums are taken about the mean of a block, and
+    in double precision between blocks (Chan, Golub and LeVeque, "Algorithms for computing the sample
+    variance", The American Statistician 37, 1983).
+
+    The layers describe what the model has learned. They are no observations: however many paths
+    there are, they do not add evidence.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.pbmc()
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> adata.obsm["X_civae"] = model.get_latent_representation()
+    >>> pairs = scivae.tl.pair_cells(adata, "cell_type", "CD14+ Monocyte", "Dendritic", n_pairs=20)
+    >>> trends = scivae.tl.gene_trends(model, pairs, n_steps=11)
+    >>> trends.shape, sorted(trends.layers)
+    ((11, 765), ['mean', 'q05', 'q95', 'sd'])
+    """
+    from anndata import AnnData
+
+    from ..model._generated import provenance, safe_key
+
+    n_steps = _validate.check_integer("n_steps", n_steps, minimum=2)
+    quantile_pairs = _validate.check_integer("quantile_pairs", quantile_pairs, minimum=2)
+    rng = np.random.default_rng(_validate.check_integer("seed", seed, minimum=0))
+    _validate.check_choice("method", method, METHODS)
+    _check_pairs(pairs)
+    model._require_trained()
+    adata = model._validate_anndata(adata)
+    _validate.check_names(adata)
+    columns = _columns(model, genes)
+    first, second = (_cells(adata, pairs[end], end) for end in ("source", "target"))
+    donors = _donors(adata, pairs, donor_key, first, second)
+    null, said_between = _null(adata, pairs, donors, first, second, between, rng)
+
+    cells, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
+    encoded = model._encode(adata, cells)
+    if transform_batch is not None:
+        code = model.setup.batch_code(transform_batch)
+        encoded = encoded._replace(
+            conditions=encoded.conditions._replace(batch=np.full(len(cells), code))
+        )
+    start, end = encoded.take(inverse[: len(first)]), encoded.take(inverse[len(first) :])
+    t = np.linspace(0.0, 1.0, n_steps)
+    held = min(len(pairs), quantile_pairs, max(2, _VALUES_HELD // len(columns)))
+    order = np.arange(len(pairs)) if held == len(pairs) else rng.permutation(len(pairs))
+    start, end = start.take(order), end.take(order)
+    walk = _Walk(model, start, end, adata, method, t)
+    names = [safe_key(str(name)) for name in donors.names]
+    layers = {
+        name: np.empty((n_steps, len(columns)), dtype=np.float32)
+        for name in (MEAN, SD, _keys.Q05_LAYER, _keys.Q95_LAYER, *(f"{MEAN}_{d}" for d in names))
+    }
+    for i, step in enumerate(walk.steps(columns, donors.of_pair[order], len(names), held)):
+        for name, row in zip(layers, (*step[:4], *step.donors), strict=True):
+            layers[name][i] = row
+
+    attrs = pairs.attrs
+    said = {
+        name: None if attrs.get(name) is None else str(attrs[name])
+        for name in ("source", "target", "groupby", "label")
+    }
+    uns = provenance(
+        model.init_params_["non_kwargs"],
+        kind=_validate.TRENDS,
+        scale=LOG_SCALE if walk.counts else RAW_SCALE,
+        method=method,
+        pairing=attrs.get("method"),
+        n_steps=n_steps,
+        n_pairs=len(pairs),
+        quantile_pairs=held,
+        donors=np.array(names, dtype=str),
+        between=np.array([str(level) for level in said_between], dtype=str),
+        share_in_class=_share_in_class(model, start, end),
+        transform_batch=None if transform_batch is None else str(transform_batch),
+        seed=int(seed),
+        null={"group": null.group, "donor": null.donor},
+        **said,
+    )
+    return AnnData(
+        X=layers[MEAN].copy(),
+        obs=pd.DataFrame({_keys.T: t}, index=[f"step_{i}" for i in range(n_steps)]),
+        var=pd.DataFrame(index=pd.Index(model.setup.genes[columns].astype(str))),
+        layers=layers,
+        varm={NULL_SLOT: _measured(model, adata, null.cells, columns)},
+        uns={_keys.UNS: uns},
+    )
+
+
+class _Donors(NamedTuple):
+    """Donors of pairs and of cells, as codes; -1 for none."""
+
+    names: list[Any]
+    of_pair: np.ndarray  # (n_pairs,)
+    of_cell: np.ndarray  # (n_obs,)
+
+
+class _Walk:
+    """Paths between encoded cells, decoded one position at a time."""
+
+    def __init__(
+        self,
+        model: CIVAE,
+        start: Encoded,
+        end: Encoded,
+        adata: AnnData,
+        method: str,
+        t: np.ndarray,
+    ):
+        from ..module import COUNT_LIKELIHOODS
+
+        self.model, self.start, self.end, self.t = model, start, end, t
+        self.method = method
+        self.counts = model.likelihood in COUNT_LIKELIHOODS
+        self.curves: np.ndarray | None = None
+        if method == "geodesic":
+            first, second = (
+                np.where(
+                    ends.labels < len(model.classes),
+                    ends.labels,
+                    model.linear_classes.predict(ends.mean),
+                )
+                for ends in (start, end)
+            )
+            self.curves = model._geodesics(adata, start, end, first, second, len(t))
+
+    def points(self, i: int) -> np.ndarray:
+        """Latent points of all paths at one position, shape ``(n_pairs, n_latent)``."""
+        from .. import geometry
+
+        if self.curves is not None:
+            return self.curves[:, i]
+        curve = getattr(geometry, self.method)
+        return curve(self.start.mean, self.end.mean, self.t[i : i + 1])[:, 0]
+
+    def conditions(self, i: int) -> tuple[Conditions, Conditions]:
+        """Conditions at one position with the categories of either end."""
+        from ..model._decoding import interpolate_conditions
+
+        a, b = self.start.conditions, self.end.conditions
+        here = interpolate_conditions(a, b, np.full(len(a.batch), self.t[i]))
+        at_a = here._replace(batch=a.batch, categorical=a.categorical)
+        return at_a, here._replace(batch=b.batch, categorical=b.categorical)
+
+    def blocks(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Values of all genes at one position, a block of paths at a time."""
+        from ..model._decoding import normalized_means
+        from ..model._generated import TARGET_SUM
+
+        z = self.points(i)
+        at_start, at_end = self.conditions(i)
+        size = max(32, _VALUES_PER_BLOCK // self.model.module.n_input)
+        for first in range(0, len(z), size):
+            rows = slice(first, min(first + size, len(z)))
+            values = normalized_means(
+                self.model.module,
+                z[rows],
+                at_start.take(rows),
+                other=at_end.take(rows),
+                weight=np.full(rows.stop - first, self.t[i]),
+            )
+            yield rows, values.mul_(TARGET_SUM).log1p_() if self.counts else values
+
+    def steps(
+        self, columns: np.ndarray, donor: np.ndarray, n_donors: int, n_held: int
+    ) -> list[_Step]:
+        """Statistics at each position.
+
+        Parameters
+        ----------
+        columns
+            Genes that are wanted, shape ``(n_genes,)``.
+        donor
+            Code of the donor of each pair.
+        n_donors
+            Number of donors.
+        n_held
+            Over how many of the first paths quantiles are taken.
+        """
+        import torch
+
+        module = self.model.module
+        # Rows of ones for all pairs and for those of each donor: sums become one product.
+        members = np.concatenate([np.ones((1, len(donor))), donor == np.arange(n_donors)[:, None]])
+        sizes = members.sum(axis=1)
+        groups = torch.as_tensor(members, dtype=torch.float32, device=module.device)
+        subset = None
+        if len(columns) < module.n_input or (np.diff(columns) != 1).any():
+            subset = torch.as_tensor(columns, device=module.device)
+
+        @torch.inference_mode()
+        def one(i: int) -> _Step:
+            held = np.empty((len(columns), n_held), dtype=np.float32)
+            shift = torch.zeros(len(columns), device=module.device)
+            sums, squares = np.zeros((len(members), len(columns))), np.zeros(len(columns))
+            for rows, values in self.blocks(i):
+                if subset is not None:
+                    values = values[:, subset]
+                if rows.start < n_held:
+                    stop = min(rows.stop, n_held)
+                    held[:, rows.start : stop] = values[: stop - rows.start].T.cpu().numpy()
+                if rows.start == 0:
+                    shift = values.mean(dim=0)
+                values -= shift
+                sums += (groups[:, rows] @ values).double().cpu().numpy()
+                squares += (groups[:1, rows] @ values.square_()).double().cpu().numpy()[0]
+            about = shift.double().cpu().numpy()
+            means = sums / sizes[:, None]
+            variance = squares / sizes[0] - means[0] ** 2
+            low, high = _quantiles(held, (0.05, 0.95))
+            return _Step(
+                about + means[0], np.sqrt(np.maximum(variance, 0)), low, high, about + means[1:]
+            )
+
+        with self.model._evaluating(), _one_thread_each(module.device.type == "cpu") as pool:
+            return list(pool.map(one, range(len(self.t))))
+
+
+@contextmanager
+def _one_thread_each(cpu: bool) -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch would use, each of which does its step alone.
+
+    Threads that share one product wait for each other after every one; these never do.
+    """
+    import torch
+
+    n_threads = torch.get_num_threads()
+    with ThreadPoolExecutor(n_threads if cpu else 1) as pool:
+        torch.set_num_threads(1)
+        try:
+            yield pool
+        finally:
+            torch.set_num_threads(n_threads)
+
+
+def _quantiles(values: np.ndarray, at: Sequence[float]) -> list[np.ndarray]:
+    """Quantiles of each row, as :func:`numpy.quantile` interpolates them; sorts ``values``."""
+    n = values.shape[1]
+    values.sort(axis=1)
+    out = []
+    for q in at:
+        place = q * (n - 1)
+        below = int(place)
+        above = min(below + 1, n - 1)
+        low, high = values[:, below].astype(float), values[:, above].astype(float)
+        out.append(low + (place - below) * (high - low))
+    return out
+
+
+def _check_pairs(pairs: Any) -> None:
+    """Raise unless it is a table of pairs."""
+    if not isinstance(pairs, pd.DataFrame):
+        raise TypeError(
+            f"pairs must be the DataFrame of scivae.tl.pair_cells, got {type(pairs).__name__}."
+        )
+    for end in ("source", "target"):
+        if end not in pairs:
+            raise KeyError(
+                f"pairs must have the columns 'source' and 'target', but {end!r} is missing; those "
+                f"there are: {shown(pairs.columns) or 'none'}."
+            )
+    if not len(pairs):
+        raise ValueError("pairs must hold at least one pair, got none.")
+
+
+def _columns(model: CIVAE, genes: Sequence[str] | None) -> np.ndarray:
+    """Positions of the genes that are wanted."""
+    known = pd.Index(model.setup.genes.astype(str))
+    if genes is None:
+        return np.arange(len(known))
+    if isinstance(genes, str):
+        genes = [genes]
+    wanted = pd.Index([str(gene) for gene in genes])
+    if not len(wanted):
+        raise ValueError("genes must name at least one gene, got none; None stands for all.")
+    if not wanted.is_unique:
+        raise ValueError(
+            f"genes must name each gene once, got {str(wanted[wanted.duplicated()][0])!r} twice."
+        )
+    found = known.get_indexer(wanted)
+    if (found < 0).any():
+        gene = wanted[found < 0][0]
+        raise KeyError(
+            f"genes must be among the {len(known)} genes of the model, but {gene!r} is not."
+            f"{near_matches(gene, known)}"
+        )
+    return found
+
+
+def _cells(adata: AnnData, names: pd.Series, end: str) -> np.ndarray:
+    """Positions of cells by name."""
+    found = adata.obs_names.get_indexer(pd.Index(names.astype(str)))
+    if (found < 0).any():
+        name = str(names.iloc[int(np.argmax(found < 0))])
+        raise KeyError(
+            f"pairs[{end!r}] must hold names in adata.obs_names, but {name!r} is not one; pass adata= "
+            f"with the cells that were paired.{near_matches(name, adata.obs_names)}"
+        )
+    return found
+
+
+def _donors(
+    adata: AnnData,
+    pairs: pd.DataFrame,
+    donor_key: str | None,
+    first: np.ndarray,
+    second: np.ndarray,
+) -> _Donors:
+    """Donors by a column of the cells, else by that of the pairs."""
+    none = np.full(adata.n_obs, -1)
+    if donor_key is not None:
+        of_cell, names = pd.factorize(_validate.column(adata, "donor_key", donor_key), sort=True)
+        of_pair = np.where(of_cell[first] == of_cell[second], of_cell[first], -1)
+    elif "donor" in pairs:
+        of_pair, names = pd.factorize(pairs["donor"], sort=True)
+        of_cell = none
+        key = pairs.attrs.get("donor_key")
+        if key in adata.obs:  # also of the cells between
+            of_cell = pd.Index(names).get_indexer(adata.obs[key])
+        of_cell[first], of_cell[second] = of_pair, of_pair
+    else:
+        return _Donors([], np.full(len(pairs), -1), np.zeros(adata.n_obs, dtype=int))
+    present = np.unique(of_pair[of_pair >= 0])
+    if not len(present):
+        raise ValueError(
+            "at least one pair must have both ends of one donor, but no pair has; pair within donors "
+            "with scivae.tl.pair_cells(…, donor_key=…), or pass donor_key=None."
+        )
+    code = np.full(len(names) + 1, -1)  # the last: no donor
+    code[present] = np.arange(len(present))
+    return _Donors([names[i] for i in present], code[of_pair], code[of_cell])
+
+
+def _null(
+    adata: AnnData,
+    pairs: pd.DataFrame,
+    donors: _Donors,
+    first: np.ndarray,
+    second: np.ndarray,
+    between: Sequence[Any] | None,
+    rng: np.random.Generator,
+) -> tuple[Membership, list[Any]]:
+    """Measured cells of the null: the ends of the pairs, and those of the groups between."""
+    sources = np.setdiff1d(first, second)
+    targets = np.setdiff1d(second, first)
+    levels, middle = _between(adata, pairs.attrs, between)
+    groups = [sources, np.setdiff1d(middle, np.concatenate([first, second])), targets]
+    groups = [
+        np.sort(rng.choice(g, _NULL_CELLS, replace=False)) if len(g) > _NULL_CELLS else g
+        for g in groups
+    ]
+    cells = np.concatenate(groups)
+    group = np.repeat(np.arange(3), [len(g) for g in groups])
+    kept = donors.of_cell[cells] >= 0
+    cells, group = cells[kept], group[kept]
+    return Membership(cells, group.astype(np.int8), donors.of_cell[cells].astype(np.int32)), levels
+
+
+def _between(
+    adata: AnnData, attrs: dict[Any, Any], between: Sequence[Any] | None
+) -> tuple[list[Any], np.ndarray]:
+    """Groups between source and target, and the positions of their cells."""
+    nothing: tuple[list[Any], np.ndarray] = [], np.array([], dtype=int)
+    if between is not None and not len(between):
+        return nothing
+    key = attrs.get("groupby")
+    if between is None:
+        if key not in adata.obs or not isinstance(adata.obs[key].dtype, pd.CategoricalDtype):
+            return nothing
+        column = adata.obs[key].cat
+        ends = [list(column.categories).index(attrs[e]) if attrs.get(e) in column.categories else -1
+                for e in ("source", "target")]  # fmt: skip
+        if not column.ordered or min(ends) < 0:
+            return nothing
+        levels = list(column.categories[min(ends) + 1 : max(ends)])
+        levels = [level for level in levels if (adata.obs[key] == level).any()]
+    else:
+        if isinstance(between, str):
+            between = [between]
+        if key is None:
+            raise ValueError(
+                "between needs to know the column of the groups, but pairs.attrs has no 'groupby'; "
+                "set pairs.attrs['groupby']."
+            )
+        groups = _validate.column(adata, "pairs.attrs['groupby']", key)
+        levels = list(between)
+        for level in levels:
+            _validate.group(groups, "between", level, key)
+            if level in (attrs.get("source"), attrs.get("target")):
+                raise ValueError(
+                    f"between must name groups other than source and target, got {level!r}."
+                )
+    mask = adata.obs[key].isin(levels).to_numpy()
+    labels_key, label = attrs.get("labels_key"), attrs.get("label")
+    if label is not None and labels_key in adata.obs:
+        mask &= (adata.obs[labels_key] == label).to_numpy(dtype=bool, na_value=False)
+    return levels, np.flatnonzero(mask)
+
+
+def _measured(model: CIVAE, adata: AnnData, cells: np.ndarray, columns: np.ndarray) -> Any:
+    """Measured values of some cells on the scale of the trends, shape ``(n_genes, n_cells)``."""
+    from scipy import sparse
+
+    from ..model._checks import resolve_layer, values_of
+    from ..model._compat import get_minify_type
+    from ..model._generated import log_normalize
+    from ..module import COUNT_LIKELIHOODS
+
+    if get_minify_type(adata) is not None:  # there are no measured values left
+        return sparse.csr_matrix((len(columns), 0), dtype=np.float32)
+    order = np.argsort(cells)  # a file on disk wants them in order
+    values = values_of(adata, resolve_layer(adata, model.setup.layer))[cells[order]]
+    values = values.compute() if hasattr(values, "compute") else values
+    values = sparse.csr_matrix(values, dtype=np.float32)
+    if model.likelihood in COUNT_LIKELIHOODS:
+        values = log_normalize(values)
+    back = np.argsort(order)
+    return sparse.csr_matrix(values[back][:, columns].T)
+
+
+def _share_in_class(model: CIVAE, start: Encoded, end: Encoded) -> float | None:
+    """Of the pairs of one label, the share with both ends classified as it; ``None`` without any."""
+    classes = model.linear_classes
+    same = (start.labels == end.labels) & (start.labels < len(model.classes))
+    if not same.any():
+        return None
+    both = (classes.predict(start.mean) == start.labels) & (classes.predict(end.mean) == end.labels)
+    return float(both[same].mean())

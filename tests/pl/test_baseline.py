@@ -8,17 +8,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.legend import Legend
 from matplotlib.testing.compare import compare_images
+from matplotlib.text import Text
+from matplotlib.ticker import NullFormatter
 from tests.pl import conftest as make
 
 import scivae.pl
 
 BASELINE = Path(__file__).with_name("baseline")
-# Root mean square of the difference in grey levels. Other versions of the font library give about 3;
-# a line that is missing or elsewhere gives more than 9.
-TOLERANCE = 7.0
+# Root mean square of the difference in grey levels. Without letters, and with the axes at fixed places,
+# another rendering of fonts gives 0; a band or a line that is missing, or data that moved, more than 8.
+TOLERANCE = 4.0
 DPI = 70
 
 FIGURES = {
@@ -45,7 +49,21 @@ FIGURES = {
 
 
 def save(drawn, file: Path) -> Path:
+    """A picture without letters: these differ from one version of the font library to the next."""
     figure = np.atleast_1d(np.asarray(drawn, dtype=object))[0].get_figure()
+    figure.canvas.draw()
+    figure.set_layout_engine("none")
+    boxes = np.linspace(0.1, 0.95, len(figure.axes) + 1)
+    for legend in figure.findobj(Legend):
+        legend.remove()
+    for ax, left, right in zip(figure.axes, boxes[:-1], boxes[1:], strict=True):
+        ax.set_axes_locator(None)
+        ax.set_position([left, 0.1, 0.9 * (right - left), 0.8])
+        for axis in ("xaxis", "yaxis", "zaxis"):
+            if hasattr(ax, axis):
+                getattr(ax, axis).set_major_formatter(NullFormatter())
+    for text in figure.findobj(Text):
+        text.set_text("")
     figure.savefig(file, dpi=DPI, metadata={"Software": None})
     return file
 
@@ -65,13 +83,38 @@ def test_looks_as_it_did(name, tmp_path):
     assert difference(name, FIGURES[name](), tmp_path) < TOLERANCE
 
 
-def test_a_figure_that_changed_is_found(tmp_path):
+def test_another_rendering_of_letters_does_not_matter(tmp_path):
+    with mpl.rc_context({"text.hinting": "none", "text.hinting_factor": 1}):
+        for name in ("confusion", "gene_trends_overlay", "history", "trend_heatmap"):
+            assert difference(name, FIGURES[name](), tmp_path) < TOLERANCE / 4
+
+
+def changed_trends():
     trends = make.make_trends()
     trends.layers["mean"][:] = trends.layers["mean"][::-1]
-    assert difference("trend_heatmap", scivae.pl.trend_heatmap(trends), tmp_path) > TOLERANCE
-    overlay = scivae.pl.gene_trends(trends, ["late", "early", "middle"], overlay=True)
-    assert difference("gene_trends_overlay", overlay, tmp_path) > TOLERANCE
-    walked = make.make_joint()
-    walked.obsm["X_umap"] = walked.obsm["X_umap"] * [1, -1]
-    drawn = scivae.pl.path(walked, color="cell_type")
-    assert difference("path", drawn, tmp_path) > TOLERANCE
+    return trends
+
+
+def moved_path():
+    joint = make.make_joint()
+    joint.obsm["X_umap"][60:69, 1] += 0.5
+    return joint
+
+
+CHANGED = {
+    "trend_heatmap": lambda: scivae.pl.trend_heatmap(changed_trends()),
+    "gene_trends_overlay": lambda: scivae.pl.gene_trends(
+        changed_trends(), ["late", "early", "middle"], overlay=True
+    ),
+    "gene_trends": lambda: scivae.pl.gene_trends(
+        make.make_trends(), ["late", "early", "middle"], bands=False
+    ),
+    "path": lambda: scivae.pl.path(moved_path(), color="cell_type"),
+    "tradeoff": lambda: scivae.pl.tradeoff(make.make_table(), chosen=1),
+    "traversal_images": lambda: scivae.pl.traversal_images(make.make_images(), cmap="cividis"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CHANGED))
+def test_a_change_is_found(name, tmp_path):
+    assert difference(name, CHANGED[name](), tmp_path) > TOLERANCE

@@ -133,6 +133,20 @@ def test_text_is_large_enough_to_read(name):
 
 
 @every_figure
+def test_nothing_is_cut_off(name):
+    data, draw, _ = FIGURES[name]
+    figure = axes_of(draw(None if data is None else data()))[0].get_figure()
+    figure.canvas.draw()
+    box = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    slack = 0.03
+    assert box.x0 > -slack
+    assert box.y0 > -slack
+    assert box.x1 < width + slack
+    assert box.y1 < height + slack
+
+
+@every_figure
 def test_signature(name):
     parameters = inspect.signature(getattr(scivae.pl, name)).parameters.values()
     positional = [p for p in parameters if p.kind is not p.KEYWORD_ONLY]

@@ -61,7 +61,7 @@ def history(model: Any, *, ax: Any = None, show: bool = False) -> np.ndarray:
     curves = _curves(model)
     if not curves:
         raise ValueError("history must hold the terms of the objective, got none of them.")
-    with panels(ax, len(curves), panel=(WIDTH / 2, 1.15), show=show) as drawn:
+    with panels(ax, len(curves), panel=(WIDTH / 2, 1.05), shared=0.35, show=show) as drawn:
         for one, (title, unit, *parts) in zip(drawn, curves, strict=True):
             for curve, color, label in zip(
                 parts, (TRAIN, VALIDATION), ("training", "validation"), strict=True

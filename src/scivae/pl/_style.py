@@ -95,10 +95,14 @@ def panels(
     *,
     n_cols: int = 2,
     panel: tuple[float, float] = (WIDTH / 2, 1.25),
+    shared: float = 0.0,
     projection: str | None = None,
     show: bool = False,
 ) -> Iterator[np.ndarray]:
-    """As :func:`drawing`, for ``n`` axes; yields an array of shape ``(n,)``."""
+    """As :func:`drawing`, for ``n`` axes; yields an array of shape ``(n,)``.
+
+    ``shared`` is the height, in inches, of labels and legends that the panels have in common.
+    """
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 
@@ -113,7 +117,7 @@ def panels(
         figure, grid = plt.subplots(
             n_rows,
             n_cols,
-            figsize=(panel[0] * n_cols, panel[1] * n_rows),
+            figsize=(panel[0] * n_cols, panel[1] * n_rows + shared),
             layout="constrained",
             squeeze=False,
             subplot_kw={"projection": projection},

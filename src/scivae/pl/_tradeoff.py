@@ -83,7 +83,10 @@ def tradeoff(
         raise ValueError(
             f"{weight} must be finite and not negative, got {x.min():g} to {x.max():g}."
         )
-    with panels(ax, len(names), n_cols=n_cols, panel=(WIDTH / 2, 1.35), show=show) as axes:
+    n_shown = min(n_cols, len(names))
+    with panels(
+        ax, len(names), n_cols=n_cols, panel=(WIDTH / n_shown, 1.2), shared=0.2, show=show
+    ) as axes:
         for one, name in zip(axes, names, strict=True):
             y = pd.to_numeric(table[name]).to_numpy(dtype=float)
             mean = pd.Series(y).groupby(x).mean()

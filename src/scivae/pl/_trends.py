@@ -96,8 +96,10 @@ def gene_trends(
             drawn.set_ylabel(_scale(said))
         return drawn
     single = len(names) == 1
-    panel = (WIDTH, 2.2) if single else (WIDTH / 2, 1.2)
-    with panels(ax, len(names), n_cols=n_cols, panel=panel, show=show) as axes:
+    panel = (WIDTH, 2.2) if single else (WIDTH / min(n_cols, len(names)), 1.05)
+    with panels(
+        ax, len(names), n_cols=n_cols, panel=panel, shared=0.0 if single else 0.6, show=show
+    ) as axes:
         for one, gene in zip(axes, names, strict=True):
             one.set_title(gene, loc="left", style="italic")
             _draw(one, trends, gene, OKABE_ITO[0], bands=has_bands, donors=donor_names)

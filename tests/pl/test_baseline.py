@@ -84,7 +84,7 @@ def test_looks_as_it_did(name, tmp_path):
 
 
 def test_another_rendering_of_letters_does_not_matter(tmp_path):
-    with mpl.rc_context({"text.hinting": "none", "text.hinting_factor": 1}):
+    with mpl.rc_context({"text.hinting": "none"}):
         for name in ("confusion", "gene_trends_overlay", "history", "trend_heatmap"):
             assert difference(name, FIGURES[name](), tmp_path) < TOLERANCE / 4
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ._compare import compare_trends
 from ._genes import rank_genes
 from ._pairs import pair_cells
 from ._places import embed, project
 from ._trends import gene_trends
 
-__all__ = ["embed", "gene_trends", "pair_cells", "project", "rank_genes"]
+__all__ = ["compare_trends", "embed", "gene_trends", "pair_cells", "project", "rank_genes"]

@@ -83,8 +83,9 @@ def rank_genes(
     construction, and no test of this kind can tell. Cells of a donor are no independent donors:
     with few donors, look at ``agreement``.
 
-    The statistic is the sum of the squared ``z``. Its null distribution is taken together for 100
-    genes of similar kurtosis; below ten exceedances it is continued by Pearson's type III [1]_.
+    The statistic is the sum of the squared ``z``. Where fewer than ten permutations of a gene reach
+    it, those of 100 genes of similar kurtosis are taken together, and beyond these the tail is
+    that of Pearson's type III [1]_.
 
     References
     ----------

@@ -11,11 +11,12 @@ NULL_SLOT = "civae_null"  # of varm: measured values, genes × cells
 SOURCE, BETWEEN, TARGET = 0, 1, 2
 # With fewer ways to assign cells to groups, no p-value below 0.001 exists.
 MIN_ASSIGNMENTS = 1000
-# Genes that share a null distribution, and how many of its values must lie beyond a statistic for a
-# p-value to be counted; with fewer it is read off a gamma distribution.
-_GENES_PER_NULL = 100
+# Below this many permutations beyond its statistic, a gene borrows those of genes of similar kurtosis;
+# below as many of theirs, the p-value is read off a gamma distribution.
 _MIN_BEYOND = 10
+_GENES_PER_NULL = 100
 _VALUES_PER_BLOCK = 2**23
+_ROUNDING = 1e-5  # of the null, in single precision
 
 
 class Membership(NamedTuple):
@@ -104,7 +105,9 @@ def permutation_test(
 
     The statistic is the sum of the squared z of two contrasts, target against source and between
     against both. Its null distribution is that under permutation of the groups among the cells of a
-    donor, standardised and taken together for 100 genes of similar kurtosis.
+    donor. Where fewer than ten permutations of a gene reach its statistic, those of 100 genes of
+    similar kurtosis are taken together, since all are standardised; where these are too few as well,
+    the tail is that of a gamma distribution.
 
     Parameters
     ----------
@@ -163,7 +166,13 @@ def permutation_test(
     tested = np.flatnonzero(np.isfinite(kurtosis))
     order = tested[np.argsort(kurtosis[tested], kind="stable")]
     for part in np.array_split(order, max(1, len(order) // _GENES_PER_NULL)):
-        p_value[part] = np.clip(_tail(statistic[part], null[part].ravel()), floor, 1)
+        beyond = (null[part] >= statistic[part, None] * (1 - _ROUNDING)).sum(axis=1)
+        p_value[part] = np.where(
+            beyond >= _MIN_BEYOND,
+            (1 + beyond) / (1 + n_permutations),
+            np.minimum(_tail(statistic[part], null[part].ravel()), 1),
+        )
+    p_value = np.maximum(p_value, floor)
     return Evidence(difference, z, p_value)
 
 
@@ -185,7 +194,7 @@ def _tail(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
     from scipy.stats import pearson3
 
     null = np.sort(null.astype(np.float64))
-    beyond = len(null) - np.searchsorted(null, statistic * (1 - 1e-6), side="left")
+    beyond = len(null) - np.searchsorted(null, statistic * (1 - _ROUNDING), side="left")
     counted = (1 + beyond) / (1 + len(null))
     centred = null - null.mean()
     sd = centred.std()

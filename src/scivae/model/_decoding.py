@@ -290,7 +290,9 @@ def normalized_means(
     shape ``(n, n_vars)``, on the device of the module.
     """
     mean = mixed_means(module, z, conditions, other=other, weight=weight)
-    if module.likelihood == "zinb":  # zero inflation takes from some genes more than from others
+    # Zero inflation takes from some genes more than from others, and beside size factors the decoder
+    # of scvi-tools ends in a softplus, not in a softmax.
+    if module.likelihood == "zinb" or (module.use_size_factor_key and not module.continuous):
         mean /= mean.sum(dim=1, keepdim=True)
     return mean
 

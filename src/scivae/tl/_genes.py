@@ -75,7 +75,9 @@ def rank_genes(
 
     A transient gene can be equal at both ends. What shows it is measured cells in between (see
     ``between`` of :func:`gene_trends`); without them its middle rests on the model alone, and the
-    p-value says so by being large.
+    p-value says so by being large. The other way round, a straight path through a curved population
+    cuts the corner: a gene with a large ``z_between`` whose ``shape`` is not ``transient`` does peak
+    between the groups, but not on this path (try ``method="geodesic"``, or stages one by one).
 
     The null is exact if which cells are paired does not depend on their expression within a group:
     for the methods ``ot``, ``random`` and ``all`` of :func:`pair_cells`, not for ``nearest``, whose

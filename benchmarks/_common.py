@@ -34,7 +34,9 @@ def provenance(seconds: float) -> str:
     )
 
 
-def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str, seconds: float) -> None:
+def write_table(
+    name: str, title: str, text: str, rows: pd.DataFrame, by: str, seconds: float
+) -> None:
     """Write every row as CSV, and mean ± sd over seeds as Markdown, under ``docs/evidence``."""
     DOCS.mkdir(parents=True, exist_ok=True)
     rows.to_csv(DOCS / f"{name}.csv", index=False, float_format="%.6g")
@@ -46,5 +48,7 @@ def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str, s
         lines.append("| " + " | ".join([str(method), *cells]) + " |")
     n_seeds = rows["seed"].nunique()
     foot = f"Mean ± standard deviation over {n_seeds} seeds. {provenance(seconds)}"
-    (DOCS / f"{name}.md").write_text(f"# {title}\n\n{text}\n\n" + "\n".join(lines) + f"\n\n{foot}\n")
+    (DOCS / f"{name}.md").write_text(
+        f"# {title}\n\n{text}\n\n" + "\n".join(lines) + f"\n\n{foot}\n"
+    )
     print("\n".join(lines))

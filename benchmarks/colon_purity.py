@@ -65,9 +65,7 @@ class CIVAE:
     def fit(self, train, seed: int, epochs: int | None):
         scivae.model.CIVAE.setup_anndata(train, labels_key=KEY)
         self.model = scivae.model.CIVAE(train, seed=seed, **self.settings)
-        self.model.train(
-            epochs, train_size=1.0, enable_progress_bar=False, plan_kwargs=self.plan
-        )
+        self.model.train(epochs, train_size=1.0, enable_progress_bar=False, plan_kwargs=self.plan)
 
     def encode(self, adata):
         return self.model.get_latent_representation(adata)
@@ -154,8 +152,10 @@ def study(method, train, test, seed: int, n_pairs: int, epochs: int | None) -> d
         "separability, held out": linear_separability(z, y, z_test, y_test),
         "reconstruction loss, held out": method.reconstruction(test),
     }
-    for kind, judge in fit_judges(x, y, seed=seed).items():
-        found = path_purity(judge, cells, np.tile(y[a], len(POSITIONS)), x_real=x_test, y_real=y_test)
+    for kind, judge in fit_judges(x, y, kinds=("logistic", "knn"), seed=seed).items():
+        found = path_purity(
+            judge, cells, np.tile(y[a], len(POSITIONS)), x_real=x_test, y_real=y_test
+        )
         name = kind.replace("_", " ")
         row[f"purity, mean ({name})"] = found.mean
         row[f"purity, worst class ({name})"] = found.worst
@@ -187,7 +187,10 @@ def main() -> None:
         for name in args.methods:
             row = study(METHODS[name](), train.copy(), test.copy(), seed, args.n_pairs, args.epochs)
             rows.append({"method": name, "seed": seed, **row})
-            print({k: v if isinstance(v, str) else round(v, 4) for k, v in rows[-1].items()}, flush=True)
+            print(
+                {k: v if isinstance(v, str) else round(v, 4) for k, v in rows[-1].items()},
+                flush=True,
+            )
     write_table(
         args.name,
         "Purity of decoded cells, colorectal cancer",

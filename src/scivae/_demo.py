@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Pairs over which genes are followed, and genes that the figures show.
 MAX_PAIRS, N_STEPS = 500, 50
 N_CURVES, N_HEATMAP = 6, 30
+# False discovery rate under which a gene is said to change.
+SIGNIFICANT = 0.05
 
 
 class Request(NamedTuple):
@@ -317,10 +319,10 @@ def _figures(
     genes: pd.DataFrame | None,
     key: str,
 ) -> None:
-    import matplotlib
+    import matplotlib as mpl
 
-    backend = matplotlib.get_backend()
-    matplotlib.use("Agg")
+    backend = mpl.get_backend()
+    mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     from . import pl, tl
@@ -344,7 +346,7 @@ def _figures(
             shape = tuple(int(i) for i in adata.uns["image"]["shape"])
             save("images.png", pl.traversal_images(path, shape=shape))
     finally:
-        matplotlib.use(backend)
+        mpl.use(backend)
 
 
 def _text(
@@ -374,8 +376,6 @@ def _text(
         f"  walk       {ends[0]} → {ends[1]}, in class {label}",
     ]
     if genes is not None:
-        from .tl import SIGNIFICANT
-
         found = genes[genes["fdr"] <= SIGNIFICANT]
         lines.append(
             f"  genes      {len(found)} of {len(genes)} change from {request.source} to "

@@ -20,9 +20,16 @@ LATENT: Final = "X_civae"
 UNS: Final = "civae"
 PATHS: Final = "paths"
 AUGMENTATION: Final = "augmented"
+# What scivae writes into the entry of the user's AnnData, and what that of generated AnnData has.
 UNS_ENTRIES: Final = frozenset({PATHS, AUGMENTATION})
+PROVENANCE: Final = frozenset({"kind", "versions"})
 Q05_LAYER: Final = "q05"
 Q95_LAYER: Final = "q95"
+
+# Slots of trends along paths; Q05_LAYER and Q95_LAYER are theirs too.
+MEAN_LAYER: Final = "mean"
+SD_LAYER: Final = "sd"
+NULL: Final = "civae_null"
 
 # obs columns of generated AnnData.
 KIND: Final = "civae_kind"

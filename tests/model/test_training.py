@@ -128,6 +128,6 @@ def test_temperature_recovers_the_scale_of_the_logits():
 
 
 def test_default_epochs():
-    assert default_epochs(500) == 200
-    assert default_epochs(10_000) == 51
+    assert default_epochs(500) == 400
+    assert default_epochs(10_000) == 26
     assert default_epochs(500_000) == 20

@@ -88,7 +88,8 @@ class AugmentationMixin(GenerationMixin):
             Draw cells from the likelihood; ``False`` takes expected values.
         min_confidence
             Probability that a cell must reach. ``None``: what 95 % of the real cells of the class
-            reach that training held out (of all its cells, where fewer than 20 were held out).
+            reach that training held out; where these are fewer than 20, of all held-out cells,
+            each for its own class.
         adata
             Cells to start from; ``None`` for the training data.
         key_added
@@ -200,15 +201,10 @@ class AugmentationMixin(GenerationMixin):
                 stacklevel=4,
             )
             inside = np.arange(len(cells))
-        confidence = self._probabilities(logits)[:, code]
-        held_out = np.zeros(len(cells), dtype=bool)
-        if adata is self.adata and self.validation_indices is not None:
-            held_out = np.isin(cells, self.validation_indices)
-        if held_out.sum() < MIN_HELD_OUT:
-            held_out[:] = True
+        reference = self._held_out_confidence(adata, code)
         threshold = min_confidence
         if threshold is None:
-            threshold = float(np.quantile(confidence[held_out], ACCEPTED_QUANTILE))
+            threshold = float(np.quantile(reference, ACCEPTED_QUANTILE))
 
         pool, names = encoded.take(inside), adata.obs_names[cells[inside]].astype(str)
         rng = np.random.default_rng([seed, code])
@@ -270,9 +266,29 @@ class AugmentationMixin(GenerationMixin):
             "min_confidence": threshold,
             "n_real": len(cells),
             "n_inside": len(inside),
-            "n_threshold_cells": int(held_out.sum()),
+            "n_threshold_cells": len(reference),
         }
         return Augmented(values, latent, obs, summary)
+
+    def _held_out_confidence(self, adata: AnnData, code: int) -> np.ndarray:
+        """Probabilities of their own class of real cells, preferably held out and of one class.
+
+        Cells that the network was trained on are more sure of their class than any other cell can
+        be, so where a class has too few held-out cells, those of all classes speak for it.
+        """
+        codes = np.asarray(adata.obs[_checks.LABEL_CODES])
+        labeled = codes < len(self.classes)
+        if adata is self.adata and self.validation_indices is not None:
+            held_out = np.isin(np.arange(len(codes)), self.validation_indices) & labeled
+        else:  # cells that this model was not trained on
+            held_out = labeled
+        for cells in (held_out & (codes == code), held_out, labeled):
+            index = np.flatnonzero(cells)
+            if len(index) >= MIN_HELD_OUT:
+                break
+        encoded = self._encode(adata, index)
+        probabilities = self._probabilities(self.linear_classes.logits(encoded.mean))
+        return probabilities[np.arange(len(index)), encoded.labels]
 
     @torch.inference_mode()
     def _decode_and_encode(

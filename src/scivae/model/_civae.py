@@ -35,6 +35,7 @@ from ._interpolation import InterpolationMixin
 from ._random import seeded
 from ._setup import Setup, check_setup_arguments
 from ._training import (
+    LEARNING_RATE,
     THINNING,
     WARMUP_SHARE,
     CIVAETrainingPlan,
@@ -396,7 +397,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         Parameters
         ----------
         max_epochs
-            Passes over the cells. ``None``: about 4,000 steps of 128 cells, in 20 to 200 passes.
+            Passes over the cells. ``None``: about 2,000 steps of 128 cells, in 20 to 400 passes.
         seed
             Seed of the split, the order of the minibatches and the noise; ``None`` for that of the
             model. The same seed trains the same model.
@@ -410,8 +411,8 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         check_val_every_n_epoch
             Epochs between two looks at the held-out cells.
         plan_kwargs
-            For :class:`scvi.train.TrainingPlan`: ``lr``, ``n_epochs_kl_warmup`` (half of the epochs,
-            unless given), and ``thinning``, the largest share of its counts that a cell can lose
+            For :class:`scvi.train.TrainingPlan`: ``lr`` (0.002, unless given), ``n_epochs_kl_warmup``
+            (half of the epochs), and ``thinning``, the largest share of its counts that a cell can lose
             before it is encoded in training (0.7 for counts): on colorectal cancer this raises the
             class purity of generated cells and held-out separability alike.
         datasplitter_kwargs
@@ -441,6 +442,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         batch_size = _checks.check_integer("batch_size", batch_size, minimum=2)
         seed = self._seed if seed is None else _checks.check_integer("seed", seed, minimum=0)
         plan_kwargs = {
+            "lr": LEARNING_RATE,
             "n_epochs_kl_warmup": max(1, round(WARMUP_SHARE * max_epochs)),
             "thinning": THINNING if self.likelihood in COUNT_LIKELIHOODS else 0.0,
             **(plan_kwargs or {}),

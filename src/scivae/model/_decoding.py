@@ -306,7 +306,7 @@ def _unscaled_means(module: CIVAEModule, z: np.ndarray, conditions: Conditions) 
     x = torch.as_tensor(z, dtype=torch.float32, device=device)
     if continuous is not None:
         x = torch.cat([x, continuous], dim=-1)
-    categories = () if categorical is None else torch.split(categorical, 1, dim=1)
+    categories: tuple[Any, ...] = () if categorical is None else torch.split(categorical, 1, dim=1)
     if module.batch_representation == "embedding":
         x = torch.cat([x, module.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch)], dim=-1)
     else:

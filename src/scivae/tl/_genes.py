@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import _keys
 from . import _validate
-from ._null import MIN_ASSIGNMENTS, NULL_SLOT, SOURCE, TARGET, Evidence, design, permutation_test
+from ._null import MIN_ASSIGNMENTS, SOURCE, TARGET, Evidence, design, permutation_test
 from ._trends import LOG_SCALE, MEAN
 
 if TYPE_CHECKING:
@@ -200,11 +200,11 @@ def _evidence(trends: AnnData, table: pd.DataFrame, n_permutations: int, seed: i
         nothing = np.full((2, n_genes), np.nan)
         return Evidence(nothing, nothing, nothing[0])
     null = trends.uns[_keys.UNS].get("null", {})
-    values = trends.varm.get(NULL_SLOT)
+    values = trends.varm.get(_keys.NULL)
     cure = "pass n_permutations=0 to describe the trends without a test."
     if values is None or "group" not in null or values.shape[1] != len(null["group"]):
         raise ValueError(
-            f"the null needs the measured cells at the ends, but trends.varm[{NULL_SLOT!r}] has none "
+            f"the null needs the measured cells at the ends, but trends.varm[{_keys.NULL!r}] has none "
             f"(a minified AnnData keeps no measured values); {cure}"
         )
     group, donor = np.asarray(null["group"]), np.asarray(null["donor"])

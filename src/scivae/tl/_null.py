@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-NULL_SLOT = "civae_null"  # of varm: measured values, genes × cells
 SOURCE, BETWEEN, TARGET = 0, 1, 2
 # With fewer ways to assign cells to groups, no p-value below 0.001 exists.
 MIN_ASSIGNMENTS = 1000

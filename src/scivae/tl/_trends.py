@@ -13,7 +13,7 @@ import pandas as pd
 from .. import _keys
 from .._errors import near_matches, shown
 from . import _validate
-from ._null import NULL_SLOT, Membership
+from ._null import Membership
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 METHODS = ("linear", "spherical", "geodesic")
 LOG_SCALE = "log1p of counts per 10,000"
 RAW_SCALE = "units of the data"
-MEAN, SD = "mean", "sd"
+MEAN, SD = _keys.MEAN_LAYER, _keys.SD_LAYER
 # Values of one block of decoded cells: what stays in a processor's cache is decoded fastest.
 _VALUES_PER_BLOCK = 2**18
 # Values that are held for the quantiles of one step (64 MiB).
@@ -206,7 +206,7 @@ def gene_trends(
         obs=pd.DataFrame({_keys.T: t}, index=[f"step_{i}" for i in range(n_steps)]),
         var=pd.DataFrame(index=pd.Index(model.setup.genes[columns].astype(str))),
         layers=layers,
-        varm={NULL_SLOT: _measured(model, adata, null.cells, columns)},
+        varm={_keys.NULL: _measured(model, adata, null.cells, columns)},
         uns={_keys.UNS: uns},
     )
 

@@ -191,14 +191,15 @@ def main() -> None:
                 {k: v if isinstance(v, str) else round(v, 4) for k, v in rows[-1].items()},
                 flush=True,
             )
-    write_table(
-        args.name,
-        "Purity of decoded cells, colorectal cancer",
-        f"{' '.join(__doc__.split(chr(10) * 2)[2].split())}",
-        pd.DataFrame(rows),
-        "method",
-        time.perf_counter() - start,
-    )
+        # After every seed, so that a run that is cut short leaves a table.
+        write_table(
+            args.name,
+            "Purity of decoded cells, colorectal cancer",
+            " ".join(__doc__.split("\n\n")[2].split()),
+            pd.DataFrame(rows),
+            "method",
+            time.perf_counter() - start,
+        )
 
 
 if __name__ == "__main__":

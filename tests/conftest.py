@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,14 @@ def data_file(name: str) -> Path:
 def quiet():
     """Say nothing about every transfer of a setup."""
     scvi.settings.verbosity = 40
+
+
+@pytest.fixture(autouse=True)
+def no_figure_left_open():
+    """Close what a test has drawn."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture

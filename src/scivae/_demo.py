@@ -146,7 +146,9 @@ def _load(request: Request) -> AnnData:
 
     if request.data is None:
         _say(f"Loading {request.dataset} …")
-        return getattr(datasets, request.dataset)()
+        # The test images of MNIST are enough to look at, and a sixth of the time.
+        options = {"split": "test"} if request.dataset == "mnist" else {}
+        return getattr(datasets, request.dataset)(**options)
     if not request.data.exists():
         raise ValueError(f"--data must be a file, but {request.data} is not there.")
     _say(f"Reading {request.data} …")

@@ -244,3 +244,31 @@ def test_sparse_and_dense_summaries_agree():
     a, b = summarize(x), summarize(x.toarray())
     assert a._replace(zero_rows=None) == b._replace(zero_rows=None)
     np.testing.assert_array_equal(a.zero_rows, b.zero_rows)
+
+
+@pytest.mark.parametrize(
+    ("load", "arguments", "likelihood", "n_classes"),
+    [
+        (lambda d: d.pbmc(), {}, "nb", 10),
+        (lambda d: d.synthetic(200, 30), {}, "nb", 3),
+        (lambda d: d.digits(), {"labels_key": "digit"}, "bernoulli", 10),
+    ],
+)
+def test_data_sets_are_taken_as_they_are(load, arguments, likelihood, n_classes):
+    from scivae import datasets
+
+    adata = load(datasets)
+    CIVAE.setup_anndata(adata, **arguments)
+    model = CIVAE(adata)
+    assert model.likelihood == likelihood
+    assert len(model.classes) == n_classes
+
+
+def test_colon_is_taken_as_it_is():
+    """The loader's own tests read miniatures of the real files; here, the real cells."""
+    from tests.conftest import data_file
+
+    adata = anndata.read_h5ad(data_file("colon_crc.h5ad"))
+    CIVAE.setup_anndata(adata)
+    model = CIVAE(adata)
+    assert (model.likelihood, len(model.classes), model.setup.layer) == ("nb", 12, "counts")

@@ -216,6 +216,8 @@ def test_annotation_that_does_not_fit(colon_served, atlas, folder, change, told)
 def test_result_round_trips_and_suits_scvi(colon_served, geo, folder, tmp_path):
     import scvi
 
+    from scivae.model import CIVAE
+
     for source in ("atlas", "geo"):
         adata = colon("KUL3", source, **QUIET)
         adata.write_h5ad(tmp_path / "x.h5ad")
@@ -224,6 +226,8 @@ def test_result_round_trips_and_suits_scvi(colon_served, geo, folder, tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
             scvi.model.SCVI.setup_anndata(adata, layer="counts", labels_key="cell_type")
+            CIVAE.setup_anndata(adata)  # with no further argument
+        assert CIVAE(adata).setup.layer == "counts"
 
 
 @pytest.mark.parametrize("name", ["colon_crc.h5ad", "colon_lee_epithelial.h5ad"])

@@ -62,7 +62,7 @@ def test_images(tmp_path, monkeypatch):
 
     digits = scivae.datasets.digits()
     monkeypatch.setattr(scivae.datasets, "digits", lambda: digits[:300].copy())
-    arguments = ["--dataset", "digits", "--epochs", "5", "--n-synthetic", "2"]
+    arguments = ["--dataset", "digits", "--epochs", "60", "--n-synthetic", "2"]
     assert main(["demo", *arguments, "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "images.png").exists()
 

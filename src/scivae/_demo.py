@@ -257,9 +257,28 @@ def _follow_genes(
 
 
 def _augment(model: CIVAE, adata: AnnData, key: str, request: Request) -> AnnData:
+    """Cells of every class that has two; a class that cannot be made is named, not fatal."""
+    import anndata
+    import pandas as pd
+
     sizes = adata.obs[key].value_counts()
-    wanted = {label: request.n_synthetic for label in model.classes if sizes[label] > 1}
-    return model.augment(wanted, seed=request.seed)
+    # Binary draws of grey pixels are no images: those are judged by what is expected.
+    sample = model.likelihood != "bernoulli"
+    parts = []
+    for label in model.classes[[sizes[c] > 1 for c in model.classes]]:
+        try:
+            parts.append(
+                model.augment(label, request.n_synthetic, sample=sample, seed=request.seed)
+            )
+        except RuntimeError as error:
+            _say(f"  left out: {error}")
+    if not parts:
+        raise RuntimeError("no class could be augmented; train longer, with --epochs.")
+    synthetic = anndata.concat(parts, index_unique="-", keys=[str(i) for i in range(len(parts))])
+    uns = parts[0].uns[_keys.UNS]
+    classes = pd.concat([part.uns[_keys.UNS]["classes"] for part in parts])
+    synthetic.uns[_keys.UNS] = {**uns, "classes": classes}
+    return synthetic
 
 
 def _report(model: CIVAE, adata: AnnData, key: str, synthetic: AnnData) -> dict[str, Any]:

@@ -131,3 +131,20 @@ def test_default_epochs():
     assert default_epochs(500) == 400
     assert default_epochs(10_000) == 26
     assert default_epochs(500_000) == 20
+
+
+def test_datamodule_in_place_of_adata(adata):
+    from scvi.dataloaders import DataSplitter
+
+    CIVAE.setup_anndata(adata)
+    source = CIVAE(adata, n_latent=4)
+    datamodule = DataSplitter(source.adata_manager, batch_size=32)
+    model = CIVAE(registry=source.registry, likelihood="nb", n_latent=4)
+    model.train(max_epochs=2, datamodule=datamodule, enable_progress_bar=False)
+    assert model.is_trained
+    assert len(model.history["accuracy_train"]) == 2
+    with pytest.raises(ValueError, match="loaded without an AnnData; pass adata="):
+        model.predict()
+    assert model.predict(make_adata(seed=2)).shape == (len(adata),)
+    with pytest.raises(ValueError, match="likelihood='auto' reads the data"):
+        CIVAE(registry=source.registry)

@@ -24,19 +24,23 @@ def data_file(name: str) -> Path:
     return path
 
 
-def provenance(seconds: float) -> str:
-    """One line: command, versions, machine and time, for the foot of a table."""
+def rows_so_far(name: str) -> list[dict]:
+    """Rows of a table that an earlier run has written."""
+    path = DOCS / f"{name}.csv"
+    return pd.read_csv(path).to_dict("records") if path.exists() else []
+
+
+def provenance() -> str:
+    """One line: command, versions and machine, for the foot of a table."""
     versions = ", ".join(f"{p} {version(p)}" for p in ("scivae-tools", "scvi-tools", "torch"))
     command = " ".join([Path(sys.argv[0]).relative_to(ROOT).as_posix(), *sys.argv[1:]])
     return (
         f"`python {command}` · {versions} · Python {platform.python_version()} · "
-        f"{os.cpu_count()} CPU cores · {seconds / 60:.0f} min · {date.today()}"
+        f"{os.cpu_count()} CPU cores · {date.today()}"
     )
 
 
-def write_table(
-    name: str, title: str, text: str, rows: pd.DataFrame, by: str, seconds: float
-) -> None:
+def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str) -> None:
     """Write every row as CSV, and mean ± sd over seeds as Markdown, under ``docs/evidence``."""
     DOCS.mkdir(parents=True, exist_ok=True)
     rows.to_csv(DOCS / f"{name}.csv", index=False, float_format="%.6g")
@@ -46,9 +50,9 @@ def write_table(
     for method in mean.index:
         cells = [f"{mean.loc[method, c]:.4g} ± {sd.loc[method, c]:.2g}" for c in mean.columns]
         lines.append("| " + " | ".join([str(method), *cells]) + " |")
-    n_seeds = rows["seed"].nunique()
-    foot = f"Mean ± standard deviation over {n_seeds} seeds. {provenance(seconds)}"
+    seeds = rows.groupby(by, sort=False)["seed"].nunique()
+    counted = ", ".join(f"{method}: {n}" for method, n in seeds.items())
+    foot = f"Mean ± standard deviation over seeds ({counted}). {provenance()}"
     (DOCS / f"{name}.md").write_text(
         f"# {title}\n\n{text}\n\n" + "\n".join(lines) + f"\n\n{foot}\n"
     )
-    print("\n".join(lines))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from scipy import sparse
 
@@ -24,9 +25,10 @@ def log_normalize(counts: Any) -> Any:
     if sparse.issparse(counts):
         out = sparse.csr_matrix(counts, dtype=np.float32, copy=True)
         out.data *= np.repeat(factor.ravel(), np.diff(out.indptr))
-    else:
-        out = counts * factor.astype(np.float32)
-    return np.log1p(out, out=out) if not sparse.issparse(out) else out.log1p()
+        return out.log1p()
+    out = counts * factor.astype(np.float32)
+    torch.from_numpy(out).log1p_()  # in place, on every core, several times faster than numpy
+    return out
 
 
 def assemble(

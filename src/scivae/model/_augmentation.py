@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -52,6 +52,13 @@ class Augmented(NamedTuple):
     latent: np.ndarray
     obs: pd.DataFrame
     summary: dict[str, Any]
+
+
+def _stacked(blocks: Sequence[Any]) -> Any:
+    """Rows of all blocks, CSR where they are sparse."""
+    if sparse.issparse(blocks[0]):
+        return sparse.vstack(blocks, format="csr")
+    return np.concatenate(blocks)
 
 
 class AugmentationMixin(GenerationMixin):
@@ -153,10 +160,7 @@ class AugmentationMixin(GenerationMixin):
         obs = pd.concat([part.obs for part in parts])
         obs.index = pd.Index([f"augmented_{i}" for i in range(n_rows)])
         obs = self._categories(obs)
-        values: Any = [part.values for part in parts]
-        values = (
-            sparse.vstack(values, format="csr") if sparse.issparse(values[0]) else np.vstack(values)
-        )
+        values = _stacked([part.values for part in parts])
         details = {
             "kind": _keys.AUGMENTED,
             "values": "sampled" if sample else "expected",
@@ -242,11 +246,7 @@ class AugmentationMixin(GenerationMixin):
             )
 
         columns = list(zip(*kept, strict=True))
-        values = (
-            sparse.vstack(columns[0], format="csr")
-            if sparse.issparse(columns[0][0])
-            else np.concatenate(columns[0])
-        )
+        values = _stacked(columns[0])
         latent, a, b, t, reached = (np.concatenate(columns[i]) for i in (1, 3, 4, 5, 6))
         conditions = Conditions.concatenate(columns[2])
         obs = self.setup.obs(conditions, pd.RangeIndex(n))
@@ -318,9 +318,4 @@ class AugmentationMixin(GenerationMixin):
                 confidence.append(reached)
                 predicted.append(logits.argmax(axis=1))
                 blocks.append(sparse.csr_matrix(values) if counts and sample else values)
-        whole = (
-            sparse.vstack(blocks, format="csr")
-            if sparse.issparse(blocks[0])
-            else np.concatenate(blocks)
-        )
-        return whole, np.concatenate(confidence), np.concatenate(predicted)
+        return _stacked(blocks), np.concatenate(confidence), np.concatenate(predicted)

@@ -91,23 +91,11 @@ class Setup(NamedTuple):
 
     def label_code(self, label: Any, argument: str = "label") -> int:
         """Code of a class; a KeyError names those there are."""
-        found = np.flatnonzero(self.classes == label)
-        if found.size == 0:
-            raise KeyError(
-                f"{argument} must be a class that the model was trained on, got {label!r}; they "
-                f"are: {shown(self.classes, 20)}.{near_matches(label, self.classes)}"
-            )
-        return int(found[0])
+        return _code(label, self.classes, argument, "class")
 
     def batch_code(self, batch: Any) -> int:
         """Code of a batch; a KeyError names those there are."""
-        found = np.flatnonzero(self.batches == batch)
-        if found.size == 0:
-            raise KeyError(
-                f"transform_batch must be a batch that the model was trained on, got {batch!r}; "
-                f"they are: {shown(self.batches, 20)}.{near_matches(batch, self.batches)}"
-            )
-        return int(found[0])
+        return _code(batch, self.batches, "transform_batch", "batch")
 
     def obs(self, conditions: Conditions, index: pd.Index) -> pd.DataFrame:
         """Columns of ``obs`` that hold the covariates of the setup."""
@@ -180,6 +168,17 @@ class Setup(NamedTuple):
             if self.continuous
             else None,
         )
+
+
+def _code(value: Any, names: np.ndarray, argument: str, what: str) -> int:
+    """Position of a value among names; a KeyError lists them."""
+    found = np.flatnonzero(names == value)
+    if found.size == 0:
+        raise KeyError(
+            f"{argument} must be a {what} that the model was trained on, got {value!r}; they are: "
+            f"{shown(names, 20)}.{near_matches(value, names)}"
+        )
+    return int(found[0])
 
 
 def check_setup_arguments(

@@ -10,6 +10,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,26 +35,50 @@ def rows_so_far(name: str) -> list[dict]:
 def provenance() -> str:
     """One line: command, versions and machine, for the foot of a table."""
     versions = ", ".join(f"{p} {version(p)}" for p in ("scivae-tools", "scvi-tools", "torch"))
-    command = shlex.join([Path(sys.argv[0]).relative_to(ROOT).as_posix(), *sys.argv[1:]])
+    command = shlex.join([Path(sys.argv[0]).resolve().relative_to(ROOT).as_posix(), *sys.argv[1:]])
     return (
         f"`python {command}` · {versions} · Python {platform.python_version()} · "
         f"{os.cpu_count()} CPU cores · {date.today()}"
     )
 
 
-def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str) -> None:
+def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str | list[str]) -> None:
     """Write every row as CSV, and mean ± sd over seeds as Markdown, under ``docs/evidence``."""
+    by = [by] if isinstance(by, str) else by
     DOCS.mkdir(parents=True, exist_ok=True)
     rows.to_csv(DOCS / f"{name}.csv", index=False, float_format="%.6g")
-    numbers = rows.drop(columns=["seed"]).groupby(by, sort=False)
-    mean, sd = numbers.mean(numeric_only=True), numbers.std(numeric_only=True).fillna(0)
-    lines = ["| " + " | ".join([by, *mean.columns]) + " |", "|" + "---|" * (len(mean.columns) + 1)]
-    for method in mean.index:
-        cells = [f"{mean.loc[method, c]:.4g} ± {sd.loc[method, c]:.2g}" for c in mean.columns]
-        lines.append("| " + " | ".join([str(method), *cells]) + " |")
-    seeds = rows.groupby(by, sort=False)["seed"].nunique()
-    counted = ", ".join(f"{method}: {n}" for method, n in seeds.items())
-    foot = f"Mean ± standard deviation over seeds ({counted}). {provenance()}"
+    groups = rows.groupby(by, sort=False)
+    columns = [c for c in rows.select_dtypes("number") if c not in (*by, "seed")]
+    mean, sd = groups[columns].mean(), groups[columns].std().fillna(0)
+    cells = mean.copy().astype(object)
+    for column in columns:
+        cells[column] = [
+            "" if pd.isna(m) else f"{m:.4g} ± {s:.2g}"
+            for m, s in zip(mean[column], sd[column], strict=True)
+        ]
+    seeds = groups["seed"].nunique()
+    counted = (
+        seeds.iloc[0]
+        if seeds.nunique() == 1
+        else ", ".join(
+            f"{' · '.join(np.atleast_1d(key).astype(str))}: {n}" for key, n in seeds.items()
+        )
+    )
+    text += f"\n\nMean ± standard deviation over seeds ({counted})."
+    _write(name, title, text, cells.reset_index())
+
+
+def write_markdown(name: str, title: str, text: str, table: pd.DataFrame) -> None:
+    """Write a table as it is, as CSV and as Markdown, under ``docs/evidence``."""
+    table.to_csv(DOCS / f"{name}.csv", index=False, float_format="%.6g")
+    shown = table.map(lambda v: "" if pd.isna(v) else f"{v:.3g}" if isinstance(v, float) else v)
+    _write(name, title, text, shown)
+
+
+def _write(name: str, title: str, text: str, table: pd.DataFrame) -> None:
+    header = [str(c) for c in table.columns]
+    body = [header, ["---"] * len(header), *table.astype(str).to_numpy().tolist()]
+    lines = ["| " + " | ".join(row) + " |" for row in body]
     (DOCS / f"{name}.md").write_text(
-        f"# {title}\n\n{text}\n\n" + "\n".join(lines) + f"\n\n{foot}\n"
+        f"# {title}\n\n{text}\n\n" + "\n".join(lines) + f"\n\n{provenance()}\n"
     )

@@ -223,30 +223,23 @@ class InterpolationMixin(GenerationMixin):
                 log_library=self._log_library(library_size, len(cells), default=1.0)
             )
         encoded = encoded._replace(conditions=conditions)
-        classes = self.linear_classes
-        codes = np.where(
-            encoded.labels < len(classes.bias), encoded.labels, classes.predict(encoded.mean)
-        )
-        first, second = inverse[: len(a)], inverse[len(a) :]
-        start, end = encoded.take(first), encoded.take(second)
+        start, end = encoded.take(inverse[: len(a)]), encoded.take(inverse[len(a) :])
         t = np.linspace(0.0, 1.0, n_steps)
         if method == "geodesic":
-            points = self._geodesics(adata, start, end, codes[first], codes[second], n_steps)
+            points = self._geodesics(adata, start, end, n_steps)
         else:
             points = getattr(geometry, method)(start.mean, end.mean, t)
-        return Paths(points, t, start, end, codes[first], codes[second])
+        return Paths(points, t, start, end, self._class_codes(start), self._class_codes(end))
 
-    def _geodesics(
-        self,
-        adata: AnnData,
-        start: Encoded,
-        end: Encoded,
-        start_class: np.ndarray,
-        end_class: np.ndarray,
-        n_steps: int,
-    ) -> np.ndarray:
+    def _class_codes(self, cells: Encoded) -> np.ndarray:
+        """Codes of the classes of cells: the label, or the predicted class of a cell without one."""
+        predicted = self.linear_classes.predict(cells.mean)
+        return np.where(cells.labels < len(self.classes), cells.labels, predicted)
+
+    def _geodesics(self, adata: AnnData, start: Encoded, end: Encoded, n_steps: int) -> np.ndarray:
         """Curves through dense regions of z, kept in the class where both ends are in it."""
         classes = self.linear_classes
+        start_class, end_class = self._class_codes(start), self._class_codes(end)
         codes = np.asarray(adata.obs[_checks.LABEL_CODES])
         inside = (classes.predict(start.mean) == start_class) & (
             classes.predict(end.mean) == start_class

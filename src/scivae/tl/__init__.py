@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from ._compare import compare_trends
+from ._enrichment import enrich
 from ._genes import rank_genes
 from ._pairs import pair_cells
 from ._places import embed, project
 from ._trends import gene_trends
 
-__all__ = ["compare_trends", "embed", "gene_trends", "pair_cells", "project", "rank_genes"]
+__all__ = [
+    "compare_trends",
+    "embed",
+    "enrich",
+    "gene_trends",
+    "pair_cells",
+    "project",
+    "rank_genes",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -120,15 +120,14 @@ def rank_genes(
     if not (np.isfinite(min_change) and min_change >= 0):
         raise ValueError(f"min_change must be at least 0, got {min_change}.")
     unit = 1 / np.log(2) if counts else 1.0
-    t = trends.obs[_keys.T].to_numpy(dtype=float)
     mean = np.asarray(trends.layers[MEAN], dtype=float) * unit  # (n_steps, n_genes)
-    table = describe(mean, t, float(min_change))
+    table = describe(mean, trends.obs[_keys.T].to_numpy(dtype=float), float(min_change))
     table.index = trends.var_names.copy()
     evidence = _evidence(trends, table, n_permutations, seed)
     table["observed"] = evidence.difference[0] * unit
     table["z"], table["z_between"] = evidence.z
     table["p_value"] = evidence.p_value
-    table["fdr"] = _false_discovery_rate(evidence.p_value)
+    table["fdr"] = false_discovery_rate(evidence.p_value)
     donors = [f"{MEAN}_{name}" for name in said.get("donors", ())]
     means = [
         np.asarray(trends.layers[name], dtype=float) for name in donors if name in trends.layers
@@ -199,13 +198,28 @@ def _evidence(trends: AnnData, table: pd.DataFrame, n_permutations: int, seed: i
     if n_permutations == 0:
         nothing = np.full((2, n_genes), np.nan)
         return Evidence(nothing, nothing, nothing[0])
+    values, group, donor = measured(
+        trends, "pass n_permutations=0 to describe the trends without a test"
+    )
+    middle = table["excursion"].to_numpy()
+    # Half way between the ends is where the mean would be without an excursion.
+    signs = np.sign(np.stack([table["change"].to_numpy(), middle]))
+    return permutation_test(
+        values, group, donor, signs=signs, n_permutations=n_permutations, seed=seed
+    )
+
+
+def measured(trends: AnnData, cure: str) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Measured values ``(n_genes, n_cells)`` of the null, and the group and donor of each cell.
+
+    Raises a ValueError, ending in the cure, where they are missing or too few.
+    """
     null = trends.uns[_keys.UNS].get("null", {})
     values = trends.varm.get(_keys.NULL)
-    cure = "pass n_permutations=0 to describe the trends without a test."
     if values is None or "group" not in null or values.shape[1] != len(null["group"]):
         raise ValueError(
             f"the null needs the measured cells at the ends, but trends.varm[{_keys.NULL!r}] has none "
-            f"(a minified AnnData keeps no measured values); {cure}"
+            f"(a minified AnnData keeps no measured values); {cure}."
         )
     group, donor = np.asarray(null["group"]), np.asarray(null["donor"])
     plan = design(group, donor)
@@ -216,17 +230,12 @@ def _evidence(trends: AnnData, table: pd.DataFrame, n_permutations: int, seed: i
             f"the null of shuffled endpoints needs at least {MIN_ASSIGNMENTS} ways to assign cells to "
             f"the groups, but {sizes[0]} sources and {sizes[1]} targets in {n_donors} donor(s) with "
             f"both allow {np.exp(plan.n_assignments) if n_donors else 0:.0f}; pair more cells (at "
-            f"least 7 and 7), or {cure}"
+            f"least 7 and 7), or {cure}."
         )
-    middle = table["excursion"].to_numpy()
-    # Half way between the ends is where the mean would be without an excursion.
-    signs = np.sign(np.stack([table["change"].to_numpy(), middle]))
-    return permutation_test(
-        values, group, donor, signs=signs, n_permutations=n_permutations, seed=seed
-    )
+    return values, group, donor
 
 
-def _false_discovery_rate(p_value: np.ndarray) -> np.ndarray:
+def false_discovery_rate(p_value: np.ndarray) -> np.ndarray:
     """Benjamini and Hochberg's, of the genes that have a p-value."""
     from statsmodels.stats.multitest import multipletests
 

@@ -122,8 +122,6 @@ def permutation_test(
     seed
         Their seed.
     """
-    from scipy import sparse
-
     plan = design(group, donor)
     n_genes, n_cells = values.shape
     assigned = _permuted_weights(plan, n_permutations, np.random.default_rng(seed))
@@ -134,22 +132,11 @@ def permutation_test(
     used = (plan.weights**2).sum(axis=1) > 0
     for first in range(0, n_genes, rows):
         block = slice(first, min(first + rows, n_genes))
-        x = values[block]
-        x = np.array(x.toarray() if sparse.issparse(x) else x, dtype=np.float64)
-        variance, fourth, n_used = np.zeros((2, len(x))), np.zeros(len(x)), 0
-        inside = np.zeros(n_cells, dtype=bool)
-        for cells in plan.strata:
-            x[:, cells] -= x[:, cells].mean(axis=1, keepdims=True)
-            inside[cells] = True
-            square = (x[:, cells] ** 2).sum(axis=1) / max(len(cells) - 1, 1)
-            variance += (plan.weights[:, cells] ** 2).sum(axis=1)[:, None] * square
-            n_used += len(cells)
-        x[:, ~inside] = 0
-        total = (x**2).sum(axis=1)
+        x, sd = _centred(values[block], plan)
+        n_used, total = sum(len(cells) for cells in plan.strata), (x**2).sum(axis=1)
         varies = total > 1e-12 * n_used
         fourth = (x**4).sum(axis=1) * n_used / np.where(varies, total, 1) ** 2
         kurtosis[block] = np.where(varies, fourth, np.nan)
-        sd = np.sqrt(np.where(varies & used[:, None], variance, np.nan))
         difference[:, block] = np.where(used[:, None], plan.weights @ x.T, np.nan)
         z[:, block] = difference[:, block] / sd
         x32 = x.astype(np.float32)
@@ -173,6 +160,53 @@ def permutation_test(
         )
     p_value = np.maximum(p_value, floor)
     return Evidence(difference, z, p_value)
+
+
+def permuted_z(
+    values: Any, group: np.ndarray, donor: np.ndarray, *, n_permutations: int, seed: int
+) -> np.ndarray:
+    """Difference of targets and sources over its standard deviation, as it is and when shuffled.
+
+    Parameters
+    ----------
+    values, group, donor, n_permutations, seed
+        As for :func:`permutation_test`.
+
+    Returns
+    -------
+    Shape ``(1 + n_permutations, n_genes)``, that of the true groups first; 0 for a gene without variation.
+    """
+    plan = design(group, donor)
+    assigned = _permuted_weights(plan, n_permutations, np.random.default_rng(seed))[0]
+    weights = np.column_stack([plan.weights[0].astype(np.float32), assigned])
+    out = np.empty((1 + n_permutations, values.shape[0]), dtype=np.float32)
+    rows = max(1, _VALUES_PER_BLOCK // max(values.shape[1], n_permutations))
+    for first in range(0, values.shape[0], rows):
+        block = slice(first, min(first + rows, values.shape[0]))
+        x, sd = _centred(values[block], plan)
+        out[:, block] = np.nan_to_num((x.astype(np.float32) @ weights) / sd[0][:, None]).T
+    return out
+
+
+def _centred(values: Any, plan: _Design) -> tuple[np.ndarray, np.ndarray]:
+    """Values less the mean of their donor, and the standard deviation of each contrast when shuffled.
+
+    Shapes ``(n_genes, n_cells)`` and ``(2, n_genes)``; NaN for a gene that does not vary, and for a
+    contrast without cells. Cells that are of no use are 0.
+    """
+    from scipy import sparse
+
+    x = np.array(values.toarray() if sparse.issparse(values) else values, dtype=np.float64)
+    variance, inside = np.zeros((2, len(x))), np.zeros(x.shape[1], dtype=bool)
+    for cells in plan.strata:
+        x[:, cells] -= x[:, cells].mean(axis=1, keepdims=True)
+        inside[cells] = True
+        square = (x[:, cells] ** 2).sum(axis=1) / max(len(cells) - 1, 1)
+        variance += (plan.weights[:, cells] ** 2).sum(axis=1)[:, None] * square
+    x[:, ~inside] = 0
+    varies = (x**2).sum(axis=1) > 1e-12 * inside.sum()
+    used = (plan.weights**2).sum(axis=1) > 0
+    return x, np.sqrt(np.where(varies & used[:, None], variance, np.nan))
 
 
 def _permuted_weights(plan: _Design, n: int, rng: np.random.Generator) -> np.ndarray:

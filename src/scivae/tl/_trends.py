@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,34 +12,22 @@ from .. import _keys
 from .._errors import near_matches, shown
 from . import _validate
 from ._null import Membership
+from ._walk import Walk
 
 if TYPE_CHECKING:
-    import torch
     from anndata import AnnData
 
     from ..model import CIVAE
-    from ..model._decoding import Conditions, Encoded
+    from ..model._decoding import Encoded
 
 METHODS = ("linear", "spherical", "geodesic")
 LOG_SCALE = "log1p of counts per 10,000"
 RAW_SCALE = "units of the data"
 MEAN, SD = _keys.MEAN_LAYER, _keys.SD_LAYER
-# Values of one block of decoded cells: what stays in a processor's cache is decoded fastest.
-_VALUES_PER_BLOCK = 2**18
 # Values that are held for the quantiles of one step (64 MiB).
 _VALUES_HELD = 2**24
 # Measured cells of a group that are kept for the null.
 _NULL_CELLS = 5000
-
-
-class _Step(NamedTuple):
-    """Statistics over paths at one position; each of shape ``(n_genes,)``, donors ``(n_donors, …)``."""
-
-    mean: np.ndarray
-    sd: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    donors: np.ndarray
 
 
 def gene_trends(
@@ -169,7 +155,7 @@ def gene_trends(
     held = min(len(pairs), quantile_pairs, max(2, _VALUES_HELD // len(columns)))
     order = np.arange(len(pairs)) if held == len(pairs) else rng.permutation(len(pairs))
     start, end = start.take(order), end.take(order)
-    walk = _Walk(model, start, end, adata, method, t)
+    walk = Walk(model, start, end, adata, method, t)
     names = [safe_key(str(name)) for name in donors.names]
     layers = {
         name: np.empty((n_steps, len(columns)), dtype=np.float32)
@@ -217,158 +203,6 @@ class _Donors(NamedTuple):
     names: list[Any]
     of_pair: np.ndarray  # (n_pairs,)
     of_cell: np.ndarray  # (n_obs,)
-
-
-class _Walk:
-    """Paths between encoded cells, decoded one position at a time."""
-
-    def __init__(
-        self,
-        model: CIVAE,
-        start: Encoded,
-        end: Encoded,
-        adata: AnnData,
-        method: str,
-        t: np.ndarray,
-    ):
-        from ..module import COUNT_LIKELIHOODS
-
-        self.model, self.start, self.end, self.t = model, start, end, t
-        self.method = method
-        self.counts = model.likelihood in COUNT_LIKELIHOODS
-        self.curves: np.ndarray | None = None
-        if method == "geodesic":
-            first, second = (
-                np.where(
-                    ends.labels < len(model.classes),
-                    ends.labels,
-                    model.linear_classes.predict(ends.mean),
-                )
-                for ends in (start, end)
-            )
-            self.curves = model._geodesics(adata, start, end, first, second, len(t))
-
-    def points(self, i: int) -> np.ndarray:
-        """Latent points of all paths at one position, shape ``(n_pairs, n_latent)``."""
-        from .. import geometry
-
-        if self.curves is not None:
-            return self.curves[:, i]
-        curve = getattr(geometry, self.method)
-        return curve(self.start.mean, self.end.mean, self.t[i : i + 1])[:, 0]
-
-    def conditions(self, i: int) -> tuple[Conditions, Conditions]:
-        """Conditions at one position with the categories of either end."""
-        from ..model._decoding import interpolate_conditions
-
-        a, b = self.start.conditions, self.end.conditions
-        here = interpolate_conditions(a, b, np.full(len(a.batch), self.t[i]))
-        at_a = here._replace(batch=a.batch, categorical=a.categorical)
-        return at_a, here._replace(batch=b.batch, categorical=b.categorical)
-
-    def blocks(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Values of all genes at one position, a block of paths at a time."""
-        from ..model._decoding import normalized_means
-        from ..model._generated import TARGET_SUM
-
-        z = self.points(i)
-        at_start, at_end = self.conditions(i)
-        size = max(32, _VALUES_PER_BLOCK // self.model.module.n_input)
-        for first in range(0, len(z), size):
-            rows = slice(first, min(first + size, len(z)))
-            values = normalized_means(
-                self.model.module,
-                z[rows],
-                at_start.take(rows),
-                other=at_end.take(rows),
-                weight=np.full(rows.stop - first, self.t[i]),
-            )
-            yield rows, values.mul_(TARGET_SUM).log1p_() if self.counts else values
-
-    def steps(
-        self, columns: np.ndarray, donor: np.ndarray, n_donors: int, n_held: int
-    ) -> list[_Step]:
-        """Statistics at each position.
-
-        Parameters
-        ----------
-        columns
-            Genes that are wanted, shape ``(n_genes,)``.
-        donor
-            Code of the donor of each pair.
-        n_donors
-            Number of donors.
-        n_held
-            Over how many of the first paths quantiles are taken.
-        """
-        import torch
-
-        module = self.model.module
-        # Rows of ones for all pairs and for those of each donor: sums become one product.
-        members = np.concatenate([np.ones((1, len(donor))), donor == np.arange(n_donors)[:, None]])
-        sizes = members.sum(axis=1)
-        groups = torch.as_tensor(members, dtype=torch.float32, device=module.device)
-        subset = None
-        if len(columns) < module.n_input or (np.diff(columns) != 1).any():
-            subset = torch.as_tensor(columns, device=module.device)
-
-        @torch.inference_mode()
-        def one(i: int) -> _Step:
-            held = np.empty((len(columns), n_held), dtype=np.float32)
-            shift = torch.zeros(len(columns), device=module.device)
-            sums, squares = np.zeros((len(members), len(columns))), np.zeros(len(columns))
-            for rows, values in self.blocks(i):
-                if subset is not None:
-                    values = values[:, subset]
-                if rows.start < n_held:
-                    stop = min(rows.stop, n_held)
-                    held[:, rows.start : stop] = values[: stop - rows.start].T.cpu().numpy()
-                if rows.start == 0:
-                    shift = values.mean(dim=0)
-                values -= shift
-                sums += (groups[:, rows] @ values).double().cpu().numpy()
-                squares += (groups[:1, rows] @ values.square_()).double().cpu().numpy()[0]
-            about = shift.double().cpu().numpy()
-            means = sums / sizes[:, None]
-            variance = squares / sizes[0] - means[0] ** 2
-            low, high = _quantiles(held, (0.05, 0.95))
-            return _Step(
-                about + means[0], np.sqrt(np.maximum(variance, 0)), low, high, about + means[1:]
-            )
-
-        with self.model._evaluating(), _one_thread_each(module.device.type == "cpu") as pool:
-            return list(pool.map(one, range(len(self.t))))
-
-
-@contextmanager
-def _one_thread_each(cpu: bool) -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch would use, each of which does its step alone.
-
-    Threads that share one product wait for each other after every one; these never do.
-    """
-    import torch
-
-    n_threads = torch.get_num_threads()
-    with ThreadPoolExecutor(n_threads if cpu else 1) as pool:
-        torch.set_num_threads(1)
-        try:
-            yield pool
-        finally:
-            torch.set_num_threads(n_threads)
-
-
-def _quantiles(values: np.ndarray, at: Sequence[float]) -> list[np.ndarray]:
-    """Quantiles of each row, as :func:`numpy.quantile` interpolates them; sorts ``values``."""
-    n = values.shape[1]
-    values.sort(axis=1)
-    out = []
-    for q in at:
-        place = q * (n - 1)
-        below = int(place)
-        above = min(below + 1, n - 1)
-        low, high = values[:, below].astype(float), values[:, above].astype(float)
-        out.append(low + (place - below) * (high - low))
-    return out
 
 
 def _check_pairs(pairs: Any) -> None:

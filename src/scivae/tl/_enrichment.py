@@ -1,0 +1,174 @@
+"""Which sets of genes change along a path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from . import _validate
+from ._genes import false_discovery_rate, measured, rank_genes
+from ._null import permuted_z
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+METHODS = ("ulm", "mlm", "zscore", "waggr")
+
+
+def enrich(
+    trends: AnnData,
+    net: pd.DataFrame | Mapping[str, Sequence[str]],
+    *,
+    method: Literal["ulm", "mlm", "zscore", "waggr"] = "ulm",
+    min_size: int = 5,
+    n_permutations: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Sets of genes that change along a path, by decoupler.
+
+    Parameters
+    ----------
+    trends
+        From :func:`gene_trends`.
+    net
+        Sets of genes: ``{set: genes}``, or a table as decoupler has it (its resources, ``dc.op``), with
+        the columns ``source`` (the set), ``target`` (the gene) and, where genes count differently or in
+        either direction, ``weight``.
+    method
+        Method of decoupler: ``"ulm"``, ``"mlm"``, ``"zscore"`` or ``"waggr"``.
+    min_size
+        Sets with fewer of their genes among those of the trends are left out.
+    n_permutations
+        Permutations of the null.
+    seed
+        Seed of the permutations.
+
+    Returns
+    -------
+    DataFrame, one row a set, the surest first:
+
+    - ``score``: decoupler's, of the ``z`` of each gene that :func:`rank_genes` reports; positive where
+      the set is higher at the end of the path
+    - ``z``: the score, less its mean under the null, over its standard deviation there
+    - ``p_value``, ``fdr``: of the null below, two-sided; false discovery rate by Benjamini and Hochberg
+    - ``switch``: median position at which those genes of the set that change in the direction of the
+      score have changed by half; NaN where none does
+    - ``n_genes``: how many genes of the set were there
+
+    Raises
+    ------
+    ImportError
+        If decoupler is not installed.
+    ValueError
+        If no set has enough genes, sets are too many or too much alike for the method, there are too
+        few cells for the null, or an argument is out of its range.
+
+    Notes
+    -----
+    Genes of a set go up and down together in any two groups of cells, so a test that takes genes for
+    independent observations, as decoupler's own p-values do, finds sets where nothing differs. The null
+    here is that of :func:`rank_genes`: the score is calculated anew after the cells at the ends of the
+    paths have been shuffled between the groups, within donors, with all correlations between genes
+    as they are. No p-value is below ``1 / (1 + n_permutations)``.
+
+    References
+    ----------
+    Badia-i-Mompel et al., "decoupleR: ensemble of computational methods to infer biological activities
+    from omics data", Bioinformatics Advances 2 (2022).
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40, n_classes=2, layout="across")
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=10, enable_progress_bar=False)
+    >>> adata.obsm["X_civae"] = model.get_latent_representation()
+    >>> pairs = scivae.tl.pair_cells(adata, "stage", "early", "late", label="class_0")
+    >>> trends = scivae.tl.gene_trends(model, pairs)
+    >>> sets = {kind: genes.index for kind, genes in adata.var.groupby("kind", observed=True)}
+    >>> scivae.tl.enrich(trends, sets).columns.tolist()
+    ['score', 'z', 'p_value', 'fdr', 'switch', 'n_genes']
+    """
+    try:
+        import decoupler
+    except ImportError as error:
+        raise ImportError(
+            "scivae.tl.enrich needs decoupler, which is not installed; pip install decoupler."
+        ) from error
+
+    _validate.check_trends(trends)
+    _validate.check_choice("method", method, METHODS)
+    min_size = _validate.check_integer("min_size", min_size, minimum=1)
+    n_permutations = _validate.check_integer("n_permutations", n_permutations, minimum=100)
+    seed = _validate.check_integer("seed", seed, minimum=0)
+    net = _network(net)
+    known = net[net["target"].isin(trends.var_names)]
+    sizes = known.groupby("source")["target"].nunique()
+    if not (sizes >= min_size).any():
+        raise ValueError(
+            f"net must have a set with at least min_size={min_size} genes of the trends, but the largest "
+            f"of {net['source'].nunique()} has {sizes.max() if len(sizes) else 0} (a gene of net: "
+            f"{str(net['target'].iloc[0])!r}, of the trends: {trends.var_names[0]!r}); use the same kind "
+            "of names, or a smaller min_size."
+        )
+    values, group, donor = measured(trends, "use scivae.tl.rank_genes(trends, n_permutations=0)")
+    z = permuted_z(values, group, donor, n_permutations=n_permutations, seed=seed)
+    # Every permutation is an observation to decoupler: one call scores them all.
+    genes = pd.DataFrame(z, columns=trends.var_names)
+    try:
+        scores = getattr(decoupler.mt, method)(genes, known, tmin=min_size, empty=False)
+    except AssertionError as error:
+        raise ValueError(
+            f"method={method!r} of decoupler cannot score these {int((sizes >= min_size).sum())} sets on "
+            f"{trends.n_vars} genes: {' '.join(str(error).split())}; method='ulm' takes each set by itself."
+        ) from error
+    scores = scores[0] if isinstance(scores, tuple) else scores
+    score, null = scores.to_numpy(dtype=float)[0], scores.to_numpy(dtype=float)[1:]
+    centre, spread = null.mean(axis=0), null.std(axis=0)
+    # Two-sided: as far from the middle of the null as the score, in either direction.
+    beyond = np.abs(null - centre) >= np.abs(score - centre) * (1 - 1e-6)
+    p_value = (1 + beyond.sum(axis=0)) / (1 + n_permutations)
+    table = pd.DataFrame(
+        {
+            "score": score,
+            "z": (score - centre) / np.where(spread > 0, spread, np.nan),
+            "p_value": p_value,
+            "fdr": false_discovery_rate(p_value),
+            "switch": _switches(trends, known, pd.Series(score, index=scores.columns)),
+            "n_genes": sizes.loc[scores.columns],
+        },
+        index=pd.Index(scores.columns, name="source"),
+    )
+    return table.iloc[np.lexsort([-np.abs(table["z"]), table["p_value"]])]
+
+
+def _network(net: Any) -> pd.DataFrame:
+    """Sets as a table with the columns ``source``, ``target`` and, where there are weights, ``weight``."""
+    if isinstance(net, Mapping):
+        rows = [(str(name), str(gene)) for name, genes in net.items() for gene in genes]
+        net = pd.DataFrame(rows, columns=["source", "target"])
+    if not isinstance(net, pd.DataFrame):
+        raise TypeError(
+            f"net must be a dict of genes or decoupler's DataFrame, got {type(net).__name__}."
+        )
+    missing = [c for c in ("source", "target") if c not in net]
+    if missing or not len(net):
+        raise ValueError(
+            f"net must have rows and the columns 'source' and 'target', got {len(net)} rows"
+            + (f" without {missing[0]!r}." if missing else ".")
+        )
+    return net.drop_duplicates(["source", "target"])
+
+
+def _switches(trends: AnnData, net: pd.DataFrame, score: pd.Series) -> pd.Series:
+    """Median switch position of the genes of each set that change as the set does."""
+    shapes = rank_genes(trends, n_permutations=0)
+    members = net[net["source"].isin(score.index)].join(shapes, on="target")
+    weight = members.get("weight", 1.0)
+    along = np.sign(members["change"] * weight) == np.sign(score.loc[members["source"]].to_numpy())
+    moved = members[along & (members["shape"] != "flat")]
+    return moved.groupby("source")["switch"].median().reindex(score.index)

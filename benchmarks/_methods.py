@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-import warnings
 from collections import OrderedDict
 from typing import Any
 
@@ -131,11 +130,16 @@ class CIVAE(Method):
 class CIVAEAugment(CIVAE):
     """``CIVAE.augment``: lines, and only cells that are still of the class once encoded again.
 
-    The threshold is read off the tenth of the training cells that ``CIVAE.train`` holds out.
+    The threshold is read off the tenth of the training cells that ``CIVAE.train`` holds out. The same
+    model without this rule is ``CIVAE(train_size=0.9)``.
     """
 
     def __init__(self, **settings):
         super().__init__(train_size=0.9, **settings)
+
+    def fit(self, train, key, seed, epochs):
+        lines = CIVAE(plan=self.plan, train_size=self.train_size, **self.settings)
+        vars(self).update(vars(fitted(lines, train, key, seed, epochs)))
 
     def augment(self, label, n, seed):
         for min_confidence in (None, 0.0):
@@ -145,7 +149,7 @@ class CIVAEAugment(CIVAE):
                 )
                 return log_normalize(made.layers["counts"])
             except RuntimeError as error:
-                warnings.warn(f"{label}: {error}", stacklevel=2)
+                print(f"{error}")
         return super().augment(label, n, seed)
 
 
@@ -224,10 +228,9 @@ class SCVI(Method):
 
 
 class ConditionalVAE(SCVI):
-    """scVI whose decoder is given the class (as batch): z ~ N(0, I), decoded with the label."""
+    """scVI whose decoder is given the class, as scvi-tools gives it a batch."""
 
     uses_labels = True
-    prior = True
 
     def _build(self, train, key):
         self.codes = {c: i for i, c in enumerate(sorted(set(labels_of(train, key))))}
@@ -242,9 +245,14 @@ class ConditionalVAE(SCVI):
         )
         return adata
 
+
+class ConditionalVAEPrior(ConditionalVAE):
+    """The textbook use of a conditional VAE: z ~ N(0, I), decoded with the label."""
+
+    def fit(self, train, key, seed, epochs):
+        vars(self).update(vars(fitted(ConditionalVAE(), train, key, seed, epochs)))
+
     def augment(self, label, n, seed):
-        if not self.prior:
-            return super().augment(label, n, seed)
         rng = np.random.default_rng([seed, n])
         library = rng.choice(library_of(self.train)[labels_of(self.train, self.key) == label], n)
         z = rng.standard_normal((n, N_LATENT))
@@ -289,10 +297,9 @@ class SCANVI(SCVI):
 class LatentArithmetic(CIVAE):
     """scGen's vector arithmetic on a VAE: other cells, moved by the difference of two means."""
 
-    uses_labels = False
-
-    def __init__(self):
-        super().__init__(discriminator_weight=0.0, plan={"thinning": 0.0})
+    def fit(self, train, key, seed, epochs):
+        vars(self).update(vars(fitted(VAE(), train, key, seed, epochs)))
+        self.train, self.key = train, key
 
     def augment(self, label, n, seed):
         """Cells of the nearest other class, moved by δ = mean of the class − mean of that class."""

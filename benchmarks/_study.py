@@ -96,6 +96,7 @@ def run(study: Study, argv: Sequence[str] | None = None) -> pd.DataFrame:
         (seed, setting, name)
         for seed in range(args.seeds)
         for setting in study.settings
+        if all(str(setting[column]) in values for column, values in args.only.items())
         for name in args.methods
         if not study.skip(setting, name) and not table.has(setting, name, seed)
     ]
@@ -215,6 +216,9 @@ def _arguments(study: Study, argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="seconds, on little data; no evidence")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--methods", nargs="+", default=list(study.methods), metavar="METHOD")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="COLUMN=VALUE", help="settings, to divide the work"
+    )
     parser.add_argument("--epochs", type=int, default=None, help="None: by the number of cells")
     parser.add_argument("--restart", action="store_true", help="forget the rows of these methods")
     parser.add_argument("--out", default=None, help="folder of the table; docs/evidence")
@@ -225,6 +229,13 @@ def _arguments(study: Study, argv: list[str]) -> argparse.Namespace:
     unknown = sorted(set(args.methods) - set(study.methods))
     if unknown:
         parser.error(f"--methods must be of {list(study.methods)}, got {unknown}")
+    only: dict[str, set[str]] = {}
+    for part in args.only:
+        column, _, value = part.partition("=")
+        if value not in {str(setting.get(column)) for setting in study.settings}:
+            parser.error(f"--only must be COLUMN=VALUE of {list(study.settings)}, got {part!r}")
+        only.setdefault(column, set()).add(value)
+    args.only = only
     args.script = f"benchmarks/{Path(sys.argv[0]).name}" if sys.argv[0] else study.name
     args.argv = argv
     if args.out is None:

@@ -87,6 +87,7 @@ STUDY = Study(
     prepare=prepare,
     measure=measure,
     options=lambda parser: parser.add_argument("--n-genes", type=int, default=1000),
+    quick={"only": ["data=pbmc_kang", "labels kept, %=10"]},
 )
 
 if __name__ == "__main__":

@@ -160,6 +160,7 @@ STUDY = Study(
     settings=[{"held out": stage} for stage in BETWEEN],
     prepare=prepare,
     measure=lambda measure, data, seed, args: measure(data, seed, args),
+    quick={"only": ["held out=4_immature"]},
 )
 
 if __name__ == "__main__":

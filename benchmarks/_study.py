@@ -58,6 +58,8 @@ class Study:
         ``skip(setting, name)`` is true where a method has no meaning.
     options
         Adds arguments of the study's own to the parser.
+    finish
+        ``finish(rows, folder)`` is called at the end, with the whole table.
     quick
         Arguments that ``--quick`` sets.
     time
@@ -73,6 +75,7 @@ class Study:
     settings: Sequence[Mapping[str, Any]] = ({},)
     skip: Callable[[Mapping[str, Any], str], bool] = lambda setting, name: False
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    finish: Callable[[pd.DataFrame, Path], None] = lambda rows, folder: None
     quick: Mapping[str, Any] = field(default_factory=dict)
     time: str = "time, s"
 
@@ -115,12 +118,15 @@ def run(study: Study, argv: Sequence[str] | None = None) -> pd.DataFrame:
             traceback.print_exc()
             failed += 1
             continue
-        row.setdefault(study.time, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        row.setdefault(study.time, seconds)
+        table.seconds.setdefault(name, []).append(seconds)
         table.add({**setting, "method": name, "seed": seed, **row})
         shown = {k: v if isinstance(v, str) else round(float(v), 4) for k, v in row.items()}
         place = ", ".join([*map(str, setting.values()), name, f"seed {seed}"])
         left = table.seconds_left([name for _, _, name in todo[i + 1 :]])
         print(f"[{i + 1}/{len(todo)}] {place}: {shown}; about {_duration(left)} left", flush=True)
+    study.finish(table.rows(), table.folder)
     if failed:
         raise SystemExit(f"{failed} of {len(todo)} rows failed, see above; the others are written.")
     return table.rows()
@@ -135,6 +141,7 @@ class Table:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.csv = self.folder / f"{study.name}.csv"
         self.command = _command(args)
+        self.seconds: dict[str, list[float]] = {}  # what rows took in this process
         self.lock = FileLock(
             Path(tempfile.gettempdir()) / f"scivae_{study.name}_{os.getuid()}.lock"
         )
@@ -170,13 +177,14 @@ class Table:
     def seconds_left(self, names: Sequence[str]) -> float:
         """How long rows of these methods will take, by what earlier ones took."""
         rows = self.rows()
-        mean = rows.groupby("method")[self.study.time].mean()
+        mean = rows.groupby("method")[self.study.time].mean().to_dict()
+        mean |= {name: float(np.mean(took)) for name, took in self.seconds.items()}
         return sum(mean.get(name, rows[self.study.time].mean()) for name in names)
 
     def _write(self, rows: pd.DataFrame) -> None:
         """Both files at once: a run that is cut short leaves them whole."""
-        _replace(self.csv, rows.to_csv(index=False, float_format="%.6g"))
-        _replace(self.csv.with_suffix(".md"), markdown(self.study, rows, self.command))
+        replace(self.csv, rows.to_csv(index=False, float_format="%.6g"))
+        replace(self.csv.with_suffix(".md"), markdown(self.study, rows, self.command))
 
 
 def markdown(study: Study, rows: pd.DataFrame, command: str) -> str:
@@ -247,7 +255,8 @@ def _command(args: argparse.Namespace) -> str:
     return f"python {shlex.join([args.script, *args.argv])}"
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
+    """Write a file such that it is whole at every moment."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text)
     temporary.replace(path)

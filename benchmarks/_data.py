@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 import scanpy as sc
+from _common import ROOT, data_file
 from sklearn.model_selection import train_test_split
 
 import scivae
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def data_folder() -> Path:
     """Folder of the development data: ``SCIVAE_DATA_DIR``, else beside the checkout."""
     return Path(os.environ.get("SCIVAE_DATA_DIR", ROOT.parent / "shared" / "data"))
-
-
-def data_file(name: str) -> Path:
-    """A file of the development data."""
-    path = data_folder() / name
-    if not path.exists():
-        sys.exit(f"{path} is not there; set SCIVAE_DATA_DIR to the folder that holds {name}.")
-    return path
 
 
 def load(name: str, key: str, *, quick: bool = False):

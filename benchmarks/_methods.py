@@ -112,7 +112,7 @@ class CIVAE(Method):
         return log_normalize(self.model.decode(z, library_size=library, sample=True, seed=seed))
 
     def reconstruction(self, adata):
-        return float(self.model.get_reconstruction_error(adata)["reconstruction_loss"])
+        return reconstruction_loss(self.model, adata)
 
     def predict(self, adata) -> pd.DataFrame:
         """Calibrated probabilities."""
@@ -218,8 +218,7 @@ class SCVI(Method):
         return log_normalize(outputs["px"].sample().numpy())
 
     def reconstruction(self, adata):
-        found = self.model.get_reconstruction_error(self._known(adata))
-        return float(found["reconstruction_loss"])
+        return reconstruction_loss(self.model, self._known(adata))
 
     @staticmethod
     def _known(adata):
@@ -406,6 +405,13 @@ class LogisticLatent(LogisticGenes):
 
     def encode(self, adata):
         return self.vae.encode(adata)
+
+
+def reconstruction_loss(model, adata=None, indices=None) -> float:
+    """Negative log likelihood of a cell, with the same noise for every model."""
+    torch.manual_seed(0)
+    found = model.get_reconstruction_error(adata, indices=indices)
+    return float(found["reconstruction_loss"])
 
 
 def transport_pairs(x, y, n: int, rng: np.random.Generator):

@@ -27,10 +27,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scvi
+from _common import DOCS
 from filelock import FileLock
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs" / "evidence"
 PACKAGES = ("scivae-tools", "scvi-tools", "torch", "scikit-learn")
 
 

@@ -23,7 +23,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 from _data import labels_of, load, log_normalize, split
-from _methods import CIVAE, fitted
+from _methods import CIVAE, fitted, reconstruction_loss
 from _study import Study, replace, run, text_of
 
 from scivae.metrics import classifier_two_sample_test, fit_judges, path_purity
@@ -34,6 +34,12 @@ BETAS = (0.0, 0.1, 1.0, 5.0, 20.0, DEFAULT, 100.0, 200.0, 500.0)
 ALPHAS = (0.1, 10.0)
 DATA = ("pbmc_kang", "colon_crc")
 LOSS, PURITY = "reconstruction loss, held out", "purity, mean"
+SHOWN = {
+    LOSS: "reconstruction\nloss",
+    "separability, held out": "linear\nseparability",
+    PURITY: "mean purity",
+    "forest AUC": "forest AUC",
+}
 KNOWN_LOSS, KNOWN_PURITY = "reconstruction loss, validation", "purity, mean, by training cells"
 
 
@@ -67,7 +73,6 @@ def measure(make, data, seed, args):
         data.x[model.train_indices], data.y[model.train_indices], kinds=["knn"], seed=seed
     )["knn"]
     known = np.isin(labels, inner.classes)
-    validation = model.get_reconstruction_error(indices=model.validation_indices)
     return {
         LOSS: method.reconstruction(data.test),
         "separability, held out": method.separability(data.test),
@@ -79,7 +84,7 @@ def measure(make, data, seed, args):
             n_trees=args.n_trees,
             seed=seed,
         ).auc,
-        KNOWN_LOSS: float(validation["reconstruction_loss"]),
+        KNOWN_LOSS: reconstruction_loss(model, indices=model.validation_indices),
         KNOWN_PURITY: path_purity(inner, cells[known], labels[known]).mean,
     }
 
@@ -161,9 +166,7 @@ def finish(rows: pd.DataFrame, folder: Path) -> None:
         f"# Rules that choose β\n\n{text}\n\n" + "\n".join(lines) + "\n",
     )
     for name, sweep in rows[rows["kl_weight"] == 1].groupby("data"):
-        axes = scivae.pl.tradeoff(
-            sweep, metrics=[LOSS, "separability, held out", PURITY, "forest AUC"], chosen=DEFAULT
-        )
+        axes = scivae.pl.tradeoff(sweep, metrics=list(SHOWN), labels=SHOWN, chosen=DEFAULT)
         axes[0].get_figure().savefig(folder / f"tradeoff_{name}.png", dpi=150)
         plt.close(axes[0].get_figure())
 

@@ -191,7 +191,11 @@ STUDY = Study(
     measure=measure,
     finish=finish,
     options=options,
-    quick={"n_cells": 10, "n_trees": 10, "only": ["data=pbmc_kang"]},
+    quick={
+        "n_cells": 10,
+        "n_trees": 10,
+        "only": ["data=pbmc_kang", "discriminator_weight=0.0", "discriminator_weight=50.0"],
+    },
 )
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import scvi
 import torch
 from _data import labels_of, library_of, log_normalize
 from scipy.spatial.distance import cdist
+from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.linear_model import LogisticRegression
 
@@ -360,6 +361,21 @@ class OTMidpoint(PCA):
         return self.sample(np.concatenate(made)[:n], None, seed)
 
 
+class Gaussian(PCA):
+    """Cells drawn from a normal distribution for each class, in 20 principal components."""
+
+    def __init__(self):
+        super().__init__(n_components=20)
+
+    def augment(self, label, n, seed):
+        z = self.encode(self.train)[labels_of(self.train, self.key) == label]
+        found = LedoitWolf().fit(z)  # its covariance can be relied on with few cells, too
+        rng = np.random.default_rng([seed, n])
+        return self.sample(
+            rng.multivariate_normal(z.mean(axis=0), found.covariance_, n), None, seed
+        )
+
+
 class SMOTE(GeneSpace):
     """Cells on lines to one of the five nearest cells of the class, in gene space."""
 
@@ -447,4 +463,7 @@ def fitted(method: Method, train, key: str, seed: int, epochs: int | None) -> Me
         while len(_MEMO) > 6:
             _MEMO.popitem(last=False)
     _MEMO.move_to_end(name)
-    return _MEMO[name]
+    found = _MEMO[name]
+    if not method.uses_labels:  # it may have been trained when its cells bore other labels
+        found.train.obs[key] = train.obs[key].to_numpy()
+    return found

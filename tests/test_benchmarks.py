@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from pathlib import Path
 
@@ -29,7 +30,10 @@ STUDIES = {
             }
         },
     ),
-    "augmentation_realism": (["real held-out cells", "SMOTE", "CI-VAE (default)"], {}),
+    "augmentation_realism": (
+        ["real held-out cells", "SMOTE", "PCA, Gaussian", "CI-VAE (default)"],
+        {},
+    ),
     "augmentation_use": (
         ["all cells kept", "nothing", "class weights", "SMOTE", "PCA, OT midpoints"]
         + ["VAE, latent arithmetic", "conditional VAE, prior", "CI-VAE, prior"],
@@ -164,3 +168,20 @@ def test_says_how_long_the_rest_takes():
     table.seconds = {"a": [1.0, 3.0]}
     table.rows = lambda: pd.DataFrame({"method": ["a", "b"], "time, s": [50.0, 10.0]})
     assert table.seconds_left(["a", "b", "a"]) == 2 + 10 + 2
+
+
+def test_readme_shows_a_method_as_it_is():
+    source = inspect.getsource(import_module("_methods").Gaussian)
+    assert f"```python\n{source}```" in (FOLDER / "README.md").read_text()
+
+
+def test_a_shared_model_takes_the_labels_of_the_moment():
+    data, methods = import_module("_data"), import_module("_methods")
+    adata = data.load("pbmc_kang", "cell_type", quick=True)
+    first = methods.fitted(methods.SCVI(), adata, "cell_type", 0, 1)
+    relabeled = adata.copy()
+    relabeled.obs["cell_type"] = "other"
+    second = methods.fitted(methods.SCVI(), relabeled, "cell_type", 0, 1)
+    assert second is first  # scVI knows no labels
+    assert set(data.labels_of(second.train, "cell_type")) == {"other"}
+    assert methods.fitted(methods.SCVI(), adata, "cell_type", 1, 1) is not first

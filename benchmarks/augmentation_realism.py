@@ -15,7 +15,7 @@ discrepancy in 20 principal components of the training cells (one bandwidth for 
 distance; 0 is best), Pearson correlation of the two sets of gene-gene correlations (1 is best). "Nearer
 than real" is the probability that a generated cell is nearer to its nearest training cell than a held-out
 cell is to its own: 0.5 for fresh cells, 1 for copies. For real cells, one half of the held-out ones is set
-beside the other half.
+beside the other half: so few cells lower their gene-gene correlation, which methods may pass.
 """
 
 from __future__ import annotations

@@ -1,0 +1,270 @@
+"""One harness for every study: a data set, a split, methods and measures become one tidy table.
+
+A study says how a split is prepared and how one method is measured on it; see ``Study``. The harness
+goes through seeds, settings and methods, skips the rows that the table has already, writes the table
+after every row, and says how long the rest will take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scvi
+from _common import DOCS
+from filelock import FileLock
+
+PACKAGES = ("scivae-tools", "scvi-tools", "torch", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is measured, on what, and of which methods.
+
+    Attributes
+    ----------
+    name
+        Of the table: ``docs/evidence/<name>.csv`` and ``.md``.
+    title, text
+        Heading of the table, and what one must know to read it.
+    methods
+        ``{name of the row: function that makes the method}``; a study may also put there whatever its
+        ``measure`` understands.
+    prepare
+        ``prepare(setting, seed, args)`` gives the split and all that is fitted on real cells: it is
+        called once for all methods, and must not know of any.
+    measure
+        ``measure(make, data, seed, args)`` gives the columns of one row.
+    settings
+        Each a dict of columns, such as ``{"data": "pbmc_kang", "kept": 5}``: one table for each.
+    skip
+        ``skip(setting, name)`` is true where a method has no meaning.
+    options
+        Adds arguments of the study's own to the parser.
+    finish
+        ``finish(rows, folder)`` is called at the end, with the whole table.
+    quick
+        Arguments that ``--quick`` sets.
+    time
+        Column with the seconds that a row took; filled in where ``measure`` leaves it out.
+    """
+
+    name: str
+    title: str
+    text: str
+    methods: Mapping[str, Any]
+    prepare: Callable[[Mapping[str, Any], int, argparse.Namespace], Any]
+    measure: Callable[[Any, Any, int, argparse.Namespace], dict[str, Any]]
+    settings: Sequence[Mapping[str, Any]] = ({},)
+    skip: Callable[[Mapping[str, Any], str], bool] = lambda setting, name: False
+    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+    finish: Callable[[pd.DataFrame, Path], None] = lambda rows, folder: None
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    time: str = "time, s"
+
+    @property
+    def by(self) -> list[str]:
+        """Columns that name a group of seeds."""
+        return [*self.settings[0], "method"]
+
+
+def run(study: Study, argv: Sequence[str] | None = None) -> pd.DataFrame:
+    """Measure what is not measured yet; gives the whole table."""
+    args = _arguments(study, sys.argv[1:] if argv is None else list(argv))
+    warnings.simplefilter("ignore")
+    scvi.settings.verbosity = logging.ERROR
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    table = Table(study, args)
+    if args.restart:
+        table.forget(args.methods)
+    todo = [
+        (seed, setting, name)
+        for seed in range(args.seeds)
+        for setting in study.settings
+        if all(str(setting[column]) in values for column, values in args.only.items())
+        for name in args.methods
+        if not study.skip(setting, name) and not table.has(setting, name, seed)
+    ]
+    print(f"{study.name}: {len(todo)} rows to do, {len(table.rows())} there, in {table.csv}")
+    prepared: tuple[Any, Any] = (None, None)
+    failed = 0
+    for i, (seed, setting, name) in enumerate(todo):
+        if table.has(setting, name, seed):  # by another process, meanwhile
+            continue
+        if prepared[0] != (seed, setting):
+            prepared = ((seed, setting), study.prepare(setting, seed, args))
+        start = time.perf_counter()
+        try:
+            row = study.measure(study.methods[name], prepared[1], seed, args)
+        except Exception:  # noqa: BLE001  # one method that fails must not cost a night of the others
+            traceback.print_exc()
+            failed += 1
+            continue
+        seconds = time.perf_counter() - start
+        row.setdefault(study.time, seconds)
+        table.seconds.setdefault(name, []).append(seconds)
+        table.add({**setting, "method": name, "seed": seed, **row})
+        shown = {k: v if isinstance(v, str) else round(float(v), 4) for k, v in row.items()}
+        place = ", ".join([*map(str, setting.values()), name, f"seed {seed}"])
+        left = table.seconds_left([name for _, _, name in todo[i + 1 :]])
+        print(f"[{i + 1}/{len(todo)}] {place}: {shown}; about {_duration(left)} left", flush=True)
+    study.finish(table.rows(), table.folder)
+    if failed:
+        raise SystemExit(f"{failed} of {len(todo)} rows failed, see above; the others are written.")
+    return table.rows()
+
+
+class Table:
+    """Rows of a study, in a file that several processes may write to."""
+
+    def __init__(self, study: Study, args: argparse.Namespace):
+        self.study = study
+        self.folder = Path(args.out)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.csv = self.folder / f"{study.name}.csv"
+        self.command = _command(args)
+        self.seconds: dict[str, list[float]] = {}  # what rows took in this process
+        self.lock = FileLock(
+            Path(tempfile.gettempdir()) / f"scivae_{study.name}_{os.getuid()}.lock"
+        )
+
+    def rows(self) -> pd.DataFrame:
+        """All rows that are written."""
+        if not self.csv.exists():
+            return pd.DataFrame(columns=[*self.study.by, "seed"])
+        return pd.read_csv(self.csv)
+
+    def has(self, setting: Mapping[str, Any], name: str, seed: int) -> bool:
+        """Whether a row is there."""
+        rows = self.rows()
+        same = np.ones(len(rows), dtype=bool)
+        for column, value in {**setting, "method": name, "seed": seed}.items():
+            same &= (rows[column] == value).to_numpy()
+        return bool(same.any())
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Write one more row, and the means."""
+        with self.lock:
+            before = self.rows()
+            frame = pd.DataFrame([row])
+            self._write(pd.concat([before, frame], ignore_index=True) if len(before) else frame)
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Drop the rows of some methods."""
+        with self.lock:
+            rows = self.rows()
+            if len(rows):
+                self._write(rows[~rows["method"].isin(names)])
+
+    def seconds_left(self, names: Sequence[str]) -> float:
+        """How long rows of these methods will take, by what earlier ones took."""
+        rows = self.rows()
+        mean = rows.groupby("method")[self.study.time].mean().to_dict()
+        mean |= {name: float(np.mean(took)) for name, took in self.seconds.items()}
+        return sum(mean.get(name, rows[self.study.time].mean()) for name in names)
+
+    def _write(self, rows: pd.DataFrame) -> None:
+        """Both files at once: a run that is cut short leaves them whole."""
+        replace(self.csv, rows.to_csv(index=False, float_format="%.6g"))
+        replace(self.csv.with_suffix(".md"), markdown(self.study, rows, self.command))
+
+
+def markdown(study: Study, rows: pd.DataFrame, command: str) -> str:
+    """Mean ± standard deviation over seeds, a line for each setting and method."""
+    if not len(rows):
+        return f"# {study.title}\n\n{study.text}\n"
+    order = [{**setting, "method": name} for setting in study.settings for name in study.methods]
+    columns = [c for c in rows.select_dtypes("number") if c not in (*study.by, "seed")]
+    lines = [
+        "| " + " | ".join([*study.by, "seeds", *columns]) + " |",
+        "|" + "---|" * (len(study.by) + 1 + len(columns)),
+    ]
+    for key in order:
+        same = np.logical_and.reduce([(rows[c] == v).to_numpy() for c, v in key.items()])
+        if not same.any():
+            continue
+        group = rows[same]
+        mean, sd = group[columns].mean(), group[columns].std().fillna(0)
+        cells = ["–" if np.isnan(mean[c]) else f"{mean[c]:.4g} ± {sd[c]:.2g}" for c in columns]
+        lines.append("| " + " | ".join([*map(str, key.values()), str(len(group)), *cells]) + " |")
+    versions = ", ".join(f"{p} {version(p)}" for p in PACKAGES)
+    foot = (
+        f"Mean ± standard deviation over seeds. `{command}` · {versions} · "
+        f"Python {platform.python_version()} · {os.cpu_count()} CPU cores · {date.today()} · "
+        f"all rows together {_duration(rows[study.time].sum())}"
+    )
+    return f"# {study.title}\n\n{study.text}\n\n" + "\n".join(lines) + f"\n\n{foot}\n"
+
+
+def text_of(doc: str) -> str:
+    """The explanation in a study's docstring: its paragraphs after the command."""
+    return "\n\n".join(" ".join(part.split()) for part in doc.strip().split("\n\n")[2:])
+
+
+def _arguments(study: Study, argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=study.title)
+    parser.add_argument("--quick", action="store_true", help="seconds, on little data; no evidence")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--methods", nargs="+", default=list(study.methods), metavar="METHOD")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="COLUMN=VALUE", help="settings, to divide the work"
+    )
+    parser.add_argument("--epochs", type=int, default=None, help="None: by the number of cells")
+    parser.add_argument("--restart", action="store_true", help="forget the rows of these methods")
+    parser.add_argument("--out", default=None, help="folder of the table; docs/evidence")
+    study.options(parser)
+    if "--quick" in argv:
+        parser.set_defaults(**{"seeds": 1, "epochs": 2, **study.quick})
+    args = parser.parse_args(argv)
+    unknown = sorted(set(args.methods) - set(study.methods))
+    if unknown:
+        parser.error(f"--methods must be of {list(study.methods)}, got {unknown}")
+    only: dict[str, set[str]] = {}
+    for part in args.only:
+        column, _, value = part.partition("=")
+        if value not in {str(setting.get(column)) for setting in study.settings}:
+            parser.error(f"--only must be COLUMN=VALUE of {list(study.settings)}, got {part!r}")
+        only.setdefault(column, set()).add(value)
+    args.only = only
+    args.script = f"benchmarks/{Path(sys.argv[0]).name}" if sys.argv[0] else study.name
+    args.argv = argv
+    if args.out is None:
+        args.out = tempfile.mkdtemp(prefix=f"{study.name}_") if args.quick else DOCS
+    return args
+
+
+def _command(args: argparse.Namespace) -> str:
+    return f"python {shlex.join([args.script, *args.argv])}"
+
+
+def replace(path: Path, text: str) -> None:
+    """Write a file such that it is whole at every moment."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _duration(seconds: float) -> str:
+    if not np.isfinite(seconds):
+        return "?"
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,187 @@
+"""The benchmarks run, in quick mode and without their data, and their tables have the right shape."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+# Methods that are tried of each study (None: all), and cells that are meant to be empty.
+STUDIES = {
+    "colon_purity": (
+        ["AE", "conditional VAE", "PCA", "CI-VAE (default)"],
+        {"reconstruction loss, held out": {"PCA"}},
+    ),
+    "middle": (None, {}),
+    "few_labels": (
+        None,
+        {
+            "calibration error, after": {
+                "logistic regression, genes",
+                "logistic regression, VAE latent",
+                "SCANVI",
+                "SCANVI, linear classifier",
+                "CI-VAE, all cells trained on",
+            }
+        },
+    ),
+    "augmentation_realism": (
+        ["real held-out cells", "SMOTE", "PCA, Gaussian", "CI-VAE (default)"],
+        {},
+    ),
+    "augmentation_use": (
+        ["all cells kept", "nothing", "class weights", "SMOTE", "PCA, OT midpoints"]
+        + ["VAE, latent arithmetic", "conditional VAE, prior", "CI-VAE, prior"],
+        {},
+    ),
+    "tradeoff": (None, {}),
+    "mnist": (
+        ["real test images", "PCA", "VAE, Laplace", "CI-VAE, Laplace"],
+        {
+            "separability": {"real test images"},
+            "unbroken": {"real test images"},
+            "training time": {"real test images"},
+        },
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def without_data(monkeypatch, tmp_path):
+    pytest.importorskip("imblearn", reason="the extra 'benchmarks' is not installed")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setenv("SCIVAE_DATA_DIR", str(tmp_path / "no data here"))
+
+
+def test_every_study_is_tried():
+    with_study = {p.stem for p in FOLDER.glob("*.py") if "STUDY = Study(" in p.read_text()}
+    assert with_study == set(STUDIES)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_quick_table(name, tmp_path):
+    methods, empty = STUDIES[name]
+    module = import_module(name)
+    from _study import run
+
+    methods = methods or list(module.STUDY.methods)
+    rows = run(module.STUDY, ["--quick", "--out", str(tmp_path), "--methods", *methods])
+    setting = list(module.STUDY.settings[0])
+    n_settings = len(rows[setting].drop_duplicates()) if setting else 1
+    assert len(rows) == n_settings * len(methods)
+    assert not rows.duplicated([*module.STUDY.by, "seed"]).any()
+    assert sorted(rows["method"].unique()) == sorted(methods)
+    assert not rows.columns.duplicated().any()
+    for column in rows:
+        meant = {m for part, group in empty.items() if part in column for m in group}
+        assert set(rows.loc[rows[column].isna(), "method"]) == meant, column
+    lines = (tmp_path / f"{name}.md").read_text().splitlines()
+    assert sum(line.startswith("| ") for line in lines) == 1 + len(rows)
+    assert any("scvi-tools" in line and "--quick" in line for line in lines)
+
+
+def test_committed_tables_go_on_where_they_are():
+    from _common import DOCS
+
+    for name in STUDIES:
+        path = DOCS / f"{name}.csv"
+        if path.exists():
+            study, rows = import_module(name).STUDY, pd.read_csv(path)
+            assert {*study.by, "seed", study.time} <= set(rows.columns)
+            assert set(rows["method"]) <= set(study.methods)
+            assert not rows.duplicated([*study.by, "seed"]).any()
+
+
+def toy(measured: list, **changes):
+    """A study of two methods in two settings, which notes what it measures."""
+    from _study import Study
+
+    def measure(method, data, seed, args):
+        if method == "broken":
+            raise ValueError("no such luck")
+        measured.append((data, method, seed))
+        return {"value": float(np.sin(seed + len(method)))}
+
+    settings = {
+        "name": "toy",
+        "title": "Toy",
+        "text": "Nothing.",
+        "methods": {"a": "one", "b": "three"},
+        "settings": [{"kept": 5}, {"kept": 10}],
+        "prepare": lambda setting, seed, args: setting["kept"],
+        "measure": measure,
+    }
+    return Study(**{**settings, **changes})
+
+
+def test_goes_on_where_it_stopped(tmp_path):
+    from _study import run
+
+    measured: list = []
+    out = ["--out", str(tmp_path)]
+    first = run(toy(measured), [*out, "--seeds", "1", "--methods", "a"])
+    assert measured == [(5, "one", 0), (10, "one", 0)]
+    rows = run(toy(measured), [*out, "--seeds", "2"])
+    assert len(rows) == len(measured) == len(set(measured)) == 8
+    pd.testing.assert_frame_equal(rows.iloc[:2], first)
+    again = run(toy(measured), [*out, "--seeds", "2", "--methods", "b", "--restart"])
+    assert len(again) == 8
+    assert len(measured) == 12
+    assert {method for _, method, _ in measured[8:]} == {"three"}
+    assert "| 5 | a | 2 |" in (tmp_path / "toy.md").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["toy.csv", "toy.md"]
+
+
+def test_only_some_settings(tmp_path, capsys):
+    from _study import run
+
+    measured: list = []
+    out = ["--out", str(tmp_path), "--seeds", "1"]
+    run(toy(measured), [*out, "--only", "kept=10"])
+    assert {kept for kept, _, _ in measured} == {10}
+    with pytest.raises(SystemExit):
+        run(toy(measured), [*out, "--only", "kept=7"])
+    assert "--only must be" in capsys.readouterr().err
+
+
+def test_a_method_that_fails_costs_no_other(tmp_path, capsys):
+    from _study import run
+
+    study = toy([], methods={"a": "one", "bad": "broken", "b": "three"})
+    with pytest.raises(SystemExit, match="4 of 12 rows failed"):
+        run(study, ["--out", str(tmp_path), "--seeds", "2"])
+    assert len(pd.read_csv(tmp_path / "toy.csv")) == 8
+    assert "no such luck" in capsys.readouterr().err
+
+
+def test_says_how_long_the_rest_takes():
+    from argparse import Namespace
+
+    from _study import Table
+
+    table = Table(toy([]), Namespace(out=Path.cwd(), script="toy", argv=[]))
+    table.seconds = {"a": [1.0, 3.0]}
+    table.rows = lambda: pd.DataFrame({"method": ["a", "b"], "time, s": [50.0, 10.0]})
+    assert table.seconds_left(["a", "b", "a"]) == 2 + 10 + 2
+
+
+def test_readme_shows_a_method_as_it_is():
+    source = inspect.getsource(import_module("_methods").Gaussian)
+    assert f"```python\n{source}```" in (FOLDER / "README.md").read_text()
+
+
+def test_a_shared_model_takes_the_labels_of_the_moment():
+    data, methods = import_module("_data"), import_module("_methods")
+    adata = data.load("pbmc_kang", "cell_type", quick=True)
+    first = methods.fitted(methods.SCVI(), adata, "cell_type", 0, 1)
+    relabeled = adata.copy()
+    relabeled.obs["cell_type"] = "other"
+    second = methods.fitted(methods.SCVI(), relabeled, "cell_type", 0, 1)
+    assert second is first  # scVI knows no labels
+    assert set(data.labels_of(second.train, "cell_type")) == {"other"}
+    assert methods.fitted(methods.SCVI(), adata, "cell_type", 1, 1) is not first

@@ -4,7 +4,7 @@
 
 20 % of the cells are held out, genes are chosen on the others. One class is made rare: of its training cells
 5, 10, 20 or 50 are kept. It is the class, of those with 100 cells or more, that a logistic regression
-tells apart worst (F1 score, five-fold cross-validation on all cells). The methods learn from what is left of the
+tells apart worst (F1 score, five-fold cross-validation on the training cells of the first seed). The methods learn from what is left of the
 training cells, and make as many cells of that class as raise it to the median size of the other classes.
 A logistic regression is fitted on the real training cells and these, log-normalised, and scored on real
 held-out cells: F1 score, precision and recall of that class, and macro F1 over all. "Nothing" adds no

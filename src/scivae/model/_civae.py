@@ -33,6 +33,7 @@ from ._decoding import Conditions, Encoded
 from ._fields import LabelsField
 from ._interpolation import InterpolationMixin
 from ._random import seeded
+from ._saving import SavingMixin
 from ._setup import Setup, check_setup_arguments
 from ._training import (
     LEARNING_RATE,
@@ -47,7 +48,7 @@ from ._training import (
 Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bernoulli"]
 
 
-class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
+class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
     r"""Class-informed variational auto-encoder (CI-VAE).
 
     A VAE with a *single linear layer* on the latent vector that predicts the class of a cell. Its

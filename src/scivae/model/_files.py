@@ -42,7 +42,7 @@ def read(path: Path, *, trusted: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=not trusted)
     except OSError:
         raise
-    except Exception as error:  # noqa: BLE001 - what a damaged file makes torch raise is not stated
+    except Exception as error:  # what a damaged file makes torch raise is not stated
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and named and not trusted:
             raise ValueError(
@@ -69,12 +69,16 @@ def storing(target: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
-            raise
-        what = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        number = getattr(error, "errno", None)
+        if isinstance(error, RuntimeError):  # torch and h5py: some of theirs are the file system's
+            stated = re.search(r"errno = (\d+)", str(error))
+            if not stated and "PytorchStreamWriter" not in str(error):
+                raise
+            number = int(stated[1]) if stated else None
+        reason = os.strerror(number) if number else str(error).strip().splitlines()[0]
         raise OSError(
-            getattr(error, "errno", None) or 0,
-            f"cannot write ({what}); what was there before is untouched. Free some space there, or "
+            number or 0,
+            f"cannot write ({reason}); what was there before is untouched. Free some space there, or "
             "choose another folder",
             str(target),
         ) from error

@@ -34,7 +34,7 @@ def non_finite(values: Mapping[str, torch.Tensor]) -> list[str]:
 
 def check_weights(plan: LightningModule, when: str) -> None:
     """Raise unless every weight and running statistic of the network is finite."""
-    names = non_finite({name: w for name, w in plan.module.state_dict().items()})
+    names = non_finite(plan.module.state_dict())
     if names:
         raise NonFiniteError(
             f"the weights are no longer finite {when} (the first is {names[0]!r}): a gradient was "
@@ -129,9 +129,9 @@ class Keeper(Callback):
             return
         if trainer.is_global_zero:
             with _files.new_file(self.path) as part:
-                trainer.save_checkpoint(part)
+                trainer.save_checkpoint(part, weights_only=False)
         else:
-            trainer.save_checkpoint(self.path)  # takes part, and writes nothing
+            trainer.save_checkpoint(self.path, weights_only=False)  # takes part, and writes nothing
         self._loop = None
 
     def on_save_checkpoint(

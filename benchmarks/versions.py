@@ -106,7 +106,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=COMBINATIONS, help="one combination; default: all")
     parser.add_argument("--python", default="3.11", help="interpreter, as uv takes it")
-    parser.add_argument("--torch", default="2.13.0", help="version of PyTorch, for all combinations")
+    parser.add_argument(
+        "--torch", default="2.13.0", help="version of PyTorch, for all combinations"
+    )
     arguments = parser.parse_args()
     rows = rows_so_far("versions")
     for name in [arguments.only] if arguments.only else COMBINATIONS:

@@ -40,7 +40,7 @@ def read(path: Path, *, trusted: bool = False) -> Any:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=not trusted)
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # what a damaged file makes torch raise is not stated
         named = re.search(r"GLOBAL ([\w.]+)", str(error))

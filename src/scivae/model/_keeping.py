@@ -113,9 +113,8 @@ class Keeper(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, plan: LightningModule) -> None:
         """Keep the weights, if they are good."""
-        epoch = trainer.current_epoch - 1  # the loop has counted on
-        check_weights(plan, f"at the end of epoch {epoch}")
-        self.epochs = trainer.current_epoch
+        check_weights(plan, f"at the end of epoch {trainer.current_epoch}")
+        self.epochs = trainer.current_epoch + 1
         self._keep(plan)
         self._loop = trainer.fit_loop.state_dict()
 
@@ -154,7 +153,6 @@ class Keeper(Callback):
         state = checkpoint.get("civae")
         if state is None:
             return
-        self.epochs = checkpoint["epoch"]
         trainer.should_stop = state["finished"]
         getattr(trainer.logger, "history", {}).update(from_plain(state["history"]))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import traceback
+from typing import NoReturn
 
 import numpy as np
 from scvi.module.base import LossOutput
@@ -23,7 +25,7 @@ THINNING = 0.7
 
 _CURES = {
     "reconstruction": "look for extreme values in the data",
-    "KL": "lower kl_weight",
+    "KL": "look for extreme values in the data, or lower kl_weight",
     "discriminator": "lower discriminator_weight",
 }
 
@@ -54,19 +56,31 @@ class CIVAETrainingPlan(TrainingPlan):
 
     def forward(self, *args, **kwargs):
         """Pass a minibatch through the network, thinned in training."""
-        return self.module(
-            *args,
-            **kwargs,
-            get_inference_input_kwargs={
-                "full_forward_pass": not self.update_only_decoder,
-                "thinning": self.thinning if self.training else 0.0,
-            },
-        )
+        try:
+            return self.module(
+                *args,
+                **kwargs,
+                get_inference_input_kwargs={
+                    "full_forward_pass": not self.update_only_decoder,
+                    "thinning": self.thinning if self.training else 0.0,
+                },
+            )
+        except ValueError as error:  # torch refuses to make a distribution of a NaN
+            if "to satisfy the constraint" not in str(error):
+                raise
+            steps = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+            self._raise_non_finite(["reconstruction" if "generative" in steps else "KL"])
 
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict, mode: str) -> None:
         """Log the ELBO's terms, then those of the discriminator, averaged over labeled cells."""
         if not math.isfinite(loss_output.loss):
-            self._raise_non_finite(loss_output, mode)
+            terms = {
+                "reconstruction": loss_output.reconstruction_loss_sum,
+                "KL": loss_output.kl_local_sum,
+                "discriminator": loss_output.classification_loss,
+            }
+            # Each finite: their weighted sum is too large.
+            self._raise_non_finite(non_finite(terms) or list(terms))
         super().compute_and_log_metrics(loss_output, metrics, mode)
         n_labeled = loss_output.true_labels.numel()
         if n_labeled == 0:
@@ -85,18 +99,11 @@ class CIVAETrainingPlan(TrainingPlan):
                 sync_dist=self.use_sync_dist,
             )
 
-    def _raise_non_finite(self, loss_output: LossOutput, mode: str) -> None:
-        """Say which part of the loss is not finite."""
+    def _raise_non_finite(self, names: list[str]) -> NoReturn:
+        """Say which part of the loss is not finite, unless it is the weights that are not."""
+        mode = "training" if self.training else "held-out cells"
         when = f"in epoch {self.current_epoch}, step {self.global_step} ({mode})"
         check_weights(self, f"before the loss {when}")
-        terms = {
-            "reconstruction": loss_output.reconstruction_loss_sum,
-            "KL": loss_output.kl_local_sum,
-            "discriminator": loss_output.classification_loss,
-        }
-        names = non_finite(terms) or list(
-            terms
-        )  # finite one by one: their weighted sum is too large
         raise NonFiniteError(
             f"the loss is not finite {when}: its {' and '.join(names)} "
             f"{'term is' if len(names) == 1 else 'terms are'} NaN, infinite or too large. Try a "

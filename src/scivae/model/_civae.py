@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -549,7 +549,10 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
         self.is_trained_ = True
         if indexing is not None:
             self.train_indices, self.validation_indices, self.test_indices = indexing
-        self._calibrate()
+        with suppress(
+            ValueError, RuntimeError
+        ):  # the error that stopped training is the one to tell
+            self._calibrate()
         return (
             f"The model has the weights of the end of epoch {keeper.epochs - 1}, and can be used "
             "and saved."

@@ -1,8 +1,15 @@
+import errno
+import json
+import os
+import time
+from pathlib import PurePath
+
 import numpy as np
 import pytest
 from tests.conftest import make_adata, make_model
+from tests.model.make_saved_model import SAVED, outputs
 
-from scivae.model import CIVAE
+from scivae.model import CIVAE, _files
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -65,3 +72,109 @@ def test_class_discriminator_is_exposed(trained):
     weights = trained.discriminator_weights
     assert weights.index.tolist() == trained.classes.tolist()
     assert weights.columns.tolist() == [f"latent_{i}" for i in range(4)]
+
+
+@pytest.mark.parametrize("version", sorted(p.name for p in SAVED.iterdir()))
+def test_what_an_earlier_version_saved(version):
+    """Made by ``make_saved_model``; the numbers are those of the version that saved it."""
+    model = CIVAE.load(SAVED / version, adata=make_adata())
+    assert sum(p.stat().st_size for p in (SAVED / version).iterdir()) < 200_000
+    expected = json.loads((SAVED / version / "outputs.json").read_text())
+    found = outputs(model)
+    assert found.keys() == expected.keys()
+    for name, numbers in expected.items():
+        np.testing.assert_allclose(found[name], numbers, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert model.setup.unlabeled_category == "gamma"
+    assert model.setup.continuous == ("age",)
+
+
+def test_saved_with_its_cells(adata, tmp_path):
+    model = make_model(adata)
+    model.save(tmp_path / "model", prefix="my_", save_anndata=True)
+    assert {p.name for p in (tmp_path / "model").iterdir()} == {"my_model.pt", "my_adata.h5ad"}
+    again = CIVAE.load(tmp_path / "model", prefix="my_")
+    np.testing.assert_array_equal(
+        again.get_latent_representation(), model.get_latent_representation()
+    )
+    assert CIVAE.load_registry(tmp_path / "model", "my_")["model_name"] == "CIVAE"
+    model.save(tmp_path / "model", prefix="another_", overwrite=True)
+    assert {p.name for p in (tmp_path / "model").iterdir()} == {
+        "my_model.pt",
+        "my_adata.h5ad",
+        "another_model.pt",
+    }
+    with pytest.raises(ValueError, match="already exists; pass overwrite=True"):
+        model.save(tmp_path / "model")
+
+
+def test_minified_is_saved_too(adata, tmp_path):
+    model = make_model(adata)
+    adata.obsm["m"], adata.obsm["v"] = model.get_latent_representation(return_dist=True)
+    model.minify_adata(use_latent_qzm_key="m", use_latent_qzv_key="v")
+    model.save(tmp_path / "model", save_anndata=True)
+    again = CIVAE.load(tmp_path / "model")
+    assert again.minified_data_type == model.minified_data_type is not None
+    np.testing.assert_array_equal(
+        again.get_latent_representation(), model.get_latent_representation()
+    )
+
+
+def test_query_of_a_saved_model(trained, tmp_path):
+    trained.save(tmp_path / "model")
+    mapped = CIVAE.load_query_data(make_adata(seed=5), tmp_path / "model")
+    for name, weights in trained.module.state_dict().items():
+        np.testing.assert_array_equal(mapped.module.state_dict()[name], weights, err_msg=name)
+
+
+def test_what_has_no_plain_form_needs_trust(trained, tmp_path):
+    trained.note_ = PurePath("here")
+    try:
+        with pytest.warns(UserWarning, match="can be loaded with trusted=True only"):
+            trained.save(tmp_path / "model")
+    finally:
+        del trained.note_
+    with pytest.raises(ValueError, match="names 'pathlib"):
+        CIVAE.load(tmp_path / "model", adata=make_adata())
+    again = CIVAE.load(tmp_path / "model", adata=make_adata(), trusted=True)
+    assert again.note_ == PurePath("here")
+
+
+def test_full_disk(trained, tmp_path, monkeypatch):
+    trained.save(tmp_path / "model")
+    before = (tmp_path / "model" / "model.pt").read_bytes()
+
+    def full(path, value):
+        path.write_bytes(b"half a file")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(_files, "write", full)
+    for folder in ("model", "new"):
+        with pytest.raises(OSError, match=r"cannot write \(No space left.*untouched") as caught:
+            trained.save(tmp_path / folder, overwrite=True)
+        assert caught.value.errno == errno.ENOSPC
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert [p.name for p in (tmp_path / "model").iterdir()] == ["model.pt"]
+    assert (tmp_path / "model" / "model.pt").read_bytes() == before
+
+
+def test_what_a_killed_process_left_is_swept_up_after_a_day(trained, tmp_path):
+    old, young = tmp_path / ".model.saving-old", tmp_path / ".model.saving-young"
+    for folder in (old, young):
+        folder.mkdir()
+    os.utime(old, (time.time() - 2 * 24 * 3600,) * 2)
+    trained.save(tmp_path / "model")
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_checkpoints_of_scvi_tools(adata, tmp_path):
+    from scvi.train import SaveCheckpoint
+
+    CIVAE.setup_anndata(adata)
+    model = CIVAE(adata, n_latent=4, n_hidden=16)
+    best = SaveCheckpoint(dirpath=str(tmp_path), monitor="elbo_validation", load_best_on_end=True)
+    model.train(max_epochs=3, batch_size=32, callbacks=[best], enable_progress_bar=False)
+    again = CIVAE.load(best.best_model_path, adata=make_adata())
+    np.testing.assert_array_equal(
+        again.get_latent_representation(), model.get_latent_representation()
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +34,16 @@ from ._compat import MODULE_KEYS, get_minify_type
 from ._decoding import Conditions, Encoded
 from ._fields import LabelsField
 from ._interpolation import InterpolationMixin
+from ._keeping import (
+    CHECKPOINT,
+    Keeper,
+    NonFiniteError,
+    SafeTrainRunner,
+    describe_run,
+    resume_path,
+)
 from ._random import seeded
+from ._saving import SavingMixin
 from ._setup import Setup, check_setup_arguments
 from ._training import (
     LEARNING_RATE,
@@ -47,7 +58,7 @@ from ._training import (
 Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bernoulli"]
 
 
-class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
+class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
     r"""Class-informed variational auto-encoder (CI-VAE).
 
     A VAE with a *single linear layer* on the latent vector that predicts the class of a cell. Its
@@ -134,6 +145,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
 
     _module_cls = CIVAEModule
     _training_plan_cls = CIVAETrainingPlan
+    _train_runner_cls = SafeTrainRunner
 
     def __init__(
         self,
@@ -390,6 +402,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         plan_kwargs: Mapping[str, Any] | None = None,
         datasplitter_kwargs: Mapping[str, Any] | None = None,
         datamodule: Any = None,
+        checkpoint_dir: str | os.PathLike | None = None,
         **kwargs,
     ) -> None:
         """Train the model, then fit the temperature of its probabilities on the held-out cells.
@@ -419,12 +432,29 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
             For :class:`scvi.dataloaders.DataSplitter`.
         datamodule
             A LightningDataModule, for a model that was made from a registry.
+        checkpoint_dir
+            Folder in which to keep the state of training after each epoch. If the process is killed,
+            the same call on a new, equal model goes on from there, and ends with the weights and the
+            history that it would have ended with. The file is small beside the data (three times
+            the weights); delete it when the model is saved.
         **kwargs
             What :meth:`scvi.model.SCVI.train` takes: ``accelerator``, ``devices``,
             ``early_stopping``, ``enable_progress_bar``, …
 
+        Raises
+        ------
+        ValueError
+            If an argument is out of its range, or ``checkpoint_dir`` holds another run.
+        FloatingPointError
+            If the loss or the weights become NaN or infinite; says which, where, and what to try.
+        OSError
+            If a checkpoint cannot be written.
+
         Notes
         -----
+        Whatever stops training (an error, a full disk, Ctrl-C), the model keeps the weights of the
+        last epoch that ended well, and is a trained model if there was one.
+
         :attr:`history` holds, for training (``_train``) and held-out (``_validation``) cells, each
         term of J by epoch: ``reconstruction_loss``, ``kl_local``, ``classification_loss``, and the
         ``accuracy`` of the discriminator.
@@ -463,20 +493,70 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         indexing = datasplitter_kwargs.get("external_indexing")
         if indexing is not None and (len(indexing) < 2 or not len(indexing[1])):
             check_val_every_n_epoch = None  # there is nothing to look at
-        with seeded(seed):
-            super().train(
+        checkpoint = run = None
+        if checkpoint_dir is not None:
+            run = describe_run(
+                self.module,
+                self._training_arrays(),
                 max_epochs=max_epochs,
                 batch_size=batch_size,
+                seed=seed,
                 train_size=train_size,
                 validation_size=validation_size,
-                shuffle_set_split=shuffle_set_split,
-                check_val_every_n_epoch=check_val_every_n_epoch,
                 plan_kwargs=plan_kwargs,
-                datasplitter_kwargs=datasplitter_kwargs,
-                datamodule=datamodule,
-                **kwargs,
             )
+            checkpoint = Path(checkpoint_dir) / CHECKPOINT
+            kwargs.setdefault("ckpt_path", resume_path(checkpoint, run))
+        keeper = Keeper(seed, checkpoint, run)
+        try:
+            with seeded(seed):
+                super().train(
+                    max_epochs=max_epochs,
+                    batch_size=batch_size,
+                    train_size=train_size,
+                    validation_size=validation_size,
+                    shuffle_set_split=shuffle_set_split,
+                    check_val_every_n_epoch=check_val_every_n_epoch,
+                    plan_kwargs=plan_kwargs,
+                    datasplitter_kwargs=datasplitter_kwargs,
+                    datamodule=datamodule,
+                    callbacks=[*kwargs.pop("callbacks", ()), keeper],
+                    **kwargs,
+                )
+        except BaseException as error:
+            kept = self._keep(keeper, indexing)
+            if isinstance(error, NonFiniteError):
+                raise NonFiniteError(f"{error} {kept}") from None
+            raise
         self._calibrate()
+
+    def _training_arrays(self) -> list[Any]:
+        """What training reads of the data, where that lies in memory."""
+        if self.adata is None:
+            return []
+        manager = self.adata_manager
+        read = [manager.get_from_registry(key) for key in manager.data_registry]
+        return [np.asarray(a) if isinstance(a, (pd.DataFrame, pd.Series)) else a for a in read]
+
+    def _keep(self, keeper: Keeper, indexing: Sequence[np.ndarray] | None) -> str:
+        """Take up the last good weights of a training that was broken off; say which they are."""
+        if keeper.weights is None:
+            return "The model is what it was before."
+        self.module.load_state_dict(keeper.weights)
+        self.module.eval()
+        if keeper.epochs == 0:
+            return "The model has the weights that training began with."
+        self.is_trained_ = True
+        if indexing is not None:
+            self.train_indices, self.validation_indices, self.test_indices = indexing
+        with suppress(
+            ValueError, RuntimeError
+        ):  # the error that stopped training is the one to tell
+            self._calibrate()
+        return (
+            f"The model has the weights of the end of epoch {keeper.epochs - 1}, and can be used "
+            "and saved."
+        )
 
     def _calibrate(self) -> None:
         """Fit the temperature on held-out labeled cells, if there are some."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import traceback
+from typing import NoReturn
+
 import numpy as np
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from ..module import CIVAEModule
+from ._keeping import NonFiniteError, check_weights, non_finite
 
 # Steps of 128 cells after which more training no longer pays, and the bounds of epochs around them.
 TARGET_STEPS = 2_000
@@ -17,6 +22,12 @@ LEARNING_RATE = 2e-3
 WARMUP_SHARE = 0.5
 # Largest share of a cell's counts that the encoder is trained to do without.
 THINNING = 0.7
+
+_CURES = {
+    "reconstruction": "look for extreme values in the data",
+    "KL": "look for extreme values in the data, or lower kl_weight",
+    "discriminator": "lower discriminator_weight",
+}
 
 
 class CIVAETrainingPlan(TrainingPlan):
@@ -45,17 +56,31 @@ class CIVAETrainingPlan(TrainingPlan):
 
     def forward(self, *args, **kwargs):
         """Pass a minibatch through the network, thinned in training."""
-        return self.module(
-            *args,
-            **kwargs,
-            get_inference_input_kwargs={
-                "full_forward_pass": not self.update_only_decoder,
-                "thinning": self.thinning if self.training else 0.0,
-            },
-        )
+        try:
+            return self.module(
+                *args,
+                **kwargs,
+                get_inference_input_kwargs={
+                    "full_forward_pass": not self.update_only_decoder,
+                    "thinning": self.thinning if self.training else 0.0,
+                },
+            )
+        except ValueError as error:  # torch refuses to make a distribution of a NaN
+            if "to satisfy the constraint" not in str(error):
+                raise
+            steps = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+            self._raise_non_finite(["reconstruction" if "generative" in steps else "KL"])
 
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict, mode: str) -> None:
         """Log the ELBO's terms, then those of the discriminator, averaged over labeled cells."""
+        if not math.isfinite(loss_output.loss):
+            terms = {
+                "reconstruction": loss_output.reconstruction_loss_sum,
+                "KL": loss_output.kl_local_sum,
+                "discriminator": loss_output.classification_loss,
+            }
+            # Each finite: their weighted sum is too large.
+            self._raise_non_finite(non_finite(terms) or list(terms))
         super().compute_and_log_metrics(loss_output, metrics, mode)
         n_labeled = loss_output.true_labels.numel()
         if n_labeled == 0:
@@ -73,6 +98,18 @@ class CIVAETrainingPlan(TrainingPlan):
                 batch_size=n_labeled,
                 sync_dist=self.use_sync_dist,
             )
+
+    def _raise_non_finite(self, names: list[str]) -> NoReturn:
+        """Say which part of the loss is not finite, unless it is the weights that are not."""
+        mode = "training" if self.training else "held-out cells"
+        when = f"in epoch {self.current_epoch}, step {self.global_step} ({mode})"
+        check_weights(self, f"before the loss {when}")
+        raise NonFiniteError(
+            f"the loss is not finite {when}: its {' and '.join(names)} "
+            f"{'term is' if len(names) == 1 else 'terms are'} NaN, infinite or too large. Try a "
+            "smaller learning rate, as in plan_kwargs={'lr': 2e-4}, or gradient_clip_val=1.0; or "
+            f"{', or '.join(_CURES[name] for name in names)}."
+        )
 
 
 def default_epochs(n_obs: int) -> int:

@@ -194,7 +194,7 @@ class CIVAEModule(VAE):
         labeled = y < self.n_classes
         logits = self.discriminator(z[..., labeled, :])  # (..., n_labeled, n_classes)
         true = y[labeled].expand(logits.shape[:-1])
-        if labeled.any():
+        if true.numel():  # its length is known: no second wait for the device
             classification_loss = (
                 F.cross_entropy(
                     logits.reshape(-1, self.n_classes), true.reshape(-1), reduction="none"

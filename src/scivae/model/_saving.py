@@ -1,0 +1,258 @@
+"""A model on the disk: whole or not at all, and read without running anything that is in the file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import anndata
+import torch
+from anndata import AnnData
+from scvi.data import AnnDataManager
+
+from . import _files
+from ._compat import SAVE_KEYS, SETUP_METHOD_NAME
+from ._plain import foreign, from_plain, to_plain
+
+_PARTS = (SAVE_KEYS.MODEL_STATE_DICT_KEY, SAVE_KEYS.VAR_NAMES_KEY, SAVE_KEYS.ATTR_DICT_KEY)
+
+
+def read_model(folder: Path, prefix: str | None, trusted: bool) -> dict[str, Any]:
+    """The parts of a saved model: weights, names of the genes, attributes."""
+    path = _files.find(folder, f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no saved model at {path}; check the folder, and the prefix if one was given."
+        )
+    contents = _files.read(path, trusted=trusted)
+    if not isinstance(contents, dict) or not all(
+        isinstance(contents.get(part), dict) for part in (_PARTS[0], _PARTS[2])
+    ):
+        raise ValueError(f"{path} is no model that was saved by CIVAE.save.")
+    parts = {
+        _PARTS[0]: contents[_PARTS[0]],
+        **{part: from_plain(contents.get(part)) for part in _PARTS[1:]},
+    }
+    # scvi-tools calls the method of this name with arguments from the file.
+    method = parts[_PARTS[2]].get("registry_", {}).get(SETUP_METHOD_NAME, "setup_anndata")
+    if method != "setup_anndata":
+        raise ValueError(f"a CIVAE is set up by setup_anndata, but {path} says {method!r}.")
+    return parts
+
+
+class SavingMixin:
+    """Saving and loading."""
+
+    def save(
+        self,
+        dir_path: str | os.PathLike,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save the model into a folder, all of it or nothing.
+
+        Whatever happens on the way (the process is killed, the disk is full), the folder holds the
+        model that it held before, or the new one. The file holds numbers and text only, so that
+        :meth:`load` need not trust it.
+
+        Parameters
+        ----------
+        dir_path
+            The folder.
+        prefix
+            Put before the names of the files, so that several models can lie in one folder.
+        overwrite
+            Replace the model of a folder that exists.
+        save_anndata
+            Save the AnnData too.
+        **kwargs
+            As :meth:`scvi.model.SCVI.save` takes them.
+
+        Raises
+        ------
+        ValueError
+            If the folder exists and ``overwrite`` is not set.
+        OSError
+            If the files cannot be written.
+        """
+        target = Path(dir_path).absolute()
+        if target.exists() and not (overwrite and target.is_dir()):
+            cure = "pass overwrite=True to replace the model in it, or " if target.is_dir() else ""
+            raise ValueError(f"{target} already exists; {cure}choose another folder.")
+        with _files.new_files(target) as part:
+            super().save(part, prefix, True, save_anndata, **kwargs)  # type: ignore[misc]
+            path = part / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
+            contents = _files.read(path, trusted=True)  # written on the line before the last
+            # scvi-tools adds the parameters of whatever Pyro models the process holds.
+            contents[_PARTS[0]].pop("pyro_param_store", None)
+            plain = {part: to_plain(contents[part]) for part in _PARTS}
+            if names := foreign(plain):
+                warnings.warn(
+                    f"the model refers to {', '.join(sorted(names))}, which has no plain form: the "
+                    "file can be loaded with trusted=True only. Classes and batches that are text "
+                    "or numbers have one.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+            _files.write(path, plain)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | os.PathLike,
+        adata: AnnData | bool | None = None,
+        *,
+        trusted: bool = False,
+        prefix: str | None = None,
+        backup_url: str | None = None,
+        **kwargs: Any,
+    ):
+        """Load a saved model, without running anything that is in the file.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+        adata
+            AnnData with the genes and columns of the one that the model was trained on. ``None``: the
+            one that was saved with it. ``False``: none.
+        trusted
+            Also load a file that names code to be run, which a model saved by this class does not.
+            A file of this kind can do all that a program can: say so only of one whose maker you
+            know.
+        prefix
+            What was put before the names of the files.
+        backup_url
+            Address of the model file, if it is not in the folder.
+        **kwargs
+            ``accelerator``, ``device`` and others that :meth:`scvi.model.SCVI.load` takes.
+
+        Returns
+        -------
+        The model.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no model in the folder.
+        ValueError
+            If the file is damaged, or of another class, or names code and is not trusted.
+        """
+        folder = Path(dir_path)
+        name = f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
+        if backup_url is not None and not _files.find(folder, name).exists():
+            import pooch
+
+            pooch.retrieve(backup_url, known_hash=None, fname=name, path=folder)
+        parts = read_model(folder, prefix, trusted)
+        saved_adata = _files.find(folder, f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}")
+        if adata is None and saved_adata.exists():
+            adata = anndata.read_h5ad(saved_adata)
+        # scvi-tools reads a file, and trusts it; it is given one that nobody else can write.
+        with tempfile.TemporaryDirectory() as private:
+            torch.save(parts, Path(private) / SAVE_KEYS.MODEL_FNAME)
+            return super().load(private, adata, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: AnnData | None = None,
+        reference_model: Any = None,
+        *,
+        trusted: bool = False,
+        **kwargs: Any,
+    ):
+        """Map query cells onto a model (scArches); see :meth:`scvi.model.SCVI.load_query_data`.
+
+        Parameters
+        ----------
+        adata
+            The query cells.
+        reference_model
+            A model, or the folder of a saved one.
+        trusted
+            As :meth:`load` takes it.
+        **kwargs
+            As :meth:`scvi.model.SCVI.load_query_data` takes them.
+        """
+        reference = cls._reference(reference_model, trusted)
+        return super().load_query_data(adata, reference, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def prepare_query_anndata(
+        cls, adata: AnnData, reference_model: Any, *, trusted: bool = False, **kwargs: Any
+    ):
+        """Give query cells the genes of a model; see :meth:`scvi.model.SCVI.prepare_query_anndata`.
+
+        Parameters
+        ----------
+        adata
+            The query cells.
+        reference_model
+            A model, or the folder of a saved one.
+        trusted
+            As :meth:`load` takes it.
+        **kwargs
+            As :meth:`scvi.model.SCVI.prepare_query_anndata` takes them.
+        """
+        reference = cls._reference(reference_model, trusted)
+        return super().prepare_query_anndata(adata, reference, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def _reference(cls, reference_model: Any, trusted: bool) -> Any:
+        if isinstance(reference_model, (str, os.PathLike)):
+            return cls.load(reference_model, False, trusted=trusted)
+        return reference_model
+
+    @staticmethod
+    def load_registry(
+        dir_path: str | os.PathLike, prefix: str | None = None, *, trusted: bool = False
+    ) -> dict:
+        """Read what a saved model was set up on.
+
+        Parameters
+        ----------
+        dir_path
+            Folder of the saved model.
+        prefix
+            What was put before the names of the files.
+        trusted
+            As :meth:`load` takes it.
+        """
+        return read_model(Path(dir_path), prefix, trusted)[SAVE_KEYS.ATTR_DICT_KEY]["registry_"]
+
+    @classmethod
+    def view_setup_args(
+        cls, dir_path: str | os.PathLike, prefix: str | None = None, *, trusted: bool = False
+    ) -> None:
+        """Print the arguments of the setup of a saved model.
+
+        Parameters
+        ----------
+        dir_path
+            Folder of the saved model.
+        prefix
+            What was put before the names of the files.
+        trusted
+            As :meth:`load` takes it.
+        """
+        AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix, trusted=trusted))
+
+    @classmethod
+    def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> None:
+        """Refuse: no CIVAE was ever saved in the format of scvi-tools before 0.15.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            Ignored.
+        """
+        raise NotImplementedError(
+            "no CIVAE was ever saved in the format of scvi-tools before 0.15, which cannot be read "
+            "without running what is in the file; use load."
+        )

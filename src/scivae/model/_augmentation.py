@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from .. import _keys
+from .._errors import check_bool, check_choice, check_integer, check_number
 from ..module import COUNT_LIKELIHOODS
 from . import _checks
 from ._decoding import (
@@ -131,21 +132,23 @@ class AugmentationMixin(GenerationMixin):
         ['Dendritic']
         """
         self._require_trained()
-        _checks.check_choice("method", method, ("linear",))
-        seed = _checks.check_integer("seed", seed, minimum=0)
+        check_choice("method", method, ("linear",))
+        seed = check_integer("seed", seed, minimum=0)
         if min_confidence is not None:
-            _checks.check_number("min_confidence", min_confidence, minimum=0, maximum=1)
+            check_number("min_confidence", min_confidence, minimum=0, maximum=1)
+        check_bool("sample", sample)
         if isinstance(label, Mapping):
             if n is not None:
                 raise ValueError("n must be left out where label is a dict of {class: n}.")
             wanted = dict(label)
-        else:
+        elif isinstance(label, Hashable):
             wanted = {label: n}
+        else:
+            raise TypeError(f"label must be one class, or a dict of {{class: n}}, got {label!r}.")
         if not wanted:
             raise ValueError("label must name at least one class, got an empty dict.")
         counts = {
-            self.setup.label_code(k): _checks.check_integer("n", v, minimum=1)
-            for k, v in wanted.items()
+            self.setup.label_code(k): check_integer("n", v, minimum=1) for k, v in wanted.items()
         }
         adata = self._validate_anndata(adata)
         self._check_uns(adata, key_added)

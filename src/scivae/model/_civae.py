@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -21,18 +22,29 @@ from scvi.data.fields import (
     NumericalObsField,
 )
 from scvi.model import SCVI
+from scvi.module import VAE
+from scvi.train import TrainingPlan
 
 from .. import _keys
-from .._errors import shown
+from .._errors import (
+    check_bool,
+    check_choice,
+    check_integer,
+    check_number,
+    check_type,
+    near_matches,
+    shown,
+)
 from ..geometry import LinearClasses
 from ..module import COUNT_LIKELIHOODS, CIVAEModule
 from . import _checks
 from ._augmentation import AugmentationMixin
+from ._cells import resolve_indices
 from ._compat import MODULE_KEYS, get_minify_type
 from ._decoding import Conditions, Encoded
 from ._fields import LabelsField
 from ._interpolation import InterpolationMixin
-from ._random import seeded
+from ._random import LOCK, seeded
 from ._setup import Setup, check_setup_arguments
 from ._training import (
     LEARNING_RATE,
@@ -158,17 +170,22 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
             ("n_latent", n_latent),
             ("n_layers", n_layers),
         ):
-            _checks.check_integer(name, integer, minimum=1)
-        _checks.check_integer("seed", seed, minimum=0)
-        _checks.check_number("dropout_rate", dropout_rate, minimum=0, maximum=1)
-        _checks.check_number("discriminator_weight", discriminator_weight, minimum=0)
-        _checks.check_number("kl_weight", kl_weight, minimum=0)
+            check_integer(name, integer, minimum=1)
+        check_integer("seed", seed, minimum=0)
+        check_number("dropout_rate", dropout_rate, minimum=0, maximum=1)
+        check_number("discriminator_weight", discriminator_weight, minimum=0)
+        check_number("kl_weight", kl_weight, minimum=0)
+        check_bool("sample_latent", sample_latent)
+        if sigmoid is not None:
+            check_bool("sigmoid", sigmoid)
+        _check_arguments("**kwargs", kwargs, CIVAE, VAE)
         if kwargs.get("dispersion") == "gene-label":
             raise ValueError(
                 "dispersion='gene-label' needs a label to decode a free latent point; "
                 "use 'gene', 'gene-batch' or 'gene-cell'."
             )
         if adata is not None:
+            check_type("adata", adata, AnnData, "an AnnData")
             manager = self._get_most_recent_anndata_manager(adata, required=True)
             setup = Setup.from_registry(manager.registry)
         elif registry is not None:
@@ -195,8 +212,15 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
                 if likelihood == "auto":
                     likelihood = _checks.choose_likelihood(summary)
                 _checks.check_values(adata, setup.layer, summary, likelihood, training=True)
+                in_unit = summary.minimum >= 0 and summary.maximum <= 1
                 if sigmoid is None:
-                    sigmoid = summary.minimum >= 0 and summary.maximum <= 1
+                    sigmoid = in_unit
+                elif sigmoid and not in_unit and likelihood not in COUNT_LIKELIHOODS:
+                    raise ValueError(
+                        f"sigmoid=True needs values in [0, 1], but those of "
+                        f"{_checks.where(setup.layer)} lie in [{summary.minimum:g}, "
+                        f"{summary.maximum:g}]; scale them, or leave sigmoid out."
+                    )
                 default_library = summary.median_sum
                 if setup.size_factor_key is not None:
                     default_library = float(adata.obs[setup.size_factor_key].median())
@@ -249,9 +273,9 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
             weights = np.ones(n_classes)
             for label, weight in class_weights.items():
                 code = setup.label_code(label, "class_weights")
-                weights[code] = _checks.check_number(f"class_weights[{label!r}]", weight, minimum=0)
+                weights[code] = check_number(f"class_weights[{label!r}]", weight, minimum=0)
             return weights
-        _checks.check_choice("class_weights", class_weights, ("balanced", "none"))
+        check_choice("class_weights", class_weights, ("balanced", "none"))
         if class_weights == "none" or counts.min() == 0:
             return np.ones(n_classes)
         return counts.sum() / (n_classes * counts)
@@ -310,8 +334,15 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         >>> adata = scivae.datasets.pbmc()
         >>> scivae.model.CIVAE.setup_anndata(adata)
         """
-        if not isinstance(adata, AnnData):
-            raise TypeError(f"adata must be an AnnData, got {type(adata).__name__}.")
+        check_type("adata", adata, AnnData, "an AnnData")
+        if adata.is_view:
+            raise ValueError(
+                "adata must be no view of another AnnData, whose obs would have to be changed; run "
+                "adata = adata.copy() first."
+            )
+        check_type("labels_key", labels_key, str, "the name of a column of adata.obs")
+        if not pd.api.types.is_scalar(unlabeled_category):
+            raise TypeError(f"unlabeled_category must be one value, got {unlabeled_category!r}.")
         setup_method_args = cls._get_setup_method_args(**locals())
         _checks.check_shape(adata)
         check_setup_arguments(
@@ -438,14 +469,34 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
                     "max_epochs is needed with a datamodule that does not say its n_obs."
                 )
             max_epochs = default_epochs(n_obs)
-        max_epochs = _checks.check_integer("max_epochs", max_epochs, minimum=1)
-        batch_size = _checks.check_integer("batch_size", batch_size, minimum=2)
-        seed = self._seed if seed is None else _checks.check_integer("seed", seed, minimum=0)
+        max_epochs = check_integer("max_epochs", max_epochs, minimum=1)
+        batch_size = check_integer("batch_size", batch_size, minimum=2)
+        if check_val_every_n_epoch is not None:
+            check_integer("check_val_every_n_epoch", check_val_every_n_epoch, minimum=1)
+        for name, share in (("train_size", train_size), ("validation_size", validation_size)):
+            if share is not None:
+                check_number(name, share, minimum=0, maximum=1)
+        check_bool("shuffle_set_split", shuffle_set_split)
+        for name, options in (
+            ("plan_kwargs", plan_kwargs),
+            ("datasplitter_kwargs", datasplitter_kwargs),
+        ):
+            if options is not None:
+                check_type(name, options, Mapping, "a dict of arguments")
+        plan_kwargs = dict(plan_kwargs or {})
+        for name in plan_kwargs.keys() & {"lr", "thinning"}:
+            check_number(f"plan_kwargs[{name!r}]", plan_kwargs[name], minimum=0)
+        _check_arguments("plan_kwargs", plan_kwargs, self._training_plan_cls, TrainingPlan)
+        if datamodule is not None and not hasattr(datamodule, "train_dataloader"):
+            raise TypeError(
+                f"datamodule must be a LightningDataModule, got {type(datamodule).__name__}."
+            )
+        seed = self._seed if seed is None else check_integer("seed", seed, minimum=0)
         plan_kwargs = {
             "lr": LEARNING_RATE,
             "n_epochs_kl_warmup": max(1, round(WARMUP_SHARE * max_epochs)),
             "thinning": THINNING if self.likelihood in COUNT_LIKELIHOODS else 0.0,
-            **(plan_kwargs or {}),
+            **plan_kwargs,
         }
         datasplitter_kwargs = dict(datasplitter_kwargs or {})
         if (
@@ -460,6 +511,11 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
                 batch_size=batch_size,
                 seed=seed,
             )
+            n_train = len(datasplitter_kwargs["external_indexing"][0])
+            if n_train < 2:
+                raise ValueError(
+                    f"training needs at least two cells, but train_size={train_size} leaves {n_train}."
+                )
         indexing = datasplitter_kwargs.get("external_indexing")
         if indexing is not None and (len(indexing) < 2 or not len(indexing[1])):
             check_val_every_n_epoch = None  # there is nothing to look at
@@ -508,7 +564,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         adata
             Cells with the genes of the model; labels are not needed. ``None``: the training data.
         indices
-            Positions of the cells; ``None`` for all.
+            Positions of the cells, or a mask; ``None`` for all.
         soft
             Return probabilities. They are calibrated: logits are divided by a temperature that was
             fitted on the held-out cells of training (Guo et al., "On calibration of modern neural
@@ -536,10 +592,11 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
         (700, 10)
         """
         self._require_trained()
+        check_bool("soft", soft)
+        if batch_size is not None:
+            check_integer("batch_size", batch_size, minimum=1)
         adata = self._validate_anndata(adata)
-        index = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
-        if index.dtype == bool:
-            index = np.flatnonzero(index)
+        index = resolve_indices(adata, indices)
         logits = self.linear_classes.logits(self._encode(adata, index, batch_size).mean)
         if not soft:
             return self.classes[logits.argmax(axis=1)]
@@ -562,9 +619,14 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
                 "this model was loaded without an AnnData; pass adata= with cells that have its genes."
             )
         if adata is None or adata is self.adata or self._is_registered(adata):
+            adata = self.adata if adata is None else adata
+            if _checks.LABEL_CODES not in adata.obs:  # type: ignore[union-attr]
+                raise ValueError(
+                    f"adata.obs[{_checks.LABEL_CODES!r}], which setup_anndata wrote, is gone; call "
+                    "setup_anndata again and make the model anew, or pass a fresh copy as adata=."
+                )
             return super()._validate_anndata(adata, copy_if_view=copy_if_view)
-        if not isinstance(adata, AnnData):
-            raise TypeError(f"adata must be an AnnData, got {type(adata).__name__}.")
+        check_type("adata", adata, AnnData, "an AnnData")
         setup = self.setup
         _checks.check_shape(adata)
         _checks.check_genes(adata, setup.genes)
@@ -591,27 +653,41 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
     @contextmanager
     def _evaluating(self) -> Iterator[CIVAEModule]:
         """The network in evaluation mode, put back into the mode it was in."""
-        training = self.module.training
-        self.module.eval()
-        try:
-            yield self.module
-        finally:
-            self.module.train(training)
+        with LOCK:
+            training = self.module.training
+            self.module.eval()
+            try:
+                yield self.module
+            finally:
+                self.module.train(training)
 
-    def get_latent_representation(self, *args, **kwargs) -> np.ndarray:
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        **kwargs,
+    ) -> np.ndarray:
         """Latent representation of cells, shape ``(n, n_latent)``.
 
         As :meth:`scvi.model.SCVI.get_latent_representation`, but nobody's random state is changed.
 
         Parameters
         ----------
-        *args, **kwargs
-            ``adata``, ``indices``, ``batch_size``, ``return_dist``, …
+        adata
+            Cells with the genes of the model; ``None`` for the training data.
+        indices
+            Positions of the cells, or a mask; ``None`` for all.
+        **kwargs
+            ``batch_size``, ``return_dist``, ``give_mean``, …
         """
-        if not args and not kwargs.get("dataloader"):
-            kwargs["adata"] = self._validate_anndata(kwargs.get("adata"))
+        self._require_trained()
+        if kwargs.get("batch_size") is not None:
+            check_integer("batch_size", kwargs["batch_size"], minimum=1)
+        if kwargs.get("dataloader") is None:
+            adata = self._validate_anndata(adata)
+            indices = resolve_indices(adata, indices)
         with self._evaluating(), seeded(self._seed):
-            return super().get_latent_representation(*args, **kwargs)
+            return super().get_latent_representation(adata, indices, **kwargs)
 
     @torch.inference_mode()
     def _encode(
@@ -650,3 +726,14 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
             for name in ("mean", "scale", "labels")
         )
         return Encoded(means, scales, labels, conditions).take(inverse)
+
+
+def _check_arguments(argument: str, names: Iterable[str], *takers: type) -> None:
+    """Raise a TypeError for the first name that is no argument of any of the classes."""
+    known = {name for taker in takers for name in inspect.signature(taker).parameters}
+    for name in names:
+        if name not in known:
+            raise TypeError(
+                f"{argument} must be arguments of {takers[-1].__module__.partition('._')[0]}."
+                f"{takers[-1].__name__}, but {name!r} is none.{near_matches(name, known)}"
+            )

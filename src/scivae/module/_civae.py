@@ -123,6 +123,11 @@ class CIVAEModule(VAE):
     ) -> dict[str, torch.Tensor | None]:
         """What the encoder is given; ``thinning`` is the training plan's, see :func:`thin`."""
         inputs = super()._get_inference_input(tensors, full_forward_pass=full_forward_pass)
+        if "x" in inputs and not inputs["x"].isfinite().all():
+            raise ValueError(
+                "expression values must be finite, but a minibatch holds NaN or infinity: the data were "
+                "changed after setup_anndata; set up a clean copy."
+            )
         if thinning > 0 and "x" in inputs:
             inputs["library"] = inputs["x"].sum(1, keepdim=True).log()
             inputs["x"] = thin(inputs["x"], thinning)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import near_matches, shown
+from .._errors import check_choice, check_integer, check_type, near_matches, shown
 from . import _validate
 from ._null import Membership
 
@@ -144,12 +144,12 @@ def gene_trends(
 
     from ..model._generated import provenance, safe_key
 
-    n_steps = _validate.check_integer("n_steps", n_steps, minimum=2)
-    quantile_pairs = _validate.check_integer("quantile_pairs", quantile_pairs, minimum=2)
-    rng = np.random.default_rng(_validate.check_integer("seed", seed, minimum=0))
-    _validate.check_choice("method", method, METHODS)
+    n_steps = check_integer("n_steps", n_steps, minimum=2)
+    quantile_pairs = check_integer("quantile_pairs", quantile_pairs, minimum=2)
+    rng = np.random.default_rng(check_integer("seed", seed, minimum=0))
+    check_choice("method", method, METHODS)
     _check_pairs(pairs)
-    model._require_trained()
+    _validate.check_model(model)
     adata = model._validate_anndata(adata)
     _validate.check_names(adata)
     columns = _columns(model, genes)
@@ -394,6 +394,7 @@ def _columns(model: CIVAE, genes: Sequence[str] | None) -> np.ndarray:
         return np.arange(len(known))
     if isinstance(genes, str):
         genes = [genes]
+    check_type("genes", genes, Iterable, "a list of names")
     wanted = pd.Index([str(gene) for gene in genes])
     if not len(wanted):
         raise ValueError("genes must name at least one gene, got none; None stands for all.")
@@ -485,8 +486,13 @@ def _between(
 ) -> tuple[list[Any], np.ndarray]:
     """Groups between source and target, and the positions of their cells."""
     nothing: tuple[list[Any], np.ndarray] = [], np.array([], dtype=int)
-    if between is not None and not len(between):
-        return nothing
+    if isinstance(between, str):
+        between = [between]
+    if between is not None:
+        check_type("between", between, Iterable, "a list of groups")
+        between = list(between)
+        if not between:
+            return nothing
     key = attrs.get("groupby")
     if between is None:
         if key not in adata.obs or not isinstance(adata.obs[key].dtype, pd.CategoricalDtype):
@@ -499,15 +505,13 @@ def _between(
         levels = list(column.categories[min(ends) + 1 : max(ends)])
         levels = [level for level in levels if (adata.obs[key] == level).any()]
     else:
-        if isinstance(between, str):
-            between = [between]
         if key is None:
             raise ValueError(
                 "between needs to know the column of the groups, but pairs.attrs has no 'groupby'; "
                 "set pairs.attrs['groupby']."
             )
         groups = _validate.column(adata, "pairs.attrs['groupby']", key)
-        levels = list(between)
+        levels = between
         for level in levels:
             _validate.group(groups, "between", level, key)
             if level in (attrs.get("source"), attrs.get("target")):

@@ -65,6 +65,7 @@ def _stacked(blocks: Sequence[Any]) -> Any:
 class AugmentationMixin(GenerationMixin):
     """The method ``augment`` of ``CIVAE``."""
 
+    @_checks.leaves_unchanged
     def augment(
         self,
         label: Any,

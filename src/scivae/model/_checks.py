@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ from .._errors import check_type, near_matches, shown
 from ..module import COUNT_LIKELIHOODS, LIKELIHOODS
 from ._decoding import MAX_RATE
 
+Method = TypeVar("Method", bound=Callable[..., Any])
 LABEL_CODES = "_scvi_labels"  # where scvi-tools keeps the codes of the labels
 X_LAYER = "X"  # as ``layer=``, means adata.X even where there is a layer of counts
 # Squares of greater values, summed over genes, overflow the single precision of the network.
@@ -36,17 +39,13 @@ class DataSummary(NamedTuple):
 def resolve_layer(adata: AnnData, layer: str | None) -> str:
     """Name of the layer to model: the one asked for, else ``counts`` if there is one, else X."""
     if layer is None:
-        return _keys.COUNTS_LAYER if _keys.COUNTS_LAYER in adata.layers else X_LAYER
+        layer = _keys.COUNTS_LAYER if _keys.COUNTS_LAYER in adata.layers else X_LAYER
     check_type("layer", layer, str, "the name of a layer")
-    if layer != X_LAYER and layer not in adata.layers:
+    if layer not in adata.layers and (layer != X_LAYER or adata.X is None):
+        rule = "'X'" if adata.X is not None else "there must be values in adata.X"
         raise KeyError(
-            f"layer must be a key of adata.layers or 'X', got {layer!r}; the layers there are: "
+            f"layer must be a key of adata.layers or {rule}, got {layer!r}; the layers there are: "
             f"{shown(adata.layers) or 'none'}.{near_matches(layer, adata.layers)}"
-        )
-    if layer == X_LAYER and X_LAYER not in adata.layers and adata.X is None:
-        raise KeyError(
-            "layer must be a key of adata.layers, since adata.X is None; the layers there are: "
-            f"{shown(adata.layers) or 'none'}."
         )
     return layer
 
@@ -249,13 +248,38 @@ def check_genes(adata: AnnData, expected: np.ndarray) -> None:
 
 
 @contextmanager
-def unchanged_on_error(adata: AnnData) -> Iterator[None]:
-    """Put obs, obsm, uns back as they were if the block raises."""
+def unchanged_on_error(adata: AnnData, managers: dict[str, Any] | None = None) -> Iterator[None]:
+    """Put obs, obsm, uns back as they were if the block raises, and forget what it registered.
+
+    Parameters
+    ----------
+    adata
+        What the block may write to.
+    managers
+        The AnnData that a model knows, by what scvi-tools calls them.
+    """
+    managers = {} if managers is None else managers
     obs, obsm, uns = adata.obs.copy(deep=False), dict(adata.obsm), dict(adata.uns)
+    known = set(managers)
     try:
         yield
     except BaseException:
         adata.obs = obs
         adata.obsm = obsm
         adata.uns = uns
+        for key in managers.keys() - known:
+            del managers[key]
         raise
+
+
+def leaves_unchanged(method: Method) -> Method:
+    """Make a method of the model put its ``adata`` back as it was if it raises."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        adata = signature.bind(self, *args, **kwargs).arguments.get("adata")
+        with self._unchanged_on_error(adata):
+            return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -550,6 +550,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
                 self.linear_classes.logits(held_out.mean[labeled]), held_out.labels[labeled]
             )
 
+    @_checks.leaves_unchanged
     def predict(
         self,
         adata: AnnData | None = None,
@@ -642,8 +643,16 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
             summary = _checks.summarize(_checks.values_of(adata, layer))
             _checks.check_finite(adata, layer, summary)
             _checks.check_values(adata, layer, summary, self.likelihood, training=False)
-        with _checks.unchanged_on_error(adata):
+        with self._unchanged_on_error(adata):
             return super()._validate_anndata(adata, copy_if_view=copy_if_view)
+
+    def _unchanged_on_error(self, adata: Any) -> AbstractContextManager[None]:
+        """Put an AnnData (``None``: the model's own) back as it was if the block raises."""
+        adata = self.adata if adata is None else adata
+        if not isinstance(adata, AnnData) or adata.is_view:
+            return nullcontext()
+        managers = self._per_instance_manager_store.setdefault(self.id, {})
+        return _checks.unchanged_on_error(adata, managers)
 
     def _is_registered(self, adata: AnnData) -> bool:
         """Whether this very AnnData was checked before."""
@@ -661,6 +670,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
             finally:
                 self.module.train(training)
 
+    @_checks.leaves_unchanged
     def get_latent_representation(
         self,
         adata: AnnData | None = None,

@@ -100,14 +100,16 @@ class GenerationMixin:
         self._require_trained()
         check_bool("sample", sample)
         seed = check_integer("seed", seed, minimum=0)
-        z = as_numbers("z", z).astype(np.float32)
+        z = as_numbers("z", z)
         n_latent = self.module.n_latent
         if z.ndim != 2 or z.shape[1] != n_latent:
             raise ValueError(f"z must be of shape (n, {n_latent}), got {z.shape}.")
-        if not (np.abs(z) <= _checks.MAX_VALUE).all():  # NaN is not
+        bad = ~(np.abs(z) <= _checks.MAX_VALUE)  # NaN is bad
+        if bad.any():
             raise ValueError(
-                f"z must be finite and within ±{_checks.MAX_VALUE:g}, got {z[~(np.abs(z) <= _checks.MAX_VALUE)][0]}."
+                f"z must be finite and within ±{_checks.MAX_VALUE:g}, got {z[bad][0]:g}."
             )
+        z = z.astype(np.float32)
         log_library = self._log_library(library_size, len(z), default=self.default_library_)
         conditions = self.setup.conditions(covariates, len(z), log_library)
         out = np.empty((len(z), self.module.n_input), dtype=np.float32)
@@ -156,7 +158,7 @@ class GenerationMixin:
     def _categories(self, obs: pd.DataFrame) -> pd.DataFrame:
         """Make the columns of names categorical, classes in the order of the model."""
         setup = self.setup
-        classes = pd.CategoricalDtype(pd.Index(setup.classes))
+        classes = pd.CategoricalDtype(pd.Index(setup.classes).infer_objects())
         for column in (setup.labels_key, _keys.PREDICTED):
             obs[column] = obs[column].astype(classes)
         for column in (_keys.KIND, _keys.PATH, _keys.SOURCE, _keys.TARGET):

@@ -17,7 +17,7 @@ from ..module import CIVAEModule
 from . import _checks
 from ._cells import resolve_cells
 from ._decoding import Conditions, Encoded, decoded_blocks, draw, interpolate_conditions, likelihood
-from ._generated import crossings_table, provenance, safe_key
+from ._generated import crossings_table, provenance, safe_key, storable
 from ._generation import GenerationMixin
 
 METHODS = ("linear", "spherical", "geodesic")
@@ -80,6 +80,7 @@ class Paths(NamedTuple):
 class InterpolationMixin(GenerationMixin):
     """The method ``interpolate`` of ``CIVAE``."""
 
+    @_checks.leaves_unchanged
     def interpolate(
         self,
         cell_a: str | int | Sequence[str] | Sequence[int],
@@ -373,7 +374,7 @@ class InterpolationMixin(GenerationMixin):
             "target_label": self.classes[paths.end_class].astype(str),
             "margin": paths.margins(classes),
             "crossings": crossings_table(paths.crossings(classes, details["method"]), self.classes),
-            "parameters": {k: v for k, v in details.items() if v is not None},
+            "parameters": {k: storable(v) for k, v in details.items() if v is not None},
         }
         name = f"{sources[0]} → {targets[0]}"
         if len(sources) > 1:

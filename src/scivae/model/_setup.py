@@ -102,12 +102,12 @@ class Setup(NamedTuple):
         columns: dict[str, Any] = {}
         if self.batch_key is not None:
             columns[self.batch_key] = pd.Categorical.from_codes(
-                conditions.batch, categories=pd.Index(self.batches)
+                conditions.batch, categories=pd.Index(self.batches).infer_objects()
             )
         if conditions.categorical is not None:
             for i, (key, categories) in enumerate(self.categorical.items()):
                 columns[key] = pd.Categorical.from_codes(
-                    conditions.categorical[:, i], categories=pd.Index(categories)
+                    conditions.categorical[:, i], categories=pd.Index(categories).infer_objects()
                 )
         if conditions.continuous is not None:
             for i, key in enumerate(self.continuous):
@@ -159,7 +159,7 @@ class Setup(NamedTuple):
             bad = ~(np.abs(values) <= MAX_VALUE)
             if bad.any():
                 raise ValueError(
-                    f"covariate {key!r} must be finite numbers, got {table[key].iloc[bad.argmax()]!r}."
+                    f"covariate {key!r} must be finite numbers, got {table[key].tolist()[bad.argmax()]!r}."
                 )
             return values
 
@@ -245,6 +245,6 @@ def check_setup_arguments(
             rule = "positive numbers" if name == "size_factor_key" else "finite numbers"
             raise ValueError(
                 f"{name} needs {rule}, but adata.obs[{key!r}] (dtype {column.dtype}) is "
-                f"{column.iloc[bad.argmax()]!r} for cell {str(adata.obs_names[bad.argmax()])!r} "
+                f"{column.tolist()[bad.argmax()]!r} for cell {str(adata.obs_names[bad.argmax()])!r} "
                 f"({bad.sum()} such cells)."
             )

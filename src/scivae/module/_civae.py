@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -37,6 +39,21 @@ def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
     out = torch.zeros_like(x).flatten()
     out[index] = torch.binomial(x.flatten()[index], share.expand_as(x).flatten()[index])
     return out.view_as(x)
+
+
+@contextmanager
+def _overflow_explained() -> Iterator[None]:
+    """Say in place of torch, whose text is the whole array, that a distribution cannot be."""
+    try:
+        yield
+    except ValueError as error:
+        if "Expected parameter" not in str(error):
+            raise
+        raise FloatingPointError(
+            "the numbers of the network are no longer finite, as happens with values far from all "
+            "others or a great learning rate; scale or clip the values, or train with "
+            "plan_kwargs={'lr': 2e-4}."
+        ) from None
 
 
 class CIVAEModule(VAE):
@@ -138,7 +155,8 @@ class CIVAEModule(VAE):
         self, x: torch.Tensor, *args, library: torch.Tensor | None = None, **kwargs
     ) -> dict[str, Any]:
         """Posterior of z; ``library`` overrides the log library size read off ``x``."""
-        outputs = super()._regular_inference(x, *args, **kwargs)
+        with _overflow_explained():
+            outputs = super()._regular_inference(x, *args, **kwargs)
         if library is not None:
             outputs["library"] = library
         if self.continuous:  # log of a sum that may be negative: there is no library
@@ -160,9 +178,10 @@ class CIVAEModule(VAE):
         transform_batch: torch.Tensor | None = None,
     ) -> dict[str, Any]:
         """Likelihood of the data at latent points; see :meth:`scvi.module.VAE.generative`."""
-        outputs = super().generative(
-            z, library, batch_index, cont_covs, cat_covs, size_factor, y, transform_batch
-        )
+        with _overflow_explained():
+            outputs = super().generative(
+                z, library, batch_index, cont_covs, cat_covs, size_factor, y, transform_batch
+            )
         px = outputs["px"]
         if self.continuous:
             outputs["px"] = continuous_likelihood(self.likelihood, px)

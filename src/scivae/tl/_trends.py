@@ -150,17 +150,18 @@ def gene_trends(
     check_choice("method", method, METHODS)
     _check_pairs(pairs)
     _validate.check_model(model)
-    adata = model._validate_anndata(adata)
-    _validate.check_names(adata)
-    columns = _columns(model, genes)
-    first, second = (_cells(adata, pairs[end], end) for end in ("source", "target"))
-    donors = _donors(adata, pairs, donor_key, first, second)
-    null, said_between = _null(adata, pairs, donors, first, second, between, rng)
+    code = None if transform_batch is None else model.setup.batch_code(transform_batch)
+    with model._unchanged_on_error(adata):
+        adata = model._validate_anndata(adata)
+        _validate.check_names(adata)
+        columns = _columns(model, genes)
+        first, second = (_cells(adata, pairs[end], end) for end in ("source", "target"))
+        donors = _donors(adata, pairs, donor_key, first, second)
+        null, said_between = _null(adata, pairs, donors, first, second, between, rng)
 
     cells, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
     encoded = model._encode(adata, cells)
-    if transform_batch is not None:
-        code = model.setup.batch_code(transform_batch)
+    if code is not None:
         encoded = encoded._replace(
             conditions=encoded.conditions._replace(batch=np.full(len(cells), code))
         )

@@ -433,7 +433,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
             Seed of the split, the order of the minibatches and the noise; ``None`` for that of the
             model. The same seed trains the same model.
         batch_size
-            Cells in a minibatch.
+            Cells in a minibatch; a few more where one cell would be left over.
         train_size, validation_size
             Shares of the cells to train on (0.9) and to hold out (the rest). Every class has its
             share in both.
@@ -517,6 +517,10 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
                     f"training needs at least two cells, but train_size={train_size} leaves {n_train}."
                 )
         indexing = datasplitter_kwargs.get("external_indexing")
+        if indexing is not None:
+            # Batch normalisation cannot train on a last minibatch of one cell.
+            while len(indexing[0]) % batch_size == 1:
+                batch_size += 1
         if indexing is not None and (len(indexing) < 2 or not len(indexing[1])):
             check_val_every_n_epoch = None  # there is nothing to look at
         with seeded(seed):

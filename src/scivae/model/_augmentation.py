@@ -25,6 +25,7 @@ from ._decoding import (
 )
 from ._generated import provenance
 from ._generation import GenerationMixin
+from ._random import seeded
 
 # Fewer held-out cells than this say little about what 95 % of a class reach.
 MIN_HELD_OUT = 20
@@ -306,7 +307,8 @@ class AugmentationMixin(GenerationMixin):
         """Cells at latent points, the probability of a class that they reach, and their class."""
         counts = self.likelihood in COUNT_LIKELIHOODS
         blocks, confidence, predicted = [], [], []
-        with self._evaluating() as module:
+        # What the encoder draws beside its means is not used, but drawn.
+        with self._evaluating() as module, seeded(0):
             decoded = (
                 sample_blocks(module, z, conditions, rng=rng)
                 if sample

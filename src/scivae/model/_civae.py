@@ -44,7 +44,7 @@ from ._compat import MODULE_KEYS, get_minify_type
 from ._decoding import Conditions, Encoded
 from ._fields import LabelsField
 from ._interpolation import InterpolationMixin
-from ._random import LOCK, seeded
+from ._random import LOCK, draws_by_seed, seeded
 from ._setup import Setup, check_setup_arguments
 from ._training import (
     LEARNING_RATE,
@@ -74,7 +74,8 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
     classified as it, never leaves the class. :meth:`interpolate` and :meth:`augment` rest on this.
 
     Everything that :class:`scvi.model.SCVI` has is here too: training and its history, saving and
-    loading, mapping of query cells, minified data, differential expression.
+    loading, mapping of query cells, minified data, differential expression. What draws random
+    numbers draws them by the seed of the model, and gives the same each time.
 
     Parameters
     ----------
@@ -740,6 +741,20 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
             for name in ("mean", "scale", "labels")
         )
         return Encoded(means, scales, labels, conditions).take(inverse)
+
+
+for _name in (
+    "differential_expression",
+    "get_elbo",
+    "get_feature_correlation_matrix",
+    "get_latent_library_size",
+    "get_likelihood_parameters",
+    "get_marginal_ll",
+    "get_normalized_expression",
+    "get_reconstruction_error",
+    "posterior_predictive_sample",
+):
+    setattr(CIVAE, _name, draws_by_seed(getattr(SCVI, _name)))
 
 
 def _check_arguments(argument: str, names: Iterable[str], *takers: type) -> None:

@@ -183,7 +183,7 @@ TRAIN = {
     "batch_size": ({"batch_size": 1}, ValueError, "batch_size must be at least 2, got 1."),
     "train_size": ({"train_size": "0.9"}, TypeError, "train_size must be a number, got '0.9' (str)."),
     "train_size zero": ({"train_size": 0}, ValueError, "train_size must lie in (0, 1], got 0."),
-    "train_size small": ({"train_size": 0.001}, ValueError, "training needs at least two cells, but train_size=0.001 leaves 1."),
+    "train_size small": ({"train_size": 0.001}, ValueError, "training needs at least two cells, got 1; raise train_size, or pass more cells."),
     "validation_size": ({"validation_size": NAN}, ValueError, "validation_size must lie in [0, 1], got nan."),
     "sizes": ({"train_size": 0.9, "validation_size": 0.5}, ValueError, "validation_size must lie in [0, 1 - train_size], got 0.5 with train_size=0.9."),
     "shuffle_set_split": ({"shuffle_set_split": "no"}, TypeError, "shuffle_set_split must be True or False, got 'no' (str)."),
@@ -193,6 +193,7 @@ TRAIN = {
     "lr": ({"plan_kwargs": {"lr": -1}}, ValueError, "plan_kwargs['lr'] must lie in [0, inf], got -1."),
     "thinning": ({"plan_kwargs": {"thinning": 1.0}}, ValueError, "thinning must lie in [0, 1), got 1.0."),
     "datasplitter_kwargs": ({"datasplitter_kwargs": ["x"]}, TypeError, "datasplitter_kwargs must be a dict of arguments, got ['x'] (list)."),
+    "no cells to train on": ({"datasplitter_kwargs": {"external_indexing": [np.array([3])]}}, ValueError, "training needs at least two cells, got 1; raise train_size, or pass more cells."),
     "datamodule": ({"datamodule": "x"}, TypeError, "datamodule must be a LightningDataModule, got str."),
 }  # fmt: skip
 
@@ -552,3 +553,13 @@ def test_one_cell_a_class():
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         model.augment("type 000", 3)
     assert_unchanged(adata, before)
+
+
+@pytest.mark.parametrize(("n_cells", "batch_size"), [(7, 2), (33, 32), (129, 128), (3, 2)])
+def test_no_minibatch_of_one_cell_is_left_over(n_cells, batch_size):
+    adata = make_adata(n_cells=n_cells)
+    CIVAE.setup_anndata(adata)
+    model = small(adata)
+    model.train(max_epochs=1, batch_size=batch_size, train_size=1.0, enable_progress_bar=False)
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert len(model.train_indices) == n_cells

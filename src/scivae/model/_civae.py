@@ -512,15 +512,16 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SCVI):
                 batch_size=batch_size,
                 seed=seed,
             )
-            n_train = len(datasplitter_kwargs["external_indexing"][0])
-            if n_train < 2:
-                raise ValueError(
-                    f"training needs at least two cells, but train_size={train_size} leaves {n_train}."
-                )
         indexing = datasplitter_kwargs.get("external_indexing")
         if indexing is not None:
+            n_train = np.size(indexing[0]) if len(indexing) else 0
+            if n_train < 2:
+                raise ValueError(
+                    f"training needs at least two cells, got {n_train}; raise train_size, or pass more "
+                    "cells."
+                )
             # Batch normalisation cannot train on a last minibatch of one cell.
-            while len(indexing[0]) % batch_size == 1:
+            while n_train % batch_size == 1:
                 batch_size += 1
         if indexing is not None and (len(indexing) < 2 or not len(indexing[1])):
             check_val_every_n_epoch = None  # there is nothing to look at

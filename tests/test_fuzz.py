@@ -129,7 +129,7 @@ def maybe(rng, share, **arguments):
 
 
 def said_by_us(error):
-    """Whether the package raised it itself (or scvi-tools, of what a user asked of it)."""
+    """Whether the package itself raised it, and not what lies below it."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return isinstance(error, OURS) and last.filename.startswith(PACKAGE)
 

@@ -123,7 +123,8 @@ def public() -> dict[str, object]:
                     continue
                 for method, value in vars(cls).items():
                     function = getattr(value, "__func__", value)
-                    if not method.startswith("_") and inspect.isfunction(function):
+                    own = getattr(function, "__module__", "").startswith("scivae")
+                    if own and not method.startswith("_") and inspect.isfunction(function):
                         found[f"{name}.{attribute}.{method}"] = function
     return found
 

@@ -1,10 +1,12 @@
-"""Phrases that errors share: near matches and short lists."""
+"""Phrases that errors share, and the checks of plain arguments that every room makes."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
+
+import numpy as np
 
 
 def near_matches(name: Any, known: Iterable[Any], n: int = 3) -> str:
@@ -18,3 +20,69 @@ def shown(values: Iterable[Any], n: int = 8) -> str:
     values = list(values)
     text = ", ".join(repr(str(v)) for v in values[:n])
     return text + (f", … ({len(values)} in all)" if len(values) > n else "")
+
+
+def got(value: Any) -> str:
+    """A value and its type; the type alone where the value takes more than a few words."""
+    kind, text = type(value).__name__, repr(value)
+    return f"{text} ({kind})" if len(text) <= 40 and "\n" not in text else kind
+
+
+def check_type(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
+    """Raise a TypeError unless the value is of a kind; ``what`` says which in words."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {what}, got {got(value)}.")
+
+
+def check_bool(name: str, value: Any) -> None:
+    """Raise a TypeError unless the value is True or False: any other text or number is true too."""
+    check_type(name, value, (bool, np.bool_), "True or False")
+
+
+def check_integer(name: str, value: Any, *, minimum: int) -> int:
+    """The value as an int; raise a TypeError or ValueError unless it is one of at least ``minimum``."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {got(value)}.")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}.")
+    return int(value)
+
+
+def check_number(
+    name: str, value: Any, *, minimum: float = -np.inf, maximum: float = np.inf
+) -> float:
+    """The value as a float; raise unless it is a finite number within the bounds."""
+    if isinstance(value, bool | np.bool_) or not isinstance(
+        value, int | float | np.integer | np.floating
+    ):
+        raise TypeError(f"{name} must be a number, got {got(value)}.")
+    if not (np.isfinite(value) and minimum <= value <= maximum):
+        raise ValueError(f"{name} must lie in [{minimum:g}, {maximum:g}], got {value}.")
+    return float(value)
+
+
+def as_numbers(name: str, value: Any) -> np.ndarray:
+    """The value as an array of float64; raise a TypeError unless it holds real numbers throughout."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different length
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(
+            f"{name} must hold numbers, and equally many in every row, got {got(value)}."
+        )
+    return array.astype(np.float64)
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raise a ValueError unless the value is one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(
+            f"{name} must be one of {shown(choices)}, got {value!r}.{near_matches(value, choices)}"
+        )
+
+
+def check_key(name: str, value: Any) -> None:
+    """Raise a ValueError unless the value can begin the names of slots: files have no slashes there."""
+    if not isinstance(value, str) or not value or "/" in value:
+        raise ValueError(f"{name} must be a name without slashes, got {value!r}.")

@@ -52,6 +52,16 @@ def t_key(key_added: str = KEY_ADDED) -> str:
     return f"{key_added}_t"
 
 
+def distance_key(key_added: str = KEY_ADDED) -> str:
+    """Name of the obs column with the distance of real cells from a path."""
+    return f"{key_added}_distance"
+
+
+def share_key(key_added: str = KEY_ADDED) -> str:
+    """Name of the obs column with the share of points of a path among the neighbours of real cells."""
+    return f"{key_added}_share"
+
+
 def latent_key(key_added: str = KEY_ADDED) -> str:
     """Name of the obsm slot of the latent representation."""
     return f"X_{key_added}"

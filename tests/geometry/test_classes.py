@@ -224,3 +224,24 @@ two = LinearClasses(np.eye(2), np.zeros(2))
 def test_errors_name_the_rule_and_the_culprit(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+@given(**sizes, n_steps=st.integers(2, 5))
+@settings(deadline=None, max_examples=40)
+def test_bent_paths_agree_with_a_dense_grid(seed, n_classes, n_latent, n_steps):
+    rng = np.random.default_rng(seed)
+    classes = random_classes(rng, n_classes, n_latent)
+    points = rng.normal(size=(3, n_steps, n_latent)) * 3
+    crossings = polyline_crossings(classes, points)
+    margins = [polyline_margin(classes, points, np.full(3, k)) for k in range(n_classes)]
+    grid = np.linspace(0, 1, 60 * (n_steps - 1) + 1)  # the vertices are on it
+    for i in range(3):
+        at = np.stack(
+            [np.interp(grid * (n_steps - 1), np.arange(n_steps), x) for x in points[i].T], axis=1
+        )
+        for k in range(n_classes):
+            assert_allclose(margins[k][i], classes.margin(at, k).min(), atol=1e-9)
+        mine = type(crossings)(*(column[crossings.path == i] for column in crossings))
+        for t, z in zip(grid, at, strict=True):
+            if np.abs(mine.t - t).min(initial=1) > 1e-9:
+                assert class_at(mine, classes, points[i, 0], t) == classes.predict(z)

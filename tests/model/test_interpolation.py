@@ -295,7 +295,7 @@ BAD = {
     "one step": ((0, 1), {"n_steps": 1}, ValueError, "n_steps must be at least 2, got 1"),
     "fractional steps": ((0, 1), {"n_steps": 5.0}, TypeError, "n_steps must be an integer"),
     "method": ((0, 1), {"method": "lineal"}, ValueError, "method must be one of .*Did you mean 'linear'"),
-    "library": ((0, 1), {"library_size": 0}, ValueError, "library_size must lie in"),
+    "library": ((0, 1), {"library_size": 0}, ValueError, "library_size must be positive"),
     "samples": ((0, 1), {"n_samples": 1}, ValueError, "n_samples must be at least 2"),
     "seed": ((0, 1), {"seed": -1}, ValueError, "seed must be at least 0"),
     "batch": ((0, 1), {"transform_batch": "three"}, KeyError, "transform_batch must be a batch"),

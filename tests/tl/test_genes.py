@@ -150,7 +150,7 @@ class TestRankGenes:
         [
             ({"n_permutations": 50}, ValueError, "n_permutations must be at least 100, or 0"),
             ({"n_permutations": -1}, ValueError, "n_permutations must be at least 0"),
-            ({"min_change": -1}, ValueError, "min_change must be at least 0"),
+            ({"min_change": -1}, ValueError, "min_change must lie in"),
             ({"seed": 0.5}, TypeError, "seed must be an integer"),
         ],
     )

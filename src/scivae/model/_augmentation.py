@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from .. import _keys
+from .._errors import check_bool, check_choice, check_integer, check_number
 from ..module import COUNT_LIKELIHOODS
 from . import _checks
 from ._decoding import (
@@ -24,6 +25,7 @@ from ._decoding import (
 )
 from ._generated import provenance
 from ._generation import GenerationMixin
+from ._random import seeded
 
 # Fewer held-out cells than this say little about what 95 % of a class reach.
 MIN_HELD_OUT = 20
@@ -64,6 +66,7 @@ def _stacked(blocks: Sequence[Any]) -> Any:
 class AugmentationMixin(GenerationMixin):
     """The method ``augment`` of ``CIVAE``."""
 
+    @_checks.leaves_unchanged
     def augment(
         self,
         label: Any,
@@ -131,21 +134,23 @@ class AugmentationMixin(GenerationMixin):
         ['Dendritic']
         """
         self._require_trained()
-        _checks.check_choice("method", method, ("linear",))
-        seed = _checks.check_integer("seed", seed, minimum=0)
+        check_choice("method", method, ("linear",))
+        seed = check_integer("seed", seed, minimum=0)
         if min_confidence is not None:
-            _checks.check_number("min_confidence", min_confidence, minimum=0, maximum=1)
+            check_number("min_confidence", min_confidence, minimum=0, maximum=1)
+        check_bool("sample", sample)
         if isinstance(label, Mapping):
             if n is not None:
                 raise ValueError("n must be left out where label is a dict of {class: n}.")
             wanted = dict(label)
-        else:
+        elif isinstance(label, Hashable):
             wanted = {label: n}
+        else:
+            raise TypeError(f"label must be one class, or a dict of {{class: n}}, got {label!r}.")
         if not wanted:
             raise ValueError("label must name at least one class, got an empty dict.")
         counts = {
-            self.setup.label_code(k): _checks.check_integer("n", v, minimum=1)
-            for k, v in wanted.items()
+            self.setup.label_code(k): check_integer("n", v, minimum=1) for k, v in wanted.items()
         }
         adata = self._validate_anndata(adata)
         self._check_uns(adata, key_added)
@@ -302,7 +307,8 @@ class AugmentationMixin(GenerationMixin):
         """Cells at latent points, the probability of a class that they reach, and their class."""
         counts = self.likelihood in COUNT_LIKELIHOODS
         blocks, confidence, predicted = [], [], []
-        with self._evaluating() as module:
+        # What the encoder draws beside its means is not used, but drawn.
+        with self._evaluating() as module, seeded(0):
             decoded = (
                 sample_blocks(module, z, conditions, rng=rng)
                 if sample

@@ -27,7 +27,7 @@ def resolve_cells(adata: AnnData, cells: Any, argument: str) -> np.ndarray:
     -------
     Positions, shape ``(n,)``.
     """
-    if isinstance(cells, str | int | np.integer) and not isinstance(cells, bool):
+    if isinstance(cells, str | bytes | int | np.integer) and not isinstance(cells, bool):
         cells = [cells]
     try:
         cells = list(cells)
@@ -41,19 +41,39 @@ def resolve_cells(adata: AnnData, cells: Any, argument: str) -> np.ndarray:
     if all(isinstance(cell, str) for cell in cells):
         return _by_name(adata.obs_names, cells, argument)
     if all(isinstance(c, int | np.integer) and not isinstance(c, bool | np.bool_) for c in cells):
-        positions = np.asarray(cells, dtype=np.int64)
-        outside = (positions < 0) | (positions >= adata.n_obs)
-        if outside.any():
-            raise IndexError(
-                f"{argument} must lie in [0, {adata.n_obs - 1}], the positions of adata's cells, "
-                f"got {positions[outside][0]}."
-            )
-        return positions
+        return _inside(np.asarray(cells, dtype=np.int64), adata, argument)
     kinds = sorted({type(cell).__name__ for cell in cells})
     raise TypeError(
         f"{argument} must hold obs names (str) or positions (int), one kind only, got "
         f"{', '.join(kinds)}."
     )
+
+
+def resolve_indices(adata: AnnData, indices: Any) -> np.ndarray:
+    """Positions of cells given by positions or a mask, shape ``(n,)``; all cells for ``None``."""
+    if indices is None:
+        return np.arange(adata.n_obs)
+    index = np.asarray(indices)
+    if index.shape == (adata.n_obs,) and index.dtype == bool:
+        index = np.flatnonzero(index)
+    if index.size == 0:
+        raise ValueError("indices must name at least one cell, got none.")
+    if index.ndim != 1 or index.dtype.kind not in "iu":
+        raise TypeError(
+            f"indices must be integer positions, shape (n,), or a mask of shape ({adata.n_obs},), got "
+            f"shape {index.shape} of dtype {index.dtype}."
+        )
+    return _inside(index, adata, "indices")
+
+
+def _inside(positions: np.ndarray, adata: AnnData, argument: str) -> np.ndarray:
+    outside = (positions < 0) | (positions >= adata.n_obs)
+    if outside.any():
+        raise IndexError(
+            f"{argument} must lie in [0, {adata.n_obs - 1}], the positions of adata's cells, "
+            f"got {positions[outside][0]}."
+        )
+    return positions
 
 
 def _by_name(names: pd.Index, cells: list[str], argument: str) -> np.ndarray:

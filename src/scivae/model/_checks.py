@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,11 +14,15 @@ from anndata import AnnData
 from scipy import sparse
 
 from .. import _keys
-from .._errors import near_matches, shown
+from .._errors import check_type, near_matches, shown
 from ..module import COUNT_LIKELIHOODS, LIKELIHOODS
+from ._decoding import MAX_RATE
 
+Method = TypeVar("Method", bound=Callable[..., Any])
 LABEL_CODES = "_scvi_labels"  # where scvi-tools keeps the codes of the labels
 X_LAYER = "X"  # as ``layer=``, means adata.X even where there is a layer of counts
+# Squares of greater values, summed over genes, overflow the single precision of the network.
+MAX_VALUE = 1e15
 
 
 class DataSummary(NamedTuple):
@@ -33,10 +39,12 @@ class DataSummary(NamedTuple):
 def resolve_layer(adata: AnnData, layer: str | None) -> str:
     """Name of the layer to model: the one asked for, else ``counts`` if there is one, else X."""
     if layer is None:
-        return _keys.COUNTS_LAYER if _keys.COUNTS_LAYER in adata.layers else X_LAYER
-    if layer != X_LAYER and layer not in adata.layers:
+        layer = _keys.COUNTS_LAYER if _keys.COUNTS_LAYER in adata.layers else X_LAYER
+    check_type("layer", layer, str, "the name of a layer")
+    if layer not in adata.layers and (layer != X_LAYER or adata.X is None):
+        rule = "'X'" if adata.X is not None else "there must be values in adata.X"
         raise KeyError(
-            f"layer must be a key of adata.layers or 'X', got {layer!r}; the layers there are: "
+            f"layer must be a key of adata.layers or {rule}, got {layer!r}; the layers there are: "
             f"{shown(adata.layers) or 'none'}.{near_matches(layer, adata.layers)}"
         )
     return layer
@@ -53,9 +61,17 @@ def where(layer: str) -> str:
 
 
 def check_columns(adata: AnnData, keys: dict[str, str | None]) -> None:
-    """Raise a KeyError for the first argument that names no column of ``adata.obs``."""
+    """Raise an error for the first argument that names no column, or several, of ``adata.obs``."""
     for argument, key in keys.items():
-        if key is not None and key not in adata.obs.columns:
+        if key is None:
+            continue
+        check_type(argument, key, str, "the name of a column of adata.obs")
+        if (n := int((adata.obs.columns == key).sum())) > 1:
+            raise ValueError(
+                f"{argument} must name one column of adata.obs, but {n} are called {key!r}; "
+                "rename or drop the others."
+            )
+        if n == 0:
             columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]
             raise KeyError(
                 f"{argument} must be a column of adata.obs, got {key!r}; the columns there are: "
@@ -97,6 +113,11 @@ def summarize(x: Any) -> DataSummary:
     sums: list[np.ndarray] = []
     for start, block in iter_blocks(x):
         is_sparse = sparse.issparse(block)
+        if isinstance(block, np.ma.MaskedArray):
+            raise TypeError(
+                "expression values must be there for every cell and gene, got a masked array; "
+                "fill it with .filled(0)."
+            )
         values = np.asarray(block.data if is_sparse else block)
         if values.dtype.kind not in "fiub":
             raise TypeError(
@@ -173,6 +194,13 @@ def check_values(
     Expected counts (not whole numbers) may be encoded, but not trained on.
     """
     here = where(layer)
+    greatest = max(-summary.minimum, summary.maximum)
+    limit = MAX_RATE if likelihood in COUNT_LIKELIHOODS else MAX_VALUE
+    if greatest > limit:
+        raise ValueError(
+            f"values must not exceed {limit:g} under likelihood={likelihood!r}, but the greatest of "
+            f"{here} is {greatest:g}; scale them, or remove what is no measurement."
+        )
     if likelihood in COUNT_LIKELIHOODS:
         what = None
         if summary.minimum < 0:
@@ -219,44 +247,39 @@ def check_genes(adata: AnnData, expected: np.ndarray) -> None:
     )
 
 
-def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raise a ValueError unless ``value`` is one of ``choices``."""
-    if not any(value is c or value == c for c in choices):
-        raise ValueError(
-            f"{name} must be one of {shown(choices)}, got {value!r}.{near_matches(value, choices)}"
-        )
-
-
-def check_integer(name: str, value: Any, *, minimum: int) -> int:
-    """The value as an int; raise a TypeError or ValueError unless it is one of at least ``minimum``."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}).")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}.")
-    return int(value)
-
-
-def check_number(
-    name: str, value: Any, *, minimum: float = -np.inf, maximum: float = np.inf
-) -> float:
-    """The value as a float; raise unless it is a finite number within the bounds."""
-    if isinstance(value, bool | np.bool_) or not isinstance(
-        value, int | float | np.integer | np.floating
-    ):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__}).")
-    if not (np.isfinite(value) and minimum <= value <= maximum):
-        raise ValueError(f"{name} must lie in [{minimum:g}, {maximum:g}], got {value}.")
-    return float(value)
-
-
 @contextmanager
-def unchanged_on_error(adata: AnnData) -> Iterator[None]:
-    """Put obs, obsm, uns back as they were if the block raises."""
+def unchanged_on_error(adata: AnnData, managers: dict[str, Any] | None = None) -> Iterator[None]:
+    """Put obs, obsm, uns back as they were if the block raises, and forget what it registered.
+
+    Parameters
+    ----------
+    adata
+        What the block may write to.
+    managers
+        The AnnData that a model knows, by what scvi-tools calls them.
+    """
+    managers = {} if managers is None else managers
     obs, obsm, uns = adata.obs.copy(deep=False), dict(adata.obsm), dict(adata.uns)
+    known = set(managers)
     try:
         yield
     except BaseException:
         adata.obs = obs
         adata.obsm = obsm
         adata.uns = uns
+        for key in managers.keys() - known:
+            del managers[key]
         raise
+
+
+def leaves_unchanged(method: Method) -> Method:
+    """Make a method of the model put its ``adata`` back as it was if it raises."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        adata = signature.bind(self, *args, **kwargs).arguments.get("adata")
+        with self._unchanged_on_error(adata):
+            return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +24,24 @@ from scvi.data.fields import (
     NumericalObsField,
 )
 from scvi.model import SCVI
+from scvi.module import VAE
+from scvi.train import TrainingPlan
 
 from .. import _keys
-from .._errors import shown
+from .._errors import (
+    check_bool,
+    check_choice,
+    check_integer,
+    check_number,
+    check_type,
+    near_matches,
+    shown,
+)
 from ..geometry import LinearClasses
 from ..module import COUNT_LIKELIHOODS, CIVAEModule
 from . import _checks
 from ._augmentation import AugmentationMixin
+from ._cells import resolve_indices
 from ._compat import MODULE_KEYS, get_minify_type
 from ._decoding import Conditions, Encoded
 from ._fields import LabelsField
@@ -42,7 +54,7 @@ from ._keeping import (
     describe_run,
     resume_path,
 )
-from ._random import seeded
+from ._random import LOCK, draws_by_seed, seeded
 from ._saving import SavingMixin
 from ._setup import Setup, check_setup_arguments
 from ._training import (
@@ -73,7 +85,8 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
     classified as it, never leaves the class. :meth:`interpolate` and :meth:`augment` rest on this.
 
     Everything that :class:`scvi.model.SCVI` has is here too: training and its history, saving and
-    loading, mapping of query cells, minified data, differential expression.
+    loading, mapping of query cells, minified data, differential expression. What draws random
+    numbers draws them by the seed of the model, and gives the same each time.
 
     Parameters
     ----------
@@ -170,17 +183,22 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
             ("n_latent", n_latent),
             ("n_layers", n_layers),
         ):
-            _checks.check_integer(name, integer, minimum=1)
-        _checks.check_integer("seed", seed, minimum=0)
-        _checks.check_number("dropout_rate", dropout_rate, minimum=0, maximum=1)
-        _checks.check_number("discriminator_weight", discriminator_weight, minimum=0)
-        _checks.check_number("kl_weight", kl_weight, minimum=0)
+            check_integer(name, integer, minimum=1)
+        check_integer("seed", seed, minimum=0)
+        check_number("dropout_rate", dropout_rate, minimum=0, maximum=1)
+        check_number("discriminator_weight", discriminator_weight, minimum=0)
+        check_number("kl_weight", kl_weight, minimum=0)
+        check_bool("sample_latent", sample_latent)
+        if sigmoid is not None:
+            check_bool("sigmoid", sigmoid)
+        _check_arguments("**kwargs", kwargs, CIVAE, VAE)
         if kwargs.get("dispersion") == "gene-label":
             raise ValueError(
                 "dispersion='gene-label' needs a label to decode a free latent point; "
                 "use 'gene', 'gene-batch' or 'gene-cell'."
             )
         if adata is not None:
+            check_type("adata", adata, AnnData, "an AnnData")
             manager = self._get_most_recent_anndata_manager(adata, required=True)
             setup = Setup.from_registry(manager.registry)
         elif registry is not None:
@@ -207,8 +225,15 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
                 if likelihood == "auto":
                     likelihood = _checks.choose_likelihood(summary)
                 _checks.check_values(adata, setup.layer, summary, likelihood, training=True)
+                in_unit = summary.minimum >= 0 and summary.maximum <= 1
                 if sigmoid is None:
-                    sigmoid = summary.minimum >= 0 and summary.maximum <= 1
+                    sigmoid = in_unit
+                elif sigmoid and not in_unit and likelihood not in COUNT_LIKELIHOODS:
+                    raise ValueError(
+                        f"sigmoid=True needs values in [0, 1], but those of "
+                        f"{_checks.where(setup.layer)} lie in [{summary.minimum:g}, "
+                        f"{summary.maximum:g}]; scale them, or leave sigmoid out."
+                    )
                 default_library = summary.median_sum
                 if setup.size_factor_key is not None:
                     default_library = float(adata.obs[setup.size_factor_key].median())
@@ -261,9 +286,9 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
             weights = np.ones(n_classes)
             for label, weight in class_weights.items():
                 code = setup.label_code(label, "class_weights")
-                weights[code] = _checks.check_number(f"class_weights[{label!r}]", weight, minimum=0)
+                weights[code] = check_number(f"class_weights[{label!r}]", weight, minimum=0)
             return weights
-        _checks.check_choice("class_weights", class_weights, ("balanced", "none"))
+        check_choice("class_weights", class_weights, ("balanced", "none"))
         if class_weights == "none" or counts.min() == 0:
             return np.ones(n_classes)
         return counts.sum() / (n_classes * counts)
@@ -322,8 +347,15 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
         >>> adata = scivae.datasets.pbmc()
         >>> scivae.model.CIVAE.setup_anndata(adata)
         """
-        if not isinstance(adata, AnnData):
-            raise TypeError(f"adata must be an AnnData, got {type(adata).__name__}.")
+        check_type("adata", adata, AnnData, "an AnnData")
+        if adata.is_view:
+            raise ValueError(
+                "adata must be no view of another AnnData, whose obs would have to be changed; run "
+                "adata = adata.copy() first."
+            )
+        check_type("labels_key", labels_key, str, "the name of a column of adata.obs")
+        if not pd.api.types.is_scalar(unlabeled_category):
+            raise TypeError(f"unlabeled_category must be one value, got {unlabeled_category!r}.")
         setup_method_args = cls._get_setup_method_args(**locals())
         _checks.check_shape(adata)
         check_setup_arguments(
@@ -415,7 +447,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
             Seed of the split, the order of the minibatches and the noise; ``None`` for that of the
             model. The same seed trains the same model.
         batch_size
-            Cells in a minibatch.
+            Cells in a minibatch; a few more where one cell would be left over.
         train_size, validation_size
             Shares of the cells to train on (0.9) and to hold out (the rest). Every class has its
             share in both.
@@ -468,14 +500,34 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
                     "max_epochs is needed with a datamodule that does not say its n_obs."
                 )
             max_epochs = default_epochs(n_obs)
-        max_epochs = _checks.check_integer("max_epochs", max_epochs, minimum=1)
-        batch_size = _checks.check_integer("batch_size", batch_size, minimum=2)
-        seed = self._seed if seed is None else _checks.check_integer("seed", seed, minimum=0)
+        max_epochs = check_integer("max_epochs", max_epochs, minimum=1)
+        batch_size = check_integer("batch_size", batch_size, minimum=2)
+        if check_val_every_n_epoch is not None:
+            check_integer("check_val_every_n_epoch", check_val_every_n_epoch, minimum=1)
+        for name, share in (("train_size", train_size), ("validation_size", validation_size)):
+            if share is not None:
+                check_number(name, share, minimum=0, maximum=1)
+        check_bool("shuffle_set_split", shuffle_set_split)
+        for name, options in (
+            ("plan_kwargs", plan_kwargs),
+            ("datasplitter_kwargs", datasplitter_kwargs),
+        ):
+            if options is not None:
+                check_type(name, options, Mapping, "a dict of arguments")
+        plan_kwargs = dict(plan_kwargs or {})
+        for name in plan_kwargs.keys() & {"lr", "thinning"}:
+            check_number(f"plan_kwargs[{name!r}]", plan_kwargs[name], minimum=0)
+        _check_arguments("plan_kwargs", plan_kwargs, self._training_plan_cls, TrainingPlan)
+        if datamodule is not None and not hasattr(datamodule, "train_dataloader"):
+            raise TypeError(
+                f"datamodule must be a LightningDataModule, got {type(datamodule).__name__}."
+            )
+        seed = self._seed if seed is None else check_integer("seed", seed, minimum=0)
         plan_kwargs = {
             "lr": LEARNING_RATE,
             "n_epochs_kl_warmup": max(1, round(WARMUP_SHARE * max_epochs)),
             "thinning": THINNING if self.likelihood in COUNT_LIKELIHOODS else 0.0,
-            **(plan_kwargs or {}),
+            **plan_kwargs,
         }
         datasplitter_kwargs = dict(datasplitter_kwargs or {})
         if (
@@ -491,6 +543,16 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
                 seed=seed,
             )
         indexing = datasplitter_kwargs.get("external_indexing")
+        if indexing is not None:
+            n_train = np.size(indexing[0]) if len(indexing) else 0
+            if n_train < 2:
+                raise ValueError(
+                    f"training needs at least two cells, got {n_train}; raise train_size, or pass more "
+                    "cells."
+                )
+            # Batch normalisation cannot train on a last minibatch of one cell.
+            while n_train % batch_size == 1:
+                batch_size += 1
         if indexing is not None and (len(indexing) < 2 or not len(indexing[1])):
             check_val_every_n_epoch = None  # there is nothing to look at
         checkpoint = run = None
@@ -574,6 +636,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
                 self.linear_classes.logits(held_out.mean[labeled]), held_out.labels[labeled]
             )
 
+    @_checks.leaves_unchanged
     def predict(
         self,
         adata: AnnData | None = None,
@@ -588,7 +651,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
         adata
             Cells with the genes of the model; labels are not needed. ``None``: the training data.
         indices
-            Positions of the cells; ``None`` for all.
+            Positions of the cells, or a mask; ``None`` for all.
         soft
             Return probabilities. They are calibrated: logits are divided by a temperature that was
             fitted on the held-out cells of training (Guo et al., "On calibration of modern neural
@@ -616,10 +679,11 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
         (700, 10)
         """
         self._require_trained()
+        check_bool("soft", soft)
+        if batch_size is not None:
+            check_integer("batch_size", batch_size, minimum=1)
         adata = self._validate_anndata(adata)
-        index = np.arange(adata.n_obs) if indices is None else np.asarray(indices)
-        if index.dtype == bool:
-            index = np.flatnonzero(index)
+        index = resolve_indices(adata, indices)
         logits = self.linear_classes.logits(self._encode(adata, index, batch_size).mean)
         if not soft:
             return self.classes[logits.argmax(axis=1)]
@@ -642,9 +706,14 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
                 "this model was loaded without an AnnData; pass adata= with cells that have its genes."
             )
         if adata is None or adata is self.adata or self._is_registered(adata):
+            adata = self.adata if adata is None else adata
+            if _checks.LABEL_CODES not in adata.obs:  # type: ignore[union-attr]
+                raise ValueError(
+                    f"adata.obs[{_checks.LABEL_CODES!r}], which setup_anndata wrote, is gone; call "
+                    "setup_anndata again and make the model anew, or pass a fresh copy as adata=."
+                )
             return super()._validate_anndata(adata, copy_if_view=copy_if_view)
-        if not isinstance(adata, AnnData):
-            raise TypeError(f"adata must be an AnnData, got {type(adata).__name__}.")
+        check_type("adata", adata, AnnData, "an AnnData")
         setup = self.setup
         _checks.check_shape(adata)
         _checks.check_genes(adata, setup.genes)
@@ -660,8 +729,16 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
             summary = _checks.summarize(_checks.values_of(adata, layer))
             _checks.check_finite(adata, layer, summary)
             _checks.check_values(adata, layer, summary, self.likelihood, training=False)
-        with _checks.unchanged_on_error(adata):
+        with self._unchanged_on_error(adata):
             return super()._validate_anndata(adata, copy_if_view=copy_if_view)
+
+    def _unchanged_on_error(self, adata: Any) -> AbstractContextManager[None]:
+        """Put an AnnData (``None``: the model's own) back as it was if the block raises."""
+        adata = self.adata if adata is None else adata
+        if not isinstance(adata, AnnData) or adata.is_view:
+            return nullcontext()
+        managers = self._per_instance_manager_store.setdefault(self.id, {})
+        return _checks.unchanged_on_error(adata, managers)
 
     def _is_registered(self, adata: AnnData) -> bool:
         """Whether this very AnnData was checked before."""
@@ -671,27 +748,42 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
     @contextmanager
     def _evaluating(self) -> Iterator[CIVAEModule]:
         """The network in evaluation mode, put back into the mode it was in."""
-        training = self.module.training
-        self.module.eval()
-        try:
-            yield self.module
-        finally:
-            self.module.train(training)
+        with LOCK:
+            training = self.module.training
+            self.module.eval()
+            try:
+                yield self.module
+            finally:
+                self.module.train(training)
 
-    def get_latent_representation(self, *args, **kwargs) -> np.ndarray:
+    @_checks.leaves_unchanged
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        **kwargs,
+    ) -> np.ndarray:
         """Latent representation of cells, shape ``(n, n_latent)``.
 
         As :meth:`scvi.model.SCVI.get_latent_representation`, but nobody's random state is changed.
 
         Parameters
         ----------
-        *args, **kwargs
-            ``adata``, ``indices``, ``batch_size``, ``return_dist``, …
+        adata
+            Cells with the genes of the model; ``None`` for the training data.
+        indices
+            Positions of the cells, or a mask; ``None`` for all.
+        **kwargs
+            ``batch_size``, ``return_dist``, ``give_mean``, …
         """
-        if not args and not kwargs.get("dataloader"):
-            kwargs["adata"] = self._validate_anndata(kwargs.get("adata"))
+        self._require_trained()
+        if kwargs.get("batch_size") is not None:
+            check_integer("batch_size", kwargs["batch_size"], minimum=1)
+        if kwargs.get("dataloader") is None:
+            adata = self._validate_anndata(adata)
+            indices = resolve_indices(adata, indices)
         with self._evaluating(), seeded(self._seed):
-            return super().get_latent_representation(*args, **kwargs)
+            return super().get_latent_representation(adata, indices, **kwargs)
 
     @torch.inference_mode()
     def _encode(
@@ -730,3 +822,28 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
             for name in ("mean", "scale", "labels")
         )
         return Encoded(means, scales, labels, conditions).take(inverse)
+
+
+for _name in (
+    "differential_expression",
+    "get_elbo",
+    "get_feature_correlation_matrix",
+    "get_latent_library_size",
+    "get_likelihood_parameters",
+    "get_marginal_ll",
+    "get_normalized_expression",
+    "get_reconstruction_error",
+    "posterior_predictive_sample",
+):
+    setattr(CIVAE, _name, draws_by_seed(getattr(SCVI, _name)))
+
+
+def _check_arguments(argument: str, names: Iterable[str], *takers: type) -> None:
+    """Raise a TypeError for the first name that is no argument of any of the classes."""
+    known = {name for taker in takers for name in inspect.signature(taker).parameters}
+    for name in names:
+        if name not in known:
+            raise TypeError(
+                f"{argument} must be arguments of {takers[-1].__module__.partition('._')[0]}."
+                f"{takers[-1].__name__}, but {name!r} is none.{near_matches(name, known)}"
+            )

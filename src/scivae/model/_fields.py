@@ -12,6 +12,14 @@ from scvi.data.fields import CategoricalObsField
 from .._errors import shown
 from ._checks import check_columns
 
+# What a label can be, so that files can hold it.
+KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "bool": (bool, np.bool_),
+    "int": (int, np.integer),
+    "float": (float, np.floating),
+}
+
 
 class LabelsField(CategoricalObsField):
     """Labels of cells, some of which may be missing.
@@ -43,29 +51,36 @@ class LabelsField(CategoricalObsField):
 
     def _labels(self, adata: AnnData) -> tuple[pd.Series, np.ndarray]:
         """Column of labels, and which of its cells are labeled."""
+        check_columns(adata, {"labels_key": self._original_attr_key})
         column = adata.obs[self._original_attr_key]
         labeled = column.notna().to_numpy()
+        self._check_kind(column[labeled])
         if self._unlabeled_category is not None:
             labeled &= (column != self._unlabeled_category).to_numpy(dtype=bool, na_value=False)
         return column, labeled
+
+    def _check_kind(self, labels: pd.Series) -> None:
+        """Raise a TypeError unless labels are all strings, all numbers of a kind, or all booleans."""
+        values = labels.cat.categories if isinstance(labels.dtype, pd.CategoricalDtype) else labels
+        if values.dtype.kind in "Ubiuf":
+            return
+        kinds = {_kind(t) for t in {type(value) for value in values}}
+        if len(kinds) > 1 or not kinds <= KINDS.keys():
+            raise TypeError(
+                "labels must be strings, integers, floats or booleans, and of one type, but adata.obs"
+                f"[{self._original_attr_key!r}] holds {' and '.join(sorted(kinds))}; convert the column "
+                "with .astype(str)."
+            )
 
     def _classes(self, column: pd.Series) -> np.ndarray:
         """Classes in the order of the categories where there are some, else sorted."""
         if isinstance(column.dtype, pd.CategoricalDtype):
             return column.cat.remove_unused_categories().cat.categories.to_numpy()
-        try:
-            return np.sort(column.unique())
-        except TypeError as error:
-            kinds = sorted({type(v).__name__ for v in column})
-            raise TypeError(
-                f"labels must be of one type, but adata.obs[{self._original_attr_key!r}] mixes "
-                f"{', '.join(kinds)}; convert the column with .astype(str)."
-            ) from error
+        return np.sort(column.unique())
 
     def register_field(self, adata: AnnData) -> dict:
         """Read the classes off the column and write the codes."""
         key = self._original_attr_key
-        check_columns(adata, {"labels_key": key})
         column, labeled = self._labels(adata)
         if self._unlabeled_category is None and not labeled.all():
             raise ValueError(
@@ -117,3 +132,8 @@ class LabelsField(CategoricalObsField):
     def get_summary_stats(self, state_registry: dict) -> dict:
         """Number of labels, the unlabeled category among them."""
         return {self.count_stat_key: len(state_registry[self.CATEGORICAL_MAPPING_KEY])}
+
+
+def _kind(found: type) -> str:
+    """Name of the kind of a label; that of its type where there is none."""
+    return next((kind for kind, types in KINDS.items() if issubclass(found, types)), found.__name__)

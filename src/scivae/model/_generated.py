@@ -81,9 +81,9 @@ def provenance(model_parameters: dict[str, Any], **details: Any) -> dict[str, An
     ``None`` is left out: not every version of the file formats can hold it.
     """
     return {
-        **{k: v for k, v in details.items() if v is not None},
+        **{k: storable(v) for k, v in details.items() if v is not None},
         "model": {
-            k: (v if isinstance(v, int | float | str | bool) else str(v))
+            k: storable(v) if isinstance(v, int | float | str) else str(v)
             for k, v in model_parameters.items()
             if v is not None
         },
@@ -108,3 +108,8 @@ def crossings_table(crossings: Crossings, classes: np.ndarray) -> dict[str, np.n
 def safe_key(name: str) -> str:
     """A name that file formats take as a key: slashes would open a group."""
     return name.replace("/", "|")
+
+
+def storable(value: Any) -> Any:
+    """The value, as text where it is an integer greater than those of file formats."""
+    return str(value) if isinstance(value, int) and abs(value) >= 2**63 else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,15 @@ import pandas as pd
 from anndata import AnnData
 
 from .. import _keys
+from .._errors import as_numbers, check_bool, check_integer, check_key
 from ..geometry import LinearClasses
 from ..module import COUNT_LIKELIHOODS, CIVAEModule
+from . import _checks
 from ._decoding import Encoded, decoded_blocks, sample_blocks
 from ._generated import assemble
 from ._setup import Setup
+
+MIN_LIBRARY = float(np.finfo(np.float32).tiny)
 
 
 class GenerationMixin:
@@ -93,12 +98,18 @@ class GenerationMixin:
         array([1000., 1000.], dtype=float32)
         """
         self._require_trained()
-        z = np.asarray(z, dtype=np.float32)
+        check_bool("sample", sample)
+        seed = check_integer("seed", seed, minimum=0)
+        z = as_numbers("z", z)
         n_latent = self.module.n_latent
         if z.ndim != 2 or z.shape[1] != n_latent:
             raise ValueError(f"z must be of shape (n, {n_latent}), got {z.shape}.")
-        if not np.isfinite(z).all():
-            raise ValueError("z must be finite, got NaN or infinite coordinates.")
+        bad = ~(np.abs(z) <= _checks.MAX_VALUE)  # NaN is bad
+        if bad.any():
+            raise ValueError(
+                f"z must be finite and within ±{_checks.MAX_VALUE:g}, got {z[bad][0]:g}."
+            )
+        z = z.astype(np.float32)
         log_library = self._log_library(library_size, len(z), default=self.default_library_)
         conditions = self.setup.conditions(covariates, len(z), log_library)
         out = np.empty((len(z), self.module.n_input), dtype=np.float32)
@@ -116,24 +127,30 @@ class GenerationMixin:
         self, library_size: float | np.ndarray | None, n: int, *, default: float
     ) -> np.ndarray:
         """Log library sizes of n points, from what a user gave or a default."""
-        size = np.asarray(default if library_size is None else library_size, dtype=np.float64)
+        size = as_numbers("library_size", default if library_size is None else library_size)
         if size.ndim > 1 or (size.ndim == 1 and len(size) != n):
             raise ValueError(
                 f"library_size must be one number or of shape ({n},), got shape {size.shape}."
             )
-        if not (np.isfinite(size).all() and (size > 0).all()):
-            raise ValueError("library_size must be positive and finite.")
+        bad = ~((size >= MIN_LIBRARY) & (size <= _checks.MAX_VALUE))  # NaN is bad
+        if bad.any():
+            raise ValueError(
+                f"library_size must be positive and at most {_checks.MAX_VALUE:g}, got {size[bad][0]:g}."
+            )
         return np.broadcast_to(np.log(size), (n,))
 
     def _check_uns(self, adata: AnnData, key_added: str | None) -> None:
         """Raise unless ``adata.uns[key_added]`` is free, or scivae's own."""
         if key_added is None:
             return
-        if not isinstance(key_added, str) or not key_added or "/" in key_added:
-            raise ValueError(f"key_added must be a name without slashes, got {key_added!r}.")
+        check_key("key_added", key_added)
         taken = adata.uns.get(key_added, {})
-        keys = set(taken.keys()) if hasattr(taken, "keys") else None
-        if keys is None or not (keys <= _keys.UNS_ENTRIES or keys >= _keys.PROVENANCE):
+        keys = set(taken) if isinstance(taken, Mapping) else None
+        if (
+            keys is None
+            or not (keys <= _keys.UNS_ENTRIES or keys >= _keys.PROVENANCE)
+            or not isinstance(taken.get(_keys.PATHS, {}), Mapping)
+        ):
             raise ValueError(
                 f"adata.uns[{key_added!r}] already holds something else; pass another key_added."
             )
@@ -141,7 +158,7 @@ class GenerationMixin:
     def _categories(self, obs: pd.DataFrame) -> pd.DataFrame:
         """Make the columns of names categorical, classes in the order of the model."""
         setup = self.setup
-        classes = pd.CategoricalDtype(pd.Index(setup.classes))
+        classes = pd.CategoricalDtype(pd.Index(setup.classes).infer_objects())
         for column in (setup.labels_key, _keys.PREDICTED):
             obs[column] = obs[column].astype(classes)
         for column in (_keys.KIND, _keys.PATH, _keys.SOURCE, _keys.TARGET):

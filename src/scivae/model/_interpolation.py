@@ -11,12 +11,13 @@ import pandas as pd
 from anndata import AnnData
 
 from .. import _keys, geometry
+from .._errors import check_choice, check_integer, check_number
 from ..geometry import Crossings, LinearClasses
 from ..module import CIVAEModule
 from . import _checks
 from ._cells import resolve_cells
 from ._decoding import Conditions, Encoded, decoded_blocks, draw, interpolate_conditions, likelihood
-from ._generated import crossings_table, provenance, safe_key
+from ._generated import crossings_table, provenance, safe_key, storable
 from ._generation import GenerationMixin
 
 METHODS = ("linear", "spherical", "geodesic")
@@ -79,6 +80,7 @@ class Paths(NamedTuple):
 class InterpolationMixin(GenerationMixin):
     """The method ``interpolate`` of ``CIVAE``."""
 
+    @_checks.leaves_unchanged
     def interpolate(
         self,
         cell_a: str | int | Sequence[str] | Sequence[int],
@@ -162,17 +164,16 @@ class InterpolationMixin(GenerationMixin):
         (11, 765)
         """
         self._require_trained()
-        n_steps = _checks.check_integer("n_steps", n_steps, minimum=2)
-        _checks.check_choice("method", method, METHODS)
-        seed = _checks.check_integer("seed", seed, minimum=0)
+        n_steps = check_integer("n_steps", n_steps, minimum=2)
+        check_choice("method", method, METHODS)
+        seed = check_integer("seed", seed, minimum=0)
         if n_samples is not None:
-            n_samples = _checks.check_integer("n_samples", n_samples, minimum=2)
+            n_samples = check_integer("n_samples", n_samples, minimum=2)
         if library_size is not None:
-            _checks.check_number(
-                "library_size", library_size, minimum=float(np.finfo(np.float32).tiny)
-            )
+            check_number("library_size", library_size)
         adata = self._validate_anndata(adata)
         self._check_uns(adata, key_added)
+        self._check_position(adata, key_added)
         a, b = resolve_cells(adata, cell_a, "cell_a"), resolve_cells(adata, cell_b, "cell_b")
         if len(a) != len(b):
             raise ValueError(
@@ -327,6 +328,16 @@ class InterpolationMixin(GenerationMixin):
                 layers = {_keys.Q05_LAYER: low, _keys.Q95_LAYER: high}
         return values, layers
 
+    def _check_position(self, adata: AnnData, key_added: str | None) -> None:
+        """Raise unless the column of positions is free, or scivae's own."""
+        if key_added is None:
+            return
+        column, by_project = _keys.t_key(key_added), _keys.distance_key(key_added)
+        if column in adata.obs and key_added not in adata.uns and by_project not in adata.obs:
+            raise ValueError(
+                f"adata.obs[{column!r}] already holds something else; pass another key_added."
+            )
+
     def _write_back(
         self,
         adata: AnnData,
@@ -356,7 +367,7 @@ class InterpolationMixin(GenerationMixin):
             "target_label": self.classes[paths.end_class].astype(str),
             "margin": paths.margins(classes),
             "crossings": crossings_table(paths.crossings(classes, details["method"]), self.classes),
-            "parameters": {k: v for k, v in details.items() if v is not None},
+            "parameters": {k: storable(v) for k, v in details.items() if v is not None},
         }
         name = f"{sources[0]} → {targets[0]}"
         if len(sources) > 1:

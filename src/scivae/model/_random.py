@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
+
+# Generators, thread counts and the mode of a network belong to the whole process: one thread at a time.
+LOCK = threading.RLock()
+_seeds: list[int] = []  # of the blocks that the thread with the lock is in
 
 
 @contextmanager
@@ -17,14 +24,30 @@ def seeded(seed: int) -> Iterator[None]:
     The layers of the network and the loaders of scvi-tools draw from the global generators of
     torch and numpy; what they draw inside the block depends on ``seed`` alone.
     """
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    with LOCK, torch.random.fork_rng(devices=devices):
+        numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+        torch.manual_seed(seed % 2**64)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)
+        _seeds.append(seed)
         try:
             yield
         finally:
+            _seeds.pop()
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
+
+
+def draws_by_seed(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make an inherited method draw by the seed of the model, not from the global generators.
+
+    Inside another such method it goes on with that one's draws: two samples are to differ.
+    """
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with LOCK, nullcontext() if _seeds else seeded(self._seed):
+            return method(self, *args, **kwargs)
+
+    return call

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from scvi import REGISTRY_KEYS
 
-from .._errors import near_matches, shown
-from ._checks import X_LAYER, check_columns
+from .._errors import check_type, near_matches, shown
+from ._checks import MAX_VALUE, X_LAYER, check_columns
 from ._decoding import Conditions
 from ._fields import LabelsField
 
@@ -102,12 +102,12 @@ class Setup(NamedTuple):
         columns: dict[str, Any] = {}
         if self.batch_key is not None:
             columns[self.batch_key] = pd.Categorical.from_codes(
-                conditions.batch, categories=pd.Index(self.batches)
+                conditions.batch, categories=pd.Index(self.batches).infer_objects()
             )
         if conditions.categorical is not None:
             for i, (key, categories) in enumerate(self.categorical.items()):
                 columns[key] = pd.Categorical.from_codes(
-                    conditions.categorical[:, i], categories=pd.Index(categories)
+                    conditions.categorical[:, i], categories=pd.Index(categories).infer_objects()
                 )
         if conditions.continuous is not None:
             for i, key in enumerate(self.continuous):
@@ -132,6 +132,8 @@ class Setup(NamedTuple):
             Log library sizes, shape ``(n,)``.
         """
         table = pd.DataFrame(index=range(n)) if covariates is None else covariates
+        if not isinstance(table, pd.DataFrame):
+            raise TypeError(f"covariates must be a DataFrame, got {type(table).__name__}.")
         if len(table) != n:
             raise ValueError(
                 f"covariates must have one row for each of the {n} points, got {len(table)}."
@@ -143,6 +145,23 @@ class Setup(NamedTuple):
                 f"covariates must be columns of the setup ({shown(known) or 'there are none'}), "
                 f"got {shown(unknown, 3)}."
             )
+
+        if not table.columns.is_unique:
+            raise ValueError(
+                "covariates must hold each column once, got "
+                f"{table.columns[table.columns.duplicated()][0]!r} twice."
+            )
+
+        def numbers(key: str) -> np.ndarray:
+            if key not in table:
+                return np.zeros(n)
+            values = pd.to_numeric(table[key], errors="coerce").to_numpy(float, na_value=np.nan)
+            bad = ~(np.abs(values) <= MAX_VALUE)
+            if bad.any():
+                raise ValueError(
+                    f"covariate {key!r} must be finite numbers, got {table[key].tolist()[bad.argmax()]!r}."
+                )
+            return values
 
         def codes(key: str | None, categories: np.ndarray) -> np.ndarray:
             if key is None or key not in table.columns:
@@ -161,10 +180,7 @@ class Setup(NamedTuple):
             categorical=np.stack([codes(k, v) for k, v in self.categorical.items()], axis=1)
             if self.categorical
             else None,
-            continuous=np.stack(
-                [table[k].to_numpy(float) if k in table else np.zeros(n) for k in self.continuous],
-                axis=1,
-            )
+            continuous=np.stack([numbers(k) for k in self.continuous], axis=1)
             if self.continuous
             else None,
         )
@@ -190,17 +206,24 @@ def check_setup_arguments(
     continuous_covariate_keys: list[str] | None,
 ) -> None:
     """Raise the first error that the columns asked for give rise to."""
-    categorical: list[tuple[str, str]] = [("batch_key", batch_key)] if batch_key else []
-    numeric: list[tuple[str, str]] = (
-        [("size_factor_key", size_factor_key)] if size_factor_key else []
-    )
+    categorical: list[tuple[str, str]] = []
+    numeric: list[tuple[str, str]] = []
+    if batch_key is not None:
+        categorical.append(("batch_key", batch_key))
+    if size_factor_key is not None:
+        numeric.append(("size_factor_key", size_factor_key))
     for name, keys, columns in (
         ("categorical_covariate_keys", categorical_covariate_keys, categorical),
         ("continuous_covariate_keys", continuous_covariate_keys, numeric),
     ):
         if isinstance(keys, str):
             raise TypeError(f"{name} must be a list of columns, got {keys!r}; write [{keys!r}].")
-        columns += [(name, key) for key in keys or ()]
+        keys = [] if keys is None else keys
+        check_type(name, keys, (list, tuple), "a list of columns")
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise ValueError(f"{name} must name each column once, got {key!r} twice.")
+        columns += [(name, key) for key in keys]
     for name, key in categorical + numeric:
         check_columns(adata, {name: key})
     for name, key in categorical:
@@ -211,13 +234,17 @@ def check_setup_arguments(
                 f"{missing} of {adata.n_obs} cells; fill them in or remove these cells."
             )
     for name, key in numeric:
-        values = pd.to_numeric(adata.obs[key], errors="coerce").to_numpy(dtype=float)
+        column = adata.obs[key]
+        values = np.full(len(column), np.nan)
+        if pd.api.types.is_numeric_dtype(column):
+            values = column.to_numpy(dtype=float, na_value=np.nan)
         bad = ~np.isfinite(values)
         if name == "size_factor_key":
             bad |= values <= 0
         if bad.any():
             rule = "positive numbers" if name == "size_factor_key" else "finite numbers"
             raise ValueError(
-                f"{name} needs {rule}, but adata.obs[{key!r}] is {adata.obs[key].iloc[bad.argmax()]!r} "
-                f"for cell {str(adata.obs_names[bad.argmax()])!r} ({bad.sum()} such cells)."
+                f"{name} needs {rule}, but adata.obs[{key!r}] (dtype {column.dtype}) is "
+                f"{column.tolist()[bad.argmax()]!r} for cell {str(adata.obs_names[bad.argmax()])!r} "
+                f"({bad.sum()} such cells)."
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -37,6 +39,21 @@ def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
     out = torch.zeros_like(x).flatten()
     out[index] = torch.binomial(x.flatten()[index], share.expand_as(x).flatten()[index])
     return out.view_as(x)
+
+
+@contextmanager
+def _overflow_explained() -> Iterator[None]:
+    """Say in place of torch, whose text is the whole array, that a distribution cannot be."""
+    try:
+        yield
+    except ValueError as error:
+        if "Expected parameter" not in str(error):
+            raise
+        raise FloatingPointError(
+            "the numbers of the network are no longer finite, as happens with values far from all "
+            "others or a great learning rate; scale or clip the values, or train with "
+            "plan_kwargs={'lr': 2e-4}."
+        ) from None
 
 
 class CIVAEModule(VAE):
@@ -123,6 +140,11 @@ class CIVAEModule(VAE):
     ) -> dict[str, torch.Tensor | None]:
         """What the encoder is given; ``thinning`` is the training plan's, see :func:`thin`."""
         inputs = super()._get_inference_input(tensors, full_forward_pass=full_forward_pass)
+        if "x" in inputs and not inputs["x"].isfinite().all():
+            raise ValueError(
+                "expression values must be finite, but a minibatch holds NaN or infinity: the data were "
+                "changed after setup_anndata; set up a clean copy."
+            )
         if thinning > 0 and "x" in inputs:
             inputs["library"] = inputs["x"].sum(1, keepdim=True).log()
             inputs["x"] = thin(inputs["x"], thinning)
@@ -133,7 +155,8 @@ class CIVAEModule(VAE):
         self, x: torch.Tensor, *args, library: torch.Tensor | None = None, **kwargs
     ) -> dict[str, Any]:
         """Posterior of z; ``library`` overrides the log library size read off ``x``."""
-        outputs = super()._regular_inference(x, *args, **kwargs)
+        with _overflow_explained():
+            outputs = super()._regular_inference(x, *args, **kwargs)
         if library is not None:
             outputs["library"] = library
         if self.continuous:  # log of a sum that may be negative: there is no library
@@ -155,9 +178,10 @@ class CIVAEModule(VAE):
         transform_batch: torch.Tensor | None = None,
     ) -> dict[str, Any]:
         """Likelihood of the data at latent points; see :meth:`scvi.module.VAE.generative`."""
-        outputs = super().generative(
-            z, library, batch_index, cont_covs, cat_covs, size_factor, y, transform_batch
-        )
+        with _overflow_explained():
+            outputs = super().generative(
+                z, library, batch_index, cont_covs, cat_covs, size_factor, y, transform_batch
+            )
         px = outputs["px"]
         if self.continuous:
             outputs["px"] = continuous_likelihood(self.likelihood, px)

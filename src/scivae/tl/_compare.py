@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import shown
+from .._errors import check_bool, shown
 from . import _validate
 from ._trends import LOG_SCALE, MEAN
 
@@ -75,6 +75,7 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
 
     for name, trends in (("a", a), ("b", b)):
         _validate.check_trends(trends, name)
+    check_bool("center", center)
     scales = [str(trends.uns[_keys.UNS]["scale"]) for trends in (a, b)]
     if scales[0] != scales[1]:
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from .._errors import check_choice, check_integer
 from . import _validate
 from ._genes import false_discovery_rate, measured, rank_genes
 from ._null import permuted_z
@@ -101,10 +102,10 @@ def enrich(
         ) from error
 
     _validate.check_trends(trends)
-    _validate.check_choice("method", method, METHODS)
-    min_size = _validate.check_integer("min_size", min_size, minimum=1)
-    n_permutations = _validate.check_integer("n_permutations", n_permutations, minimum=100)
-    seed = _validate.check_integer("seed", seed, minimum=0)
+    check_choice("method", method, METHODS)
+    min_size = check_integer("min_size", min_size, minimum=1)
+    n_permutations = check_integer("n_permutations", n_permutations, minimum=100)
+    seed = check_integer("seed", seed, minimum=0)
     net = _network(net)
     known = net[net["target"].isin(trends.var_names)]
     sizes = known.groupby("source")["target"].nunique()

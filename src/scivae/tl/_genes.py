@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from .._errors import check_integer, check_number
 from . import _validate
 from ._null import MIN_ASSIGNMENTS, SOURCE, TARGET, Evidence, design, permutation_test
 from ._trends import LOG_SCALE, MEAN
@@ -107,21 +108,20 @@ def rank_genes(
     (40, 11)
     """
     _validate.check_trends(trends)
-    n_permutations = _validate.check_integer("n_permutations", n_permutations, minimum=0)
+    n_permutations = check_integer("n_permutations", n_permutations, minimum=0)
     if 0 < n_permutations < 100:
         raise ValueError(
             f"n_permutations must be at least 100, or 0 for no test, got {n_permutations}."
         )
-    seed = _validate.check_integer("seed", seed, minimum=0)
+    seed = check_integer("seed", seed, minimum=0)
     said = trends.uns[_keys.UNS]
     counts = said["scale"] == LOG_SCALE
     if min_change is None:
         min_change = _MIN_LOG2_CHANGE if counts else 0.0
-    if not (np.isfinite(min_change) and min_change >= 0):
-        raise ValueError(f"min_change must be at least 0, got {min_change}.")
+    min_change = check_number("min_change", min_change, minimum=0)
     unit = 1 / np.log(2) if counts else 1.0
     mean = np.asarray(trends.layers[MEAN], dtype=float) * unit  # (n_steps, n_genes)
-    table = describe(mean, trends.obs[_keys.T].to_numpy(dtype=float), float(min_change))
+    table = describe(mean, trends.obs[_keys.T].to_numpy(dtype=float), min_change)
     table.index = trends.var_names.copy()
     evidence = _evidence(trends, table, n_permutations, seed)
     table["observed"] = evidence.difference[0] * unit
@@ -139,7 +139,7 @@ def rank_genes(
     table.attrs = {
         "scale": "log2 of counts per 10,000, plus one" if counts else said["scale"],
         "n_permutations": n_permutations,
-        "min_change": float(min_change),
+        "min_change": min_change,
         "seed": seed,
         **{key: said[key] for key in ("source", "target", "label", "groupby") if key in said},
     }

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import shown
+from .._errors import check_choice, check_integer, shown
 from . import _validate
 
 if TYPE_CHECKING:
@@ -109,11 +109,11 @@ def pair_cells(
     """
     _validate.check_adata(adata)
     _validate.check_names(adata)
-    _validate.check_choice("method", method, METHODS)
+    check_choice("method", method, METHODS)
     if n_pairs is not None:
-        n_pairs = _validate.check_integer("n_pairs", n_pairs, minimum=1)
-    max_cells = _validate.check_integer("max_cells", max_cells, minimum=2)
-    rng = np.random.default_rng(_validate.check_integer("seed", seed, minimum=0))
+        n_pairs = check_integer("n_pairs", n_pairs, minimum=1)
+    max_cells = check_integer("max_cells", max_cells, minimum=2)
+    rng = np.random.default_rng(check_integer("seed", seed, minimum=0))
     sources, targets = _groups(adata, groupby, source, target, label, labels_key)
     donors = _donors(adata, donor_key, sources, targets, source, target)
     points = _validate.representation(adata, use_rep)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import shown
+from .._errors import check_integer, check_key, shown
 from . import _validate
 
 if TYPE_CHECKING:
@@ -83,8 +83,11 @@ def project(
     from .. import geometry
 
     _validate.check_adata(adata)
-    n_neighbors = _validate.check_integer("n_neighbors", n_neighbors, minimum=1)
+    n_neighbors = check_integer("n_neighbors", n_neighbors, minimum=1)
+    if key_added is not None:
+        check_key("key_added", key_added)
     if model is not None:
+        _validate.check_model(model)
         real = np.asarray(model.get_latent_representation(adata))
     else:
         real = _validate.representation(adata, use_rep)
@@ -116,7 +119,7 @@ def project(
 
     key = _keys.KEY_ADDED if key_added is None else key_added
     places = pd.DataFrame(
-        {_keys.t_key(key): t, f"{key}_distance": distance, f"{key}_share": share},
+        {_keys.t_key(key): t, _keys.distance_key(key): distance, _keys.share_key(key): share},
         index=adata.obs_names,
     )
     if key_added is not None:
@@ -192,7 +195,9 @@ def embed(
     from sklearn.neighbors import NearestNeighbors
 
     _validate.check_adata(adata)
-    n_neighbors = _validate.check_integer("n_neighbors", n_neighbors, minimum=1)
+    n_neighbors = check_integer("n_neighbors", n_neighbors, minimum=1)
+    if reducer is not None and not hasattr(reducer, "transform"):
+        raise TypeError(f"reducer must have a method transform, got {type(reducer).__name__}.")
     slot = basis if basis in adata.obsm else f"X_{basis}"
     if slot not in adata.obsm:
         raise KeyError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import near_matches, shown
+from .._errors import check_choice, check_integer, check_type, near_matches, shown
 from . import _validate
 from ._null import Membership
 from ._walk import Walk
@@ -130,23 +130,24 @@ def gene_trends(
 
     from ..model._generated import provenance, safe_key
 
-    n_steps = _validate.check_integer("n_steps", n_steps, minimum=2)
-    quantile_pairs = _validate.check_integer("quantile_pairs", quantile_pairs, minimum=2)
-    rng = np.random.default_rng(_validate.check_integer("seed", seed, minimum=0))
-    _validate.check_choice("method", method, METHODS)
+    n_steps = check_integer("n_steps", n_steps, minimum=2)
+    quantile_pairs = check_integer("quantile_pairs", quantile_pairs, minimum=2)
+    rng = np.random.default_rng(check_integer("seed", seed, minimum=0))
+    check_choice("method", method, METHODS)
     _check_pairs(pairs)
-    model._require_trained()
-    adata = model._validate_anndata(adata)
-    _validate.check_names(adata)
-    columns = _columns(model, genes)
-    first, second = (_cells(adata, pairs[end], end) for end in ("source", "target"))
-    donors = _donors(adata, pairs, donor_key, first, second)
-    null, said_between = _null(adata, pairs, donors, first, second, between, rng)
+    _validate.check_model(model)
+    code = None if transform_batch is None else model.setup.batch_code(transform_batch)
+    with model._unchanged_on_error(adata):
+        adata = model._validate_anndata(adata)
+        _validate.check_names(adata)
+        columns = _columns(model, genes)
+        first, second = (_cells(adata, pairs[end], end) for end in ("source", "target"))
+        donors = _donors(adata, pairs, donor_key, first, second)
+        null, said_between = _null(adata, pairs, donors, first, second, between, rng)
 
     cells, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
     encoded = model._encode(adata, cells)
-    if transform_batch is not None:
-        code = model.setup.batch_code(transform_batch)
+    if code is not None:
         encoded = encoded._replace(
             conditions=encoded.conditions._replace(batch=np.full(len(cells), code))
         )
@@ -228,6 +229,7 @@ def _columns(model: CIVAE, genes: Sequence[str] | None) -> np.ndarray:
         return np.arange(len(known))
     if isinstance(genes, str):
         genes = [genes]
+    check_type("genes", genes, Iterable, "a list of names")
     wanted = pd.Index([str(gene) for gene in genes])
     if not len(wanted):
         raise ValueError("genes must name at least one gene, got none; None stands for all.")
@@ -319,8 +321,13 @@ def _between(
 ) -> tuple[list[Any], np.ndarray]:
     """Groups between source and target, and the positions of their cells."""
     nothing: tuple[list[Any], np.ndarray] = [], np.array([], dtype=int)
-    if between is not None and not len(between):
-        return nothing
+    if isinstance(between, str):
+        between = [between]
+    if between is not None:
+        check_type("between", between, Iterable, "a list of groups")
+        between = list(between)
+        if not between:
+            return nothing
     key = attrs.get("groupby")
     if between is None:
         if key not in adata.obs or not isinstance(adata.obs[key].dtype, pd.CategoricalDtype):
@@ -333,15 +340,13 @@ def _between(
         levels = list(column.categories[min(ends) + 1 : max(ends)])
         levels = [level for level in levels if (adata.obs[key] == level).any()]
     else:
-        if isinstance(between, str):
-            between = [between]
         if key is None:
             raise ValueError(
                 "between needs to know the column of the groups, but pairs.attrs has no 'groupby'; "
                 "set pairs.attrs['groupby']."
             )
         groups = _validate.column(adata, "pairs.attrs['groupby']", key)
-        levels = list(between)
+        levels = between
         for level in levels:
             _validate.group(groups, "between", level, key)
             if level in (attrs.get("source"), attrs.get("target")):

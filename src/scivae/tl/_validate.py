@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import _keys
-from .._errors import near_matches, shown
+from .._errors import check_type, near_matches, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,29 +16,19 @@ if TYPE_CHECKING:
 TRENDS = "trends"  # what uns["civae"]["kind"] of trends says
 
 
-def check_integer(name: str, value: Any, *, minimum: int) -> int:
-    """The value as an int, or an error that names it."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, got {value!r} ({type(value).__name__}).")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}.")
-    return int(value)
-
-
-def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
-    """Raise a ValueError unless the value is one of the choices."""
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(
-            f"{name} must be one of {shown(choices)}, got {value!r}.{near_matches(value, choices)}"
-        )
-
-
 def check_adata(adata: Any, name: str = "adata") -> None:
     """Raise a TypeError unless it is an AnnData."""
     from anndata import AnnData
 
-    if not isinstance(adata, AnnData):
-        raise TypeError(f"{name} must be an AnnData, got {type(adata).__name__}.")
+    check_type(name, adata, AnnData, "an AnnData")
+
+
+def check_model(model: Any) -> None:
+    """Raise unless it is a trained model."""
+    from ..model import CIVAE
+
+    check_type("model", model, CIVAE, "a CIVAE")
+    model._require_trained()
 
 
 def check_names(adata: AnnData) -> None:
@@ -54,6 +43,7 @@ def check_names(adata: AnnData) -> None:
 
 def column(adata: AnnData, argument: str, key: Any) -> pd.Series:
     """A column of ``adata.obs``, or a KeyError that lists those there are."""
+    check_type(argument, key, str, "the name of a column of adata.obs")
     if key not in adata.obs.columns:
         columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]
         raise KeyError(
@@ -65,6 +55,10 @@ def column(adata: AnnData, argument: str, key: Any) -> pd.Series:
 
 def group(values: pd.Series, argument: str, level: Any, key: str) -> np.ndarray:
     """Which cells are of a group, shape ``(n_obs,)``; a ValueError where there are none."""
+    from pandas.api.types import is_scalar
+
+    if not is_scalar(level):
+        raise TypeError(f"{argument} must be one value of adata.obs[{key!r}], got {level!r}.")
     found = (values == level).to_numpy(dtype=bool, na_value=False)
     if not found.any():
         present = values.dropna().unique()
@@ -78,6 +72,7 @@ def group(values: pd.Series, argument: str, level: Any, key: str) -> np.ndarray:
 
 def representation(adata: AnnData, use_rep: str) -> np.ndarray:
     """A slot of ``obsm`` as finite numbers, shape ``(n_obs, n_dimensions)``."""
+    check_type("use_rep", use_rep, str, "a key of adata.obsm")
     if use_rep not in adata.obsm:
         cure = (
             f"; set adata.obsm[{use_rep!r}] = model.get_latent_representation() first"
@@ -92,7 +87,12 @@ def representation(adata: AnnData, use_rep: str) -> np.ndarray:
 
 
 def finite(values: np.ndarray, adata: AnnData, where: str) -> np.ndarray:
-    """The values, or a ValueError that names the first cell with NaN or infinity."""
+    """The values, or an error that names what is wrong with them, as the first cell with NaN."""
+    if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind not in "fiu":
+        raise TypeError(
+            f"{where} must be a dense array of numbers, cells × dimensions, got shape {values.shape} "
+            f"of dtype {values.dtype}."
+        )
     good = np.isfinite(values).all(axis=1)
     if not good.all():
         raise ValueError(

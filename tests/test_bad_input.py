@@ -492,7 +492,7 @@ ODD = {
     "zeros and ones": (counts(lambda x: x > 2), {}, {}, list(CLASSES), "bernoulli"),
     "zeros only": (counts(lambda x: 0 * x), {}, {}, list(CLASSES), "bernoulli"),
     "large counts": (value(1e8), {}, {}, list(CLASSES), "nb"),
-    "large values": (counts(lambda x: (x - 3) * 1e4), {}, {}, list(CLASSES), "normal"),
+    "values below zero": (counts(lambda x: (x - 3) * 10), {}, {"epochs": 60}, list(CLASSES), "normal"),
     "nullable numbers": (column(age=pd.array([1, 2, 3] * 40, dtype="Int64")), {"continuous_covariate_keys": ["age"]}, {}, list(CLASSES), "nb"),
     "boolean covariate": (column(flag=[True, False] * 60), {"continuous_covariate_keys": ["flag"]}, {}, list(CLASSES), "nb"),
     "batches of numbers": (column(batch=[3, 1] * 60), {"batch_key": "batch"}, {}, list(CLASSES), "nb"),

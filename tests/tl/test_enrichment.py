@@ -74,7 +74,7 @@ class TestEnrich:
         assert table.loc["both", "score"] > 0
         assert tl.enrich(trends, net.assign(weight=-net["weight"])).loc["both", "score"] < 0
 
-    @pytest.mark.parametrize("method", ["mlm", "zscore", "waggr"])
+    @pytest.mark.parametrize("method", ["mlm", "zscore"])
     def test_methods(self, method):
         sets = {name: SETS[name] for name in list(SETS)[:5]}  # all six would leave mlm no freedom
         table = tl.enrich(correlated_trends(3, shift=2.0), sets, method=method, n_permutations=100)

@@ -611,9 +611,8 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
         self.is_trained_ = True
         if indexing is not None:
             self.train_indices, self.validation_indices, self.test_indices = indexing
-        with suppress(
-            ValueError, RuntimeError
-        ):  # the error that stopped training is the one to tell
+        # The error that stopped training is the one to tell.
+        with suppress(ValueError, RuntimeError, FloatingPointError):
             self._calibrate()
         return (
             f"The model has the weights of the end of epoch {keeper.epochs - 1}, and can be used "

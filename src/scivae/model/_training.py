@@ -65,9 +65,7 @@ class CIVAETrainingPlan(TrainingPlan):
                     "thinning": self.thinning if self.training else 0.0,
                 },
             )
-        except ValueError as error:  # torch refuses to make a distribution of a NaN
-            if "to satisfy the constraint" not in str(error):
-                raise
+        except FloatingPointError as error:  # torch refuses to make a distribution of a NaN
             steps = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
             self._raise_non_finite(["reconstruction" if "generative" in steps else "KL"])
 

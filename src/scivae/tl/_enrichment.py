@@ -16,14 +16,14 @@ from ._null import permuted_z
 if TYPE_CHECKING:
     from anndata import AnnData
 
-METHODS = ("ulm", "mlm", "zscore", "waggr")
+METHODS = ("ulm", "mlm", "zscore")
 
 
 def enrich(
     trends: AnnData,
     net: pd.DataFrame | Mapping[str, Sequence[str]],
     *,
-    method: Literal["ulm", "mlm", "zscore", "waggr"] = "ulm",
+    method: Literal["ulm", "mlm", "zscore"] = "ulm",
     min_size: int = 5,
     n_permutations: int = 1000,
     seed: int = 0,
@@ -39,7 +39,7 @@ def enrich(
         the columns ``source`` (the set), ``target`` (the gene) and, where genes count differently or in
         either direction, ``weight``.
     method
-        Method of decoupler: ``"ulm"``, ``"mlm"``, ``"zscore"`` or ``"waggr"``.
+        Method of decoupler: ``"ulm"``, ``"mlm"`` or ``"zscore"``.
     min_size
         Sets with fewer of their genes among those of the trends are left out.
     n_permutations

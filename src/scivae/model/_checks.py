@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -283,3 +283,14 @@ def leaves_unchanged(method: Method) -> Method:
             return method(self, *args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def check_arguments(argument: str, names: Iterable[str], *takers: type) -> None:
+    """Raise a TypeError for the first name that is no argument of any of the classes."""
+    known = {name for taker in takers for name in inspect.signature(taker).parameters}
+    for name in names:
+        if name not in known:
+            raise TypeError(
+                f"{argument} must be arguments of {takers[-1].__module__.partition('._')[0]}."
+                f"{takers[-1].__name__}, but {name!r} is none.{near_matches(name, known)}"
+            )

@@ -1,12 +1,9 @@
-"""The model: setup, training, prediction. Its methods that make cells are mixed in."""
+"""The model: setup and prediction. Training, saving and what makes cells are mixed in."""
 
 from __future__ import annotations
 
-import inspect
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +22,6 @@ from scvi.data.fields import (
 )
 from scvi.model import SCVI
 from scvi.module import VAE
-from scvi.train import TrainingPlan
 
 from .. import _keys
 from .._errors import (
@@ -34,7 +30,6 @@ from .._errors import (
     check_integer,
     check_number,
     check_type,
-    near_matches,
     shown,
 )
 from ..geometry import LinearClasses
@@ -46,31 +41,15 @@ from ._compat import MODULE_KEYS, get_minify_type
 from ._decoding import Conditions, Encoded
 from ._fields import LabelsField
 from ._interpolation import InterpolationMixin
-from ._keeping import (
-    CHECKPOINT,
-    Keeper,
-    NonFiniteError,
-    SafeTrainRunner,
-    describe_run,
-    resume_path,
-)
 from ._random import LOCK, draws_by_seed, seeded
 from ._saving import SavingMixin
 from ._setup import Setup, check_setup_arguments
-from ._training import (
-    LEARNING_RATE,
-    THINNING,
-    WARMUP_SHARE,
-    CIVAETrainingPlan,
-    default_epochs,
-    fit_temperature,
-    stratified_split,
-)
+from ._train import TrainingMixin
 
 Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bernoulli"]
 
 
-class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
+class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, SCVI):
     r"""Class-informed variational auto-encoder (CI-VAE).
 
     A VAE with a *single linear layer* on the latent vector that predicts the class of a cell. Its
@@ -157,8 +136,6 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
     """
 
     _module_cls = CIVAEModule
-    _training_plan_cls = CIVAETrainingPlan
-    _train_runner_cls = SafeTrainRunner
 
     def __init__(
         self,
@@ -191,7 +168,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
         check_bool("sample_latent", sample_latent)
         if sigmoid is not None:
             check_bool("sigmoid", sigmoid)
-        _check_arguments("**kwargs", kwargs, CIVAE, VAE)
+        _checks.check_arguments("**kwargs", kwargs, CIVAE, VAE)
         if kwargs.get("dispersion") == "gene-label":
             raise ValueError(
                 "dispersion='gene-label' needs a label to decode a free latent point; "
@@ -421,220 +398,6 @@ class CIVAE(InterpolationMixin, AugmentationMixin, SavingMixin, SCVI):
         columns = [f"latent_{i}" for i in range(weights.shape[1])]
         return pd.DataFrame(weights, index=pd.Index(self.classes, name="class"), columns=columns)
 
-    def train(
-        self,
-        max_epochs: int | None = None,
-        *,
-        seed: int | None = None,
-        batch_size: int = 128,
-        train_size: float | None = None,
-        validation_size: float | None = None,
-        shuffle_set_split: bool = True,
-        check_val_every_n_epoch: int | None = 1,
-        plan_kwargs: Mapping[str, Any] | None = None,
-        datasplitter_kwargs: Mapping[str, Any] | None = None,
-        datamodule: Any = None,
-        checkpoint_dir: str | os.PathLike | None = None,
-        **kwargs,
-    ) -> None:
-        """Train the model, then fit the temperature of its probabilities on the held-out cells.
-
-        Parameters
-        ----------
-        max_epochs
-            Passes over the cells. ``None``: about 2,000 steps of 128 cells, in 20 to 400 passes.
-        seed
-            Seed of the split, the order of the minibatches and the noise; ``None`` for that of the
-            model. The same seed trains the same model.
-        batch_size
-            Cells in a minibatch; a few more where one cell would be left over.
-        train_size, validation_size
-            Shares of the cells to train on (0.9) and to hold out (the rest). Every class has its
-            share in both.
-        shuffle_set_split
-            ``False`` takes the parts in the order of the cells.
-        check_val_every_n_epoch
-            Epochs between two looks at the held-out cells.
-        plan_kwargs
-            For :class:`scvi.train.TrainingPlan`: ``lr`` (0.002, unless given), ``n_epochs_kl_warmup``
-            (half of the epochs), and ``thinning``, the largest share of its counts that a cell can lose
-            before it is encoded in training (0.7 for counts): on colorectal cancer this raises the
-            class purity of generated cells and held-out separability alike.
-        datasplitter_kwargs
-            For :class:`scvi.dataloaders.DataSplitter`.
-        datamodule
-            A LightningDataModule, for a model that was made from a registry.
-        checkpoint_dir
-            Folder in which to keep the state of training after each epoch. If the process is killed,
-            the same call on a new, equal model goes on from there, and ends with the weights and the
-            history that it would have ended with. The file is small beside the data (three times
-            the weights); delete it when the model is saved.
-        **kwargs
-            What :meth:`scvi.model.SCVI.train` takes: ``accelerator``, ``devices``,
-            ``early_stopping``, ``enable_progress_bar``, …
-
-        Raises
-        ------
-        ValueError
-            If an argument is out of its range, or ``checkpoint_dir`` holds another run.
-        FloatingPointError
-            If the loss or the weights become NaN or infinite; says which, where, and what to try.
-        OSError
-            If a checkpoint cannot be written.
-
-        Notes
-        -----
-        Whatever stops training (an error, a full disk, Ctrl-C), the model keeps the weights of the
-        last epoch that ended well, and is a trained model if there was one.
-
-        :attr:`history` holds, for training (``_train``) and held-out (``_validation``) cells, each
-        term of J by epoch: ``reconstruction_loss``, ``kl_local``, ``classification_loss``, and the
-        ``accuracy`` of the discriminator.
-        """
-        if max_epochs is None:
-            n_obs = (
-                self.adata.n_obs if self.adata is not None else getattr(datamodule, "n_obs", None)
-            )
-            if n_obs is None:
-                raise ValueError(
-                    "max_epochs is needed with a datamodule that does not say its n_obs."
-                )
-            max_epochs = default_epochs(n_obs)
-        max_epochs = check_integer("max_epochs", max_epochs, minimum=1)
-        batch_size = check_integer("batch_size", batch_size, minimum=2)
-        if check_val_every_n_epoch is not None:
-            check_integer("check_val_every_n_epoch", check_val_every_n_epoch, minimum=1)
-        for name, share in (("train_size", train_size), ("validation_size", validation_size)):
-            if share is not None:
-                check_number(name, share, minimum=0, maximum=1)
-        check_bool("shuffle_set_split", shuffle_set_split)
-        for name, options in (
-            ("plan_kwargs", plan_kwargs),
-            ("datasplitter_kwargs", datasplitter_kwargs),
-        ):
-            if options is not None:
-                check_type(name, options, Mapping, "a dict of arguments")
-        plan_kwargs = dict(plan_kwargs or {})
-        for name in plan_kwargs.keys() & {"lr", "thinning"}:
-            check_number(f"plan_kwargs[{name!r}]", plan_kwargs[name], minimum=0)
-        _check_arguments("plan_kwargs", plan_kwargs, self._training_plan_cls, TrainingPlan)
-        if datamodule is not None and not hasattr(datamodule, "train_dataloader"):
-            raise TypeError(
-                f"datamodule must be a LightningDataModule, got {type(datamodule).__name__}."
-            )
-        seed = self._seed if seed is None else check_integer("seed", seed, minimum=0)
-        plan_kwargs = {
-            "lr": LEARNING_RATE,
-            "n_epochs_kl_warmup": max(1, round(WARMUP_SHARE * max_epochs)),
-            "thinning": THINNING if self.likelihood in COUNT_LIKELIHOODS else 0.0,
-            **plan_kwargs,
-        }
-        datasplitter_kwargs = dict(datasplitter_kwargs or {})
-        if (
-            datamodule is None
-            and shuffle_set_split
-            and "external_indexing" not in datasplitter_kwargs
-        ):
-            datasplitter_kwargs["external_indexing"] = stratified_split(
-                np.asarray(self._validate_anndata().obs[_checks.LABEL_CODES]),
-                train_size=0.9 if train_size is None else train_size,
-                validation_size=validation_size,
-                batch_size=batch_size,
-                seed=seed,
-            )
-        indexing = datasplitter_kwargs.get("external_indexing")
-        if indexing is not None:
-            n_train = np.size(indexing[0]) if len(indexing) else 0
-            if n_train < 2:
-                raise ValueError(
-                    f"training needs at least two cells, got {n_train}; raise train_size, or pass more "
-                    "cells."
-                )
-            # Batch normalisation cannot train on a last minibatch of one cell.
-            while n_train % batch_size == 1:
-                batch_size += 1
-        if indexing is not None and (len(indexing) < 2 or not len(indexing[1])):
-            check_val_every_n_epoch = None  # there is nothing to look at
-        checkpoint = run = None
-        if checkpoint_dir is not None:
-            run = describe_run(
-                self.module,
-                self._training_arrays(),
-                max_epochs=max_epochs,
-                batch_size=batch_size,
-                seed=seed,
-                train_size=train_size,
-                validation_size=validation_size,
-                plan_kwargs=plan_kwargs,
-            )
-            checkpoint = Path(checkpoint_dir) / CHECKPOINT
-            kwargs.setdefault("ckpt_path", resume_path(checkpoint, run))
-        keeper = Keeper(seed, checkpoint, run)
-        try:
-            with seeded(seed):
-                super().train(
-                    max_epochs=max_epochs,
-                    batch_size=batch_size,
-                    train_size=train_size,
-                    validation_size=validation_size,
-                    shuffle_set_split=shuffle_set_split,
-                    check_val_every_n_epoch=check_val_every_n_epoch,
-                    plan_kwargs=plan_kwargs,
-                    datasplitter_kwargs=datasplitter_kwargs,
-                    datamodule=datamodule,
-                    callbacks=[*kwargs.pop("callbacks", ()), keeper],
-                    **kwargs,
-                )
-        except BaseException as error:
-            kept = self._keep(keeper, indexing)
-            if isinstance(error, NonFiniteError):
-                raise NonFiniteError(f"{error} {kept}") from None
-            raise
-        self._calibrate()
-
-    def _training_arrays(self) -> list[Any]:
-        """What training reads of the data, where that lies in memory."""
-        if self.adata is None:
-            return []
-        manager = self.adata_manager
-        read = [manager.get_from_registry(key) for key in manager.data_registry]
-        return [np.asarray(a) if isinstance(a, (pd.DataFrame, pd.Series)) else a for a in read]
-
-    def _keep(self, keeper: Keeper, indexing: Sequence[np.ndarray] | None) -> str:
-        """Take up the last good weights of a training that was broken off; say which they are."""
-        if keeper.weights is None:
-            return "The model is what it was before."
-        self.module.load_state_dict(keeper.weights)
-        self.module.eval()
-        if keeper.epochs == 0:
-            return "The model has the weights that training began with."
-        self.is_trained_ = True
-        if indexing is not None:
-            self.train_indices, self.validation_indices, self.test_indices = indexing
-        # The error that stopped training is the one to tell.
-        with suppress(ValueError, RuntimeError, FloatingPointError):
-            self._calibrate()
-        return (
-            f"The model has the weights of the end of epoch {keeper.epochs - 1}, and can be used "
-            "and saved."
-        )
-
-    def _calibrate(self) -> None:
-        """Fit the temperature on held-out labeled cells, if there are some."""
-        self.temperature_ = 1.0
-        if (
-            self.adata is None
-            or self.validation_indices is None
-            or not len(self.validation_indices)
-        ):
-            return
-        held_out = self._encode(self.adata, np.sort(self.validation_indices))
-        labeled = held_out.labels < len(self.classes)
-        if labeled.any():
-            self.temperature_ = fit_temperature(
-                self.linear_classes.logits(held_out.mean[labeled]), held_out.labels[labeled]
-            )
-
     @_checks.leaves_unchanged
     def predict(
         self,
@@ -835,14 +598,3 @@ for _name in (
     "posterior_predictive_sample",
 ):
     setattr(CIVAE, _name, draws_by_seed(getattr(SCVI, _name)))
-
-
-def _check_arguments(argument: str, names: Iterable[str], *takers: type) -> None:
-    """Raise a TypeError for the first name that is no argument of any of the classes."""
-    known = {name for taker in takers for name in inspect.signature(taker).parameters}
-    for name in names:
-        if name not in known:
-            raise TypeError(
-                f"{argument} must be arguments of {takers[-1].__module__.partition('._')[0]}."
-                f"{takers[-1].__name__}, but {name!r} is none.{near_matches(name, known)}"
-            )

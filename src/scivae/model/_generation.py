@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scvi.data import AnnDataManager
 
 from .. import _keys
 from .._errors import as_numbers, check_bool, check_integer, check_key
@@ -26,7 +27,9 @@ class GenerationMixin:
     """Decoding, and what interpolation and augmentation share; mixed into ``CIVAE``."""
 
     if TYPE_CHECKING:  # what the model class brings
+        _seed: int
         adata: AnnData | None
+        adata_manager: AnnDataManager
         module: CIVAEModule
         default_library_: float
         init_params_: dict[str, Any]

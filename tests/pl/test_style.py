@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from scipy.optimize import minimize
 
-from scivae.pl._style import OKABE_ITO, category_colors, palette, spread
+from scivae.pl._style import OKABE_ITO, category_colors, drawing, palette, spread
 
 
 def test_colours_are_distinct():
@@ -38,3 +40,24 @@ def test_spread_is_the_nearest_such_placement():
     )
     np.testing.assert_allclose(spread(y, gap), found.x, atol=1e-4)
     np.testing.assert_array_equal(spread([0, 2, 1], 0.5), [0, 2, 1])
+
+
+def test_a_backend_that_a_figure_loads_stays_interactive(monkeypatch):
+    """In a notebook the first figure switches interactive mode on; later ones depend on it."""
+    subplots = plt.subplots
+
+    def load_backend(*args, **kwargs):
+        mpl.rcParams["interactive"] = True
+        return subplots(*args, **kwargs)
+
+    before = mpl.rcParams["interactive"]
+    monkeypatch.setattr(plt, "subplots", load_backend)
+    try:
+        mpl.rcParams["interactive"] = False
+        font = mpl.rcParams["font.size"]
+        with drawing(None):
+            pass
+        assert mpl.rcParams["interactive"]
+        assert mpl.rcParams["font.size"] == font
+    finally:
+        mpl.rcParams["interactive"] = before

@@ -63,6 +63,23 @@ STYLE: Final[Any] = {
 
 
 @contextmanager
+def _style() -> Iterator[None]:
+    """Our style, while a figure is drawn.
+
+    Not :func:`matplotlib.rc_context`, which puts back all parameters: in a notebook the first figure
+    loads the backend, which switches interactive mode on, and no later figure would be shown.
+    """
+    import matplotlib as mpl
+
+    before = {name: mpl.rcParams[name] for name in STYLE}
+    mpl.rcParams.update(STYLE)
+    try:
+        yield
+    finally:
+        mpl.rcParams.update(before)
+
+
+@contextmanager
 def drawing(
     ax: Axes | None,
     *,
@@ -103,7 +120,6 @@ def panels(
 
     ``shared`` is the height, in inches, of labels and legends that the panels have in common.
     """
-    import matplotlib as mpl
     from matplotlib import pyplot as plt
 
     if axes is not None:
@@ -113,7 +129,7 @@ def panels(
         return
     n_cols = min(n_cols, n)
     n_rows = -(-n // n_cols)
-    with mpl.rc_context(STYLE):
+    with _style():
         figure, grid = plt.subplots(
             n_rows,
             n_cols,

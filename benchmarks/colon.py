@@ -325,8 +325,12 @@ def gene_table(seeds: int) -> None:
         summary = summary.sort_values("rank")
         shown = (np.arange(len(summary)) < 20) | (summary["known"] != "")
         tables.append(summary[shown].assign(lineage=lineage).reset_index())
-        wide = both[both["found"]].pivot(index="gene", columns="seed", values="switch").dropna()
-        rho = [spearmanr(wide[a], wide[b]).statistic for a, b in combinations(range(seeds), 2)]
+        wide = both[both["found"]].pivot(index="gene", columns="seed", values="switch")
+        wide = wide.reindex(columns=range(seeds)).dropna()
+        rho = [
+            spearmanr(wide[a], wide[b]).statistic if len(wide) > 2 else np.nan
+            for a, b in combinations(range(seeds), 2)
+        ]
         early, late = (
             np.mean([r.loc[r["fdr"] < FDR, "switch"].quantile(q) for r in ranked])
             for q in (0.05, 0.95)

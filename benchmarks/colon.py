@@ -370,7 +370,7 @@ def scatter_figure() -> None:
         for known, color in ((UP, OKABE_ITO[3]), (DOWN, OKABE_ITO[0])):
             own = genes[genes.index.isin(known)]
             ax.scatter(own["held_out"], own["predicted"], s=14, color=color, lw=0)
-            strong = own[own["predicted"].abs() > 0.5]
+            strong = own[own["fdr"] < FDR]
             below = known is UP
             for gene, row in strong.iterrows():
                 ax.annotate(

@@ -398,7 +398,7 @@ def test_the_metric_of_a_decoder_is_that_of_its_jacobian():
 
 
 def test_the_density_is_that_of_the_notes():
-    data, n_neighbors, strength = ring(n=60), 6, 3.0
+    data, strength = ring(n=60), 3.0
     rng = np.random.default_rng(1)
     z, step = rng.normal(size=(20, 2)) * 3, rng.normal(size=(20, 2)) * 0.1
     found = geodesic(

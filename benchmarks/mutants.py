@@ -152,24 +152,18 @@ def outcome(mutant: dict, code: str, room_too: bool) -> str:
     )
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1), os.dup2(null, 2)
-    files = tests(mutant, room_too)
-    os._exit(
-        pytest.main(
-            [
-                "-x",
-                "-q",
-                "-p",
-                "no:cacheprovider",
-                "-p",
-                "no:warnings",
-                "-p",
-                "no:xdist",
-                "-p",
-                "no:cov",
-                *files,
-            ]
-        )
-    )
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # it takes longer than most tests
+    options = [
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:warnings",
+        "-p",
+        "_hypothesis_pytestplugin",
+    ]
+    os._exit(pytest.main([*options, *tests(mutant, room_too)]))
 
 
 def load_libraries() -> None:

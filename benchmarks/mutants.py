@@ -141,9 +141,11 @@ def outcome(mutant: dict, code: str, room_too: bool) -> str:
     child = os.fork()
     if child:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status not in (0, 1, 2) and status > 0:
+        if status in (3, 5):
             raise RuntimeError(f"pytest ended with {status} on {mutant}")
-        return {0: "survived", 1: "killed", 2: "killed"}.get(status, "killed by its limits")
+        if status < 0:
+            return "killed by its limits"
+        return "killed" if status else "survived"  # 4: conftest.py could not be imported
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
     resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     get_code = SourceFileLoader.get_code

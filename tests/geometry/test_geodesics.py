@@ -11,6 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
 from scivae.geometry import LinearClasses, geodesic, linear, polyline_margin
+from scivae.geometry import geodesics as source
 
 exact = {"dtype": "float64", "tol": 1e-6}
 
@@ -311,3 +312,136 @@ def test_errors_name_the_rule_and_the_culprit(change, match):
     } | change
     with pytest.raises(ValueError, match=match):
         geodesic(**given)
+
+
+# --- parts of the solver: a wrong step is refused or mended later, and only costs time ------------
+
+
+def stiff_path(rng, n=3, n_steps=6, n_latent=2):
+    """Positive definite metrics of each piece, inequalities that push, and the Hessian of both."""
+    root = rng.normal(size=(n, n_steps - 1, n_latent, n_latent))
+    metric = root @ root.swapaxes(2, 3) + 0.1 * np.eye(n_latent)
+    side = rng.normal(size=(n, n_steps - 2, n_latent, 1))
+    extra = side @ side.swapaxes(2, 3)
+    pieces, n_inner = n_steps - 1, n_steps - 2
+    hessian = np.zeros((n, n_inner, n_latent, n_inner, n_latent))
+    for k in range(n):
+        for i in range(n_inner):
+            hessian[k, i, :, i] = 2 * pieces * (metric[k, i] + metric[k, i + 1]) + extra[k, i]
+            if i > 0:
+                hessian[k, i, :, i - 1] = hessian[k, i - 1, :, i] = -2 * pieces * metric[k, i]
+    return metric, extra, hessian.reshape(n, n_inner * n_latent, n_inner * n_latent)
+
+
+def test_the_first_step_is_newtons_for_a_metric_that_stays():
+    rng = np.random.default_rng(0)
+    metric, extra, hessian = stiff_path(rng)
+    right = rng.normal(size=(3, 4, 2))
+    truth = np.linalg.solve(hessian, right.reshape(3, 8, 1)).reshape(right.shape)
+    factor = source._Tridiagonal(metric, extra)
+    assert_allclose(factor.solve(right, np.arange(3)), truth, rtol=1e-9)
+    assert_allclose(factor.solve(right[[2, 0]], np.array([2, 0])), truth[[2, 0]], rtol=1e-9)
+    other, more, new = stiff_path(rng)
+    factor.renew(other[[1]], more[[1]], np.array([1]))
+    truth[1] = np.linalg.solve(new[1], right[1].ravel()).reshape(4, 2)
+    assert_allclose(factor.solve(right, np.arange(3)), truth, rtol=1e-9)
+
+
+def test_later_steps_are_those_of_bfgs():
+    rng = np.random.default_rng(0)
+    metric, extra, hessian = stiff_path(rng)
+    moved = rng.normal(size=(4, 3, 4, 2))
+    turned = moved + 0.1 * rng.normal(size=moved.shape)
+    inverse = 1 / (moved * turned).sum(axis=(2, 3))
+    inverse[1, 0] = 0  # forgotten
+    slope = rng.normal(size=(3, 4, 2))
+    factor = source._Tridiagonal(metric, extra)
+    memory = list(zip(moved, turned, inverse, strict=True))
+    rows = np.array([2, 0])
+    found = source._two_loop(factor, slope, memory, rows)
+    for step, k in zip(found, rows, strict=True):
+        h = np.linalg.inv(hessian[k])
+        for s, y, rho in memory:
+            s, y, rho = s[k].ravel(), y[k].ravel(), rho[k]
+            left = np.eye(8) - rho * np.outer(s, y)
+            h = left @ h @ left.T + rho * np.outer(s, s)
+        assert_allclose(step.ravel(), h @ slope[k].ravel(), rtol=1e-8)
+
+
+@pytest.mark.parametrize("n_steps", [3, 5, 9, 10, 30])
+def test_a_frozen_metric_is_that_in_the_middle_of_each_piece(n_steps):
+    rng = np.random.default_rng(0)
+
+    def tensor(z):  # along a straight line, straight lines between a few places are exact
+        return (3 + z @ [1.0, 0.5])[:, None, None] * np.array([[2.0, 0.5], [0.5, 1.0]])
+
+    line = linear(*rng.uniform(size=(2, 4, 2)), np.linspace(0, 1, n_steps))
+    middle = (line[:, 1:] + line[:, :-1]) / 2
+    truth = tensor(middle.reshape(-1, 2)).reshape(4, n_steps - 1, 2, 2)
+    found = source._frozen(source._Metric(None, None, tensor, 1), line)
+    floor = 1e-3 * np.trace(truth, axis1=2, axis2=3).mean(axis=1) / 2
+    # The mean over a few places along a line is, but for rounding to a piece, that over all.
+    assert_allclose(found, truth + floor[:, None, None, None] * np.eye(2), rtol=1e-4)
+
+
+def test_the_metric_of_a_decoder_is_that_of_its_jacobian():
+    z = np.random.default_rng(0).uniform(0.5, 2.5, size=(7, 2))
+    line = linear(z, z + 1, np.linspace(0, 1, 5))
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda one: sphere(one[None])[0]))
+    j = jacobian(torch.from_numpy(z)).numpy()
+    truth = j.swapaxes(1, 2) @ j
+    seen = []
+
+    def counted(z):
+        seen.append(len(z))
+        return sphere(z)
+
+    chart = source._pullback(counted, line, "float64")
+    assert_allclose(chart.tensor(z), truth, atol=3e-3)
+    # One place takes two rows of three numbers: so many places at once are what memory allows.
+    for held, places in ((1, 1), (12, 2), (10**6, 7)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(source, "_HELD", held)
+            seen.clear()
+            assert_allclose(chart.tensor(z), truth, atol=3e-3)
+        assert max(seen) == 2 * places
+
+
+def test_the_density_is_that_of_the_notes():
+    data, strength = ring(n=60), 3.0
+    rng = np.random.default_rng(1)
+    z, step = rng.normal(size=(20, 2)) * 3, rng.normal(size=(20, 2)) * 0.1
+    found = geodesic(
+        z - step, z + step, 2, metric="density", data=data, strength=strength, n_neighbors=6
+    )
+    apart = np.linalg.norm(data[:, None] - data, axis=2)
+    near = np.sort(apart, axis=1)[:, 1:7]
+    # Levina and Bickel's estimate, averaged over the data as MacKay and Ghahramani do.
+    dimension = np.clip(1 / np.log(near[:, -1:] / near[:, :-1]).mean(), 1, 2)
+    sigma = near[:, -1] / np.sqrt(dimension)
+
+    def density(points, skip=False):
+        kernel = np.exp(-(((points[:, None] - data) ** 2).sum(axis=2)) / (2 * sigma**2))
+        return kernel.sum(axis=1) - skip
+
+    potential = np.log(np.median(density(data, skip=True))) - np.log(density(z))
+    w = (1 + strength * np.log1p(np.exp(potential))) ** 2
+    assert_allclose(found.length, np.sqrt(w) * np.linalg.norm(2 * step, axis=1), rtol=1e-9)
+    assert_allclose(found.energy, found.length**2)
+
+
+def test_slopes_are_those_of_differences():
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0.5, 2.5, size=(2, 4, 2))
+    line = linear(points[:, 0], points[:, -1], np.linspace(0, 1, 4))
+    for chart in (
+        source._pullback(sphere, line, "float64"),
+        source._density(ring(n=50), 2, 2.0, 5, 2000, 0),
+    ):
+        squares, slope = chart.slope(points)
+        assert_allclose(squares, chart.squares(points))
+        for where in np.ndindex(points.shape):
+            moved = np.zeros_like(points)
+            moved[where] = 1e-6
+            change = chart.squares(points + moved) - chart.squares(points - moved)
+            assert_allclose(slope[where], change.sum() / 2e-6, rtol=1e-5, atol=1e-6)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,20 @@ def test_importing_the_room_imports_numpy_alone(path):
 
 def test_no_file_hides_behind_a_function_of_its_name():
     assert not {path.stem for path in files} & set(geometry.__all__)
+
+
+def test_defaults_stay_or_published_paths_change_in_silence():
+    found = {}
+    for name in geometry.__all__:
+        thing = getattr(geometry, name)
+        if not isinstance(thing, type):
+            parameters = inspect.signature(thing).parameters.values()
+            defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+            found |= {name: defaults} if defaults else {}
+    nothing = dict.fromkeys(("decoder", "data", "classes", "label", "dtype"))
+    numbers = {"n_iter": 100, "tol": 1e-3, "strength": 5.0, "n_neighbors": 10, "max_data": 2000}
+    assert found == {
+        "geodesic": {"metric": "pullback", "margin": 0.0, "seed": 0, **numbers, **nothing},
+        "project_to_class": {"margin": 0.0},
+        "project_to_polyline": {"chunk": 2**17},
+    }

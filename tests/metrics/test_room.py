@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import inspect
 import pkgutil
 import sys
 from pathlib import Path
@@ -44,3 +45,53 @@ def test_all_is_sorted_and_complete():
     public = scivae.metrics.__all__
     assert public == sorted(public, key=lambda name: (not name[0].isupper(), name))
     assert all(hasattr(scivae.metrics, name) for name in public)
+
+
+DEFAULTS = {
+    "calibration_error": {"classes": None, "n_bins": 15},
+    "classifier_two_sample_test": {
+        "n_folds": 5,
+        "n_trees": 200,
+        "max_points": None,
+        "seed": 0,
+        "n_jobs": None,
+    },
+    "copying_test": {},
+    "cycle_consistency": {"average": "cells"},
+    "density_coverage": {"k": 5},
+    "energy_distance": {"max_points": None, "seed": 0},
+    "expected_calibration_error": {"classes": None, "n_bins": 15},
+    "f1_per_class": {},
+    "fit_judges": {"kinds": ("logistic", "random_forest"), "seed": 0, "n_jobs": None},
+    "gene_gene_correlation": {"method": "pearson"},
+    "interpolation_smoothness": {},
+    "linear_separability": {
+        "z_test": None,
+        "y_test": None,
+        "protocol": "train-test",
+        "inverse_penalty": 1.0,
+        "max_iter": 2000,
+    },
+    "log_fold_change_agreement": {"min_observed": 0.0},
+    "macro_f1": {},
+    "maximum_mean_discrepancy": {
+        "bandwidth": None,
+        "unbiased": True,
+        "max_points": None,
+        "seed": 0,
+    },
+    "path_purity": {"x_real": None, "y_real": None, "paths": None},
+    "precision_recall": {"k": 3},
+    "reconstruction_error": {"value_range": None},
+    "wasserstein_1": {"max_points": None, "seed": 0},
+}
+
+
+def test_defaults_stay_or_published_numbers_change_in_silence():
+    found = {}
+    for name in scivae.metrics.__all__:
+        thing = getattr(scivae.metrics, name)
+        if not isinstance(thing, type):
+            parameters = inspect.signature(thing).parameters.values()
+            found[name] = {p.name: p.default for p in parameters if p.default is not p.empty}
+    assert found == DEFAULTS

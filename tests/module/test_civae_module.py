@@ -3,10 +3,12 @@ import pytest
 import torch
 from scipy import stats
 from scvi.distributions import NegativeBinomial as SCVINegativeBinomial
+from scvi.distributions import Normal
 from scvi.module import VAE
 from torch.nn import functional as F
 
 from scivae.module import CIVAEModule, thin
+from scivae.module._likelihoods import ContinuousDecoder, continuous_likelihood
 from scivae.module._negative_binomial import NegativeBinomial
 
 N_GENES, N_CELLS, N_CLASSES = 30, 16, 3
@@ -110,12 +112,14 @@ def test_autoencoder_decodes_the_mean():
     torch.testing.assert_close(inference["z"], inference["qz"].loc)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-8])  # the second as small as what is added to logs
 @pytest.mark.parametrize("shared", [True, False])
-def test_negative_binomial_equals_scvi(shared):
+def test_negative_binomial_equals_scvi(shared, size):
     torch.manual_seed(0)
     x = torch.poisson(torch.rand(8, 50, dtype=torch.float64).pow(4) * 20)
-    mu = (torch.rand(8, 50, dtype=torch.float64).pow(6) * 30).requires_grad_()
-    theta = torch.randn((50,) if shared else (8, 50), dtype=torch.float64).exp().requires_grad_()
+    mu = (torch.rand(8, 50, dtype=torch.float64).pow(6) * 30 * size).requires_grad_()
+    theta = torch.randn((50,) if shared else (8, 50), dtype=torch.float64).exp() * size
+    theta.requires_grad_()
     weight = torch.rand(8, 50, dtype=torch.float64)
     results = []
     for distribution in (NegativeBinomial(mu, theta, mu), SCVINegativeBinomial(mu=mu, theta=theta)):
@@ -153,3 +157,51 @@ def test_thinning_keeps_the_library_of_the_whole_cell():
     assert inputs["x"].sum() < tensors["X"].sum()
     outputs = network.inference(**inputs)
     torch.testing.assert_close(outputs["library"], tensors["X"].sum(1, keepdim=True).log())
+
+
+def test_negative_binomial_is_the_fast_one_where_it_can_be():
+    torch.manual_seed(0)
+    x = torch.poisson(torch.rand(4, 8, 50) * 3)
+    mu = (torch.rand(4, 8, 50) + 0.1).requires_grad_()
+    theta = torch.rand(50) + 0.1
+    fast = NegativeBinomial(mu[0], theta, mu[0]).log_prob(x[0])
+    assert type(fast.grad_fn).__name__ == "_LogProbBackward"
+    assert fast.grad_fn.saved_tensors[0].shape == (1, 50)  # cells share it: one row is enough
+    own = NegativeBinomial(mu[0], theta.expand(8, 50).contiguous(), mu[0]).log_prob(x[0])
+    assert own.grad_fn.saved_tensors[0].shape == (8, 50)
+    for result in (own, NegativeBinomial(mu, theta, mu).log_prob(x)[0]):
+        torch.testing.assert_close(result, fast)
+    weight = torch.ones_like(fast).requires_grad_()
+    (slope,) = torch.autograd.grad(fast, mu, weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_scales_of_continuous_values_have_a_floor_and_nan_is_left_to_the_training():
+    loc = torch.zeros(3)
+    for name in ("normal", "laplace"):
+        narrow = continuous_likelihood(name, Normal(loc, torch.tensor([1e-5, 0.02, 3.0])))
+        torch.testing.assert_close(narrow.scale, torch.tensor([0.01, 0.02, 3.0]))
+    broken = Normal(loc * torch.nan, loc + 1, validate_args=False)
+    for name in ("normal", "laplace", "bernoulli"):
+        assert continuous_likelihood(name, broken).log_prob(loc).isnan().all()
+    NegativeBinomial(loc[None] * torch.nan, loc + 1, loc[None])
+
+
+def test_means_are_confined_only_on_demand():
+    z, library = torch.randn(5, 2) * 100, torch.ones(5, 1)
+    torch.manual_seed(0)
+    free, confined = ContinuousDecoder(2, 40).eval(), ContinuousDecoder(2, 40, sigmoid=True).eval()
+    assert free("gene", z, library)[0].min() < 0
+    mean = confined("gene", z, library)[2]
+    assert ((mean >= 0) & (mean <= 1)).all()
+    # a library is no part of it
+    torch.testing.assert_close(confined("gene", z, 9 * library)[2], mean)
+
+
+def test_without_warmup_the_kl_term_has_its_full_weight():
+    network = module(kl_weight=3.0).eval()
+    tensors = minibatch()
+    torch.manual_seed(1)
+    inference, generative, output = network(tensors, loss_kwargs={"kl_weight": 1.0})
+    assert network.loss(tensors, inference, generative).loss == output.loss

@@ -616,9 +616,7 @@ def _frozen(chart: _Metric, points: FloatArray) -> FloatArray:
     # Latent dimensions that the decoder ignores have no stiffness of their own.
     floor = 1e-3 * np.trace(found, axis1=2, axis2=3).mean(axis=1) / n_latent
     found += np.maximum(floor, 1e-30)[:, None, None, None] * np.eye(n_latent)
-    after = np.clip(np.searchsorted(anchors, np.arange(pieces)), 1, max(len(anchors) - 1, 1))
-    if len(anchors) == 1:
-        return np.repeat(found, pieces, axis=1)
+    after = np.maximum(np.searchsorted(anchors, np.arange(pieces)), 1)
     low, high = anchors[after - 1], anchors[after]
     part = ((np.arange(pieces) - low) / (high - low))[:, None, None]
     return (1 - part) * found[:, after - 1] + part * found[:, after]

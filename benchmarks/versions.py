@@ -41,9 +41,9 @@ TESTS = (
 COMBINATIONS: dict[str, dict[str, list[str]]] = {
     "oldest": {"install": ["--resolution", "lowest-direct"]},
     "newest": {"install": []},
-    "constraints": {"install": ["-c", "constraints.txt"]},
     # Asks for Python 3.12 or newer, so pip does not take it on an older one unless it is told to.
     "newest, scvi-tools 1.5.1 forced": {"install": [], "unmet": ["scvi-tools==1.5.1"]},
+    "constraints": {"install": ["-c", "constraints.txt"]},
 }
 TEXT = (
     """Tests that pass with each combination of versions. *oldest*: the lower bounds of

@@ -7,6 +7,8 @@ import inspect
 import re
 import subprocess
 import sys
+import warnings
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -104,6 +106,16 @@ def test_no_warning_or_error_is_made_and_thrown_away():
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
                 name = getattr(node.value.func, "id", "")
                 assert not name.endswith(("Warning", "Error")), f"{file}:{node.lineno}"
+
+
+@pytest.mark.parametrize("category", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
+def test_a_deprecated_call_of_ours_is_an_error(category):
+    """A library that warns of its caller, once called from a module of the package."""
+    library = {"warn": partial(warnings.warn, "deprecated", category)}
+    exec("def renamed():\n    warn(stacklevel=2)", library)
+    ours = {"__name__": "scivae.tl._trends", **library}
+    with pytest.raises(category, match="deprecated"):
+        exec("renamed()", ours)
 
 
 def public() -> dict[str, object]:

@@ -112,10 +112,10 @@ def interpolate_conditions(start: Conditions, end: Conditions, t: np.ndarray) ->
 
 
 def _column(a: np.ndarray | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """Tensor with one row a point; ``None`` stays ``None``."""
+    """A copy as a tensor with one row a point; ``None`` stays ``None``."""
     if a is None:
         return None
-    return torch.as_tensor(a if a.ndim == 2 else a[:, None], dtype=dtype)
+    return torch.tensor(a if a.ndim == 2 else a[:, None], dtype=dtype)
 
 
 def _covariates(conditions: Conditions) -> dict[str, torch.Tensor | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import traceback
 from typing import NoReturn
 
@@ -71,7 +70,7 @@ class CIVAETrainingPlan(TrainingPlan):
 
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict, mode: str) -> None:
         """Log the ELBO's terms, then those of the discriminator, averaged over labeled cells."""
-        if not math.isfinite(loss_output.loss):
+        if not loss_output.loss.isfinite():
             terms = {
                 "reconstruction": loss_output.reconstruction_loss_sum,
                 "KL": loss_output.kl_local_sum,

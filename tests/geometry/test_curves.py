@@ -174,6 +174,10 @@ line = np.zeros((1, 2, 3))
 @pytest.mark.parametrize(
     ("call", "match"),
     [
+        (
+            lambda: geometry.linear([0.0], [1.0], [-0.5, 1]),
+            r"`t` must lie in \[0, 1\].*t\[0\] is -0.5",
+        ),
         (lambda: geometry.linear([0.0], [1.0], [0, 1.5]), r"`t` must lie in \[0, 1\].*t\[1\] is 1"),
         (lambda: geometry.linear([0.0], [1.0], 0.5), r"`t` must have shape \(n_steps,\)"),
         (lambda: geometry.linear([0.0], [np.inf], [0]), "`end` must be finite, but is inf"),

@@ -74,6 +74,16 @@ def test_true_probabilities_are_calibrated_and_sharpened_ones_are_not():
     assert bad.confidence > bad.accuracy + 0.1
 
 
+def test_the_lowest_bins_are_apart():
+    """Of 40 classes the surest can be at 0.05 or at 0.15: right there never, here always."""
+    low, high = np.full((2, 40), 1 / 40)
+    low[0], high[0] = 0.05, 0.15
+    low[1:], high[1:] = 0.95 / 39, 0.85 / 39
+    found = calibration_error(np.stack([low, high]), [1, 0], n_bins=10)
+    assert found.expected_error == pytest.approx((0.05 + 0.85) / 2)
+    assert found.maximum_error == pytest.approx(0.85)
+
+
 def test_named_columns():
     chances = [[0.9, 0.1], [0.2, 0.8]]
     named = calibration_error(chances, ["T", "B"], classes=["T", "B"])
@@ -99,6 +109,7 @@ CHANCES = np.array([[0.9, 0.1], [0.2, 0.8]])
         (CHANCES, [0, 2], {}, r"among the columns of probabilities \(classes\): got 1 .*\(2\)"),
         (CHANCES, ["a", "b"], {}, "got 2 that are not"),
         (CHANCES, [0, 1], {"classes": [0, 1, 2]}, r"got 3 names \(3 different\) for 2 columns"),
+        (CHANCES, [0, 0], {"classes": [0]}, r"got 1 names \(1 different\) for 2 columns"),
         (CHANCES, [0, 0], {"classes": [0, 0]}, r"got 2 names \(1 different\) for 2 columns"),
         (CHANCES, [0, 1], {"n_bins": 0}, "n_bins must be an integer of at least 1: got 0"),
         (CHANCES * np.nan, [0, 1], {}, "probabilities must be finite"),

@@ -94,3 +94,27 @@ def test_bad_input():
         scivae.pl.augmentation(adata, adata[:0].copy())
     with pytest.raises(KeyError, match="which real lacks"):
         scivae.pl.augmentation(adata, adata, layer="raw")
+
+
+def test_without_colours_and_legend():
+    real, synthetic = make.make_cells(), make.make_cells(kind="sampled")
+    ax = scivae.pl.latent(real, method="pca", color=None)
+    assert not ax.get_figure().legends
+    ax = scivae.pl.augmentation(real, synthetic, method="pca", color=None)
+    real_face, made_face = (c.get_facecolor()[0, :3] for c in ax.collections)
+    assert not np.allclose(real_face, made_face)  # told apart all the same
+    assert len(ax.get_figure().legends) == 1  # shapes only
+    ax = scivae.pl.augmentation(real, synthetic, method="pca", legend=False)
+    assert not ax.get_figure().legends
+    _, own = plt.subplots()
+    ax = scivae.pl.augmentation(real, synthetic, method="pca", ax=own)
+    assert ax is own
+    assert [t.get_text() for t in own.get_legend().get_texts()][:2] == ["real", "synthetic"]
+
+
+def test_numbers_are_no_classes():
+    real, synthetic = make.make_cells(), make.make_cells(kind="sampled")
+    for data in (real, synthetic):
+        data.obs["depth"] = np.linspace(0, 1, data.n_obs)
+    with pytest.raises(ValueError, match="must be a column of classes, got numbers in 'depth'"):
+        scivae.pl.augmentation(real, synthetic, color="depth", method="pca")

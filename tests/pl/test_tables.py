@@ -90,6 +90,18 @@ def test_tradeoff_draws_means_and_every_seed():
     assert axes[0].get_figure().get_supxlabel() == "discriminator weight β"
 
 
+def test_the_scale_of_tradeoff_fits_the_weights():
+    table = make.make_table()
+    positive = table[table["discriminator_weight"] > 0]
+    assert scivae.pl.tradeoff(positive)[0].get_xscale() == "log"
+    for one in (0.0, 5.0):
+        axes = scivae.pl.tradeoff(table.assign(discriminator_weight=one))
+        assert axes[0].get_xscale() == "linear"
+    assert len(scivae.pl.tradeoff(table, metrics=["purity"])) == 1
+    with pytest.raises(TypeError, match="table must be a DataFrame, got dict"):
+        scivae.pl.tradeoff({})
+
+
 def test_tradeoff_of_bad_input():
     table = make.make_table()
     with pytest.raises(KeyError, match="got 'purty'.*Did you mean 'purity'"):

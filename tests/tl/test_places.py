@@ -95,8 +95,26 @@ class TestProject:
         with pytest.raises(ValueError, match=r"path needs 'civae_t'.*interpolate"):
             tl.project(cells, synthetic)
 
+    def test_a_position_that_is_missing(self, cells, path):
+        broken = path.copy()
+        broken.obs.loc[broken.obs_names[3], "civae_t"] = np.nan
+        with pytest.raises(ValueError, match="must be finite, but 1 of 21 rows are NaN"):
+            tl.project(cells, broken)
+
+    def test_no_row_is_left(self, cells, path):
+        with pytest.raises(ValueError, match="path must hold at least one cell, got none"):
+            tl.project(cells, path[:0].copy())
+
 
 class TestEmbed:
+    def test_cells_without_x_and_of_no_kind(self, cells, path):
+        made = path.copy()
+        del made.obs["civae_kind"]
+        cells.X = None
+        joint = tl.embed(cells, made)
+        assert joint.X is None
+        assert joint.obs["civae_kind"].tolist()[cells.n_obs :] == ["augmented"] * made.n_obs
+
     def test_real_cells_stay_where_they_are(self, cells, path):
         before = snapshot(cells)
         joint = tl.embed(cells, path)

@@ -136,3 +136,8 @@ def test_unknown_labels_are_shown_up_to_five(labels, message):
     with pytest.raises(ValueError, match=message):
         validate.check_known(np.array([*labels, "x"]), "y", np.array(["x", "z"]), "the classes")
     validate.check_known(np.array(["x"]), "y", np.array(["x", "z"]), "the classes")
+
+
+def test_three_dimensions_are_no_matrix():
+    with pytest.raises(ValueError, match=r"x must be two-dimensional .* got shape \(2, 3, 4\)"):
+        validate.as_points(np.zeros((2, 3, 4)), "x")

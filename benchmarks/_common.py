@@ -82,13 +82,3 @@ def _write(name: str, title: str, text: str, table: pd.DataFrame) -> None:
     (DOCS / f"{name}.md").write_text(
         f"# {title}\n\n{text}\n\n" + "\n".join(lines) + f"\n\n{provenance()}\n"
     )
-
-
-def write_listing(name: str, title: str, text: str, rows: pd.DataFrame) -> None:
-    """Write rows that are no repetitions of one another, as CSV and Markdown."""
-    DOCS.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(DOCS / f"{name}.csv", index=False)
-    lines = ["| " + " | ".join(rows.columns) + " |", "|" + "---|" * len(rows.columns)]
-    lines += ["| " + " | ".join(map(str, row)) + " |" for row in rows.itertuples(index=False)]
-    table = "\n".join(lines)
-    (DOCS / f"{name}.md").write_text(f"# {title}\n\n{text}\n\n{table}\n\n{provenance()}\n")

@@ -54,10 +54,15 @@ def load(name: str, key: str, *, quick: bool = False):
     return adata[np.sort(np.concatenate(cells)), np.sort(genes)].copy()
 
 
+def per_10k(counts) -> np.ndarray:
+    """Counts per 10,000, dense."""
+    counts = counts.toarray() if hasattr(counts, "toarray") else np.asarray(counts)
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 1e4
+
+
 def log_normalize(counts) -> np.ndarray:
     """Logarithm of one plus counts per 10,000, dense: what judges and distances see."""
-    counts = counts.toarray() if hasattr(counts, "toarray") else np.asarray(counts)
-    return np.log1p(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 1e4)
+    return np.log1p(per_10k(counts))
 
 
 def library_of(adata) -> np.ndarray:
@@ -70,10 +75,10 @@ def labels_of(adata, key: str) -> np.ndarray:
     return adata.obs[key].astype(str).to_numpy()
 
 
-def split(adata, key: str, seed: int, n_genes: int | None = None):
-    """80 % of the cells to train on, 20 % held out; genes are chosen on the former."""
+def split(adata, key: str, seed: int, n_genes: int | None = None, *, test_size: float = 0.2):
+    """Cells to train on, and those held out (20 %); genes are chosen on the former."""
     train, test = train_test_split(
-        np.arange(adata.n_obs), test_size=0.2, random_state=seed, stratify=adata.obs[key]
+        np.arange(adata.n_obs), test_size=test_size, random_state=seed, stratify=adata.obs[key]
     )
     genes = np.ones(adata.n_vars, dtype=bool)
     if n_genes is not None and n_genes < adata.n_vars:

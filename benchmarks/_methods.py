@@ -423,6 +423,23 @@ class LogisticLatent(LogisticGenes):
         return self.vae.encode(adata)
 
 
+# Ways to make cells of a class, rows of both studies of augmentation.
+AUGMENTERS = {
+    "SMOTE": SMOTE,
+    "PCA, OT midpoints": OTMidpoint,
+    "PCA, Gaussian": Gaussian,
+    "VAE, latent arithmetic": LatentArithmetic,
+    "scVI, lines": SCVI,
+    "SCANVI, lines": SCANVI,
+    "SCANVI, linear classifier, lines": lambda: SCANVI(linear_classifier=True),
+    "conditional VAE, prior": ConditionalVAEPrior,
+    "conditional VAE, lines": ConditionalVAE,
+    "CI-VAE, prior": CIVAEPrior,
+    "CI-VAE, lines, all accepted": lambda: CIVAE(train_size=0.9),
+    "CI-VAE (default)": CIVAEAugment,
+}
+
+
 def reconstruction_loss(model, adata=None, indices=None) -> float:
     """Negative log likelihood of a cell, with the same noise for every model."""
     torch.manual_seed(0)

@@ -25,21 +25,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from _data import labels_of, load, log_normalize, split, tiers
-from _methods import (
-    CIVAE,
-    SCANVI,
-    SCVI,
-    SMOTE,
-    VAE,
-    CIVAEAugment,
-    CIVAEPrior,
-    ConditionalVAE,
-    ConditionalVAEPrior,
-    Gaussian,
-    LatentArithmetic,
-    OTMidpoint,
-    fitted,
-)
+from _methods import AUGMENTERS, VAE, fitted
 from _study import Study, run, text_of
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA as SklearnPCA
@@ -130,22 +116,7 @@ def options(parser):
     parser.add_argument("--n-cells", type=int, default=200, help="cells made of each class")
 
 
-METHODS = {
-    "real held-out cells": None,
-    "SMOTE": SMOTE,
-    "PCA, OT midpoints": OTMidpoint,
-    "PCA, Gaussian": Gaussian,
-    "VAE, latent arithmetic": LatentArithmetic,
-    "VAE, lines": VAE,
-    "scVI, lines": SCVI,
-    "SCANVI, lines": SCANVI,
-    "SCANVI, linear classifier, lines": lambda: SCANVI(linear_classifier=True),
-    "conditional VAE, prior": ConditionalVAEPrior,
-    "conditional VAE, lines": ConditionalVAE,
-    "CI-VAE, prior": CIVAEPrior,
-    "CI-VAE, lines, all accepted": lambda: CIVAE(train_size=0.9),
-    "CI-VAE (default)": CIVAEAugment,
-}
+METHODS = {"real held-out cells": None, "VAE, lines": VAE, **AUGMENTERS}
 
 STUDY = Study(
     name="augmentation_realism",

@@ -19,20 +19,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from _data import labels_of, load, log_normalize, split
-from _methods import (
-    CIVAE,
-    SCANVI,
-    SCVI,
-    SMOTE,
-    CIVAEAugment,
-    CIVAEPrior,
-    ConditionalVAE,
-    ConditionalVAEPrior,
-    Gaussian,
-    LatentArithmetic,
-    OTMidpoint,
-    fitted,
-)
+from _methods import AUGMENTERS, fitted
 from _study import Study, run, text_of
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_score, recall_score
@@ -99,18 +86,7 @@ METHODS = {
     "all cells kept": "everything",
     "nothing": "nothing",
     "class weights": "weights",
-    "SMOTE": SMOTE,
-    "PCA, OT midpoints": OTMidpoint,
-    "PCA, Gaussian": Gaussian,
-    "VAE, latent arithmetic": LatentArithmetic,
-    "scVI, lines": SCVI,
-    "SCANVI, lines": SCANVI,
-    "SCANVI, linear classifier, lines": lambda: SCANVI(linear_classifier=True),
-    "conditional VAE, prior": ConditionalVAEPrior,
-    "conditional VAE, lines": ConditionalVAE,
-    "CI-VAE, prior": CIVAEPrior,
-    "CI-VAE, lines, all accepted": lambda: CIVAE(train_size=0.9),
-    "CI-VAE (default)": CIVAEAugment,
+    **AUGMENTERS,
 }
 
 STUDY = Study(

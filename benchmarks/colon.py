@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 from _common import ROOT, data_file, rows_so_far, write_markdown, write_table
+from _data import log_normalize, per_10k
 from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
@@ -56,12 +57,6 @@ METHODS: dict[str, float | None] = {
     "VAE (β = 0), path": 0.0,
     "training cells, measured": None,
 }
-
-
-def per_10k(counts) -> np.ndarray:
-    """Counts per 10,000, shape ``(n_cells, n_genes)``."""
-    counts = counts.toarray() if hasattr(counts, "toarray") else np.asarray(counts)
-    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 1e4
 
 
 def fold_change(values: np.ndarray, tumor: np.ndarray) -> np.ndarray:
@@ -132,7 +127,7 @@ def agreement(predicted: np.ndarray, held, seed: int) -> dict[str, float]:
 def beside_wilcoxon(genes: pd.DataFrame, cells) -> dict[str, float]:
     """The ranking of the path and that of scanpy's Wilcoxon test on the same measured cells."""
     # Corrected for ties: without it, the many zeros hide five sixths of the genes.
-    cells = anndata.AnnData(np.log1p(per_10k(cells.layers["counts"])), obs=cells.obs, var=cells.var)
+    cells = anndata.AnnData(log_normalize(cells.layers["counts"]), obs=cells.obs, var=cells.var)
     sc.tl.rank_genes_groups(
         cells, "tissue", groups=["tumor"], reference="normal", method="wilcoxon", tie_correct=True
     )
@@ -278,7 +273,7 @@ def border(seed: int) -> Iterator[dict]:
         known.obs[labels_key] = adata.obs[labels_key].iloc[cells[0]]
         return model.get_latent_representation(known)
 
-    log = np.log1p(per_10k(adata.layers["counts"]))
+    log = log_normalize(adata.layers["counts"])
     representations: dict[str, Callable[[], np.ndarray]] = {
         "all genes (log1p of counts per 10,000)": lambda: log,
         "20 principal components": lambda: (

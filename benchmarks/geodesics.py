@@ -19,48 +19,37 @@ import warnings
 import anndata
 import numpy as np
 import pandas as pd
-import scanpy as sc
 from _common import data_file, rows_so_far, write_table
+from _data import log_normalize, split
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
-from sklearn.model_selection import train_test_split
 from sklearn.neighbors import NearestNeighbors
 
 import scivae
 
 METHODS = ("linear", "spherical", "geodesic")
 N_PAIRS, N_STEPS = 100, 20
+HELD_OUT = 1 / 6
 
 
 def colon(seed: int):
     """Training and held-out cells on variable genes, and their place among principal components."""
     adata = anndata.read_h5ad(data_file("colon_crc.h5ad"))
-    train, test = split(adata, "cell_type", seed)
-    sc.pp.highly_variable_genes(train, n_top_genes=2000, flavor="cell_ranger")
-    kept = train.var["highly_variable"].to_numpy()
-    train, test = train[:, kept].copy(), test[:, kept].copy()
+    train, test = split(adata, "cell_type", seed, n_genes=2000, test_size=HELD_OUT)
+    pca = PCA(20, random_state=seed).fit(log_normalize(train.layers["counts"]))
 
-    def log(counts):
-        counts = counts.toarray() if hasattr(counts, "toarray") else counts
-        return np.log1p(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 1e4)
+    def place(cells):
+        return pca.transform(log_normalize(cells.layers["counts"]))
 
-    pca = PCA(20, random_state=seed).fit(log(train.layers["counts"]))
-    return train, test, "cell_type", lambda a: pca.transform(log(a.layers["counts"])), True
+    return train, test, "cell_type", place, True
 
 
 def mnist(seed: int):
     """12,000 images, a sixth of them held out; compared pixel by pixel."""
     adata = scivae.datasets.mnist("train", path=data_file("mnist"))
     some = np.random.default_rng(seed).choice(adata.n_obs, 12_000, replace=False)
-    train, test = split(adata[some].copy(), "digit", seed)
+    train, test = split(adata[some].copy(), "digit", seed, test_size=HELD_OUT)
     return train, test, "digit", lambda a: np.asarray(a.X, dtype=float), False
-
-
-def split(adata, key: str, seed: int):
-    train, test = train_test_split(
-        np.arange(adata.n_obs), test_size=1 / 6, random_state=seed, stratify=adata.obs[key]
-    )
-    return adata[train].copy(), adata[test].copy()
 
 
 DATASETS = {"colon_crc": colon, "MNIST": mnist}

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from _common import ROOT, rows_so_far, write_listing
+from _common import ROOT, rows_so_far, write_markdown
 
 PACKAGES = ("scvi-tools", "lightning", "torch", "anndata", "scanpy", "numpy", "pandas", "scipy")
 PACKAGES += ("scikit-learn", "matplotlib", "POT", "statsmodels", "umap-learn")
@@ -127,7 +127,7 @@ def main() -> None:
         done = {(r["combination"], ".".join(str(r["python"]).split(".")[:2])): r for r in rows}
         done[name, ".".join(str(row["python"]).split(".")[:2])] = row
         rows = list(done.values())
-        write_listing("versions", "Versions", TEXT, pd.DataFrame(rows))
+        write_markdown("versions", "Versions", TEXT, pd.DataFrame(rows))
         failed |= bool(status)
     sys.exit(failed)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import NoReturn
 
 import numpy as np
@@ -10,6 +9,7 @@ from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
 from ..module import CIVAEModule
+from ..module._civae import NotADistributionError
 from ._keeping import NonFiniteError, check_weights, non_finite
 
 # Steps of 128 cells after which more training no longer pays, and the bounds of epochs around them.
@@ -64,9 +64,8 @@ class CIVAETrainingPlan(TrainingPlan):
                     "thinning": self.thinning if self.training else 0.0,
                 },
             )
-        except FloatingPointError as error:  # torch refuses to make a distribution of a NaN
-            steps = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-            self._raise_non_finite(["reconstruction" if "generative" in steps else "KL"])
+        except NotADistributionError as error:
+            self._raise_non_finite([error.term])
 
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict, mode: str) -> None:
         """Log the ELBO's terms, then those of the discriminator, averaged over labeled cells."""

@@ -41,19 +41,33 @@ def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
     return out.view_as(x)
 
 
+class NotADistributionError(FloatingPointError):
+    """The network gave numbers of which no distribution can be made.
+
+    Attributes
+    ----------
+    term
+        The term of the loss that the distribution is for: ``"reconstruction"`` or ``"KL"``.
+    """
+
+    def __init__(self, term: str):
+        super().__init__(
+            "the numbers of the network are no longer finite, as happens with values far from all "
+            "others or a great learning rate; scale or clip the values, or train with "
+            "plan_kwargs={'lr': 2e-4}."
+        )
+        self.term = term
+
+
 @contextmanager
-def _overflow_explained() -> Iterator[None]:
+def _distribution_for(term: str) -> Iterator[None]:
     """Say in place of torch, whose text is the whole array, that a distribution cannot be."""
     try:
         yield
     except ValueError as error:
         if "Expected parameter" not in str(error):
             raise
-        raise FloatingPointError(
-            "the numbers of the network are no longer finite, as happens with values far from all "
-            "others or a great learning rate; scale or clip the values, or train with "
-            "plan_kwargs={'lr': 2e-4}."
-        ) from None
+        raise NotADistributionError(term) from None
 
 
 class CIVAEModule(VAE):
@@ -155,7 +169,7 @@ class CIVAEModule(VAE):
         self, x: torch.Tensor, *args, library: torch.Tensor | None = None, **kwargs
     ) -> dict[str, Any]:
         """Posterior of z; ``library`` overrides the log library size read off ``x``."""
-        with _overflow_explained():
+        with _distribution_for("KL"):
             outputs = super()._regular_inference(x, *args, **kwargs)
         if library is not None:
             outputs["library"] = library
@@ -178,7 +192,7 @@ class CIVAEModule(VAE):
         transform_batch: torch.Tensor | None = None,
     ) -> dict[str, Any]:
         """Likelihood of the data at latent points; see :meth:`scvi.module.VAE.generative`."""
-        with _overflow_explained():
+        with _distribution_for("reconstruction"):
             outputs = super().generative(
                 z, library, batch_index, cont_covs, cat_covs, size_factor, y, transform_batch
             )

@@ -130,13 +130,12 @@ def permutation_test(
     kurtosis = np.full(n_genes, np.nan)
     null = np.empty((n_genes, n_permutations), dtype=np.float32)
     used = (plan.weights**2).sum(axis=1) > 0
+    n_used = sum(len(cells) for cells in plan.strata)
     for first in range(0, n_genes, rows):
         block = slice(first, min(first + rows, n_genes))
         x, sd = _centred(values[block], plan)
-        n_used, total = sum(len(cells) for cells in plan.strata), (x**2).sum(axis=1)
-        varies = total > 1e-12 * n_used
-        fourth = (x**4).sum(axis=1) * n_used / np.where(varies, total, 1) ** 2
-        kurtosis[block] = np.where(varies, fourth, np.nan)
+        total = np.where(np.isfinite(sd[0]), (x**2).sum(axis=1), np.nan)  # NaN: does not vary
+        kurtosis[block] = (x**4).sum(axis=1) * n_used / total**2
         difference[:, block] = np.where(used[:, None], plan.weights @ x.T, np.nan)
         z[:, block] = difference[:, block] / sd
         x32 = x.astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
+from scvi import REGISTRY_KEYS
 from scvi.train import TrainingPlan
 
 from .._errors import check_bool, check_integer, check_number, check_type
@@ -20,11 +23,14 @@ from ._keeping import CHECKPOINT, Keeper, NonFiniteError, SafeTrainRunner, descr
 from ._random import seeded
 from ._training import (
     LEARNING_RATE,
+    STEPWISE,
     THINNING,
     WARMUP_SHARE,
     CIVAETrainingPlan,
+    RowsSplitter,
     default_epochs,
     fit_temperature,
+    minibatches_a_block,
     stratified_split,
 )
 
@@ -34,6 +40,7 @@ class TrainingMixin(GenerationMixin):
 
     _training_plan_cls = CIVAETrainingPlan
     _train_runner_cls = SafeTrainRunner
+    _data_splitter_cls = RowsSplitter
 
     def train(
         self,
@@ -73,7 +80,9 @@ class TrainingMixin(GenerationMixin):
             For :class:`scvi.train.TrainingPlan`: ``lr`` (0.002, unless given), ``n_epochs_kl_warmup``
             (half of the epochs), and ``thinning``, the largest share of its counts that a cell can lose
             before it is encoded in training (0.7 for counts): on colorectal cancer this raises the
-            class purity of generated cells and held-out separability alike.
+            class purity of generated cells and held-out separability alike. Several minibatches make
+            one step of the framework, which is what callbacks and logs see; ``minibatch_size=None``
+            gives them every minibatch, at some cost in speed.
         datasplitter_kwargs
             For :class:`scvi.dataloaders.DataSplitter`.
         datamodule
@@ -183,9 +192,18 @@ class TrainingMixin(GenerationMixin):
             )
             checkpoint = Path(checkpoint_dir) / CHECKPOINT
             kwargs.setdefault("ckpt_path", resume_path(checkpoint, run))
+        if datamodule is None:
+            stepwise = STEPWISE & {*kwargs, *(kwargs.get("trainer_config") or {})}
+            if not stepwise and "minibatch_size" not in plan_kwargs:
+                plan_kwargs["minibatch_size"] = batch_size
+                batch_size *= minibatches_a_block(batch_size, self.module.n_input)
+                kwargs.setdefault("log_every_n_steps", 1)
+            kwargs.setdefault("load_sparse_tensor", self._counts_are_rows())
         keeper = Keeper(seed, checkpoint, run)
         try:
-            with seeded(seed):
+            with seeded(seed), warnings.catch_warnings():
+                # torch says of its layout CSR that it is in beta; only its three arrays are read here
+                warnings.filterwarnings("ignore", message="Sparse (CSR tensor|invariant checks)")
                 super().train(  # type: ignore[misc]
                     max_epochs=max_epochs,
                     batch_size=batch_size,
@@ -205,6 +223,11 @@ class TrainingMixin(GenerationMixin):
                 raise NonFiniteError(f"{error} {kept}") from None
             raise
         self._calibrate()
+
+    def _counts_are_rows(self) -> bool:
+        """Whether the loader can hand the network the rows of a sparse matrix as they are."""
+        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        return self.module.reads_rows and sparse.issparse(x) and x.has_canonical_format
 
     def _training_arrays(self) -> list[Any]:
         """What training reads of the data, where that lies in memory."""

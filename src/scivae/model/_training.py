@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NoReturn
 
 import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.dataloaders import DataSplitter
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
-from ..module import CIVAEModule
+from ..module import CIVAEModule, Rows
 from ..module._civae import NotADistributionError
 from ._keeping import NonFiniteError, check_weights, non_finite
 
@@ -29,6 +33,39 @@ _CURES = {
 }
 
 
+# Values of the expression matrix that are read at once, as float32 32 MB.
+BLOCK_VALUES = 2**23
+# Arguments of the trainer whose meaning depends on one minibatch being one step of its own.
+STEPWISE = frozenset(
+    {
+        "accumulate_grad_batches",
+        "fast_dev_run",
+        "gradient_clip_algorithm",
+        "gradient_clip_val",
+        "limit_train_batches",
+        "limit_val_batches",
+        "max_steps",
+        "num_nodes",
+        "overfit_batches",
+        "strategy",
+        "val_check_interval",
+    }
+)
+
+
+def minibatches_a_block(batch_size: int, n_vars: int) -> int:
+    """Minibatches that are read, and trained on, between two looks of the framework."""
+    return int(np.clip(BLOCK_VALUES // (batch_size * n_vars), 1, 32))
+
+
+class RowsSplitter(DataSplitter):
+    """scvi-tools' splitter, which leaves sparse counts as they are."""
+
+    def on_after_batch_transfer(self, batch: dict[str, torch.Tensor], dataloader_idx: int):
+        """Nothing is made dense."""
+        return batch
+
+
 class CIVAETrainingPlan(TrainingPlan):
     """scvi-tools' plan, which also logs the discriminator's terms and can thin what is encoded.
 
@@ -39,11 +76,21 @@ class CIVAETrainingPlan(TrainingPlan):
     thinning
         In training, the encoder sees each cell after losing up to this share of its counts, while the
         decoder is asked for all of them; see :func:`scivae.module.thin`. For counts only.
+    minibatch_size
+        Cells of a minibatch. What the loader yields is taken apart into such, and each is a step of the
+        optimizer; metrics and callbacks see the whole. ``None``: what the loader yields is a minibatch.
     **kwargs
         Passed to :class:`scvi.train.TrainingPlan`.
     """
 
-    def __init__(self, module: CIVAEModule, *, thinning: float = 0.0, **kwargs):
+    def __init__(
+        self,
+        module: CIVAEModule,
+        *,
+        thinning: float = 0.0,
+        minibatch_size: int | None = None,
+        **kwargs,
+    ):
         if not 0 <= thinning < 1:
             raise ValueError(f"thinning must lie in [0, 1), got {thinning}.")
         if thinning > 0 and module.continuous:
@@ -52,36 +99,101 @@ class CIVAETrainingPlan(TrainingPlan):
             )
         super().__init__(module, **kwargs)
         self.thinning = thinning
+        self.minibatch_size = minibatch_size
+        self.automatic_optimization = minibatch_size is None
 
-    def forward(self, *args, **kwargs):
-        """Pass a minibatch through the network, thinned in training."""
+    def _optimizer_creator_fn(self, optimizer_cls):
+        """The optimizer of scvi-tools, all weights in one pass."""
+        return lambda params: optimizer_cls(
+            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+        )
+
+    def _loss(self, tensors: dict, *, thinning: float) -> LossOutput:
+        """Loss of one minibatch."""
         try:
+            if isinstance(tensors[REGISTRY_KEYS.X_KEY], Rows):
+                return self.module.loss_of_rows(
+                    tensors, kl_weight=self.loss_kwargs["kl_weight"], thinning=thinning
+                )
             return self.module(
-                *args,
-                **kwargs,
+                tensors,
+                loss_kwargs=self.loss_kwargs,
                 get_inference_input_kwargs={
                     "full_forward_pass": not self.update_only_decoder,
-                    "thinning": self.thinning if self.training else 0.0,
+                    "thinning": thinning,
                 },
-            )
+            )[2]
         except NotADistributionError as error:
             self._raise_non_finite([error.term])
 
+    def _minibatches(self, tensors: dict) -> Iterator[dict]:
+        """What the loader yielded, as one or several minibatches."""
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        size = self.minibatch_size or len(x)
+        if self.module.reads_rows:
+            parts = {REGISTRY_KEYS.X_KEY: Rows.of(x).split(size)}
+        else:
+            parts = {REGISTRY_KEYS.X_KEY: x.to_dense().split(size)}
+        parts |= {k: v.split(size) for k, v in tensors.items() if k != REGISTRY_KEYS.X_KEY}
+        for values in zip(*parts.values(), strict=True):
+            yield dict(zip(parts, values, strict=True))
+
+    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor | None:
+        """Train on what the loader yielded, and log the terms of the loss."""
+        self.loss_kwargs["kl_weight"] = self.kl_weight
+        self.log("kl_weight", self.loss_kwargs["kl_weight"], on_step=True, on_epoch=False)
+        outputs = []
+        optimizer = None if self.automatic_optimization else self.optimizers()
+        for tensors in self._minibatches(batch):
+            output = self._loss(tensors, thinning=self.thinning)
+            if not output.loss.is_cuda:  # there, one look at the whole saves a wait a step
+                self._check(output)
+            if optimizer is not None:
+                optimizer.zero_grad()
+                self.manual_backward(output.loss)
+                optimizer.step()
+            outputs.append(output)
+        output = joined(outputs)
+        self._log_step(output, self.train_metrics, "train")
+        return output.loss
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        """Log the terms of the loss on held-out cells."""
+        outputs = [self._loss(tensors, thinning=0.0) for tensors in self._minibatches(batch)]
+        self._log_step(joined(outputs), self.val_metrics, "validation")
+
+    def _log_step(self, output: LossOutput, metrics: dict, mode: str) -> None:
+        self.log(
+            "train_loss" if mode == "train" else "validation_loss",
+            output.loss,
+            on_step=self.on_step,
+            on_epoch=self.on_epoch,
+            prog_bar=mode == "train",
+            batch_size=output.n_obs_minibatch,
+            sync_dist=self.use_sync_dist,
+        )
+        self.compute_and_log_metrics(output, metrics, mode)
+        if output.extra_metrics:
+            self.prepare_scib_autotune(
+                output.extra_metrics, "training" if mode == "train" else mode
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        """Lower the learning rate, where that was asked for: by hand, as the steps are."""
+        if self.automatic_optimization or not self.reduce_lr_on_plateau:
+            return
+        if not self.trainer.sanity_checking:
+            self.lr_schedulers().step(self.trainer.callback_metrics[self.lr_scheduler_metric])
+
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict, mode: str) -> None:
         """Log the ELBO's terms, then those of the discriminator, averaged over labeled cells."""
-        if not loss_output.loss.isfinite():
-            terms = {
-                "reconstruction": loss_output.reconstruction_loss_sum,
-                "KL": loss_output.kl_local_sum,
-                "discriminator": loss_output.classification_loss,
-            }
-            # Each finite: their weighted sum is too large.
-            self._raise_non_finite(non_finite(terms) or list(terms))
+        self._check(loss_output)
         super().compute_and_log_metrics(loss_output, metrics, mode)
-        n_labeled = loss_output.true_labels.numel()
+        labeled = loss_output.true_labels < self.module.n_classes
+        n_labeled = int(labeled.sum())
         if n_labeled == 0:
             return
-        correct = loss_output.logits.argmax(-1) == loss_output.true_labels
+        correct = (loss_output.logits.argmax(-1) == loss_output.true_labels)[labeled]
         for name, value in {
             "classification_loss": loss_output.classification_loss.detach(),
             "accuracy": correct.float().mean(),
@@ -95,6 +207,18 @@ class CIVAETrainingPlan(TrainingPlan):
                 sync_dist=self.use_sync_dist,
             )
 
+    def _check(self, output: LossOutput) -> None:
+        """Raise unless the loss is finite."""
+        if output.loss.isfinite():
+            return
+        terms = {
+            "reconstruction": output.reconstruction_loss_sum,
+            "KL": output.kl_local_sum,
+            "discriminator": output.classification_loss,
+        }
+        # Each finite: their weighted sum is too large.
+        self._raise_non_finite(non_finite(terms) or list(terms))
+
     def _raise_non_finite(self, names: list[str]) -> NoReturn:
         """Say which part of the loss is not finite, unless it is the weights that are not."""
         mode = "training" if self.training else "held-out cells"
@@ -106,6 +230,28 @@ class CIVAETrainingPlan(TrainingPlan):
             "smaller learning rate, as in plan_kwargs={'lr': 2e-4}, or gradient_clip_val=1.0; or "
             f"{', or '.join(_CURES[name] for name in names)}."
         )
+
+
+def joined(outputs: list[LossOutput]) -> LossOutput:
+    """One loss for several minibatches: per cell side by side, others as means over cells."""
+    if len(outputs) == 1:
+        return outputs[0]
+    sizes = torch.tensor([float(o.n_obs_minibatch) for o in outputs], device=outputs[0].loss.device)
+
+    def mean(name: str) -> torch.Tensor:
+        values = torch.stack([getattr(o, name).detach() for o in outputs])
+        return (values * sizes).sum() / sizes.sum()
+
+    return LossOutput(
+        loss=mean("loss"),
+        reconstruction_loss=torch.cat(
+            [sum(o.reconstruction_loss.values()) for o in outputs]
+        ).detach(),
+        kl_local=torch.cat([sum(o.kl_local.values()) for o in outputs]).detach(),
+        classification_loss=mean("classification_loss"),
+        logits=torch.cat([o.logits.detach() for o in outputs], dim=-2),
+        true_labels=torch.cat([o.true_labels for o in outputs], dim=-1),
+    )
 
 
 def default_epochs(n_obs: int) -> int:

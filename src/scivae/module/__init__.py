@@ -4,5 +4,13 @@ from __future__ import annotations
 
 from ._civae import CIVAEModule, thin
 from ._likelihoods import CONTINUOUS_LIKELIHOODS, COUNT_LIKELIHOODS, LIKELIHOODS
+from ._rows import Rows
 
-__all__ = ["CONTINUOUS_LIKELIHOODS", "COUNT_LIKELIHOODS", "LIKELIHOODS", "CIVAEModule", "thin"]
+__all__ = [
+    "CONTINUOUS_LIKELIHOODS",
+    "COUNT_LIKELIHOODS",
+    "LIKELIHOODS",
+    "CIVAEModule",
+    "Rows",
+    "thin",
+]

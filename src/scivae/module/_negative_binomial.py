@@ -14,6 +14,8 @@ import torch
 from scvi.distributions import NegativeBinomial as SCVINegativeBinomial
 from torch.autograd.function import once_differentiable
 
+EPS = 1e-8  # what scvi-tools adds in logarithms, so that both give the same numbers
+
 
 class _LogProb(torch.autograd.Function):
     """Log-probability of counts, elementwise, with its analytic gradient.
@@ -73,8 +75,6 @@ class NegativeBinomial(SCVINegativeBinomial):
         Normalised means, of the shape of ``mu``.
     """
 
-    _EPS = 1e-8  # scvi-tools' own, so that both give the same numbers
-
     def __init__(self, mu: torch.Tensor, theta: torch.Tensor, scale: torch.Tensor):
         super().__init__(mu=mu, theta=theta, scale=scale, validate_args=False)
 
@@ -84,6 +84,4 @@ class NegativeBinomial(SCVINegativeBinomial):
         if self.mu.ndim != 2 or value.is_cuda:  # on a GPU, indexing costs more than it saves
             return super().log_prob(value)
         theta = self.theta[:1] if self.theta.stride(0) == 0 else self.theta
-        return _LogProb.apply(
-            value.contiguous(), self.mu.contiguous(), theta.contiguous(), self._EPS
-        )
+        return _LogProb.apply(value.contiguous(), self.mu.contiguous(), theta.contiguous(), EPS)

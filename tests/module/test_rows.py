@@ -1,0 +1,191 @@
+"""Training on sparse rows gives the numbers of scvi-tools on dense ones."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from scivae.module import CIVAEModule, Rows
+from scivae.module._fused import TABLED, negative_binomial_loss
+from scivae.module._rows import FEW, sparse_linear, store_by_input
+
+N_CELLS, N_GENES, N_CLASSES = 24, 40, 3
+
+
+def counts(dtype=torch.float64):
+    """Mostly zeros, some counts that no table holds, and a cell without any."""
+    rng = np.random.default_rng(0)
+    x = rng.negative_binomial(0.15, 0.02, (N_CELLS, N_GENES)).astype(float)
+    x[5] = 0
+    assert (x == 0).mean() > 0.5
+    assert (x > TABLED).any()
+    return torch.tensor(x, dtype=dtype)
+
+
+def tensors(x):
+    return {
+        "X": x,
+        "batch": torch.arange(N_CELLS)[:, None] % 2,
+        "labels": torch.arange(N_CELLS)[:, None] % (N_CLASSES + 1),  # some unlabeled
+    }
+
+
+def network(**kwargs):
+    torch.manual_seed(0)
+    kwargs = {"gene_likelihood": "nb", "n_batch": 2, "n_labels": N_CLASSES, **kwargs}
+    return CIVAEModule(N_GENES, n_classes=N_CLASSES, dropout_rate=0.1, **kwargs).double()
+
+
+@pytest.mark.parametrize("layout", ["dense", "csr"])
+def test_rows_are_the_matrix(layout):
+    x = counts()
+    rows = Rows.of(x if layout == "dense" else x.to_sparse_csr())
+    assert torch.equal(rows.dense(rows.counts), x)
+    assert torch.equal(rows.totals(), x.sum(1, keepdim=True))
+    parts = list(rows.split(7))
+    assert [p.n_obs for p in parts] == [7, 7, 7, 3]
+    assert torch.equal(torch.cat([p.dense(p.counts) for p in parts]), x)
+    assert torch.equal(torch.cat([p.totals() for p in parts]), rows.totals())
+
+
+def test_sparse_layer_is_the_dense_one():
+    x = counts()
+    torch.manual_seed(0)
+    layer = nn.Linear(N_GENES, 5).double()
+    weight = torch.rand(N_CELLS, 5, dtype=torch.float64)
+    expected = torch.autograd.grad((layer(x) * weight).sum(), layer.parameters())
+    for store in (lambda layer: None, store_by_input):
+        before = layer.weight.detach().clone()
+        store(layer)
+        assert torch.equal(layer.weight, before)
+        rows = Rows.of(x)
+        out = sparse_linear(rows.counts, rows, layer)
+        torch.testing.assert_close(out, layer(x))
+        found = torch.autograd.grad((out * weight).sum(), layer.parameters())
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
+def test_loss_is_the_negative_binomial_of_scvi(scale):
+    from scvi.distributions import NegativeBinomial
+
+    x = counts()[torch.arange(N_CELLS) != 5]  # a cell without counts has no library in scvi-tools
+    torch.manual_seed(1)
+    logits = (3 * torch.randn(len(x), N_GENES, dtype=torch.float64)).requires_grad_()
+    log_theta = (torch.randn(N_GENES, dtype=torch.float64) + np.log(scale)).requires_grad_()
+    weight, library = torch.rand(len(x), dtype=torch.float64), x.sum(1, keepdim=True)
+    mu = library * logits.softmax(1)
+    theirs = -NegativeBinomial(mu=mu, theta=log_theta.exp()).log_prob(x).sum(1)
+    ours = negative_binomial_loss(logits, log_theta, library, Rows.of(x))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+    results = [
+        torch.autograd.grad((loss * weight).sum(), [logits, log_theta]) for loss in (ours, theirs)
+    ]
+    torch.testing.assert_close(results[0], results[1], rtol=1e-7, atol=1e-9)
+    single = negative_binomial_loss(
+        logits.float(), log_theta.float(), library.float(), Rows.of(x.float())
+    )
+    torch.testing.assert_close(single, theirs.float(), rtol=1e-5, atol=1e-3)
+
+
+def test_a_cell_without_counts_has_a_finite_gradient():
+    logits = torch.zeros(N_CELLS, N_GENES, dtype=torch.float64, requires_grad=True)
+    x = counts()
+    loss = negative_binomial_loss(
+        logits, torch.zeros(N_GENES, dtype=torch.float64), x.sum(1, keepdim=True), Rows.of(x)
+    )
+    assert float(loss[5].detach()) == pytest.approx(0, abs=1e-6)
+    (slope,) = torch.autograd.grad(loss.sum(), logits)
+    assert slope.isfinite().all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"n_layers": 2, "log_variational": False},
+        {"use_batch_norm": "none", "use_layer_norm": "both"},
+        {"n_continuous_cov": 1, "n_cats_per_cov": [3]},
+        {"class_weights": [0.5, 1.0, 2.0], "discriminator_weight": 7.0, "kl_weight": 3.0},
+        {"sample_latent": False},
+    ],
+)
+def test_loss_and_gradients_of_the_whole_network(settings, training):
+    module = network(**settings).train(training)
+    assert module.reads_rows
+    x = counts()
+    x[5, 0] = 1
+    batch = tensors(x)
+    if "n_continuous_cov" in settings:
+        batch["extra_continuous_covs"] = torch.randn(N_CELLS, 1, dtype=torch.float64)
+        batch["extra_categorical_covs"] = torch.arange(N_CELLS)[:, None] % 3
+    results = []
+    for way in ("dense", "rows"):
+        torch.manual_seed(3)
+        if way == "dense":
+            output = module(batch, loss_kwargs={"kl_weight": 0.7})[2]
+        else:
+            output = module.loss_of_rows({**batch, "X": Rows.of(x)}, kl_weight=0.7)
+        module.zero_grad()
+        output.loss.backward()
+        gradients = {k: p.grad.clone() for k, p in module.named_parameters() if p.grad is not None}
+        results.append((output, gradients))
+    (dense, expected), (rows, found) = results
+    for name in (
+        "loss",
+        "reconstruction_loss_sum",
+        "kl_local_sum",
+        "classification_loss",
+        "logits",
+    ):
+        torch.testing.assert_close(getattr(rows, name), getattr(dense, name), rtol=1e-9, atol=1e-9)
+    # what has no part in the loss has no gradient, or one that is zero
+    assert not any(expected[name].any() for name in expected.keys() - found.keys())
+    assert found.keys() <= expected.keys()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gene_likelihood": "zinb"},
+        {"dispersion": "gene-batch"},
+        {"encode_covariates": True},
+        {"use_size_factor_key": True},
+        {"latent_distribution": "ln"},
+        {"batch_representation": "embedding"},
+        {"extra_payload_autotune": True},
+    ],
+)
+def test_other_networks_are_left_to_scvi(settings):
+    assert not network(**settings).reads_rows
+
+
+@pytest.mark.parametrize("count", [1.0, 10.0, FEW + 8.0])
+def test_thinned_rows_are_binomial(count):
+    """Share uniform in [0.4, 1], then binomial: mean and variance in closed form, and the range."""
+    torch.manual_seed(0)
+    n = 40_000
+    x = torch.zeros(n, 2)
+    x[:, 0] = count
+    thinned = Rows.of(x).thin(0.6).double()
+    assert ((thinned >= 0) & (thinned <= count) & (thinned == thinned.round())).all()
+    mean = 0.7 * count
+    variance = count * (0.7 - (0.49 + 0.03)) + count**2 * 0.03
+    assert abs(float(thinned.mean()) - mean) < 5 * (variance / n) ** 0.5
+    assert float(thinned.var()) == pytest.approx(variance, rel=0.05)
+
+
+def test_thinned_counts_of_one_share_are_a_binomial_distribution():
+    torch.manual_seed(0)
+    x = torch.full((1, 20_000), 5.0)
+    thinned = Rows.of(x).thin(0.9).numpy()
+    share = thinned.mean() / 5  # one cell, one share
+    observed = np.bincount(thinned.astype(int), minlength=6)
+    expected = stats.binom.pmf(np.arange(6), 5, share) * x.shape[1]
+    assert (
+        stats.chisquare(observed, expected * observed.sum() / expected.sum(), ddof=1).pvalue > 1e-4
+    )

@@ -71,14 +71,18 @@ def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str | 
 def write_markdown(name: str, title: str, text: str, table: pd.DataFrame) -> None:
     """Write a table as it is, as CSV and as Markdown, under ``docs/evidence``."""
     table.to_csv(DOCS / f"{name}.csv", index=False, float_format="%.6g")
-    shown = table.map(lambda v: "" if pd.isna(v) else f"{v:.3g}" if isinstance(v, float) else v)
-    _write(name, title, text, shown)
+    _write(name, title, text, table)
 
 
 def _write(name: str, title: str, text: str, table: pd.DataFrame) -> None:
-    header = [str(c) for c in table.columns]
-    body = [header, ["---"] * len(header), *table.astype(str).to_numpy().tolist()]
-    lines = ["| " + " | ".join(row) + " |" for row in body]
     (DOCS / f"{name}.md").write_text(
-        f"# {title}\n\n{text}\n\n" + "\n".join(lines) + f"\n\n{provenance()}\n"
+        f"# {title}\n\n{text}\n\n{markdown_table(table)}\n\n{provenance()}\n"
     )
+
+
+def markdown_table(table: pd.DataFrame) -> str:
+    """A table as it is, numbers to three digits."""
+    shown = table.map(lambda v: "" if pd.isna(v) else f"{v:,.4g}" if isinstance(v, float) else v)
+    header = [str(c) for c in table.columns]
+    body = [header, ["---"] * len(header), *shown.astype(str).to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in body)

@@ -7,8 +7,8 @@ from scipy import stats
 from torch import nn
 
 from scivae.module import CIVAEModule, Rows
-from scivae.module._fused import TABLED, negative_binomial_loss
-from scivae.module._rows import FEW, sparse_linear, store_by_input
+from scivae.module._fused import negative_binomial_loss
+from scivae.module._rows import FEW, TABLED, sparse_linear, store_by_input
 
 N_CELLS, N_GENES, N_CLASSES = 24, 40, 3
 
@@ -42,11 +42,11 @@ def test_rows_are_the_matrix(layout):
     x = counts()
     rows = Rows.of(x if layout == "dense" else x.to_sparse_csr())
     assert torch.equal(rows.dense(rows.counts), x)
-    assert torch.equal(rows.totals(), x.sum(1, keepdim=True))
+    assert torch.equal(rows.totals, x.sum(1, keepdim=True))
     parts = list(rows.split(7))
     assert [p.n_obs for p in parts] == [7, 7, 7, 3]
     assert torch.equal(torch.cat([p.dense(p.counts) for p in parts]), x)
-    assert torch.equal(torch.cat([p.totals() for p in parts]), rows.totals())
+    assert torch.equal(torch.cat([p.totals for p in parts]), rows.totals)
 
 
 def test_sparse_layer_is_the_dense_one():

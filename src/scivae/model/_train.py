@@ -31,6 +31,7 @@ from ._training import (
     default_epochs,
     fit_temperature,
     minibatches_a_block,
+    one_thread_to_prepare,
     stratified_split,
 )
 
@@ -201,7 +202,8 @@ class TrainingMixin(GenerationMixin):
             kwargs.setdefault("load_sparse_tensor", self._counts_are_rows())
         keeper = Keeper(seed, checkpoint, run)
         try:
-            with seeded(seed), warnings.catch_warnings():
+            beside = plan_kwargs.get("minibatch_size") is not None and self.module.reads_rows
+            with seeded(seed), one_thread_to_prepare(beside), warnings.catch_warnings():
                 # torch says of its layout CSR that it is in beta; only its three arrays are read here
                 warnings.filterwarnings("ignore", message="Sparse (CSR tensor|invariant checks)")
                 super().train(  # type: ignore[misc]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NoReturn
 
 import numpy as np
@@ -35,6 +38,8 @@ _CURES = {
 
 # Values of the expression matrix that are read at once, as float32 32 MB.
 BLOCK_VALUES = 2**23
+# Minibatches that are prepared while one is trained on.
+AHEAD = 2
 # Arguments of the trainer whose meaning depends on one minibatch being one step of its own.
 STEPWISE = frozenset(
     {
@@ -51,6 +56,18 @@ STEPWISE = frozenset(
         "val_check_interval",
     }
 )
+
+
+@contextmanager
+def one_thread_to_prepare(wanted: bool) -> Iterator[None]:
+    """Leave one of the threads of torch to what is prepared beside training."""
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(max(1, before - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def minibatches_a_block(batch_size: int, n_vars: int) -> int:
@@ -108,19 +125,17 @@ class CIVAETrainingPlan(TrainingPlan):
             params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
         )
 
-    def _loss(self, tensors: dict, *, thinning: float) -> LossOutput:
+    def _loss(self, tensors: dict) -> LossOutput:
         """Loss of one minibatch."""
         try:
             if isinstance(tensors[REGISTRY_KEYS.X_KEY], Rows):
-                return self.module.loss_of_rows(
-                    tensors, kl_weight=self.loss_kwargs["kl_weight"], thinning=thinning
-                )
+                return self.module.loss_of_rows(tensors, kl_weight=self.loss_kwargs["kl_weight"])
             return self.module(
                 tensors,
                 loss_kwargs=self.loss_kwargs,
                 get_inference_input_kwargs={
                     "full_forward_pass": not self.update_only_decoder,
-                    "thinning": thinning,
+                    "thinning": self.thinning if self.training else 0.0,
                 },
             )[2]
         except NotADistributionError as error:
@@ -130,13 +145,29 @@ class CIVAETrainingPlan(TrainingPlan):
         """What the loader yielded, as one or several minibatches."""
         x = tensors[REGISTRY_KEYS.X_KEY]
         size = self.minibatch_size or len(x)
-        if self.module.reads_rows:
-            parts = {REGISTRY_KEYS.X_KEY: Rows.of(x).split(size)}
-        else:
-            parts = {REGISTRY_KEYS.X_KEY: x.to_dense().split(size)}
-        parts |= {k: v.split(size) for k, v in tensors.items() if k != REGISTRY_KEYS.X_KEY}
-        for values in zip(*parts.values(), strict=True):
-            yield dict(zip(parts, values, strict=True))
+        of_x = self._prepared(x, size) if self.module.reads_rows else x.to_dense().split(size)
+        others = {k: v.split(size) for k, v in tensors.items() if k != REGISTRY_KEYS.X_KEY}
+        for rows, *values in zip(of_x, *others.values(), strict=True):
+            yield {REGISTRY_KEYS.X_KEY: rows, **dict(zip(others, values, strict=True))}
+
+    def _prepared(self, x: torch.Tensor, size: int) -> Iterator[Rows]:
+        """Minibatches of sparse rows; on a CPU, a second thread prepares what comes next."""
+        thinning = self.thinning if self.training else 0.0
+        parts = list(Rows.of(x).split(size))
+        # A seed for each, so that what is drawn does not depend on which thread comes first.
+        seeds = torch.randint(2**62, (len(parts),)).tolist()
+        if x.is_cuda or len(parts) == 1:
+            yield from (p.prepare(thinning, s) for p, s in zip(parts, seeds, strict=True))
+            return
+        with ThreadPoolExecutor(1) as pool:
+            if torch.get_num_threads() == 1:  # a new thread would not know
+                pool.submit(torch.set_num_threads, 1)
+            waiting: deque[Future[Rows]] = deque()
+            for part, seed in zip(parts, seeds, strict=True):
+                waiting.append(pool.submit(part.prepare, thinning, seed))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            yield from (prepared.result() for prepared in waiting)
 
     def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor | None:
         """Train on what the loader yielded, and log the terms of the loss."""
@@ -145,7 +176,7 @@ class CIVAETrainingPlan(TrainingPlan):
         outputs = []
         optimizer = None if self.automatic_optimization else self.optimizers()
         for tensors in self._minibatches(batch):
-            output = self._loss(tensors, thinning=self.thinning)
+            output = self._loss(tensors)
             if not output.loss.is_cuda:  # there, one look at the whole saves a wait a step
                 self._check(output)
             if optimizer is not None:
@@ -159,7 +190,7 @@ class CIVAETrainingPlan(TrainingPlan):
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Log the terms of the loss on held-out cells."""
-        outputs = [self._loss(tensors, thinning=0.0) for tensors in self._minibatches(batch)]
+        outputs = [self._loss(tensors) for tensors in self._minibatches(batch)]
         self._log_step(joined(outputs), self.val_metrics, "validation")
 
     def _log_step(self, output: LossOutput, metrics: dict, mode: str) -> None:

@@ -280,32 +280,23 @@ class CIVAEModule(VAE):
             and isinstance(layers.fc_layers[0][0], nn.Linear)
         )
 
-    def encode_rows(self, values: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance of the posterior, each ``(n_obs, n_latent)``, of sparse cells.
-
-        Parameters
-        ----------
-        values
-            Counts that the encoder sees, shape ``(nnz,)``.
-        rows
-            Their places.
-        """
-        if self.log_variational:
-            values = values.log1p()
+    def encode_rows(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance of the posterior, each ``(n_obs, n_latent)``, of sparse cells."""
+        values = rows.seen.log1p() if self.log_variational else rows.seen
         (first, *others), *blocks = self.z_encoder.encoder.fc_layers
         hidden = sparse_linear(values, rows, first)
         for layer in [*others, *(layer for block in blocks for layer in block)]:
             if layer is not None:
                 hidden = layer(hidden)
-        variance = self.z_encoder.var_activation(self.z_encoder.var_encoder(hidden))
-        return self.z_encoder.mean_encoder(hidden), variance + self.z_encoder.var_eps
+        # under mixed precision, these come in half of it
+        mean = self.z_encoder.mean_encoder(hidden).to(values.dtype)
+        logs = self.z_encoder.var_encoder(hidden).to(values.dtype)
+        return mean, self.z_encoder.var_activation(logs) + self.z_encoder.var_eps
 
-    @auto_move_data
     def loss_of_rows(
         self,
         tensors: dict[str, Any],
         kl_weight: torch.Tensor | float = 1.0,
-        thinning: float = 0.0,
     ) -> LossOutput:
         """The numbers of :meth:`loss` from sparse counts, in a fraction of its time.
 
@@ -317,12 +308,9 @@ class CIVAEModule(VAE):
             A minibatch, with :class:`Rows` in place of the expression matrix.
         kl_weight
             Share of ``alpha`` reached by the warm-up, in [0, 1].
-        thinning
-            Largest share of its counts that a cell can lose before it is encoded, see :func:`thin`.
         """
         rows: Rows = tensors[REGISTRY_KEYS.X_KEY]
-        seen = rows.thin(thinning) if thinning > 0 else rows.counts
-        mean, variance = self.encode_rows(seen, rows)
+        mean, variance = self.encode_rows(rows)
         if not mean.is_cuda and not mean.isfinite().all():  # on a GPU, the loss tells in the end
             raise NotADistributionError("KL")
         z = mean
@@ -337,7 +325,7 @@ class CIVAEModule(VAE):
             *(() if cat_covs is None else torch.split(cat_covs, 1, dim=1)),
         )
         reconstruction = negative_binomial_loss(
-            self.decoder.px_scale_decoder[0](decoded), self.px_r, rows.totals(), rows
+            self.decoder.px_scale_decoder[0](decoded), self.px_r, rows.totals, rows
         )
         return self._with_discriminator(
             z,

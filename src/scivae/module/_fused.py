@@ -13,14 +13,13 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ._negative_binomial import EPS
-from ._rows import Rows
-
-# Counts up to this one have their gamma functions from a table: Γ(k + θ) / Γ(θ) = θ (θ + 1) … (θ + k - 1).
-TABLED = 8
+from ._rows import TABLED, Rows
 
 
 class _Gammas:
     """What gamma functions of counts and inverse dispersions come to at the nonzero counts.
+
+    Small counts are looked up in a table, as Γ(k + θ) / Γ(θ) = θ (θ + 1) … (θ + k - 1).
 
     Parameters
     ----------
@@ -31,13 +30,9 @@ class _Gammas:
     """
 
     def __init__(self, rows: Rows, theta: torch.Tensor):
-        counts = rows.counts
-        self.columns, self.theta = rows.columns, theta
-        self.large = (counts > TABLED).nonzero().squeeze(1)
-        self.large_counts = counts.index_select(0, self.large)
+        self.small, self.at, self.large = rows.places
+        self.large_counts = rows.counts.index_select(0, self.large)
         self.large_theta = theta.index_select(0, rows.columns.index_select(0, self.large))
-        self.small = counts.clamp(max=TABLED).long()
-        self.at = self.small * len(theta) + rows.columns
         steps = torch.arange(TABLED, dtype=theta.dtype, device=theta.device)
         self.terms = theta + steps[:, None]  # (TABLED, n_vars)
         self.log_factorials = torch.lgamma(
@@ -133,4 +128,5 @@ def negative_binomial_loss(
     -------
     One number a cell, summed over genes, shape ``(n_obs,)``.
     """
-    return _Loss.apply(logits, log_theta, library, rows)
+    # under mixed precision, the logits come in half of it
+    return _Loss.apply(logits.to(log_theta.dtype), log_theta, library, rows)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +14,31 @@ from torch.nn import functional as F
 
 # Counts up to this one are thinned molecule by molecule, which is faster there than a binomial draw.
 FEW = 32
+# Counts up to this one have their gamma functions from a table, see ``_fused``.
+TABLED = 8
 
 
-class Rows(NamedTuple):
+class Order(NamedTuple):
+    """The counts gene after gene: their ``cells`` and ``places`` in the rows, where genes ``start``."""
+
+    cells: torch.Tensor
+    places: torch.Tensor
+    starts: torch.Tensor
+
+
+class Places(NamedTuple):
+    """Where counts are looked up: ``small`` ones, capped, in a table at ``at``; ``large`` by themselves."""
+
+    small: torch.Tensor
+    at: torch.Tensor
+    large: torch.Tensor
+
+
+@dataclass(eq=False)
+class Rows:
     """Nonzero counts of some cells, row after row.
+
+    What is derived of them is worked out when it is first asked for, or by :meth:`prepare`.
 
     Attributes
     ----------
@@ -27,6 +50,8 @@ class Rows(NamedTuple):
         Where the counts of each cell start, shape ``(n_obs,)``.
     n_vars
         Number of genes.
+    seen
+        Counts that the encoder sees, shape ``(nnz,)``; thinned by :meth:`prepare`.
     """
 
     counts: torch.Tensor
@@ -34,6 +59,9 @@ class Rows(NamedTuple):
     cells: torch.Tensor
     starts: torch.Tensor
     n_vars: int
+
+    def __post_init__(self) -> None:
+        self.seen = self.counts
 
     @classmethod
     def of(cls, x: torch.Tensor) -> Rows:
@@ -59,7 +87,26 @@ class Rows(NamedTuple):
         """Number of cells."""
         return len(self.starts)
 
-    @property
+    def prepare(self, thinning: float = 0.0, seed: int | None = None) -> Rows:
+        """Thin what the encoder sees, and work out what depends on no weight of a network.
+
+        Parameters
+        ----------
+        thinning
+            See :func:`scivae.module.thin`.
+        seed
+            Of the draws; ``None`` draws from the global generator of torch.
+        """
+        if thinning > 0:
+            generator = None
+            if seed is not None:
+                generator = torch.Generator(self.counts.device).manual_seed(seed)
+            self.seen = self.thin(thinning, generator)
+        for name in ("flat", "totals", "places", *(() if self.counts.is_cuda else ("by_gene",))):
+            getattr(self, name)
+        return self
+
+    @cached_property
     def flat(self) -> torch.Tensor:
         """Positions of the counts in the dense matrix, row after row, shape ``(nnz,)``."""
         return self.cells * self.n_vars + self.columns
@@ -77,14 +124,36 @@ class Rows(NamedTuple):
                 self.n_vars,
             )
 
+    @cached_property
     def totals(self) -> torch.Tensor:
         """Counts of each cell, shape ``(n_obs, 1)``."""
         return self.sum(self.counts)[:, None]
 
+    @cached_property
+    def bounds(self) -> torch.Tensor:
+        """``starts``, and where the last row ends, shape ``(n_obs + 1,)``."""
+        return torch.cat([self.starts, self.starts.new_tensor([len(self.counts)])])
+
+    @cached_property
+    def places(self) -> Places:
+        """Where to look up the counts."""
+        small = self.counts.clamp(max=TABLED).long()
+        large = (self.counts > TABLED).nonzero().squeeze(1)
+        return Places(small, small * self.n_vars + self.columns, large)
+
+    @cached_property
+    def by_gene(self) -> Order:
+        """The counts in the order of the genes."""
+        order = np.arange(len(self.counts), dtype=np.int32)
+        indices, bounds = self.columns.numpy(), self.bounds.numpy()
+        matrix = sparse.csr_array((order, indices, bounds), shape=(self.n_obs, self.n_vars)).tocsc()
+        return Order(
+            *(torch.from_numpy(a) for a in (matrix.indices, matrix.data, matrix.indptr[:-1]))
+        )
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sums over the genes of each cell of one value for each count, shape ``(n_obs,)``."""
-        ends = torch.cat([self.starts, self.starts.new_tensor([len(values)])])
-        return torch.segment_reduce(values, "sum", offsets=ends)
+        return torch.segment_reduce(values, "sum", offsets=self.bounds)
 
     def dense(self, values: torch.Tensor) -> torch.Tensor:
         """Matrix ``(n_obs, n_vars)`` with these values in place of the counts."""
@@ -92,18 +161,21 @@ class Rows(NamedTuple):
         matrix.view(-1).scatter_(0, self.flat, values)
         return matrix
 
-    def thin(self, thinning: float) -> torch.Tensor:
+    def thin(self, thinning: float, generator: torch.Generator | None = None) -> torch.Tensor:
         """Counts as :func:`scivae.module.thin` draws them, shape ``(nnz,)``; some become zero."""
         counts = self.counts
-        share = 1 - thinning * torch.rand(self.n_obs, dtype=counts.dtype, device=counts.device)
+        drawn = torch.rand(
+            self.n_obs, dtype=counts.dtype, device=counts.device, generator=generator
+        )
+        share = 1 - thinning * drawn
         share = share.index_select(0, self.cells)
         if counts.is_cuda:  # there, to look for the few takes longer than to draw them all
-            return torch.binomial(counts, share)
+            return torch.binomial(counts, share, generator)
         many = (counts > FEW).nonzero().squeeze(1)
-        drawn = torch.binomial(counts.index_select(0, many), share.index_select(0, many))
+        drawn = torch.binomial(counts.index_select(0, many), share.index_select(0, many), generator)
         # which of the counts each molecule belongs to, (n_molecules,)
         molecules = torch.repeat_interleave(counts.index_fill(0, many, 0).long())
-        kept = torch.rand(len(molecules)) < share.index_select(0, molecules)
+        kept = torch.rand(len(molecules), generator=generator) < share.index_select(0, molecules)
         thinned = torch.zeros_like(counts).scatter_add_(0, molecules, kept.to(counts.dtype))
         return thinned.index_copy_(0, many, drawn)
 
@@ -111,17 +183,13 @@ class Rows(NamedTuple):
         """``x.T @ matrix`` for x with these values, shape ``(n_vars, matrix.shape[1])``."""
         if matrix.is_cuda:
             return self.dense(values).t() @ matrix
-        order = np.arange(len(values), dtype=np.int32)
-        starts = np.append(self.starts.numpy(), len(values))
-        by_gene = sparse.csr_array(
-            (order, self.columns.numpy(), starts), shape=(self.n_obs, self.n_vars)
-        ).tocsc()
+        cells, places, starts = self.by_gene
         return F.embedding_bag(
-            torch.from_numpy(by_gene.indices),
+            cells,
             matrix,
-            torch.from_numpy(by_gene.indptr[:-1]),
+            starts,
             mode="sum",
-            per_sample_weights=values.index_select(0, torch.from_numpy(by_gene.data)),
+            per_sample_weights=values.index_select(0, places),
         )
 
 

@@ -380,7 +380,10 @@ class AugmentationMixin(GenerationMixin):
         """
         codes = np.asarray(adata.obs[_checks.LABEL_CODES])
         labeled = codes < len(self.classes)
-        if adata is self.adata and self.validation_indices is not None:
+        # A model made from a datamodule takes up the first AnnData it is given, which may be a part.
+        trained_on = self.registry_["field_registries"]["X"]["state_registry"]["n_obs"]
+        own = adata is self.adata and len(codes) == trained_on
+        if own and self.validation_indices is not None:
             held_out = np.isin(np.arange(len(codes)), self.validation_indices) & labeled
         else:  # cells that this model was not trained on
             held_out = labeled

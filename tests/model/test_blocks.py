@@ -1,4 +1,5 @@
 import shutil
+import sys
 from pathlib import Path
 
 import anndata
@@ -185,6 +186,36 @@ def test_results_do_not_depend_on_how_cells_are_stored(adata, tmp_path):
             np.testing.assert_array_equal(other[key], values, err_msg=key)
         np.testing.assert_array_equal(other_z, z)
         assert other_temperature == temperature != 1.0
+
+
+@pytest.mark.parametrize("store", ["zarr 2", "zarr 3"])
+@pytest.mark.parametrize("values", ["CSR", "array"])
+def test_annbatch_reads_the_same_minibatches(adata, tmp_path, store, values):
+    pytest.importorskip("annbatch", reason="annbatch needs Python 3.12")
+    if values == "array":
+        adata.layers["counts"] = adata.layers["counts"].toarray()
+    path = stored(adata, store, tmp_path)
+    expected, found = (
+        list(BlockDataModule(path, reader=reader, **SMALL).train_dataloader())
+        for reader in ("anndata", "annbatch")
+    )
+    assert len(expected) == len(found) > 5
+    for one, other in zip(expected, found, strict=True):
+        for key, tensor in one.items():
+            assert torch.equal(tensor, other[key])
+
+
+def test_annbatch_reads_zarr_only(path, adata):
+    for source in (path, adata):
+        with pytest.raises(ValueError, match="reader='annbatch' reads zarr stores, but .* is none"):
+            BlockDataModule(source, reader="annbatch")
+
+
+def test_annbatch_that_is_not_there(adata, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "annbatch", None)
+    loader = BlockDataModule(stored(adata, "zarr 2", tmp_path), reader="annbatch").val_dataloader()
+    with pytest.raises(ImportError, match="needs Python 3.12 or later and the package annbatch"):
+        next(iter(loader))
 
 
 def test_the_model_is_that_of_an_anndata(path, adata):

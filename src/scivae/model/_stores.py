@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -248,20 +248,22 @@ class Annotation:
             _consolidate(self.root)
 
 
-def read_rows(matrix: Any, spans: Sequence[tuple[int, int]]) -> Any:
-    """Rows of a matrix as float32, CSR or array.
+def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[Any]:
+    """Rows of each pool as float32, CSR or array.
 
     Parameters
     ----------
     matrix
         What :meth:`Cells.matrix` gives.
-    spans
-        First row of each stretch, and the row after its last.
+    pools
+        For each pool, first row of each stretch, and the row after its last.
     """
-    blocks = [matrix[start:stop] for start, stop in spans]
-    if not sparse.issparse(blocks[0]):
-        return np.concatenate([np.asarray(block, dtype=np.float32) for block in blocks])
-    return sparse.vstack(blocks, format="csr", dtype=np.float32)
+    for spans in pools:
+        blocks = [matrix[start:stop] for start, stop in spans]
+        if sparse.issparse(blocks[0]):
+            yield sparse.vstack(blocks, format="csr", dtype=np.float32)
+        else:
+            yield np.concatenate([np.asarray(block, dtype=np.float32) for block in blocks])
 
 
 def new_store(path: str | os.PathLike, argument: str = "store") -> Path:

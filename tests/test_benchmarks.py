@@ -185,3 +185,10 @@ def test_a_shared_model_takes_the_labels_of_the_moment():
     assert second is first  # scVI knows no labels
     assert set(data.labels_of(second.train, "cell_type")) == {"other"}
     assert methods.fitted(methods.SCVI(), adata, "cell_type", 1, 1) is not first
+
+
+def test_cells_on_the_disk_give_the_results_of_cells_in_memory(capsys):
+    """The quick form raises where they differ."""
+    pytest.importorskip("zarr")
+    import_module("larger_than_memory").main(["--quick"])
+    assert "memory" in capsys.readouterr().out

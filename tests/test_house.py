@@ -199,6 +199,29 @@ def test_nothing_heavy_is_imported_before_it_is_used():
     assert done.stdout.strip() == "[]"
 
 
+def test_rooms_import_nothing_that_scvi_tools_does_not():
+    """All of scivae costs its own files beyond ``import scvi``: no plots, no UMAP, no statistics."""
+    code = """
+import sys, scvi
+before = set(sys.modules)
+import scivae
+for name in scivae.__all__:
+    getattr(scivae, name)
+new = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(sorted(new - {"scivae"} - set(sys.stdlib_module_names)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("room", ["datasets", "geometry", "metrics", "pl", "tl"])
+def test_rooms_that_need_no_network_do_not_wait_for_torch(room):
+    heavy = "{'torch', 'scvi', 'scanpy', 'matplotlib', 'ot', 'umap', 'sklearn', 'statsmodels'}"
+    code = f"import sys, scivae.{room}; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_names_are_there_all_the_same():
     import scivae
 

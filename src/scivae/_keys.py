@@ -62,6 +62,16 @@ def share_key(key_added: str = KEY_ADDED) -> str:
     return f"{key_added}_share"
 
 
+def predicted_key(key_added: str = KEY_ADDED) -> str:
+    """Name of the obs column with the predicted class of real cells."""
+    return f"{key_added}_predicted"
+
+
+def confidence_key(key_added: str = KEY_ADDED) -> str:
+    """Name of the obs column with the probability of the predicted class of real cells."""
+    return f"{key_added}_confidence"
+
+
 def latent_key(key_added: str = KEY_ADDED) -> str:
     """Name of the obsm slot of the latent representation."""
     return f"X_{key_added}"

@@ -1,7 +1,11 @@
+from unittest.mock import Mock
+
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 
 
@@ -156,3 +160,62 @@ def test_a_threshold_out_of_reach(adata):
     model = make_model(adata, epochs=1)
     with pytest.raises(RuntimeError, match="only 0 of .* drawn for 'alpha'.*lower min_confidence"):
         model.augment("alpha", 2, min_confidence=1.0)
+
+
+@pytest.fixture
+def short_rounds(monkeypatch):
+    """Rounds of a few cells, so that stores are appended to."""
+    monkeypatch.setattr("scivae.model._augmentation.DRAWS_PER_ROUND", 16)
+
+
+@pytest.mark.parametrize("sample", [True, False])
+@pytest.mark.parametrize("layer", ["counts", "X"])
+def test_a_store_holds_the_same_cells(adata, tmp_path, short_rounds, sample, layer):
+    if layer == "X":
+        adata.X = adata.layers.pop("counts")
+    setup = {"batch_key": "batch", "continuous_covariate_keys": ["age"]}
+    model = make_model(adata, epochs=30, setup=setup)
+    arguments = {"min_confidence": 0.0, "sample": sample, "seed": 3}
+    expected = model.augment({"beta": 40, "alpha": 25}, **arguments)
+    path = model.augment({"beta": 40, "alpha": 25}, store=tmp_path / "cells.zarr", **arguments)
+    assert path == tmp_path / "cells.zarr"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cells.zarr"]
+    cells = anndata.read_zarr(path)
+    assert cells.obs_names.equals(expected.obs_names)
+    assert cells.var_names.equals(expected.var_names)
+    pd.testing.assert_frame_equal(
+        cells.obs, expected.obs, check_dtype=False, check_categorical=False
+    )
+    for column in ("cell_type", "civae_kind", "civae_predicted", "batch"):
+        assert cells.obs[column].dtype == expected.obs[column].dtype
+    names = ["X"] if layer == "X" else ["X", "counts"]
+    for name in names:
+        found, wanted = (a.X if name == "X" else a.layers[name] for a in (cells, expected))
+        assert sparse.issparse(found) == sparse.issparse(wanted) == sample
+        found, wanted = (m.toarray() if sparse.issparse(m) else m for m in (found, wanted))
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(cells.obsm["X_civae"], expected.obsm["X_civae"])
+    pd.testing.assert_frame_equal(cells.uns["civae"]["classes"], expected.uns["civae"]["classes"])
+    assert cells.uns["civae"]["versions"] == expected.uns["civae"]["versions"]
+    assert model.predict(cells).shape == (65,)
+
+
+def test_a_store_is_there_whole_or_not_at_all(adata, tmp_path, short_rounds, monkeypatch):
+    model = make_model(adata, epochs=30)
+    before = snapshot(adata)
+    target = tmp_path / "new" / "cells.zarr"
+    full = OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr("scivae.model._stores._append", Mock(side_effect=full))
+        with pytest.raises(OSError, match="cannot write .No space left on device"):
+            model.augment("alpha", 20, min_confidence=0.0, store=target)
+    assert not target.exists()
+    assert not list(tmp_path.glob("new/*"))
+    assert_unchanged(adata, before)
+    target.mkdir()
+    with pytest.raises(ValueError, match="cells.zarr already exists; delete it, or choose another"):
+        model.augment("alpha", 5, store=target)
+    with pytest.raises(TypeError, match="store must be a path, got bool"):
+        model.augment("alpha", 5, store=True)
+    assert_unchanged(adata, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._blocks import BlockDataModule
 from ._civae import CIVAE
 
-__all__ = ["CIVAE"]
+__all__ = ["CIVAE", "BlockDataModule"]

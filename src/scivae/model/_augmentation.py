@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from ..module import COUNT_LIKELIHOODS
 from . import _checks
 from ._decoding import (
     Conditions,
+    Encoded,
     decoded_blocks,
     encode_values,
     interpolate_conditions,
@@ -26,6 +29,7 @@ from ._decoding import (
 from ._generated import provenance
 from ._generation import GenerationMixin
 from ._random import seeded
+from ._stores import new_store, write_blocks
 
 # Fewer held-out cells than this say little about what 95 % of a class reach.
 MIN_HELD_OUT = 20
@@ -35,8 +39,35 @@ MAX_DRAWS = 100
 DRAWS_PER_ROUND = 4096
 
 
+class Source(NamedTuple):
+    """The real cells between which new cells of a class are drawn, and the rule they must pass.
+
+    Attributes
+    ----------
+    code
+        Code of the class.
+    name
+        Its name.
+    cells
+        The cells.
+    names
+        Their obs names.
+    threshold
+        Probability of the class that a new cell must reach.
+    summary
+        How many cells are behind these.
+    """
+
+    code: int
+    name: str
+    cells: Encoded
+    names: np.ndarray
+    threshold: float
+    summary: dict[str, int]
+
+
 class Augmented(NamedTuple):
-    """Cells made of one class.
+    """Cells made of one class, some of those asked for.
 
     Attributes
     ----------
@@ -46,14 +77,30 @@ class Augmented(NamedTuple):
         Shape ``(n, n_latent)``.
     obs
         Their annotation.
-    summary
-        Yield and threshold.
     """
 
     values: Any
     latent: np.ndarray
     obs: pd.DataFrame
-    summary: dict[str, Any]
+
+
+def _summary(
+    sources: Sequence[Source], sizes: Mapping[int, int], drawn: Mapping[int, int]
+) -> pd.DataFrame:
+    """Yield and threshold of each class."""
+    return pd.DataFrame(
+        [
+            {
+                "n": sizes[source.code],
+                "n_drawn": drawn[source.code],
+                "yield": sizes[source.code] / drawn[source.code],
+                "min_confidence": source.threshold,
+                **source.summary,
+            }
+            for source in sources
+        ],
+        index=pd.Index([source.name for source in sources], name="label"),
+    )
 
 
 def _stacked(blocks: Sequence[Any]) -> Any:
@@ -66,6 +113,34 @@ def _stacked(blocks: Sequence[Any]) -> Any:
 class AugmentationMixin(GenerationMixin):
     """The method ``augment`` of ``CIVAE``."""
 
+    @overload
+    def augment(
+        self,
+        label: Any,
+        n: int | None = ...,
+        *,
+        method: Literal["linear"] = ...,
+        sample: bool = ...,
+        min_confidence: float | None = ...,
+        adata: AnnData | None = ...,
+        store: None = ...,
+        key_added: str | None = ...,
+        seed: int = ...,
+    ) -> AnnData: ...
+    @overload
+    def augment(
+        self,
+        label: Any,
+        n: int | None = ...,
+        *,
+        method: Literal["linear"] = ...,
+        sample: bool = ...,
+        min_confidence: float | None = ...,
+        adata: AnnData | None = ...,
+        store: str | os.PathLike,
+        key_added: str | None = ...,
+        seed: int = ...,
+    ) -> Path: ...
     @_checks.leaves_unchanged
     def augment(
         self,
@@ -76,9 +151,10 @@ class AugmentationMixin(GenerationMixin):
         sample: bool = True,
         min_confidence: float | None = None,
         adata: AnnData | None = None,
+        store: str | os.PathLike | None = None,
         key_added: str | None = _keys.KEY_ADDED,
         seed: int = 0,
-    ) -> AnnData:
+    ) -> AnnData | Path:
         """Make more cells of a class.
 
         Every cell lies at a random place on the straight line between two real cells of the class,
@@ -102,6 +178,9 @@ class AugmentationMixin(GenerationMixin):
             each for its own class.
         adata
             Cells to start from; ``None`` for the training data.
+        store
+            Folder of a zarr store to write the cells to while they are made, so that any number
+            takes the memory of a few thousand; it must not exist yet. ``None`` returns them.
         key_added
             Under which name the yield is noted in the AnnData's ``uns``; ``None`` notes nothing.
         seed
@@ -111,14 +190,17 @@ class AugmentationMixin(GenerationMixin):
         -------
         AnnData of n cells, class by class. ``uns["civae"]["classes"]`` tells for each class how many
         cells were drawn and accepted, and the threshold; ``obs["civae_confidence"]`` has the
-        probability that each cell reached.
+        probability that each cell reached. With ``store``: its path, for :func:`anndata.read_zarr`.
+        The cells are the same; names of paths are text there, not categories.
 
         Raises
         ------
         KeyError
             If a class was not seen in training.
         ValueError
-            If the class has fewer than two cells.
+            If the class has fewer than two cells, or the store exists.
+        OSError
+            If the store cannot be written. Nothing of it is left then, or after any other error.
         RuntimeError
             If fewer than one in 100 draws is accepted.
 
@@ -152,45 +234,68 @@ class AugmentationMixin(GenerationMixin):
         counts = {
             self.setup.label_code(k): check_integer("n", v, minimum=1) for k, v in wanted.items()
         }
+        target = None if store is None else new_store(store)
         adata = self._validate_anndata(adata)
         self._check_uns(adata, key_added)
-        parts = [
-            self._augment_class(adata, code, size, sample, min_confidence, seed)
-            for code, size in counts.items()
-        ]
-        summary = pd.DataFrame([part.summary for part in parts]).set_index(
-            pd.Index([str(self.classes[c]) for c in counts], name="label")
+        sources = []
+        for code in counts:  # in a comprehension, a warning would name this line, not the caller's
+            sources.append(self._source(adata, code, min_confidence))
+        drawn: dict[int, int] = {}
+        rounds = (
+            made
+            for source in sources
+            for made in self._rounds(source, counts[source.code], sample, seed, drawn)
         )
-        n_rows = sum(counts.values())
-        obs = pd.concat([part.obs for part in parts])
-        obs.index = pd.Index([f"augmented_{i}" for i in range(n_rows)])
-        obs = self._categories(obs)
-        values = _stacked([part.values for part in parts])
-        details = {
-            "kind": _keys.AUGMENTED,
-            "values": "sampled" if sample else "expected",
-            "method": method,
-            "seed": seed,
-            "classes": summary,
-        }
-        uns = provenance(self.init_params_["non_kwargs"], **details)
-        latent = np.concatenate([part.latent for part in parts])
-        generated = self._assemble(values, obs, latent, uns, None)
+
+        def uns() -> dict[str, Any]:
+            return provenance(
+                self.init_params_["non_kwargs"],
+                kind=_keys.AUGMENTED,
+                values="sampled" if sample else "expected",
+                method=method,
+                seed=seed,
+                classes=_summary(sources, counts, drawn),
+            )
+
+        generated: AnnData | Path
+        if target is None:
+            made = list(rounds)
+            generated = self._cells(made, uns())
+        else:
+            write_blocks(target, self._blocks(rounds, sources), lambda: {_keys.UNS: uns()})
+            generated = target
         if key_added is not None:
-            store = adata.uns.setdefault(key_added, {})
-            store[_keys.AUGMENTATION] = summary.copy()
+            adata.uns.setdefault(key_added, {})[_keys.AUGMENTATION] = _summary(
+                sources, counts, drawn
+            )
         return generated
 
-    def _augment_class(
-        self,
-        adata: AnnData,
-        code: int,
-        n: int,
-        sample: bool,
-        min_confidence: float | None,
-        seed: int,
-    ) -> Augmented:
-        """Draw cells of one class until n are accepted."""
+    def _cells(self, made: Sequence[Augmented], uns: dict[str, Any], start: int = 0) -> AnnData:
+        """AnnData of some of the cells, numbered from ``start``."""
+        obs = pd.concat([part.obs for part in made])
+        obs.index = pd.Index([f"augmented_{i}" for i in range(start, start + len(obs))])
+        return self._assemble(
+            _stacked([part.values for part in made]),
+            self._categories(obs),
+            np.concatenate([part.latent for part in made]),
+            uns,
+        )
+
+    def _blocks(self, rounds: Iterable[Augmented], sources: Sequence[Source]) -> Iterator[AnnData]:
+        """AnnData of each round, whose columns can be appended to those of the round before."""
+        ends = pd.Index(np.concatenate([source.names for source in sources])).unique()
+        start = 0
+        for made in rounds:
+            cells = self._cells([made], {}, start)
+            start += cells.n_obs
+            # Every cell has a path of its own: as categories, all of them would have to be held.
+            cells.obs[_keys.PATH] = made.obs[_keys.PATH].to_numpy()
+            for column in (_keys.SOURCE, _keys.TARGET):
+                cells.obs[column] = pd.Categorical(made.obs[column], categories=ends)
+            yield cells
+
+    def _source(self, adata: AnnData, code: int, min_confidence: float | None) -> Source:
+        """Real cells of a class that are classified as it, and what a new cell must reach."""
         name = str(self.classes[code])
         cells = np.flatnonzero(np.asarray(adata.obs[_checks.LABEL_CODES]) == code)
         if len(cells) < 2:
@@ -198,9 +303,8 @@ class AugmentationMixin(GenerationMixin):
                 f"a class needs two cells to draw lines between, but {name!r} has {len(cells)} in "
                 "adata; augment another class, or pass adata= with more cells of it."
             )
-        classes = self.linear_classes
         encoded = self._encode(adata, cells)
-        logits = classes.logits(encoded.mean)
+        logits = self.linear_classes.logits(encoded.mean)
         inside = np.flatnonzero(logits.argmax(axis=1) == code)
         if len(inside) < 2:
             warnings.warn(
@@ -211,22 +315,36 @@ class AugmentationMixin(GenerationMixin):
             )
             inside = np.arange(len(cells))
         reference = self._held_out_confidence(adata, code)
-        threshold = min_confidence
-        if threshold is None:
-            threshold = float(np.quantile(reference, ACCEPTED_QUANTILE))
+        return Source(
+            code,
+            name,
+            encoded.take(inside),
+            adata.obs_names[cells[inside]].astype(str).to_numpy(),
+            float(np.quantile(reference, ACCEPTED_QUANTILE))
+            if min_confidence is None
+            else min_confidence,
+            {
+                "n_real": len(cells),
+                "n_inside": len(inside),
+                "n_threshold_cells": len(reference),
+            },
+        )
 
-        pool, names = encoded.take(inside), adata.obs_names[cells[inside]].astype(str)
+    def _rounds(
+        self, source: Source, n: int, sample: bool, seed: int, drawn: dict[int, int]
+    ) -> Iterator[Augmented]:
+        """Draw cells of one class until n are accepted; count them in ``drawn``."""
+        code, pool = source.code, source.cells
         rng = np.random.default_rng([seed, code])
-        kept: list[tuple[Any, ...]] = []
-        accepted = drawn = 0
+        accepted = drawn[code] = 0
         while accepted < n:
-            if drawn >= MAX_DRAWS * max(n, 10):
+            if drawn[code] >= MAX_DRAWS * max(n, 10):
                 raise RuntimeError(
-                    f"only {accepted} of {drawn} cells drawn for {name!r} reached a probability of "
-                    f"{threshold:.3g} once decoded and encoded again; lower min_confidence, or train "
-                    "with a greater discriminator_weight."
+                    f"only {accepted} of {drawn[code]} cells drawn for {source.name!r} reached a "
+                    f"probability of {source.threshold:.3g} once decoded and encoded again; lower "
+                    "min_confidence, or train with a greater discriminator_weight."
                 )
-            rate = (accepted + 1) / (drawn + 1)
+            rate = (accepted + 1) / (drawn[code] + 1)
             size = int(np.clip(1.1 * (n - accepted) / rate, 16, DRAWS_PER_ROUND))
             a = rng.integers(len(pool.mean), size=size)
             b = (a + rng.integers(1, len(pool.mean), size=size)) % len(pool.mean)  # never a itself
@@ -234,46 +352,25 @@ class AugmentationMixin(GenerationMixin):
             z = ((1 - t[:, None]) * pool.mean[a] + t[:, None] * pool.mean[b]).astype(np.float32)
             conditions = interpolate_conditions(pool.conditions.take(a), pool.conditions.take(b), t)
             values, reached, predicted = self._decode_and_encode(z, conditions, sample, rng, code)
-            good = np.flatnonzero((predicted == code) & (reached >= threshold))[: n - accepted]
+            good = np.flatnonzero((predicted == code) & (reached >= source.threshold))
+            good = good[: n - accepted]
             # Cells drawn after the last one that was needed do not count towards the yield.
-            drawn += size if accepted + len(good) < n else int(good[-1]) + 1
+            drawn[code] += size if accepted + len(good) < n else int(good[-1]) + 1
             accepted += len(good)
-            kept.append(
-                (
-                    values[good],
-                    z[good],
-                    conditions.take(good),
-                    a[good],
-                    b[good],
-                    t[good],
-                    reached[good],
-                )
-            )
-
-        columns = list(zip(*kept, strict=True))
-        values = _stacked(columns[0])
-        latent, a, b, t, reached = (np.concatenate(columns[i]) for i in (1, 3, 4, 5, 6))
-        conditions = Conditions.concatenate(columns[2])
-        obs = self.setup.obs(conditions, pd.RangeIndex(n))
-        obs[self.setup.labels_key] = self.classes[code]
-        obs[_keys.KIND] = _keys.AUGMENTED
-        obs[_keys.PATH] = names[a] + " → " + names[b]
-        obs[_keys.T] = t
-        obs[_keys.SOURCE] = names[a]
-        obs[_keys.TARGET] = names[b]
-        obs[_keys.PREDICTED] = self.classes[code]
-        obs[_keys.MARGIN] = classes.margin(latent, code)
-        obs[_keys.CONFIDENCE] = reached
-        summary = {
-            "n": n,
-            "n_drawn": drawn,
-            "yield": n / drawn,
-            "min_confidence": threshold,
-            "n_real": len(cells),
-            "n_inside": len(inside),
-            "n_threshold_cells": len(reference),
-        }
-        return Augmented(values, latent, obs, summary)
+            if len(good) == 0:
+                continue
+            first, last = source.names[a[good]], source.names[b[good]]
+            obs = self.setup.obs(conditions.take(good), pd.RangeIndex(len(good)))
+            obs[self.setup.labels_key] = self.classes[code]
+            obs[_keys.KIND] = _keys.AUGMENTED
+            obs[_keys.PATH] = [f"{x} → {y}" for x, y in zip(first, last, strict=True)]
+            obs[_keys.T] = t[good]
+            obs[_keys.SOURCE] = first
+            obs[_keys.TARGET] = last
+            obs[_keys.PREDICTED] = self.classes[code]
+            obs[_keys.MARGIN] = self.linear_classes.margin(z[good], code)
+            obs[_keys.CONFIDENCE] = reached[good]
+            yield Augmented(values[good], z[good], obs)
 
     def _held_out_confidence(self, adata: AnnData, code: int) -> np.ndarray:
         """Probabilities of their own class of real cells, preferably held out and of one class.
@@ -283,7 +380,10 @@ class AugmentationMixin(GenerationMixin):
         """
         codes = np.asarray(adata.obs[_checks.LABEL_CODES])
         labeled = codes < len(self.classes)
-        if adata is self.adata and self.validation_indices is not None:
+        # A model made from a datamodule takes up the first AnnData it is given, which may be a part.
+        trained_on = self.registry_["field_registries"]["X"]["state_registry"]["n_obs"]
+        own = adata is self.adata and len(codes) == trained_on
+        if own and self.validation_indices is not None:
             held_out = np.isin(np.arange(len(codes)), self.validation_indices) & labeled
         else:  # cells that this model was not trained on
             held_out = labeled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ from ._decoding import MAX_RATE
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 LABEL_CODES = "_scvi_labels"  # where scvi-tools keeps the codes of the labels
+FOUND = "found"  # entry of a datamodule's registry; see ``Found``
 X_LAYER = "X"  # as ``layer=``, means adata.X even where there is a layer of counts
 # Squares of greater values, summed over genes, overflow the single precision of the network.
 MAX_VALUE = 1e15
@@ -34,6 +35,75 @@ class DataSummary(NamedTuple):
     zero_rows: np.ndarray
     median_sum: float
     first_bad: tuple[int, int] | None
+
+
+class Found(NamedTuple):
+    """What a model must know of its cells before it is made, wherever they lie.
+
+    Attributes
+    ----------
+    summary
+        Of the values.
+    class_counts
+        Labeled cells of each class, shape ``(n_classes,)``.
+    library
+        Median library size, or size factor where there is one.
+    layers
+        Names of the layers.
+    obs_names
+        Names of the cells.
+    """
+
+    summary: DataSummary
+    class_counts: np.ndarray
+    library: float
+    layers: Sequence[str]
+    obs_names: pd.Index
+
+    @classmethod
+    def in_adata(
+        cls,
+        adata: AnnData,
+        layer: str,
+        size_factor_key: str | None,
+        counts: np.ndarray,
+        values: Any = None,
+    ) -> Found:
+        """What there is in an AnnData; ``values`` in place of its own."""
+        summary = summarize(values_of(adata, layer) if values is None else values)
+        check_finite(adata, layer, summary)
+        library = summary.median_sum
+        if size_factor_key is not None:
+            library = float(adata.obs[size_factor_key].median())
+        return cls(summary, counts, library, list(adata.layers), adata.obs_names)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Numbers and text, for a registry. Cells without counts are not told apart there."""
+        return {
+            **{key: getattr(self.summary, key) for key in ("minimum", "maximum", "integer")},
+            "class_counts": self.class_counts.tolist(),
+            "library": self.library,
+            "layers": list(self.layers),
+        }
+
+    @classmethod
+    def from_plain(cls, found: dict[str, Any]) -> Found:
+        """Undo :meth:`to_plain`."""
+        summary = DataSummary(
+            found["minimum"],
+            found["maximum"],
+            found["integer"],
+            zero_rows=np.array([], dtype=int),
+            median_sum=found["library"],
+            first_bad=None,
+        )
+        counts = np.asarray(found["class_counts"], dtype=float)
+        return cls(summary, counts, found["library"], found["layers"], pd.Index([]))
+
+
+def class_counts(codes: np.ndarray, n_classes: int) -> np.ndarray:
+    """Labeled cells of each class, shape ``(n_classes,)``."""
+    return np.bincount(codes[codes < n_classes], minlength=n_classes).astype(float)
 
 
 def resolve_layer(adata: AnnData, layer: str | None) -> str:
@@ -187,7 +257,7 @@ def check_likelihood(likelihood: str) -> None:
 
 
 def check_values(
-    adata: AnnData, layer: str, summary: DataSummary, likelihood: str, *, training: bool
+    adata: AnnData | Found, layer: str, summary: DataSummary, likelihood: str, *, training: bool
 ) -> None:
     """Raise a ValueError where the values cannot come from the likelihood.
 

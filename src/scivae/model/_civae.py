@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -35,10 +35,11 @@ from .._errors import (
 from ..geometry import LinearClasses
 from ..module import COUNT_LIKELIHOODS, CIVAEModule
 from . import _checks
+from ._annotation import AnnotationMixin
 from ._augmentation import AugmentationMixin
 from ._cells import resolve_indices
-from ._compat import MODULE_KEYS, get_minify_type
-from ._decoding import Conditions, Encoded
+from ._compat import get_minify_type
+from ._decoding import Encoded, encoded_minibatches
 from ._fields import LabelsField
 from ._interpolation import InterpolationMixin
 from ._random import LOCK, draws_by_seed, seeded
@@ -49,7 +50,9 @@ from ._train import TrainingMixin
 Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bernoulli"]
 
 
-class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, SCVI):
+class CIVAE(
+    InterpolationMixin, AugmentationMixin, AnnotationMixin, TrainingMixin, SavingMixin, SCVI
+):
     r"""Class-informed variational auto-encoder (CI-VAE).
 
     A VAE with a *single linear layer* on the latent vector that predicts the class of a cell. Its
@@ -72,7 +75,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, S
     adata
         AnnData set up by :meth:`setup_anndata`.
     registry
-        Registry of a datamodule, in place of ``adata``.
+        Registry of a datamodule, such as :class:`BlockDataModule`, in place of ``adata``.
     n_hidden
         Units of each hidden layer.
     n_latent
@@ -193,27 +196,30 @@ class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, S
             )
 
         default_library = 1.0
-        codes = np.array([], dtype=int)
+        counts = np.zeros(n_classes)
+        found: _checks.Found | None = None
         if adata is not None:
-            codes = np.asarray(adata.obs[_checks.LABEL_CODES])
+            counts = _checks.class_counts(np.asarray(adata.obs[_checks.LABEL_CODES]), n_classes)
             if get_minify_type(adata) is None:
-                summary = _checks.summarize(_checks.values_of(adata, setup.layer))
-                _checks.check_finite(adata, setup.layer, summary)
-                if likelihood == "auto":
-                    likelihood = _checks.choose_likelihood(summary)
-                _checks.check_values(adata, setup.layer, summary, likelihood, training=True)
-                in_unit = summary.minimum >= 0 and summary.maximum <= 1
-                if sigmoid is None:
-                    sigmoid = in_unit
-                elif sigmoid and not in_unit and likelihood not in COUNT_LIKELIHOODS:
-                    raise ValueError(
-                        f"sigmoid=True needs values in [0, 1], but those of "
-                        f"{_checks.where(setup.layer)} lie in [{summary.minimum:g}, "
-                        f"{summary.maximum:g}]; scale them, or leave sigmoid out."
-                    )
-                default_library = summary.median_sum
-                if setup.size_factor_key is not None:
-                    default_library = float(adata.obs[setup.size_factor_key].median())
+                found = _checks.Found.in_adata(adata, setup.layer, setup.size_factor_key, counts)
+        elif registry is not None and _checks.FOUND in registry:
+            found = _checks.Found.from_plain(registry[_checks.FOUND])
+            counts = found.class_counts
+        if found is not None:
+            summary = found.summary
+            if likelihood == "auto":
+                likelihood = _checks.choose_likelihood(summary)
+            _checks.check_values(found, setup.layer, summary, likelihood, training=True)
+            in_unit = summary.minimum >= 0 and summary.maximum <= 1
+            if sigmoid is None:
+                sigmoid = in_unit
+            elif sigmoid and not in_unit and likelihood not in COUNT_LIKELIHOODS:
+                raise ValueError(
+                    f"sigmoid=True needs values in [0, 1], but those of "
+                    f"{_checks.where(setup.layer)} lie in [{summary.minimum:g}, "
+                    f"{summary.maximum:g}]; scale them, or leave sigmoid out."
+                )
+            default_library = found.library
         if likelihood == "auto":
             raise ValueError(
                 "likelihood='auto' reads the data, but there is none to read; name the likelihood."
@@ -223,7 +229,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, S
                 f"size_factor_key is for counts, but the likelihood is {likelihood!r}; "
                 "leave it out of setup_anndata."
             )
-        weights = self._class_weights(class_weights, codes, setup)
+        weights = self._class_weights(class_weights, counts, setup)
 
         with seeded(seed):
             super().__init__(
@@ -255,10 +261,9 @@ class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, S
         self.init_params_ = self._get_init_params(locals())
 
     @staticmethod
-    def _class_weights(class_weights: Any, codes: np.ndarray, setup: Setup) -> np.ndarray:
-        """Weights of the classes, with mean one over the labeled cells."""
+    def _class_weights(class_weights: Any, counts: np.ndarray, setup: Setup) -> np.ndarray:
+        """Weights of the classes, with mean one over the labeled cells; ``counts`` are of these."""
         n_classes = len(setup.classes)
-        counts = np.bincount(codes[codes < n_classes], minlength=n_classes).astype(float)
         if isinstance(class_weights, Mapping):
             weights = np.ones(n_classes)
             for label, weight in class_weights.items():
@@ -405,6 +410,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, S
         indices: Sequence[int] | np.ndarray | None = None,
         soft: bool = False,
         batch_size: int | None = None,
+        dataloader: Iterable[dict[str, torch.Tensor]] | None = None,
     ) -> np.ndarray | pd.DataFrame:
         """Classes of cells, by the discriminator.
 
@@ -420,6 +426,9 @@ class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, S
             networks", 2017).
         batch_size
             Cells in a minibatch.
+        dataloader
+            Minibatches in place of ``adata``, as :meth:`BlockDataModule.inference_dataloader` gives
+            them.
 
         Returns
         -------
@@ -444,14 +453,22 @@ class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, S
         check_bool("soft", soft)
         if batch_size is not None:
             check_integer("batch_size", batch_size, minimum=1)
-        adata = self._validate_anndata(adata)
-        index = resolve_indices(adata, indices)
-        logits = self.linear_classes.logits(self._encode(adata, index, batch_size).mean)
+        names: pd.Index | None = None
+        if dataloader is None:
+            adata = self._validate_anndata(adata)
+            index = resolve_indices(adata, indices)
+            names = adata.obs_names[index]
+            means = self._encode(adata, index, batch_size).mean
+        else:
+            if adata is not None or indices is not None:
+                raise ValueError(
+                    "a dataloader stands in place of adata and indices; pass one only."
+                )
+            means = np.concatenate([part.mean for part in self._encode_all(dataloader)])
+        logits = self.linear_classes.logits(means)
         if not soft:
             return self.classes[logits.argmax(axis=1)]
-        return pd.DataFrame(
-            self._probabilities(logits), index=adata.obs_names[index], columns=self.classes
-        )
+        return pd.DataFrame(self._probabilities(logits), index=names, columns=self.classes)
 
     def _probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities, shape ``(n, n_classes)``."""
@@ -465,7 +482,8 @@ class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, S
         """scvi-tools' transfer of a setup, after checks that say what is wrong with the cells."""
         if adata is None and self.adata is None:
             raise ValueError(
-                "this model was loaded without an AnnData; pass adata= with cells that have its genes."
+                "this model was made or loaded without an AnnData; pass adata= with cells that have "
+                "its genes, such as BlockDataModule.to_memory gives."
             )
         if adata is None or adata is self.adata or self._is_registered(adata):
             adata = self.adata if adata is None else adata
@@ -547,43 +565,19 @@ class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, S
         with self._evaluating(), seeded(self._seed):
             return super().get_latent_representation(adata, indices, **kwargs)
 
-    @torch.inference_mode()
     def _encode(
         self, adata: AnnData, indices: np.ndarray, batch_size: int | None = None
     ) -> Encoded:
         """Posterior, labels and conditions of some cells of a validated AnnData, in their order."""
         # Loaders read files in sorted order, whatever the order asked for.
         cells, inverse = np.unique(indices, return_inverse=True)
-        parts = []
         loader = self._make_data_loader(adata=adata, indices=cells, batch_size=batch_size)
+        return Encoded.concatenate(self._encode_all(loader)).take(inverse)
+
+    def _encode_all(self, loader: Iterable[dict[str, torch.Tensor]]) -> list[Encoded]:
+        """Posterior, labels and conditions of all minibatches."""
         with self._evaluating() as module, seeded(self._seed):
-            for tensors in loader:
-                out = module.inference(**module._get_inference_input(tensors))
-                qz = out[MODULE_KEYS.QZ_KEY]
-                size_factor = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-                library = out[MODULE_KEYS.LIBRARY_KEY] if size_factor is None else size_factor.log()
-                covariates = (
-                    tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
-                    tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
-                )
-                parts.append(
-                    Encoded(
-                        qz.loc.cpu().numpy(),
-                        qz.scale.cpu().numpy(),
-                        tensors[REGISTRY_KEYS.LABELS_KEY].numpy().ravel().astype(np.int64),
-                        Conditions(
-                            library.cpu().numpy().ravel().astype(np.float64),
-                            tensors[REGISTRY_KEYS.BATCH_KEY].numpy().ravel().astype(np.int64),
-                            *(None if c is None else c.numpy() for c in covariates),
-                        ),
-                    )
-                )
-        conditions = Conditions.concatenate([p.conditions for p in parts])
-        means, scales, labels = (
-            np.concatenate([getattr(p, name) for p in parts])
-            for name in ("mean", "scale", "labels")
-        )
-        return Encoded(means, scales, labels, conditions).take(inverse)
+            return list(encoded_minibatches(module, loader))
 
 
 for _name in (

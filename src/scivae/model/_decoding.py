@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,6 +79,17 @@ class Encoded(NamedTuple):
             self.mean[index], self.scale[index], self.labels[index], self.conditions.take(index)
         )
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Encoded]) -> Encoded:
+        """The cells of all parts, in their order."""
+        means, scales, labels, conditions = zip(*parts, strict=True)
+        return cls(
+            np.concatenate(means),
+            np.concatenate(scales),
+            np.concatenate(labels),
+            Conditions.concatenate(conditions),
+        )
+
 
 def interpolate_conditions(start: Conditions, end: Conditions, t: np.ndarray) -> Conditions:
     """Conditions on the way from one end to the other.
@@ -146,6 +157,32 @@ def encode_values(module: CIVAEModule, values: np.ndarray, conditions: Condition
     """Posterior means ``(n, n_latent)`` of cells ``(n, n_vars)`` under n conditions."""
     outputs = module.inference(x=torch.as_tensor(values), **_covariates(conditions))
     return outputs[MODULE_KEYS.QZ_KEY].loc.cpu().numpy()
+
+
+@torch.inference_mode()
+def encoded_minibatches(
+    module: CIVAEModule, loader: Iterable[dict[str, torch.Tensor]]
+) -> Iterator[Encoded]:
+    """Posterior, labels and conditions of each minibatch, by a module in evaluation mode."""
+    for tensors in loader:
+        out = module.inference(**module._get_inference_input({**tensors}))
+        qz = out[MODULE_KEYS.QZ_KEY]
+        size_factor = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        library = out[MODULE_KEYS.LIBRARY_KEY] if size_factor is None else size_factor.log()
+        covariates = (
+            tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
+            tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
+        )
+        yield Encoded(
+            qz.loc.cpu().numpy(),
+            qz.scale.cpu().numpy(),
+            tensors[REGISTRY_KEYS.LABELS_KEY].numpy().ravel().astype(np.int64),
+            Conditions(
+                library.cpu().numpy().ravel().astype(np.float64),
+                tensors[REGISTRY_KEYS.BATCH_KEY].numpy().ravel().astype(np.int64),
+                *(None if c is None else c.numpy() for c in covariates),
+            ),
+        )
 
 
 def decoded_blocks(

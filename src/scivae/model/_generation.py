@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from scvi.data import AnnDataManager
 
@@ -32,6 +33,7 @@ class GenerationMixin:
         adata_manager: AnnDataManager
         module: CIVAEModule
         default_library_: float
+        registry_: dict[str, Any]
         init_params_: dict[str, Any]
         validation_indices: np.ndarray | None
 
@@ -49,6 +51,7 @@ class GenerationMixin:
         ) -> AnnData: ...
         def _evaluating(self) -> AbstractContextManager[CIVAEModule]: ...
         def _encode(self, adata: AnnData, indices: np.ndarray) -> Encoded: ...
+        def _encode_all(self, loader: Iterable[dict[str, torch.Tensor]]) -> list[Encoded]: ...
         def _probabilities(self, logits: np.ndarray) -> np.ndarray: ...
 
     def decode(

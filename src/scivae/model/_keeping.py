@@ -84,9 +84,10 @@ class Keeper(Callback):
         # when the history and the schedulers have taken note of the epoch.
         self._loop: dict[str, Any] | None = None
 
-    def epoch_seed(self, epoch: int) -> int:
-        """Seed of what an epoch draws."""
-        return int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
+    def epoch_seed(self, epoch: int, rank: int = 0) -> int:
+        """Seed of what an epoch draws, in one of several processes."""
+        words = (self.seed, epoch, rank) if rank else (self.seed, epoch)
+        return int(np.random.SeedSequence(words).generate_state(1)[0])
 
     def _keep(self, plan: LightningModule) -> None:
         self.weights = {k: v.detach().clone() for k, v in plan.module.state_dict().items()}
@@ -107,9 +108,9 @@ class Keeper(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, plan: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed the noise of the epoch."""
+        """Seed the noise of the epoch: each process has its own, for cells of its own."""
         if batch_idx == 0:
-            torch.manual_seed(self.epoch_seed(trainer.current_epoch))
+            torch.manual_seed(self.epoch_seed(trainer.current_epoch, trainer.global_rank))
 
     def on_train_epoch_end(self, trainer: Trainer, plan: LightningModule) -> None:
         """Keep the weights, if they are good."""

@@ -18,6 +18,7 @@ from scvi.train import TrainingPlan
 from .._errors import check_bool, check_integer, check_number, check_type
 from ..module import COUNT_LIKELIHOODS
 from . import _checks
+from ._decoding import Encoded
 from ._generation import GenerationMixin
 from ._keeping import CHECKPOINT, Keeper, NonFiniteError, SafeTrainRunner, describe_run, resume_path
 from ._random import seeded
@@ -220,11 +221,11 @@ class TrainingMixin(GenerationMixin):
                     **kwargs,
                 )
         except BaseException as error:
-            kept = self._keep(keeper, indexing)
+            kept = self._keep(keeper, indexing, datamodule)
             if isinstance(error, NonFiniteError):
                 raise NonFiniteError(f"{error} {kept}") from None
             raise
-        self._calibrate()
+        self._calibrate(datamodule)
 
     def _counts_are_rows(self) -> bool:
         """Whether the loader can hand the network the rows of a sparse matrix as they are."""
@@ -239,7 +240,9 @@ class TrainingMixin(GenerationMixin):
         read = [manager.get_from_registry(key) for key in manager.data_registry]
         return [np.asarray(a) if isinstance(a, (pd.DataFrame, pd.Series)) else a for a in read]
 
-    def _keep(self, keeper: Keeper, indexing: Sequence[np.ndarray] | None) -> str:
+    def _keep(
+        self, keeper: Keeper, indexing: Sequence[np.ndarray] | None, datamodule: Any = None
+    ) -> str:
         """Take up the last good weights of a training that was broken off; say which they are."""
         if keeper.weights is None:
             return "The model is what it was before."
@@ -252,22 +255,28 @@ class TrainingMixin(GenerationMixin):
             self.train_indices, self.validation_indices, self.test_indices = indexing
         # The error that stopped training is the one to tell.
         with suppress(ValueError, RuntimeError, FloatingPointError):
-            self._calibrate()
+            self._calibrate(datamodule)
         return (
             f"The model has the weights of the end of epoch {keeper.epochs - 1}, and can be used "
             "and saved."
         )
 
-    def _calibrate(self) -> None:
+    def _calibrate(self, datamodule: Any = None) -> None:
         """Fit the temperature on held-out labeled cells, if there are some."""
         self.temperature_ = 1.0
-        if (
+        if hasattr(datamodule, "inference_dataloader"):
+            if not getattr(datamodule, "n_val", 0):
+                return
+            loader = datamodule.inference_dataloader(datamodule.val_idx)
+            held_out = Encoded.concatenate(self._encode_all(loader))
+        elif (
             self.adata is None
             or self.validation_indices is None
             or not len(self.validation_indices)
         ):
             return
-        held_out = self._encode(self.adata, np.sort(self.validation_indices))
+        else:
+            held_out = self._encode(self.adata, np.sort(self.validation_indices))
         labeled = held_out.labels < len(self.classes)
         if labeled.any():
             self.temperature_ = fit_temperature(

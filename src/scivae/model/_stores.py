@@ -1,0 +1,340 @@
+"""AnnData on the disk, a block of cells at a time: read from h5ad and zarr, written to zarr."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.io import read_elem, sparse_dataset, write_elem
+from scipy import sparse
+
+from . import _files
+from ._checks import X_LAYER, values_of
+
+
+def import_zarr() -> Any:
+    """The package zarr; an ImportError says how to get it."""
+    try:
+        import zarr
+    except ImportError as error:  # a dependency of anndata from 0.12 on
+        raise ImportError("zarr stores need the package zarr; pip install zarr.") from error
+    return zarr
+
+
+class Cells:
+    """Cells in an h5ad file, a zarr store or an AnnData, of which only what is asked for is read.
+
+    Parameters
+    ----------
+    source
+        Path of an h5ad file or of the folder of a zarr store, or an AnnData, in memory or backed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it holds no AnnData.
+    """
+
+    def __init__(self, source: Any):
+        self.adata = source if isinstance(source, AnnData) else None
+        if self.adata is None:
+            if not isinstance(source, (str, os.PathLike)):
+                raise TypeError(
+                    "cells are read from the path of an h5ad file or zarr store, or from an AnnData, "
+                    f"got {type(source).__name__}."
+                )
+            self.path = Path(source).absolute()
+            if not self.path.exists():
+                raise FileNotFoundError(f"there is no h5ad file and no zarr store at {self.path}.")
+            with self.opened() as root:
+                if root.attrs.get("encoding-type") != "anndata":
+                    raise ValueError(
+                        f"{self.path} holds no AnnData; write one with adata.write_h5ad or write_zarr."
+                    )
+
+    def __str__(self) -> str:
+        return "adata" if self.adata is not None else str(self.path)
+
+    @contextmanager
+    def opened(self, mode: str = "r") -> Iterator[Any]:
+        """The AnnData, or the root of the file while it is open."""
+        if self.adata is not None:
+            yield self.adata
+        elif self.path.is_dir():
+            zarr = import_zarr()
+            # What lists all that a store holds is of no use to who changes it. zarr 2 never reads it.
+            kwargs = {} if zarr.__version__.startswith("2.") else {"use_consolidated": False}
+            try:
+                root = zarr.open_group(str(self.path), mode=mode, **kwargs)
+            except (FileNotFoundError, ValueError) as error:
+                raise ValueError(f"{self.path} is a folder, but no zarr store.") from error
+            yield root
+        else:
+            try:
+                file = h5py.File(self.path, mode)
+            except OSError as error:
+                reason = str(error).strip().splitlines()[0]
+                raise OSError(
+                    f"{self.path} cannot be opened as an h5ad file ({reason}); close whatever else "
+                    "has it open, or write it again."
+                ) from error
+            with file:
+                yield file
+
+    def skeleton(self, columns: Iterable[Any]) -> AnnData:
+        """The AnnData with these columns of ``obs`` and zeros for values; those absent are left out."""
+        with self.opened() as root:
+            if self.adata is not None:
+                obs, var_names = self.adata.obs, self.adata.var_names
+                obs = obs[[c for c in dict.fromkeys(columns) if c in obs]].copy()
+                layers, has_x = list(self.adata.layers), self.adata.X is not None
+            else:
+                obs = self._obs(root, columns)
+                var_names = pd.Index(read_elem(root["var"][root["var"].attrs["_index"]]))
+                layers = list(root["layers"]) if "layers" in root else []
+                has_x = "X" in root
+        empty = sparse.csr_matrix((len(obs), len(var_names)), dtype=np.float32)
+        return AnnData(
+            X=empty if has_x else None,
+            obs=obs,
+            var=pd.DataFrame(index=var_names.astype(str)),
+            layers=dict.fromkeys(layers, empty),
+        )
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns of ``obs``."""
+        if self.adata is not None:
+            return list(self.adata.obs.columns)
+        with self.opened() as root:
+            return [str(name) for name in root["obs"].attrs["column-order"]]
+
+    def _obs(
+        self, root: Any, columns: Iterable[Any], rows: np.ndarray | slice = slice(None)
+    ) -> pd.DataFrame:
+        """Some columns and rows of ``obs`` of an open file."""
+        obs = root["obs"]
+        names = set(self.columns)
+        return pd.DataFrame(
+            {
+                name: read_elem(obs[name])[rows]
+                for name in dict.fromkeys(columns)
+                if isinstance(name, str) and name in names
+            },
+            index=pd.Index(read_elem(obs[obs.attrs["_index"]])[rows]).astype(str),
+        )
+
+    def matrix(self, root: Any, layer: str) -> Any:
+        """The values of a layer, not read yet, whose slices are rows as CSR or as an array.
+
+        Raises
+        ------
+        ValueError
+            If they are not stored by rows.
+        """
+        where = "X" if layer == X_LAYER else f"layers/{layer}"
+        if self.adata is not None:
+            matrix = values_of(self.adata, layer)
+            kind = getattr(matrix, "format", "array")
+            known = sparse.issparse(matrix) or hasattr(matrix, "group") or _is_array(matrix)
+        else:
+            # X can be a layer's name, too.
+            found = root["layers/X"] if layer == X_LAYER and "layers/X" in root else root[where]
+            encoding = str(found.attrs.get("encoding-type", "array"))
+            kind = encoding.removesuffix("_matrix")
+            known = True
+            matrix = sparse_dataset(found) if kind in ("csr", "csc") else found
+        if kind == "csc":
+            raise ValueError(
+                f"cells are read in blocks of rows, but {where} of {self} is stored by columns (CSC); "
+                "store adata.X.tocsr() (of a layer: likewise)."
+            )
+        if not known or kind not in ("csr", "array"):
+            raise ValueError(
+                f"values must be stored as CSR or as an array, but {where} of {self} is "
+                f"{type(matrix).__name__} ({kind}); convert them."
+            )
+        return matrix
+
+    def to_memory(self, rows: np.ndarray, layer: str) -> AnnData:
+        """Some cells with all of their ``obs``, and the values of a layer."""
+        if self.adata is not None and not self.adata.isbacked:
+            return self.adata[rows].copy()
+        with self.opened() as root:
+            columns = self.columns
+            if self.adata is not None:
+                obs, var = self.adata.obs.iloc[rows].copy(), self.adata.var.copy()
+            else:
+                obs, var = self._obs(root, columns, rows), read_elem(root["var"])
+            order = np.argsort(rows, kind="stable")
+            values = self.matrix(root, layer)[rows[order]][np.argsort(order)]
+        own = {"X": values} if layer == X_LAYER else {"layers": {layer: values}}
+        return AnnData(obs=obs, var=var, **own)
+
+
+def _is_array(matrix: Any) -> bool:
+    return isinstance(matrix, (np.ndarray, h5py.Dataset))
+
+
+class Annotation:
+    """What is written beside the cells of a file or an AnnData, a block at a time.
+
+    Nothing that has these names is touched before :meth:`finish`.
+
+    Parameters
+    ----------
+    root
+        The AnnData, or the root of a file that is open for writing.
+    path
+        Where the file is.
+    key
+        Key of ``obsm`` for the latent space.
+    shape
+        Of the latent space.
+    """
+
+    def __init__(self, root: Any, path: Path | None, key: str, shape: tuple[int, int]):
+        self.root, self.path, self.key = root, path, key
+        self.part = f"{key}.part"
+        if isinstance(root, AnnData):
+            self.latent: Any = np.empty(shape, dtype=np.float32)
+            return
+        obsm = root.require_group("obsm")
+        if self.part in obsm:  # of a process that was killed
+            del obsm[self.part]
+        create = getattr(obsm, "create_array", None) or obsm.create_dataset
+        chunks = (min(16_384, shape[0]), shape[1])
+        self.latent = create(self.part, shape=shape, dtype="float32", chunks=chunks)
+        self.latent.attrs["encoding-type"] = "array"
+        self.latent.attrs["encoding-version"] = "0.2.0"
+
+    def discard(self) -> None:
+        """Remove what has been written so far."""
+        if not isinstance(self.root, AnnData):
+            del self.root["obsm"][self.part]
+
+    def finish(self, columns: dict[str, Any]) -> None:
+        """Put the latent space, and columns of ``obs``, in place of what had their names."""
+        if isinstance(self.root, AnnData):
+            self.root.obsm[self.key] = self.latent
+            for name, column in columns.items():
+                self.root.obs[name] = column
+            return
+        obsm, obs = self.root["obsm"], self.root["obs"]
+        if self.key in obsm:
+            del obsm[self.key]
+        if self.path is not None and self.path.is_dir():  # zarr cannot rename
+            folder = self.path / "obsm"
+            os.rename(folder / self.part, folder / self.key)
+        else:
+            obsm.move(self.part, self.key)
+        order = [str(name) for name in obs.attrs["column-order"]]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*autosharding.*")
+            for name, column in columns.items():
+                write_elem(obs, name, column)
+        obs.attrs["column-order"] = [*order, *(name for name in columns if name not in order)]
+        if self.path is not None and self.path.is_dir():
+            _consolidate(self.root)
+
+
+def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[Any]:
+    """Rows of each pool as float32, CSR or array.
+
+    Parameters
+    ----------
+    matrix
+        What :meth:`Cells.matrix` gives.
+    pools
+        For each pool, first row of each stretch, and the row after its last.
+    """
+    for spans in pools:
+        blocks = [matrix[start:stop] for start, stop in spans]
+        if sparse.issparse(blocks[0]):
+            yield sparse.vstack(blocks, format="csr", dtype=np.float32)
+        else:
+            yield np.concatenate([np.asarray(block, dtype=np.float32) for block in blocks])
+
+
+def new_store(path: str | os.PathLike, argument: str = "store") -> Path:
+    """The path of a store to be written; raise where there is something already."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{argument} must be a path, got {type(path).__name__}.")
+    target = Path(path).absolute()
+    if target.exists():
+        raise ValueError(f"{target} already exists; delete it, or choose another {argument}.")
+    import_zarr()
+    return target
+
+
+def write_blocks(
+    target: Path, blocks: Iterable[AnnData], uns: Callable[[], dict[str, Any]]
+) -> None:
+    """Write cells to a zarr store that :func:`anndata.read_zarr` reads, all of them or nothing.
+
+    Parameters
+    ----------
+    target
+        Folder of the store, which must not exist yet.
+    blocks
+        Cells in their order. Every block has the same slots and, in each categorical column, the
+        same categories.
+    uns
+        Called after the last block: what the store says of all of them.
+    """
+    zarr = import_zarr()
+    with _files.new_files(target) as part, warnings.catch_warnings():
+        # Of anndata's own defaults, to those who would set them.
+        warnings.filterwarnings("ignore", message=".*autosharding.*")
+        root = zarr.open_group(str(part), mode="w")
+        for number, block in enumerate(blocks):
+            if number:
+                _append(root, block)
+            else:
+                for values in (block.X, *block.layers.values()):
+                    _for_many(values)
+                write_elem(root, "/", block)
+        write_elem(root, "uns", uns())
+        _consolidate(root)
+
+
+def _consolidate(root: Any) -> None:
+    """List all that a zarr store holds in one place, as :meth:`anndata.AnnData.write_zarr` does."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        import_zarr().consolidate_metadata(root.store)
+
+
+def _for_many(values: Any) -> None:
+    """Let the rows that follow hold more than 2³¹ values in all."""
+    if sparse.issparse(values):
+        values.indptr = values.indptr.astype(np.int64)
+
+
+def _append(root: Any, block: AnnData) -> None:
+    """Add the rows of a block to every slot of a store that has rows."""
+    arrays = {"X": block.X}
+    arrays |= {f"layers/{name}": values for name, values in block.layers.items()}
+    arrays |= {f"obsm/{name}": values for name, values in block.obsm.items()}
+    for name, values in arrays.items():
+        if sparse.issparse(values):
+            sparse_dataset(root[name]).append(values)
+        else:
+            root[name].append(np.asarray(values))
+    obs = root["obs"]
+    obs[obs.attrs["_index"]].append(block.obs_names.to_numpy(dtype=object))
+    for name, column in block.obs.items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            obs[f"{name}/codes"].append(column.cat.codes.to_numpy())
+        else:
+            obs[str(name)].append(column.to_numpy())

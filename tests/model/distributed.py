@@ -1,0 +1,45 @@
+"""Trains on a file by several processes; run by test_distributed.py.
+
+    python distributed.py FILE DEVICES BATCH_SIZE BATCH_NORM OUT
+
+Nothing is drawn in training, so that the losses depend on the minibatches alone.
+"""
+
+import json
+import sys
+import warnings
+
+from scivae.model import CIVAE, BlockDataModule
+
+
+def main(path: str, devices: int, batch_size: int, batch_norm: str, out: str) -> None:
+    data = BlockDataModule(path, batch_size=batch_size, block_size=7, pool_size=40, train_size=0.8)
+    model = CIVAE(
+        registry=data.registry,
+        n_latent=4,
+        n_hidden=16,
+        dropout_rate=0.0,
+        sample_latent=False,
+        use_batch_norm=batch_norm,
+    )
+    # scvi-tools' own networks have parameters that their loss does not use.
+    spread = {"strategy": "ddp_find_unused_parameters_true"} if devices > 1 else {}
+    model.train(
+        datamodule=data,
+        max_epochs=3,
+        accelerator="cpu",
+        devices=devices,
+        plan_kwargs={"lr": 0.01, "thinning": 0.0},
+        enable_progress_bar=False,
+        **spread,
+    )
+    if model.trainer.is_global_zero:
+        history = {k: v.to_numpy(float).ravel().tolist() for k, v in model.history.items()}
+        weights = {k: v.double().sum().item() for k, v in model.module.state_dict().items()}
+        with open(out, "w") as file:
+            json.dump({"history": history, "weights": weights, "n_val": data.n_val}, file)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import os
 import shutil
 import sys
@@ -158,7 +159,10 @@ def copy_notebooks() -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     for notebook in sorted((ROOT / "tutorials").glob("*.ipynb")):
-        shutil.copy2(notebook, target)
+        contents = json.loads(notebook.read_text())
+        # One that was stored without being run does not name its language.
+        contents["metadata"].setdefault("language_info", {"name": "python"})
+        (target / notebook.name).write_text(json.dumps(contents))
     if not any(target.iterdir()):
         (target / "none.md").write_text(
             "# None here\n\nThis copy of the source has no notebooks.\n"

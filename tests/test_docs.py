@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
@@ -20,6 +21,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import filelock
 import pytest
+import yaml
 from tests.test_house import PUBLIC, ROOT
 
 from scivae import module
@@ -82,6 +84,22 @@ def test_every_public_name_is_on_an_api_page():
         text = (DOCS / "api" / f"{room}.md").read_text()
         listed = re.findall(r"^   (\w+)$", text, flags=re.MULTILINE)
         assert sorted(listed) == sorted(import_module(f"scivae.{room}").__all__), room
+
+
+def test_what_is_said_to_be_inherited_is_there():
+    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "api" / "model.md").read_text(), flags=re.MULTILINE)
+    names = re.findall(r"`(\w+)`", " ".join(rows))
+    assert len(names) > 10
+    assert all(hasattr(PUBLIC["model.CIVAE"], name) for name in names)
+
+
+def test_one_version_and_one_licence():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name in ("CITATION.cff", "meta.yaml"):
+        said = yaml.safe_load((ROOT / name).read_text())
+        assert said["version"] == project["version"]
+        assert said["license"] == project["license"]
+    assert said["install"]["pypi"] == project["name"]
 
 
 # --- the site -----------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def test_public_things_are_documented(name):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_functions_have_examples(name):
-    if name.count(".") > 1 and not name.startswith("model.CIVAE."):  # shown in the example of the class
+    if name.count(".") > 1 and not name.startswith("model.CIVAE."):  # the class shows them
         return
     assert "Examples\n--------\n" in inspect.getdoc(PUBLIC[name]), f"{name} has no example"
 

@@ -30,11 +30,25 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class DownloadError(OSError):
-    """A file could not be fetched. The message says which file to put where."""
+    """A file could not be fetched. The message says which file to put where.
+
+    Examples
+    --------
+    >>> from scivae.datasets import DownloadError
+    >>> issubclass(DownloadError, OSError)
+    True
+    """
 
 
 class DamagedFileError(ValueError):
-    """A file is not what it should be: cut short, altered, or something else altogether."""
+    """A file is not what it should be: cut short, altered, or something else altogether.
+
+    Examples
+    --------
+    >>> from scivae.datasets import DamagedFileError
+    >>> issubclass(DamagedFileError, ValueError)
+    True
+    """
 
 
 def dataset_folder() -> Path:

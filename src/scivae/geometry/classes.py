@@ -28,6 +28,8 @@ class LinearClasses(NamedTuple):
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from scivae.geometry import LinearClasses
     >>> classes = LinearClasses(weights=np.eye(2), bias=np.zeros(2))
     >>> classes.predict([[2.0, 1.0], [0.0, 3.0]])
     array([0, 1])
@@ -121,8 +123,18 @@ class Crossings(NamedTuple):
         Index of the path.
     t
         Position along the path, in [0, 1].
-    before, after
-        The class just before and just after `t`.
+    before
+        The class just before `t`.
+    after
+        The class just after it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.geometry import LinearClasses, segment_crossings
+    >>> classes = LinearClasses(weights=np.array([[-1.0], [1.0]]), bias=np.zeros(2))
+    >>> segment_crossings(classes, [-1.0], [3.0]).t
+    array([0.25])
     """
 
     path: IntArray
@@ -189,6 +201,8 @@ def segment_crossings(classes: LinearClasses, start: ArrayLike, end: ArrayLike) 
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from scivae.geometry import LinearClasses, segment_crossings
     >>> classes = LinearClasses(weights=np.array([[-1.0], [0.0], [1.0]]), bias=np.zeros(3))
     >>> segment_crossings(classes, [-1.0], [3.0])
     Crossings(path=array([0]), t=array([0.25]), before=array([0]), after=array([2]))
@@ -231,6 +245,8 @@ def segment_margin(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from scivae.geometry import LinearClasses, segment_margin
     >>> classes = LinearClasses(weights=np.eye(2), bias=np.zeros(2))
     >>> segment_margin(classes, [[3.0, 1.0]], [[2.0, 1.5]], 0)
     array([0.5])
@@ -262,6 +278,8 @@ def polyline_crossings(classes: LinearClasses, points: ArrayLike) -> Crossings:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from scivae.geometry import LinearClasses, polyline_crossings
     >>> classes = LinearClasses(weights=np.array([[-1.0], [1.0]]), bias=np.zeros(2))
     >>> polyline_crossings(classes, [[[-1.0], [1.0], [-3.0]]]).t
     array([0.25 , 0.625])
@@ -304,6 +322,8 @@ def polyline_margin(classes: LinearClasses, points: ArrayLike, label: ArrayLike)
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from scivae.geometry import LinearClasses, polyline_margin
     >>> classes = LinearClasses(weights=np.eye(2), bias=np.zeros(2))
     >>> polyline_margin(classes, [[[3.0, 1.0], [2.0, 2.5], [4.0, 0.0]]], 0)
     array([-0.5])

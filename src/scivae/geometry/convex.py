@@ -51,6 +51,8 @@ def project_to_class(
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from scivae.geometry import LinearClasses, project_to_class
     >>> classes = LinearClasses(weights=np.eye(2), bias=np.zeros(2))
     >>> project_to_class(classes, [[1.0, 3.0], [5.0, 0.0]], 0).round(6)
     array([[2., 2.],

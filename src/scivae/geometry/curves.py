@@ -26,6 +26,12 @@ class Projection(NamedTuple):
         Euclidean distance to it.
     path
         Index of the path.
+
+    Examples
+    --------
+    >>> from scivae.geometry import project_to_polyline
+    >>> project_to_polyline([[1.0, 2.0]], [[[0.0, 0.0], [4.0, 0.0]]]).t
+    array([0.25])
     """
 
     t: FloatArray
@@ -55,6 +61,7 @@ def linear(start: ArrayLike, end: ArrayLike, t: ArrayLike) -> FloatArray:
 
     Examples
     --------
+    >>> from scivae.geometry import linear
     >>> linear([0.0, 0.0], [1.0, 2.0], [0, 0.5, 1])
     array([[[0. , 0. ],
             [0.5, 1. ],
@@ -105,6 +112,7 @@ def spherical(start: ArrayLike, end: ArrayLike, t: ArrayLike) -> FloatArray:
 
     Examples
     --------
+    >>> from scivae.geometry import spherical
     >>> spherical([1.0, 0.0], [0.0, 4.0], [0.5]).round(3)
     array([[[1.414, 1.414]]])
     """
@@ -160,6 +168,7 @@ def arc_length(points: ArrayLike) -> FloatArray:
 
     Examples
     --------
+    >>> from scivae.geometry import arc_length
     >>> arc_length([[[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]]])
     array([6.])
     """
@@ -188,6 +197,7 @@ def resample(points: ArrayLike, n_steps: int) -> FloatArray:
 
     Examples
     --------
+    >>> from scivae.geometry import resample
     >>> resample([[[0.0], [1.0], [4.0]]], 3)
     array([[[0.],
             [2.],
@@ -247,6 +257,7 @@ def project_to_polyline(x: ArrayLike, points: ArrayLike, *, chunk: int = 2**17) 
 
     Examples
     --------
+    >>> from scivae.geometry import project_to_polyline
     >>> project_to_polyline([[1.0, 2.0]], [[[0.0, 0.0], [4.0, 0.0]]])
     Projection(t=array([0.25]), distance=array([2.]), path=array([0]))
     """

@@ -44,6 +44,15 @@ class Geodesics(NamedTuple):
     converged
         Shape (n,): False where the steps ran out, or where no better path than the straight line
         was found (which is then returned) although it is not optimal itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.geometry import geodesic
+    >>> cells = np.random.default_rng(0).normal(size=(100, 2))
+    >>> paths = geodesic([[-1.0, 0.0]], [[1.0, 0.0]], 5, metric="density", data=cells)
+    >>> paths.points.shape, bool(paths.energy[0] <= paths.straight_energy[0])
+    ((1, 5, 2), True)
     """
 
     points: FloatArray
@@ -179,6 +188,7 @@ def geodesic(
     --------
     A parabola unrolled: decoded, the shortest path is the straight line.
 
+    >>> from scivae.geometry import geodesic
     >>> import torch
     >>> def decoder(z):
     ...     return torch.stack([z[:, 0], z[:, 1] + z[:, 0] ** 2], dim=1)

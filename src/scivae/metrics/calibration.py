@@ -18,7 +18,8 @@ class Calibration(NamedTuple):
     Attributes
     ----------
     expected_error
-        Mean over bins, weighted by their cells, of |accuracy − confidence|, in [0, 1].
+        Mean over bins, weighted by their cells, of the distance between accuracy and confidence, in
+        [0, 1].
     maximum_error
         The same of the worst bin that holds a cell, in [0, 1].
     brier
@@ -27,6 +28,13 @@ class Calibration(NamedTuple):
         Share of cells whose most probable class is right, in [0, 1].
     confidence
         Mean probability of the most probable class; above :attr:`accuracy` is overconfident.
+
+    Examples
+    --------
+    >>> from scivae.metrics import calibration_error
+    >>> found = calibration_error([[0.9, 0.1], [0.6, 0.4]], ["a", "b"], classes=["a", "b"])
+    >>> found.accuracy, found.confidence
+    (0.5, 0.75)
     """
 
     expected_error: float

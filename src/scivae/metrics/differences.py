@@ -24,6 +24,12 @@ class LogFoldChangeAgreement(NamedTuple):
         Predicted change where none is observed, in log units.
     n_genes
         Genes compared.
+
+    Examples
+    --------
+    >>> from scivae.metrics import log_fold_change_agreement
+    >>> log_fold_change_agreement([1.0, 0.0, -1.0], [2.0, 0.0, -2.0]).slope
+    0.5
     """
 
     pearson: float

@@ -44,6 +44,14 @@ class Judge:
         The labels it knows, sorted, ``(n_classes,)``.
     n_features
         The number of genes (columns) it was fitted on.
+
+    Examples
+    --------
+    >>> from scivae.metrics import fit_judges
+    >>> x = [[0.0, 2.0], [0.1, 2.2], [2.0, 0.0], [2.1, 0.3]]
+    >>> judge = fit_judges(x, ["goblet", "goblet", "stem", "stem"], kinds=["logistic"])["logistic"]
+    >>> judge.predict([[3.0, 0.0]]).tolist(), judge.predict_proba([[3.0, 0.0]]).shape
+    (['stem'], (1, 2))
     """
 
     kind: str
@@ -188,6 +196,13 @@ class Purity(NamedTuple):
     unbroken
         Share of paths all of whose points are judged to be of their class; None where ``paths``
         was not given.
+
+    Examples
+    --------
+    >>> from scivae.metrics import Purity
+    >>> purity = Purity({"goblet": 1.0, "stem": 0.5}, {"goblet": 8, "stem": 8}, None, None)
+    >>> purity.mean, purity.worst_class
+    (0.75, 'stem')
     """
 
     per_class: dict[Hashable, float]

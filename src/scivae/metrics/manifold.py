@@ -24,6 +24,13 @@ class PrecisionRecall(NamedTuple):
         Share of generated cells that lie among the real ones, in [0, 1]: fidelity.
     recall
         Share of real cells that lie among the generated ones, in [0, 1]: diversity.
+
+    Examples
+    --------
+    >>> from scivae.metrics import precision_recall
+    >>> found = precision_recall([[0.0], [1.0], [2.0]], [[0.5], [9.0]], k=1)
+    >>> found.precision
+    0.5
     """
 
     precision: float
@@ -40,6 +47,13 @@ class DensityCoverage(NamedTuple):
         two populations are equal. It may pass 1.
     coverage
         Share of real cells with a generated cell nearby, in [0, 1].
+
+    Examples
+    --------
+    >>> from scivae.metrics import density_coverage
+    >>> found = density_coverage([[0.0], [1.0], [2.0], [4.0]], [[0.5], [0.6], [9.0], [9.1]], k=1)
+    >>> found.coverage
+    0.5
     """
 
     density: float

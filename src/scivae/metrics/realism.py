@@ -29,6 +29,14 @@ class TwoSampleTest(NamedTuple):
         be told apart, 1 where they always can. Clearly below 0.5 speaks of copies.
     fold_aucs
         The area in each fold.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.metrics import classifier_two_sample_test
+    >>> x = np.random.default_rng(0).normal(size=(40, 2))
+    >>> classifier_two_sample_test(x, x + 9, n_trees=10).auc
+    1.0
     """
 
     auc: float
@@ -47,6 +55,14 @@ class GeneGeneAgreement(NamedTuple):
         correlations that are all too strong or all too weak.
     n_genes
         Genes that vary in both populations, the only ones that correlations exist for.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.metrics import gene_gene_correlation
+    >>> x = np.random.default_rng(0).normal(size=(50, 4))
+    >>> gene_gene_correlation(x, x).n_genes
+    4
     """
 
     pearson: float
@@ -69,6 +85,14 @@ class CopyingTest(NamedTuple):
         Median nearest distance of generated cells over that of held-out ones: 1 for fresh cells.
     n_exact
         Generated cells that equal a training cell in every gene.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.metrics import copying_test
+    >>> x = np.random.default_rng(0).normal(size=(60, 3))
+    >>> copying_test(x[:20], x[:40], x[40:]).n_exact
+    20
     """
 
     share_closer: float

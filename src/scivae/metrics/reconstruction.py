@@ -20,6 +20,12 @@ class Reconstruction(NamedTuple):
         Mean absolute error over all entries, in the units of ``x``.
     value_range
         The range that :attr:`percent` refers to, in the units of ``x``.
+
+    Examples
+    --------
+    >>> from scivae.metrics import reconstruction_error
+    >>> reconstruction_error([[0.0, 4.0]], [[0.0, 3.0]]).mae
+    0.5
     """
 
     mae: float

@@ -26,6 +26,12 @@ class Smoothness(NamedTuple):
     largest_step
         Longest step over mean step: at least 1, and 1 for an even walk. A path that jumps all at
         once has the number of steps.
+
+    Examples
+    --------
+    >>> from scivae.metrics import interpolation_smoothness
+    >>> interpolation_smoothness([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]).length_ratio
+    1.0
     """
 
     length_ratio: float

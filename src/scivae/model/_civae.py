@@ -389,7 +389,7 @@ class CIVAE(
 
     @property
     def linear_classes(self) -> LinearClasses:
-        """The discriminator as geometry: weights ``(n_classes, n_latent)`` and biases."""
+        """The discriminator as geometry, with weights ``(n_classes, n_latent)`` and biases."""
         layer = self.module.discriminator
         return LinearClasses(
             layer.weight.detach().cpu().numpy().astype(np.float64),
@@ -555,6 +555,16 @@ class CIVAE(
             Positions of the cells, or a mask; ``None`` for all.
         **kwargs
             ``batch_size``, ``return_dist``, ``give_mean``, …
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata, n_latent=4)
+        >>> model.train(max_epochs=2, enable_progress_bar=False)
+        >>> model.get_latent_representation(indices=[0, 1, 2]).shape
+        (3, 4)
         """
         self._require_trained()
         if kwargs.get("batch_size") is not None:

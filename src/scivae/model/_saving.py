@@ -79,6 +79,20 @@ class SavingMixin:
             If the folder exists and ``overwrite`` is not set.
         OSError
             If the files cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata, n_latent=4)
+        >>> model.train(max_epochs=2, enable_progress_bar=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/model")
+        ...     loaded = scivae.model.CIVAE.load(f"{folder}/model", adata)
+        >>> bool((loaded.predict() == model.predict()).all())
+        True
         """
         target = Path(dir_path).absolute()
         if target.exists() and not (overwrite and target.is_dir()):
@@ -142,6 +156,20 @@ class SavingMixin:
             If there is no model in the folder.
         ValueError
             If the file is damaged, or of another class, or names code and is not trusted.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata, n_latent=4)
+        >>> model.train(max_epochs=2, enable_progress_bar=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/model")
+        ...     loaded = scivae.model.CIVAE.load(f"{folder}/model", adata)
+        >>> loaded.is_trained
+        True
         """
         folder = Path(dir_path)
         name = f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
@@ -179,6 +207,22 @@ class SavingMixin:
             As :meth:`load` takes it.
         **kwargs
             As :meth:`scvi.model.SCVI.load_query_data` takes them.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata, batch_key="batch")
+        >>> model = scivae.model.CIVAE(adata, n_latent=4)
+        >>> model.train(max_epochs=2, enable_progress_bar=False)
+        >>> query = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)
+        >>> query.obs["batch"] = "new"
+        >>> mapped = scivae.model.CIVAE.load_query_data(query, model)
+        >>> mapped.train(
+        ...     max_epochs=2, plan_kwargs={"weight_decay": 0.0}, enable_progress_bar=False
+        ... )
+        >>> mapped.predict().shape
+        (300,)
         """
         reference = cls._reference(reference_model, trusted)
         return super().load_query_data(adata, reference, **kwargs)  # type: ignore[misc]
@@ -199,6 +243,18 @@ class SavingMixin:
             As :meth:`load` takes it.
         **kwargs
             As :meth:`scvi.model.SCVI.prepare_query_anndata` takes them.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata, n_latent=4)
+        >>> model.train(max_epochs=2, enable_progress_bar=False)
+        >>> query = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)[:, :30].copy()
+        >>> scivae.model.CIVAE.prepare_query_anndata(query, model)
+        >>> query.n_vars
+        40
         """
         reference = cls._reference(reference_model, trusted)
         return super().prepare_query_anndata(adata, reference, **kwargs)  # type: ignore[misc]
@@ -223,6 +279,20 @@ class SavingMixin:
             What was put before the names of the files.
         trusted
             As :meth:`load` takes it.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata, n_latent=4)
+        >>> model.train(max_epochs=2, enable_progress_bar=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/model")
+        ...     registry = scivae.model.CIVAE.load_registry(f"{folder}/model")
+        >>> registry["setup_args"]["labels_key"]
+        'cell_type'
         """
         return read_model(Path(dir_path), prefix, trusted)[SAVE_KEYS.ATTR_DICT_KEY]["registry_"]
 
@@ -240,7 +310,23 @@ class SavingMixin:
             What was put before the names of the files.
         trusted
             As :meth:`load` takes it.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata, n_latent=4)
+        >>> model.train(max_epochs=2, enable_progress_bar=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/model")
+        ...     scivae.model.CIVAE.view_setup_args(f"{folder}/model")  # doctest: +ELLIPSIS
+        Setup via `CIVAE.setup_anndata` with arguments:
+        ...
         """
+        import rich.pretty  # noqa: F401  scvi-tools calls it without importing it
+
         AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix, trusted=trusted))
 
     @classmethod
@@ -251,6 +337,13 @@ class SavingMixin:
         ----------
         *args, **kwargs
             Ignored.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> scivae.model.CIVAE.convert_legacy_save("old", "new")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        NotImplementedError: no CIVAE was ever saved in the format of scvi-tools before 0.15, ...
         """
         raise NotImplementedError(
             "no CIVAE was ever saved in the format of scvi-tools before 0.15, which cannot be read "

@@ -112,9 +112,19 @@ class TrainingMixin(GenerationMixin):
         Whatever stops training (an error, a full disk, Ctrl-C), the model keeps the weights of the
         last epoch that ended well, and is a trained model if there was one.
 
-        :attr:`history` holds, for training (``_train``) and held-out (``_validation``) cells, each
+        ``history`` holds, for training (``_train``) and held-out (``_validation``) cells, each
         term of J by epoch: ``reconstruction_loss``, ``kl_local``, ``classification_loss``, and the
         ``accuracy`` of the discriminator.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata, n_latent=4)
+        >>> model.train(max_epochs=2, enable_progress_bar=False)
+        >>> len(model.history["accuracy_validation"])
+        2
         """
         if max_epochs is None:
             n_obs = (

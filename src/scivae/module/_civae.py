@@ -36,6 +36,14 @@ def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
         Counts, shape ``(n_obs, n_vars)``.
     thinning
         Largest share of the counts of a cell that can be lost, in [0, 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scivae.module import thin
+    >>> counts = torch.tensor([[9.0, 0.0, 4.0]])
+    >>> bool((thin(counts, 0.7) <= counts).all())
+    True
     """
     share = 1 - thinning * torch.rand(x.shape[0], 1, device=x.device, dtype=x.dtype)
     index = x.flatten().nonzero().squeeze(1)  # zeros stay zeros
@@ -103,6 +111,14 @@ class CIVAEModule(VAE):
         Whether the means of a continuous likelihood are confined to (0, 1).
     **kwargs
         Passed to :class:`scvi.module.VAE`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scivae.module import CIVAEModule
+    >>> network = CIVAEModule(40, n_classes=3, n_latent=4)
+    >>> network.classify(torch.zeros(5, 4)).shape
+    torch.Size([5, 3])
     """
 
     def __init__(

@@ -1,0 +1,185 @@
+"""Configuration of the documentation; README.md in this folder says how to build it."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import shutil
+import sys
+import warnings
+from collections import _tuplegetter
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any, get_args
+
+from numpy.typing import ArrayLike
+from sphinx.ext.napoleon import NumpyDocstring
+from sphinx_autodoc_typehints import format_annotation
+
+# Of sphinx-autodoc-typehints, which sets what Sphinx 10 will not have.
+warnings.filterwarnings("ignore", category=DeprecationWarning, module="sphinx_autodoc_typehints")
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from scivae.metrics._validate import SparseLike  # noqa: E402
+
+
+def prose_of_returns(self: NumpyDocstring, section: str) -> list[str]:
+    """What a function returns is a sentence here; a type on a line of its own is in the annotation too."""
+    lines = self._dedent(self._consume_to_next_section())
+    lines = lines[lines[:1] == [":"] :]  # sphinx-autodoc-typehints puts it there, against types
+    if len(lines) > 1 and lines[1].startswith(" "):
+        lines = self._dedent(lines[1:])
+    return self._format_block(":returns: ", lines)
+
+
+NumpyDocstring._parse_returns_section = prose_of_returns
+
+
+def short_type(annotation: Any, config: Any) -> str | None:
+    """Name what numpy spells out as a union of protocols, alone or with alternatives."""
+    parts, array = get_args(annotation), get_args(ArrayLike)
+    if not all(part in parts for part in array):
+        return None
+    others = [part for part in parts if part not in array]
+    return " | ".join(
+        [":data:`~numpy.typing.ArrayLike`"]
+        + ["sparse matrix" if p is SparseLike else format_annotation(p, config) for p in others]
+    )
+
+
+def fields_only(app, what, name, obj, options, signature, returns) -> tuple[str, None] | None:
+    """What a named tuple holds; the section Attributes says of what kind."""
+    if what == "class" and hasattr(obj, "_fields"):
+        return f"({', '.join(obj._fields)})", None
+    return None
+
+
+def skip_inherited(app, what, name, obj, skip, options) -> bool | None:
+    """Leave what comes from scvi-tools, torch or tuple to their own documentation."""
+    if isinstance(obj, _tuplegetter):  # a field, which the section Attributes describes
+        return True
+    function = getattr(obj, "fget", None) or getattr(obj, "__func__", obj)
+    module = getattr(function, "__module__", None)
+    if what == "class" and callable(function) and not str(module).startswith("scivae"):
+        return True
+    return None
+
+
+project = "scivae"
+author = "The scivae authors"
+copyright = f"2026, {author}"
+release = version = installed("scivae-tools")
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_autodoc_typehints",
+    "scanpydoc.definition_list_typed_field",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinxcontrib.bibtex",
+]
+# Addresses of other packages' objects are fetched, which needs a network: Read the Docs has one.
+if os.environ.get("READTHEDOCS") or os.environ.get("SCIVAE_DOCS_ONLINE"):
+    extensions.append("sphinx.ext.intersphinx")
+intersphinx_mapping = {
+    "anndata": ("https://anndata.readthedocs.io/en/stable/", None),
+    "matplotlib": ("https://matplotlib.org/stable/", None),
+    "numpy": ("https://numpy.org/doc/stable/", None),
+    "pandas": ("https://pandas.pydata.org/docs/", None),
+    "python": ("https://docs.python.org/3/", None),
+    "scanpy": ("https://scanpy.readthedocs.io/en/stable/", None),
+    "scipy": ("https://docs.scipy.org/doc/scipy/", None),
+    "scvi": ("https://docs.scvi-tools.org/en/stable/", None),
+    "torch": ("https://docs.pytorch.org/docs/stable/", None),
+}
+
+exclude_patterns = ["README.md", "_build", "**.ipynb_checkpoints"]
+templates_path = ["_templates"]
+nitpicky = True
+# References into other packages cannot be checked without a network. Those into this one all are.
+_outside = "anndata|collections|contextlib|matplotlib|numpy|os|pandas|pathlib|scanpy|scipy|scvi|sklearn|torch|typing"
+nitpick_ignore = [("py:class", "scivae.model._setup.Setup")]
+nitpick_ignore_regex = [
+    (r"py:.*", rf"({_outside})\..+"),
+    (r"py:(class|exc|obj|data)", "|".join(name for name in dir(builtins) if name[0] != "_")),
+]
+suppress_warnings = ["config.cache"]  # short_type is a function
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_param = True
+napoleon_use_ivar = False
+napoleon_custom_sections = ["Warns"]
+typehints_defaults = "braces"
+typehints_document_rtype = False
+typehints_formatter = short_type
+toc_object_entries_show_parents = "hide"
+always_use_bars_union = True
+add_module_names = False
+
+myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+nb_merge_streams = True
+bibtex_bibfiles = ["references.bib"]
+bibtex_reference_style = "author_year"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "sphinx_book_theme"
+html_title = "scivae"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "navbar_persistent": [],
+    "secondary_sidebar_items": {
+        page: ["page-toc.html"] for page in ("*", "api/**", "tutorials/**")
+    },  # none beside the tables of evidence/
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+}
+
+
+def copy_notebooks() -> None:
+    """Put the notebooks, which lie beside this folder, where Sphinx finds pages."""
+    target = HERE / "tutorials"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for notebook in sorted((ROOT / "tutorials").glob("*.ipynb")):
+        contents = json.loads(notebook.read_text())
+        # One that was stored without being run does not name its language.
+        contents["metadata"].setdefault("language_info", {"name": "python"})
+        (target / notebook.name).write_text(json.dumps(contents))
+    if not any(target.iterdir()):
+        (target / "none.md").write_text(
+            "# None here\n\nThis copy of the source has no notebooks.\n"
+        )
+
+
+copy_notebooks()
+
+
+def keep_spread(app, docname: str, source: list[str]) -> None:
+    """A number and its standard deviation stay on one line."""
+    if docname.startswith("evidence/"):
+        source[0] = source[0].replace(" ± ", "\u00a0±\u00a0")
+
+
+def setup(app) -> None:
+    """Connect the above."""
+    app.connect("source-read", keep_spread)
+    app.connect("autodoc-process-signature", fields_only, priority=600)
+    app.connect("autodoc-skip-member", skip_inherited)

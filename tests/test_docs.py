@@ -1,0 +1,287 @@
+"""The documentation: its examples run, its pages build without a warning, and a browser can read them."""
+
+from __future__ import annotations
+
+import doctest
+import functools
+import importlib.util
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+
+import filelock
+import pytest
+import yaml
+from tests.test_house import PUBLIC, ROOT
+
+from scivae import module
+
+DOCS = ROOT / "docs"
+OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+EXAMPLES = {
+    name: thing
+    for name, thing in {
+        **PUBLIC,
+        "module.CIVAEModule": module.CIVAEModule,
+        "module.thin": module.thin,
+    }.items()
+    if ">>>" in (inspect.getdoc(thing) or "")
+}
+PAGES = sorted(
+    path.name for path in DOCS.glob("*.md") if re.search(r"```(python|pycon)\n", path.read_text())
+)
+NARROW = 390  # pixels, a telephone
+
+
+@pytest.fixture(autouse=True)
+def figures_are_not_shown(monkeypatch, tmp_path):
+    """Examples draw without a screen, and write into a folder of their own."""
+    import matplotlib.pyplot as plt
+
+    monkeypatch.chdir(tmp_path)
+    yield
+    plt.close("all")
+
+
+def run(code: str, name: str, names: dict) -> None:
+    test = doctest.DocTestParser().get_doctest(code, names, name, name, 0)
+    assert test.examples
+    assert doctest.DocTestRunner(optionflags=OPTIONS).run(test).failed == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_of_docstrings_run(name):
+    run(inspect.getdoc(EXAMPLES[name]), name, {})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("page", PAGES)
+def test_code_of_pages_runs(page):
+    text = (DOCS / page).read_text()
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        # Two epochs, for the sake of time; all else as it stands.
+        code = re.sub(r"\.train\(", ".train(max_epochs=2, enable_progress_bar=False, ", code)
+        exec(compile(code, page, "exec"), names)
+    code = "\n".join(re.findall(r"```pycon\n(.*?)```", text, flags=re.DOTALL))
+    if code:
+        run(code, page, {})
+
+
+def test_every_public_name_is_on_an_api_page():
+    for room in ("model", "tl", "pl", "metrics", "geometry", "datasets"):
+        text = (DOCS / "api" / f"{room}.md").read_text()
+        listed = re.findall(r"^   (\w+)$", text, flags=re.MULTILINE)
+        assert sorted(listed) == sorted(import_module(f"scivae.{room}").__all__), room
+
+
+def test_what_is_said_to_be_inherited_is_there():
+    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "api" / "model.md").read_text(), flags=re.MULTILINE)
+    names = re.findall(r"`(\w+)`", " ".join(rows))
+    assert len(names) > 10
+    assert all(hasattr(PUBLIC["model.CIVAE"], name) for name in names)
+
+
+def test_one_version_and_one_licence():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for name in ("CITATION.cff", "meta.yaml"):
+        said = yaml.safe_load((ROOT / name).read_text())
+        assert said["version"] == project["version"]
+        assert said["license"] == project["license"]
+    assert said["install"]["pypi"] == project["name"]
+
+
+# --- the site -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The pages, built once from a copy of what they are made of; any warning is an error."""
+    wanted = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinxcontrib.bibtex")
+    missing = [name for name in wanted if not found(name)]
+    if missing:
+        pytest.skip(f"the extra docs is not installed: there is no {', '.join(missing)}")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # all workers read the same pages
+        shared = shared.parent
+    folder, html = shared / "docs_source", shared / "docs_html"
+    with filelock.FileLock(shared / "docs.lock"):
+        if not folder.exists():
+            ignored = shutil.ignore_patterns("_build", "generated", ".*")
+            shutil.copytree(DOCS, folder / "docs", ignore=ignored)
+            for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+                shutil.copy(ROOT / name, folder)
+            for name in ("src", "tutorials"):
+                if (ROOT / name).exists():
+                    (folder / name).symlink_to(ROOT / name)
+            command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q"]
+            done = subprocess.run(
+                [*command, str(folder / "docs"), str(html)], capture_output=True, text=True
+            )
+            (shared / "docs.log").write_text(done.stderr if done.returncode else "")
+    log = (shared / "docs.log").read_text()
+    assert not log, log
+    return html
+
+
+def found(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+class Page(HTMLParser):
+    """Names of a page that links can lead to, its links, and its figures."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.names: set[str] = set()
+        self.links: set[str] = set()
+        self.figures: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.names |= {given[key] for key in ("id", "name") if given.get(key)}
+        if tag == "img":
+            self.figures.append(given["src"])
+        self.links |= {given[key] for key in ("href", "src") if given.get(key)}
+
+
+@pytest.fixture(scope="session")
+def pages(site) -> dict[str, Page]:
+    """Every page by its address in the site."""
+    files = (f for f in site.rglob("*.html") if "_static" not in f.relative_to(site).parts)
+    return {f.relative_to(site).as_posix(): Page(f.read_text()) for f in sorted(files)}
+
+
+def test_no_link_within_the_site_is_broken(site, pages):
+    broken = []
+    for address, page in pages.items():
+        for link in page.links:
+            if urlparse(link).scheme:  # to another site, or data
+                continue
+            target, anchor = urldefrag(urljoin(address, link))
+            path = unquote(target.split("?")[0])
+            there = (site / path).is_file()
+            if there and anchor and path in pages:
+                there = unquote(anchor) in pages[path].names
+            if not there:
+                broken.append((address, link))
+    assert not broken
+
+
+def test_the_site_has_what_it_should(pages):
+    wanted = {"index", "installation", "tutorials", "method", "evidence", "performance", "faq"}
+    wanted |= {"migration", "reliability", "colon", "changelog", "contributing", "references"}
+    assert {f"{name}.html" for name in wanted} <= set(pages)
+    for table in (DOCS / "evidence").glob("*.md"):
+        assert f"evidence/{table.stem}.html" in pages
+    for notebook in (ROOT / "tutorials").glob("*.ipynb"):
+        assert f"tutorials/{notebook.stem}.html" in pages
+    assert any(page.figures for page in pages.values())
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    """Where the site is served on this machine."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium without a screen, which reaches this machine only."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="there is no selenium")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    binary = next(filter(None, map(shutil.which, names)), None)
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("there is no Chromium, or no chromedriver; on Debian: chromium-driver")
+    options = selenium.ChromeOptions()
+    options.binary_location = binary
+    for option in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
+    ):
+        options.add_argument(option)
+    service = selenium.ChromeService(driver)
+    chrome = selenium.Chrome(options=options, service=service)
+    yield chrome
+    chrome.quit()
+
+
+def resize(browser, width: int) -> None:
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+def test_search_finds_a_word(browser, address):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    resize(browser, 1280)
+    browser.get(address + "search.html?q=geodesic")
+    links = "return [...document.querySelectorAll('#search-results li a')].map(a => a.href)"
+    hits = WebDriverWait(browser, 20).until(lambda b: b.execute_script(links))
+    assert any("geodesic" in hit for hit in hits)
+    browser.get(address + "search.html?q=qwertzuiop")
+    summary = "return document.querySelector('#search-results')?.innerText || ''"
+    WebDriverWait(browser, 20).until(lambda b: "did not match" in b.execute_script(summary))
+
+
+def test_figures_load_and_no_page_is_wider_than_a_telephone(browser, address, pages):
+    # Pages of single functions are much alike: the ten with the most links stand for them.
+    functions = [page for page in pages if page.startswith("api/generated/")]
+    longest = sorted(functions, key=lambda page: -len(pages[page].links))[:10]
+    resize(browser, NARROW)
+    faults = []
+    for page in [*(page for page in pages if page not in functions), *longest]:
+        browser.get(address + page)
+        found = browser.execute_script(
+            "return {width: document.documentElement.scrollWidth, lost: [...document.images]"
+            ".filter(i => !i.complete || i.naturalWidth === 0).map(i => i.src)}"
+        )
+        if found["width"] > NARROW or found["lost"]:
+            faults.append((page, found))
+    assert not faults
+
+
+def test_the_first_column_of_a_wide_table_stays_in_view(browser, address):
+    resize(browser, NARROW)
+    browser.get(address + "evidence/colon_border.html")
+    left, scrolled, first = browser.execute_script(
+        "const box = document.querySelector('.pst-scrollable-table-container');"
+        "box.scrollLeft = 300;"
+        "const at = e => e.getBoundingClientRect().left;"
+        "return [at(box), box.scrollLeft, at(box.querySelector('td'))]"
+    )
+    assert scrolled == 300  # the table is wider than the page, and scrolls by itself
+    assert abs(first - left) < 2

@@ -142,7 +142,7 @@ class Kill(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(folder: Path | None = None, callbacks: tuple = ()) -> CIVAE:
+def run(plan: dict, folder: Path | None = None, callbacks: tuple = ()) -> CIVAE:
     """A training with a scheduler, early stopping and everything else that has a state."""
     adata = make_adata()
     CIVAE.setup_anndata(adata)
@@ -156,6 +156,7 @@ def run(folder: Path | None = None, callbacks: tuple = ()) -> CIVAE:
             "lr_patience": 1,
             "lr_threshold": 1e9,
             "lr_factor": 0.5,
+            **plan,
         },
         early_stopping=True,
         early_stopping_patience=5,
@@ -169,23 +170,25 @@ def run(folder: Path | None = None, callbacks: tuple = ()) -> CIVAE:
 
 def trainings(root: Path) -> None:
     """Training that was killed and taken up ends as if it had not been, bit for bit."""
-    whole = run()
-    epochs = len(whole.history["train_loss"])
-    assert 2 < epochs < 12, "early stopping should have stopped it"
-    for at in ((0, 1), (2, 0), (epochs - 1, 3)):
-        folder = root / f"run{at}"
-        assert child(lambda folder=folder, at=at: run(folder, (Kill(*at),))) == signal.SIGKILL
-        for _ in range(2):  # the second time, there is nothing left to train
-            again = run(folder)
-            for name, weights in whole.module.state_dict().items():
-                assert torch.equal(weights, again.module.state_dict()[name]), name
-            assert again.history.keys() == whole.history.keys()
-            for name, column in whole.history.items():
-                assert column.equals(again.history[name]), name
-            assert again.temperature_ == whole.temperature_
-            np.testing.assert_array_equal(again.train_indices, whole.train_indices)
-            assert [p.name for p in folder.iterdir()] == ["training.ckpt"]
-    print("training", epochs, "epochs")
+    # a step of the framework for each minibatch, and one for all of them
+    for plan, first, last in (({"minibatch_size": None}, 1, 3), ({}, 0, 0)):
+        whole = run(plan)
+        epochs = len(whole.history["train_loss"])
+        assert 2 < epochs < 12, "early stopping should have stopped it"
+        for at in ((0, first), (2, 0), (epochs - 1, last)):
+            folder = root / f"run{len(plan)}{at}"
+            assert child(lambda f=folder, at=at: run(plan, f, (Kill(*at),))) == signal.SIGKILL  # noqa: B023
+            for _ in range(2):  # the second time, there is nothing left to train
+                again = run(plan, folder)
+                for name, weights in whole.module.state_dict().items():
+                    assert torch.equal(weights, again.module.state_dict()[name]), name
+                assert again.history.keys() == whole.history.keys()
+                for name, column in whole.history.items():
+                    assert column.equals(again.history[name]), name
+                assert again.temperature_ == whole.temperature_
+                np.testing.assert_array_equal(again.train_indices, whole.train_indices)
+                assert [p.name for p in folder.iterdir()] == ["training.ckpt"]
+        print("training", epochs, "epochs")
 
 
 if __name__ == "__main__":

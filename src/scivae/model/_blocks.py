@@ -66,6 +66,8 @@ class BlockLoader:
         the order of the file.
     smallest
         Cells that a minibatch must have to be used.
+    as_rows
+        Give sparse values as a tensor in the layout CSR, in place of a dense one.
     rank, world_size
         Number of this process, and of all.
     """
@@ -78,6 +80,7 @@ class BlockLoader:
         batch_size: int,
         shuffle: bool,
         smallest: int = 1,
+        as_rows: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ):
@@ -86,6 +89,7 @@ class BlockLoader:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.smallest = smallest
+        self.as_rows = as_rows
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
@@ -174,11 +178,18 @@ class BlockLoader:
             start += len(part.order)
             if len(order := part.order[mine]):
                 block = values[order]
-                blocks.append(block.toarray() if sparse.issparse(block) else block)
+                as_they_are = self.as_rows or not sparse.issparse(block)
+                blocks.append(block if as_they_are else block.toarray())
                 rows.append(part.rows[mine])
-        x = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)  # (per_rank, n_vars)
+        stack = sparse.vstack if sparse.issparse(blocks[0]) else np.concatenate
+        x: Any = blocks[0] if len(blocks) == 1 else stack(blocks)  # (per_rank, n_vars)
         index = rows[0] if len(rows) == 1 else np.concatenate(rows)
-        tensors = {REGISTRY_KEYS.X_KEY: torch.from_numpy(x)}
+        if sparse.issparse(x):
+            x = x.tocsr()
+            x = torch.sparse_csr_tensor(x.indptr, x.indices, x.data, size=x.shape)
+        else:
+            x = torch.from_numpy(x)
+        tensors = {REGISTRY_KEYS.X_KEY: x}
         for key, values in self.data.fields.items():
             tensors[key] = torch.from_numpy(values[index])
         return tensors
@@ -305,6 +316,7 @@ class BlockDataModule(LightningDataModule):
             "categorical_covariate_keys": categorical_covariate_keys,
             "continuous_covariate_keys": continuous_covariate_keys,
         }
+        self.take_together(1, as_rows=False)
         self.read_pools = {"anndata": _stores.read_pools, "annbatch": _annbatch.read_pools}[reader]
         if reader == "annbatch" and (self.cells.adata is not None or not self.cells.path.is_dir()):
             raise ValueError(
@@ -403,25 +415,37 @@ class BlockDataModule(LightningDataModule):
         selected[index] = True
         return BlockLoader(self, selected, **kwargs)
 
-    def _ranks(self) -> dict[str, int]:
+    def take_together(self, minibatches: int, *, as_rows: bool) -> None:
+        """How :meth:`CIVAE.train` wants its cells.
+
+        Parameters
+        ----------
+        minibatches
+            Minibatches that are given at once, one below the other.
+        as_rows
+            Sparse values as a tensor in the layout CSR, in place of a dense one.
+        """
+        self._minibatches, self._as_rows = minibatches, as_rows
+
+    def _of_training(self) -> dict[str, Any]:
+        at_once: dict[str, Any] = {
+            "batch_size": self.batch_size * self._minibatches,
+            "as_rows": self._as_rows,
+        }
         trainer = self.trainer
-        if trainer is None:
-            return {}
-        return {"rank": trainer.global_rank, "world_size": trainer.world_size}
+        if trainer is not None:
+            at_once |= {"rank": trainer.global_rank, "world_size": trainer.world_size}
+        return at_once
 
     def train_dataloader(self) -> BlockLoader:
         """Minibatches to train on, in an order of its own for each epoch."""
-        return self._loader(
-            self.train_idx, batch_size=self.batch_size, shuffle=True, smallest=2, **self._ranks()
-        )
+        return self._loader(self.train_idx, shuffle=True, smallest=2, **self._of_training())
 
     def val_dataloader(self) -> BlockLoader | list:
         """Minibatches of held-out cells, in the order of the file."""
         if not self.n_val:
             return []
-        return self._loader(
-            self.val_idx, batch_size=self.batch_size, shuffle=False, **self._ranks()
-        )
+        return self._loader(self.val_idx, shuffle=False, **self._of_training())
 
     def inference_dataloader(
         self, indices: Sequence[int] | np.ndarray | None = None, *, batch_size: int = 1024

@@ -46,6 +46,7 @@ from ._random import LOCK, draws_by_seed, seeded
 from ._saving import SavingMixin
 from ._setup import Setup, check_setup_arguments
 from ._train import TrainingMixin
+from ._training import BLOCK_VALUES, quiet_about_rows
 
 Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bernoulli"]
 
@@ -572,6 +573,8 @@ class CIVAE(
         if kwargs.get("dataloader") is None:
             adata = self._validate_anndata(adata)
             indices = resolve_indices(adata, indices)
+            if not kwargs.keys() - {"batch_size", "dataloader"}:  # the means, and no more
+                return self._encode(adata, indices, kwargs.get("batch_size")).mean
         with self._evaluating(), seeded(self._seed):
             return super().get_latent_representation(adata, indices, **kwargs)
 
@@ -581,12 +584,17 @@ class CIVAE(
         """Posterior, labels and conditions of some cells of a validated AnnData, in their order."""
         # Loaders read files in sorted order, whatever the order asked for.
         cells, inverse = np.unique(indices, return_inverse=True)
-        loader = self._make_data_loader(adata=adata, indices=cells, batch_size=batch_size)
+        loader = self._make_data_loader(
+            adata=adata,
+            indices=cells,
+            batch_size=batch_size or max(128, BLOCK_VALUES // self.module.n_input),
+            load_sparse_tensor=self._counts_are_rows(adata),
+        )
         return Encoded.concatenate(self._encode_all(loader)).take(inverse)
 
     def _encode_all(self, loader: Iterable[dict[str, torch.Tensor]]) -> list[Encoded]:
         """Posterior, labels and conditions of all minibatches."""
-        with self._evaluating() as module, seeded(self._seed):
+        with self._evaluating() as module, seeded(self._seed), quiet_about_rows():
             return list(encoded_minibatches(module, loader))
 
 

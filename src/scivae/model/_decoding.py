@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
-from ..module import COUNT_LIKELIHOODS, CIVAEModule
+from ..module import COUNT_LIKELIHOODS, CIVAEModule, Rows, check_finite
 from ._compat import MODULE_KEYS
 
 ROWS_PER_BLOCK = 1024
@@ -164,18 +164,26 @@ def encoded_minibatches(
     module: CIVAEModule, loader: Iterable[dict[str, torch.Tensor]]
 ) -> Iterator[Encoded]:
     """Posterior, labels and conditions of each minibatch, by a module in evaluation mode."""
+    reads_rows = module.reads_rows and module.minified_data_type is None
     for tensors in loader:
-        out = module.inference(**module._get_inference_input({**tensors}))
-        qz = out[MODULE_KEYS.QZ_KEY]
+        if reads_rows:
+            rows = Rows.of(tensors[REGISTRY_KEYS.X_KEY].to(module.device))
+            check_finite(rows.counts)
+            mean, variance = module.encode_rows(rows)
+            scale, library = variance.sqrt(), rows.totals.log()
+        else:
+            out = module.inference(**module._get_inference_input({**tensors}))
+            qz, library = out[MODULE_KEYS.QZ_KEY], out[MODULE_KEYS.LIBRARY_KEY]
+            mean, scale = qz.loc, qz.scale
         size_factor = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-        library = out[MODULE_KEYS.LIBRARY_KEY] if size_factor is None else size_factor.log()
+        library = library if size_factor is None else size_factor.log()
         covariates = (
             tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
             tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
         )
         yield Encoded(
-            qz.loc.cpu().numpy(),
-            qz.scale.cpu().numpy(),
+            mean.cpu().numpy(),
+            scale.cpu().numpy(),
             tensors[REGISTRY_KEYS.LABELS_KEY].numpy().ravel().astype(np.int64),
             Conditions(
                 library.cpu().numpy().ravel().astype(np.float64),

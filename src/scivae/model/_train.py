@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 from scipy import sparse
 from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
 from scvi.train import TrainingPlan
 
 from .._errors import check_bool, check_integer, check_number, check_type
@@ -33,6 +34,7 @@ from ._training import (
     fit_temperature,
     minibatches_a_block,
     one_thread_to_prepare,
+    quiet_about_rows,
     stratified_split,
 )
 
@@ -204,19 +206,23 @@ class TrainingMixin(GenerationMixin):
             )
             checkpoint = Path(checkpoint_dir) / CHECKPOINT
             kwargs.setdefault("ckpt_path", resume_path(checkpoint, run))
-        if datamodule is None:
-            stepwise = STEPWISE & {*kwargs, *(kwargs.get("trainer_config") or {})}
-            if not stepwise and "minibatch_size" not in plan_kwargs:
-                plan_kwargs["minibatch_size"] = batch_size
-                batch_size *= minibatches_a_block(batch_size, self.module.n_input)
+        stepwise = STEPWISE & {*kwargs, *(kwargs.get("trainer_config") or {})}
+        at_once = 1
+        if not stepwise and "minibatch_size" not in plan_kwargs:
+            size = batch_size if datamodule is None else getattr(datamodule, "batch_size", 0)
+            if datamodule is None or hasattr(datamodule, "take_together"):
+                plan_kwargs["minibatch_size"] = size
+                at_once = minibatches_a_block(size, self.module.n_input)
                 kwargs.setdefault("log_every_n_steps", 1)
-            kwargs.setdefault("load_sparse_tensor", self._counts_are_rows())
+        if datamodule is None:
+            batch_size *= at_once
+            kwargs.setdefault("load_sparse_tensor", self._counts_are_rows(self.adata))
+        elif hasattr(datamodule, "take_together"):
+            datamodule.take_together(at_once, as_rows=self.module.reads_rows)
         keeper = Keeper(seed, checkpoint, run)
         try:
             beside = plan_kwargs.get("minibatch_size") is not None and self.module.reads_rows
-            with seeded(seed), one_thread_to_prepare(beside), warnings.catch_warnings():
-                # torch says of its layout CSR that it is in beta; only its three arrays are read here
-                warnings.filterwarnings("ignore", message="Sparse (CSR tensor|invariant checks)")
+            with seeded(seed), one_thread_to_prepare(beside), quiet_about_rows():
                 super().train(  # type: ignore[misc]
                     max_epochs=max_epochs,
                     batch_size=batch_size,
@@ -237,10 +243,13 @@ class TrainingMixin(GenerationMixin):
             raise
         self._calibrate(datamodule)
 
-    def _counts_are_rows(self) -> bool:
-        """Whether the loader can hand the network the rows of a sparse matrix as they are."""
-        x = self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        return self.module.reads_rows and sparse.issparse(x) and x.has_canonical_format
+    def _counts_are_rows(self, adata: AnnData) -> bool:
+        """Whether a loader can hand the network the rows of a sparse matrix as they are."""
+        manager: AnnDataManager = self.get_anndata_manager(adata, required=True)  # type: ignore[attr-defined]
+        x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        return (
+            self.module.reads_rows and isinstance(x, sparse.csr_matrix) and x.has_canonical_format
+        )
 
     def _training_arrays(self) -> list[Any]:
         """What training reads of the data, where that lies in memory."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,6 +69,14 @@ def one_thread_to_prepare(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def quiet_about_rows() -> Iterator[None]:
+    """Torch says of its layout CSR that it is in beta; only its three arrays are read here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse (CSR tensor|invariant checks)")
+        yield
 
 
 def minibatches_a_block(batch_size: int, n_vars: int) -> int:

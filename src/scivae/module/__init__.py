@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._civae import CIVAEModule, thin
+from ._civae import CIVAEModule, check_finite, thin
 from ._likelihoods import CONTINUOUS_LIKELIHOODS, COUNT_LIKELIHOODS, LIKELIHOODS
 from ._rows import Rows
 
@@ -12,5 +12,6 @@ __all__ = [
     "LIKELIHOODS",
     "CIVAEModule",
     "Rows",
+    "check_finite",
     "thin",
 ]

@@ -52,6 +52,15 @@ def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
     return out.view_as(x)
 
 
+def check_finite(x: torch.Tensor) -> None:
+    """Raise for a minibatch with NaN or infinity."""
+    if not x.isfinite().all():
+        raise ValueError(
+            "expression values must be finite, but a minibatch holds NaN or infinity: the data were "
+            "changed after setup_anndata; set up a clean copy."
+        )
+
+
 class NotADistributionError(FloatingPointError):
     """The network gave numbers of which no distribution can be made.
 
@@ -175,11 +184,8 @@ class CIVAEModule(VAE):
     ) -> dict[str, torch.Tensor | None]:
         """What the encoder is given; ``thinning`` is the training plan's, see :func:`thin`."""
         inputs = super()._get_inference_input(tensors, full_forward_pass=full_forward_pass)
-        if "x" in inputs and not inputs["x"].isfinite().all():
-            raise ValueError(
-                "expression values must be finite, but a minibatch holds NaN or infinity: the data were "
-                "changed after setup_anndata; set up a clean copy."
-            )
+        if "x" in inputs:
+            check_finite(inputs["x"])
         if thinning > 0 and "x" in inputs:
             inputs["library"] = inputs["x"].sum(1, keepdim=True).log()
             inputs["x"] = thin(inputs["x"], thinning)

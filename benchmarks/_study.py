@@ -125,6 +125,7 @@ def run(study: Study, argv: Sequence[str] | None = None) -> pd.DataFrame:
         place = ", ".join([*map(str, setting.values()), name, f"seed {seed}"])
         left = table.seconds_left([name for _, _, name in todo[i + 1 :]])
         print(f"[{i + 1}/{len(todo)}] {place}: {shown}; about {_duration(left)} left", flush=True)
+    table.describe()
     study.finish(table.rows(), table.folder)
     if failed:
         raise SystemExit(f"{failed} of {len(todo)} rows failed, see above; the others are written.")
@@ -172,6 +173,11 @@ class Table:
             rows = self.rows()
             if len(rows):
                 self._write(rows[~rows["method"].isin(names)])
+
+    def describe(self) -> None:
+        """Write the means again: text, order of the rows and command are those of today."""
+        with self.lock:
+            self._write(self.rows())
 
     def seconds_left(self, names: Sequence[str]) -> float:
         """How long rows of these methods will take, by what earlier ones took."""

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "scivae"
 FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS = ("geometry", "metrics", "module", "model", "tl", "pl", "datasets")
-# What each room may import of the package. Every room may spell slots and phrase errors.
+# What each room may import of the package. Every room may spell slots, phrase errors, say what a thing
+# holds and show how far it is.
 MAY_IMPORT = {
     "geometry": set(),
     "metrics": set(),
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "pl": {"geometry", "metrics", "module", "model", "tl"},
     "datasets": set(),
 }
-COMMON = {"_keys", "_errors"}
+COMMON = {"_keys", "_errors", "_display", "_progress"}
 # Packages that rooms of plain mathematics know nothing of.
 FOREIGN = {
     "geometry": {"anndata", "scvi", "matplotlib", "scanpy"},

@@ -14,6 +14,7 @@ from scipy import sparse
 
 from .. import _keys
 from .._errors import check_bool, check_choice, check_integer, check_number
+from .._progress import advance, progress
 from ..module import COUNT_LIKELIHOODS
 from . import _checks
 from ._decoding import (
@@ -154,10 +155,11 @@ class AugmentationMixin(GenerationMixin):
         }
         adata = self._validate_anndata(adata)
         self._check_uns(adata, key_added)
-        parts = [
-            self._augment_class(adata, code, size, sample, min_confidence, seed)
-            for code, size in counts.items()
-        ]
+        with progress("making cells", sum(counts.values()), unit="cells"):
+            parts = [
+                self._augment_class(adata, code, size, sample, min_confidence, seed)
+                for code, size in counts.items()
+            ]
         summary = pd.DataFrame([part.summary for part in parts]).set_index(
             pd.Index([str(self.classes[c]) for c in counts], name="label")
         )
@@ -238,6 +240,7 @@ class AugmentationMixin(GenerationMixin):
             # Cells drawn after the last one that was needed do not count towards the yield.
             drawn += size if accepted + len(good) < n else int(good[-1]) + 1
             accepted += len(good)
+            advance(len(good))
             kept.append(
                 (
                     values[good],

@@ -32,6 +32,7 @@ from .._errors import (
     check_type,
     shown,
 )
+from .._progress import track
 from ..geometry import LinearClasses
 from ..module import COUNT_LIKELIHOODS, CIVAEModule
 from . import _checks
@@ -42,6 +43,7 @@ from ._decoding import Conditions, Encoded
 from ._fields import LabelsField
 from ._interpolation import InterpolationMixin
 from ._random import LOCK, draws_by_seed, seeded
+from ._repr import Labels, ReprMixin
 from ._saving import SavingMixin
 from ._setup import Setup, check_setup_arguments
 from ._train import TrainingMixin
@@ -49,7 +51,7 @@ from ._train import TrainingMixin
 Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bernoulli"]
 
 
-class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, SCVI):
+class CIVAE(ReprMixin, InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, SCVI):
     r"""Class-informed variational auto-encoder (CI-VAE).
 
     A VAE with a *single linear layer* on the latent vector that predicts the class of a cell. Its
@@ -243,6 +245,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, S
                 **kwargs,
             )
         self._seed = seed
+        self.labels = Labels(self.classes)  # no property: IPython completes no keys of those
         self.temperature_ = 1.0
         self.default_library_ = default_library
         self._model_summary_string = (
@@ -557,7 +560,7 @@ class CIVAE(InterpolationMixin, AugmentationMixin, TrainingMixin, SavingMixin, S
         parts = []
         loader = self._make_data_loader(adata=adata, indices=cells, batch_size=batch_size)
         with self._evaluating() as module, seeded(self._seed):
-            for tensors in loader:
+            for tensors in track(loader, "encoding cells", unit="batches"):
                 out = module.inference(**module._get_inference_input(tensors))
                 qz = out[MODULE_KEYS.QZ_KEY]
                 size_factor = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)

@@ -109,6 +109,18 @@ def test_no_warning_or_error_is_made_and_thrown_away():
                 assert not name.endswith(("Warning", "Error")), f"{file}:{node.lineno}"
 
 
+def test_errors_and_warnings_are_one_line():
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            warned = isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
+            if not (warned or isinstance(node, ast.Raise)):
+                continue
+            for part in ast.walk(node):
+                text = part.value if isinstance(part, ast.Constant) else ""
+                broken = isinstance(text, str) and "\n" in text
+                assert not broken, f"{file}:{node.lineno} breaks its message into lines"
+
+
 @pytest.mark.parametrize("category", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])
 def test_a_deprecated_call_of_ours_is_an_error(category):
     """A library that warns of its caller, once called from a module of the package."""

@@ -56,10 +56,14 @@ def calls(trained):
     return {
         "decoding walks": lambda: trained.interpolate(0, 3, n_steps=7, adata=adata),
         "sampling bands": lambda: trained.interpolate(0, 3, n_samples=3, adata=adata),
-        "finding geodesics": lambda: trained.interpolate(0, 3, method="geodesic", adata=adata),
-        "encoding cells": lambda: trained.predict(adata),
+        "finding geodesics": lambda: trained.interpolate(
+            [0, 1], [3, 4], method="geodesic", adata=adata
+        ),
+        "encoding cells": lambda: trained.predict(adata, batch_size=32),
         "making cells": lambda: trained.augment({"alpha": 5, "beta": 6}, adata=adata),
-        "transport plans": lambda: tl.pair_cells(adata, "stage", "early", "late", max_cells=20),
+        "transport plans": lambda: tl.pair_cells(
+            adata, "stage", "early", "late", max_cells=20, n_pairs=60
+        ),
         "following genes": lambda: tl.gene_trends(trained, pairs, n_steps=3, adata=adata),
         "shuffling groups": lambda: tl.rank_genes(trends),
         "finding neighbours": lambda: [tl.embed(adata, path), tl.project(adata, path)],
@@ -80,7 +84,13 @@ def calls(trained):
         "finding neighbours",
     ],
 )
-def test_everything_long_has_a_bar_that_runs_to_its_end(trained, bars, what):
+def test_everything_long_has_a_bar_that_runs_to_its_end(trained, bars, what, monkeypatch):
+    for block in (
+        "model._interpolation.VALUES_PER_BLOCK",
+        "tl._null._VALUES_PER_BLOCK",
+        "tl._places._ROWS",
+    ):
+        monkeypatch.setattr(f"scivae.{block}", 4)
     call = calls(trained)[what]
     bars.clear()
     call()

@@ -87,16 +87,20 @@ def counted(n: int, one: str) -> str:
     return f"{n:,} {one}" + ("" if n == 1 else "es" if one.endswith("s") else "s")
 
 
+_NEEDED = {
+    _keys.INTERPOLATED: (_keys.KIND, _keys.PATH, _keys.PREDICTED, _keys.MARGIN),
+    _keys.AUGMENTED: (_keys.KIND,),
+    TRENDS: (_keys.T,),
+}
+
+
 def describe(data: Any) -> Description | None:
     """What an AnnData or DataFrame of scivae holds; ``None`` for any other thing."""
-    attrs = getattr(data, "attrs", None)
-    if isinstance(attrs, dict) and {"use_rep", "method", "source", "target"} <= set(attrs):
+    attrs, columns = getattr(data, "attrs", None), set(getattr(data, "columns", ()))
+    # A part of a table keeps its attrs: only what has the columns still is what it was.
+    if isinstance(attrs, dict) and columns >= {"source", "target", "cost"} and "use_rep" in attrs:
         return _pairs(data)
-    if (
-        isinstance(attrs, dict)
-        and "n_permutations" in attrs
-        and "fdr" in getattr(data, "columns", ())
-    ):
+    if isinstance(attrs, dict) and columns >= {"shape", "fdr"} and "n_permutations" in attrs:
         return _ranks(data)
     uns = getattr(data, "uns", None)
     said = uns.get(_keys.UNS) if isinstance(uns, Mapping) else None
@@ -104,7 +108,7 @@ def describe(data: Any) -> Description | None:
         return None
     kind = said.get("kind")
     make = {_keys.INTERPOLATED: _path, _keys.AUGMENTED: _augmented, TRENDS: _trends}.get(str(kind))
-    if make is None or (kind != TRENDS and _keys.KIND not in data.obs):
+    if make is None or not set(_NEEDED[str(kind)]) <= set(data.obs) or not data.n_obs:
         return None
     if _keys.KIND in data.obs and (data.obs[_keys.KIND].astype(str) == _keys.REAL).any():
         return None  # real and generated cells together
@@ -240,7 +244,7 @@ def _ranks(data: Any) -> Description:
         ("scale", str(data.attrs.get("scale"))),
     ]
     return Description(
-        f"{counted(len(data), 'gene')}, the surest change first (DataFrame)",
+        f"{counted(len(data), 'ranked gene')} (DataFrame)",
         tuple(facts),
         (
             ("scivae.pl.gene_trends(trends, genes.index[:6])", "curves of the first six"),

@@ -26,8 +26,11 @@ def is_hidden() -> bool:
 
 
 def _bar(description: str, total: int | None, unit: str) -> Any:
-    """A bar in the style of scvi-tools' settings, ``None`` where there is to be none."""
-    if is_hidden():
+    """A bar in the style of scvi-tools' settings, ``None`` where there is to be none.
+
+    One step has no middle to tell of.
+    """
+    if is_hidden() or total == 1:
         return None
     style = getattr(getattr(sys.modules.get("scvi"), "settings", None), "progress_bar_style", None)
     return (_RichBar if style == "rich" else _tqdm_bar)(description, total, unit)
@@ -83,7 +86,9 @@ def track(
 def _tqdm_bar(description: str, total: int | None, unit: str) -> Any:
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, desc=description, unit=f" {unit}", delay=DELAY, leave=False)
+    # As scvi-tools does; in a terminal, what is piped on stays free of bars.
+    file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
+    return tqdm(total=total, desc=description, unit=f" {unit}", delay=DELAY, leave=False, file=file)
 
 
 class _RichBar:

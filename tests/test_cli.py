@@ -1,10 +1,12 @@
+import shlex
+
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 from tests.conftest import make_adata
 
-from scivae.cli import main
+from scivae.cli import EXAMPLES, main
 
 FILES = {"cells.h5ad", "path.h5ad", "synthetic.h5ad", "report.txt", "training.png", "path.png", "margin.png"}  # fmt: skip
 
@@ -93,3 +95,44 @@ def test_mistakes_end_in_one_line(cells, tmp_path, capsys, more, message):
 def test_no_such_file(tmp_path, capsys):
     assert main(["demo", "--data", str(tmp_path / "none.h5ad")]) == 2
     assert "none.h5ad is not there" in capsys.readouterr().err
+
+
+def examples() -> list[list[str]]:
+    """Arguments of every command that the help shows."""
+    lines = EXAMPLES.replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.strip().startswith("scivae ")]
+
+
+@pytest.mark.parametrize("command", [["--help"], ["demo", "--help"]])
+def test_help_shows_examples_and_fits_a_terminal(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert EXAMPLES.strip() in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("scivae 0.")
+
+
+@pytest.mark.parametrize("arguments", examples(), ids=" ".join)
+def test_examples_of_the_help_run(arguments, tmp_path, monkeypatch):
+    if "colon" in arguments:  # is fetched; that it is understood has to do
+        seen = []
+        monkeypatch.setattr("scivae._demo.run", seen.append)
+        assert main(arguments) == 0
+        assert seen[0].dataset == "colon"
+        return
+    monkeypatch.chdir(tmp_path)
+    adata = make_adata()
+    adata.obs["cell_type"] = adata.obs["cell_type"].cat.rename_categories(
+        {"alpha": "Epithelial", "beta": "Goblet"}
+    )
+    adata.obs["tissue"] = np.array(["normal", "tumor"])[(np.arange(len(adata)) // 3) % 2]
+    adata.write_h5ad("mine.h5ad")
+    assert main([*arguments, "--epochs", "10", "--n-synthetic", "3"]) == 0
+    assert len(list(tmp_path.glob("*/report.txt"))) == 1

@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "scivae"
 FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS = ("geometry", "metrics", "module", "model", "tl", "pl", "datasets")
-# What each room may import of the package. Every room may spell slots and phrase errors.
+# What each room may import of the package. Every room may spell slots, phrase errors, say what a thing
+# holds and show how far it is.
 MAY_IMPORT = {
     "geometry": set(),
     "metrics": set(),
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "pl": {"geometry", "metrics", "module", "model", "tl"},
     "datasets": set(),
 }
-COMMON = {"_keys", "_errors"}
+COMMON = {"_keys", "_errors", "_display", "_progress"}
 # Packages that rooms of plain mathematics know nothing of.
 FOREIGN = {
     "geometry": {"anndata", "scvi", "matplotlib", "scanpy"},
@@ -106,6 +107,18 @@ def test_no_warning_or_error_is_made_and_thrown_away():
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
                 name = getattr(node.value.func, "id", "")
                 assert not name.endswith(("Warning", "Error")), f"{file}:{node.lineno}"
+
+
+def test_errors_and_warnings_are_one_line():
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            warned = isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
+            if not (warned or isinstance(node, ast.Raise)):
+                continue
+            for part in ast.walk(node):
+                text = part.value if isinstance(part, ast.Constant) else ""
+                broken = isinstance(text, str) and "\n" in text
+                assert not broken, f"{file}:{node.lineno} breaks its message into lines"
 
 
 @pytest.mark.parametrize("category", [DeprecationWarning, PendingDeprecationWarning, FutureWarning])

@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 EXAMPLES = """\
 examples:
   scivae demo
       train on the blood cells that scanpy ships and walk from one kind of dendritic cell to another
+  scivae demo --dataset digits --epochs 60 --out digits
+      images of handwritten digits, from one 8 to another; no network either
   scivae demo --dataset colon
       normal to tumour epithelium, on data that is fetched once
   scivae demo --data mine.h5ad --labels-key cell_type --groupby tissue \\
       --source normal --target tumor --label Epithelial --out results
       the same on cells of your own
+  scivae demo --data mine.h5ad --label Goblet --n-synthetic 200
+      without groups: from one end of a class to the other, and 200 cells of each class
 """
 
 
@@ -52,11 +57,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {version('scivae-tools')}"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(
         "demo",
         help="train, interpolate, augment, and write figures, tables and a short report",
-        description="Train CI-VAE, walk between two groups of cells, make more cells of every class, "
+        description="Train CI-VAE, walk between two groups of cells, make more cells of every class,\n"
         "and write what came out.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -76,10 +84,17 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--source", help="group in which walks begin")
     demo.add_argument("--target", help="group in which walks end")
     demo.add_argument("--label", help="class to walk in (default: the largest)")
-    demo.add_argument("--out", type=Path, default=Path("scivae_demo"), help="folder of the results")
+    demo.add_argument(
+        "--out",
+        type=Path,
+        default=Path("scivae_demo"),
+        help="folder of the results (default: scivae_demo)",
+    )
     demo.add_argument("--epochs", type=int, help="passes over the cells (default: by their number)")
-    demo.add_argument("--n-synthetic", type=int, default=50, help="cells to make of each class")
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument(
+        "--n-synthetic", type=int, default=50, help="cells to make of each class (default: 50)"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
     return parser
 
 

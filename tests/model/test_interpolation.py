@@ -142,8 +142,10 @@ def test_written_back(trained):
     (name,) = adata.uns["walk"]["paths"]
     assert name == "cell_0 → cell_3"
     entry = adata.uns["walk"]["paths"][name]
-    np.testing.assert_array_equal(entry["latent"][0], path.obsm["X_civae"])
-    np.testing.assert_allclose(entry["margin"][0], path.obs["civae_margin"])
+    points = entry["points"]
+    np.testing.assert_array_equal(points.filter(like="latent_"), path.obsm["X_civae"])
+    np.testing.assert_allclose(points["margin"], path.obs["civae_margin"])
+    assert points["t"].tolist() == path.obs["civae_t"].tolist()
     position = adata.obs["walk_t"]
     assert position[adata.obs["cell_type"] == "alpha"].between(0, 1).all()
     assert position[adata.obs["cell_type"] != "alpha"].isna().all()
@@ -175,7 +177,7 @@ def test_file_formats_hold_it(trained, tmp_path):
         assert again.obs["civae_t"].tolist() == path.obs["civae_t"].tolist()
         assert again.uns["civae"]["seed"] == 0
     entry = anndata.read_h5ad(tmp_path / "adata.h5ad").uns["civae"]["paths"]["a|b → cell_4"]
-    assert entry["source"][0] == "a/b"
+    assert entry["pairs"]["source"].tolist() == ["a/b"]
 
 
 def test_goes_back_into_every_method(conditioned):

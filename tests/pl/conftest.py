@@ -99,18 +99,9 @@ def make_written_back() -> AnnData:
     adata.uns["civae"] = {
         "paths": {
             "a → b": {
-                "latent": np.zeros((1, 6, 2)),
-                "t": t,
-                "source": np.array(["a"]),
-                "target": np.array(["b"]),
-                "label": np.array(["A"]),
-                "margin": (2 - 5 * t)[None],
-                "crossings": {
-                    "path": np.array([0]),
-                    "t": np.array([0.4]),
-                    "before": np.array(["A"]),
-                    "after": np.array(["B"]),
-                },
+                "pairs": pd.DataFrame({"source": ["a"], "target": ["b"], "label": ["A"]}),
+                "points": pd.DataFrame({"path": 0, "t": t, "margin": 2 - 5 * t}),
+                "crossings": pd.DataFrame({"path": [0], "t": 0.4, "before": "A", "after": "B"}),
             }
         }
     }

@@ -25,7 +25,14 @@ BASELINE = Path(__file__).with_name("baseline")
 TOLERANCE = 4.0
 DPI = 70
 
+
+def first_frame(animation):
+    animation._draw_was_started = True  # it is looked at here, not played
+    return animation._fig.axes[0]
+
+
 FIGURES = {
+    "animate": lambda: first_frame(scivae.pl.animate(make.make_images())),
     "augmentation": lambda: scivae.pl.augmentation(
         make.make_cells(seed=1), make.make_cells(kind="sampled"), method="pca"
     ),
@@ -37,6 +44,7 @@ FIGURES = {
     ),
     "history": lambda: scivae.pl.history(make.make_history()),
     "latent": lambda: scivae.pl.latent(make.make_cells(), method="pca"),
+    "latent_gene": lambda: scivae.pl.latent(make.make_cells(), method="pca", color="0"),
     "latent_3d": lambda: scivae.pl.latent(make.make_cells(), method="pca", n_components=3),
     "path": lambda: scivae.pl.path(make.make_joint(), color="cell_type"),
     "reconstruction": lambda: scivae.pl.reconstruction(
@@ -81,6 +89,12 @@ def test_looks_as_it_did(name, tmp_path):
         save(FIGURES[name](), BASELINE / f"{name}.png")
     assert (BASELINE / f"{name}.png").stat().st_size < 40_000
     assert difference(name, FIGURES[name](), tmp_path) < TOLERANCE
+
+
+def test_every_public_figure_has_a_picture():
+    drawn = {name for name in scivae.pl.__all__ if any(f.startswith(name) for f in FIGURES)}
+    assert drawn == set(scivae.pl.__all__)
+    assert {f.stem for f in BASELINE.glob("*.png")} == set(FIGURES)
 
 
 def test_another_rendering_of_letters_does_not_matter(tmp_path):

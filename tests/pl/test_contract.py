@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 from pathlib import Path
 
 import matplotlib as mpl
@@ -47,6 +48,20 @@ FIGURES = {
     "traversal_images": (make.make_images, lambda d, **k: scivae.pl.traversal_images(d, **k), 1),
     "trend_heatmap": (make.make_trends, lambda d, **k: scivae.pl.trend_heatmap(d, **k), 1),
 }
+CELL_NAMES = [f"CD{i}+ effector memory T cell" for i in range(14)]
+# What is hard to fit on half a column.
+HARD = {
+    "confusion": lambda: scivae.pl.confusion(CELL_NAMES, CELL_NAMES[::-1]),
+    "confusion_12": lambda: scivae.pl.confusion(CELL_NAMES[:12], CELL_NAMES[:12]),
+    "latent": lambda: scivae.pl.latent(many_classes(), method="pca"),
+    "latent_on_data": lambda: scivae.pl.latent(many_classes(), method="pca", legend="on data"),
+    "latent_3d": lambda: scivae.pl.latent(many_classes(), method="pca", n_components=3),
+    "reconstruction": lambda: scivae.pl.reconstruction(
+        np.eye(12, 64) * 1000, np.eye(12, 64), shape=(8, 8), n=12
+    ),
+    "traversal_images": lambda: scivae.pl.traversal_images(make.make_images(), n_steps=2),
+    "trend_heatmap": lambda: scivae.pl.trend_heatmap(make.make_trends(), n_genes=1),
+}
 every_figure = pytest.mark.parametrize("name", sorted(FIGURES))
 
 
@@ -67,6 +82,22 @@ def axes_of(result) -> np.ndarray:
         result._draw_was_started = True  # it is looked at here, not played
         result = result._fig.axes[0]
     return np.atleast_1d(np.asarray(result, dtype=object))
+
+
+def many_classes():
+    adata = make.make_cells(140)
+    adata.obs["cell_type"] = np.array(CELL_NAMES)[np.arange(140) % 14]
+    return adata
+
+
+def assert_inside(figure) -> None:
+    box = figure.get_tightbbox()
+    width, height = figure.get_size_inches()
+    slack = 0.01
+    assert box.x0 > -slack
+    assert box.y0 > -slack
+    assert box.x1 < width + slack
+    assert box.y1 < height + slack
 
 
 def test_every_public_name_is_tested_here():
@@ -129,7 +160,7 @@ def test_text_is_large_enough_to_read(name):
     figure.canvas.draw()
     texts = [t for t in figure.findobj(mpl.text.Text) if t.get_text().strip() and t.get_visible()]
     assert texts
-    assert min(t.get_fontsize() for t in texts) >= 4.5
+    assert min(t.get_fontsize() for t in texts) >= 5.5
 
 
 @every_figure
@@ -137,13 +168,43 @@ def test_nothing_is_cut_off(name):
     data, draw, _ = FIGURES[name]
     figure = axes_of(draw(None if data is None else data()))[0].get_figure()
     figure.canvas.draw()
-    box = figure.get_tightbbox()
-    width, height = figure.get_size_inches()
-    slack = 0.03
-    assert box.x0 > -slack
-    assert box.y0 > -slack
-    assert box.x1 < width + slack
-    assert box.y1 < height + slack
+    assert_inside(figure)
+
+
+@pytest.mark.parametrize("name", sorted(HARD))
+def test_long_names_and_many_of_them_fit(name):
+    figure = np.atleast_1d(np.asarray(HARD[name](), dtype=object))[0].get_figure()
+    figure.canvas.draw()
+    assert_inside(figure)
+    texts = [t for t in figure.findobj(mpl.text.Text) if t.get_text().strip() and t.get_visible()]
+    assert min(t.get_fontsize() for t in texts) >= 5.5
+
+
+@pytest.mark.parametrize("given", [False, True])
+@every_figure
+def test_tick_labels_do_not_touch(name, given):
+    data, draw, n_panels = FIGURES[name]
+    options = {}
+    if given:  # by a user, on half a column, in matplotlib's own style
+        rows = -(-n_panels // 2)
+        size = (3.35, 2.4 if n_panels == 1 else 2.0 * rows)
+        _, axes = plt.subplots(
+            rows, min(n_panels, 2), figsize=size, squeeze=False, layout="constrained"
+        )
+        axes = axes.ravel()[:n_panels]
+        options["ax"] = axes if n_panels > 1 else axes[0]
+    axes = axes_of(draw(None if data is None else data(), **options))
+    figure = axes[0].get_figure()
+    figure.canvas.draw()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            boxes = [
+                t.get_window_extent()
+                for t in axis.get_ticklabels()
+                if t.get_visible() and t.get_text().strip()
+            ]
+            touching = [(a, b) for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)]
+            assert not touching, f"{name}: {touching}"
 
 
 @every_figure

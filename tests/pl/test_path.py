@@ -62,7 +62,10 @@ def test_cells_take_the_colours_of_the_user(joint):
 def test_cells_are_coloured_by_a_gene(joint):
     ax = scivae.pl.path(joint, color="G2", basis="civae")
     np.testing.assert_allclose(np.sort(ax.collections[1].get_array()), np.sort(joint.X[:60, 1]))
-    assert [a.get_ylabel() for a in ax.get_figure().axes[1:]] == ["G2", "position along path, t"]
+    assert [a.get_ylabel() for a in ax.get_figure().axes[1:]] == [
+        "G2, value in X",
+        "position along path, t",
+    ]
     assert ax.get_ylabel() == "z 2"
 
 

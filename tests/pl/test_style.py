@@ -3,10 +3,13 @@ from __future__ import annotations
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from scipy.optimize import minimize
+from scipy.spatial.distance import pdist
 
 from scivae.pl._style import OKABE_ITO, category_colors, drawing, palette, spread
 
@@ -15,6 +18,61 @@ def test_colours_are_distinct():
     assert palette(8) == list(OKABE_ITO)
     for n in (9, 21, 40):
         assert len({to_rgb(c) for c in palette(n)}) == n
+
+
+# Machado, Oliveira and Fernandes, "A physiologically-based model for simulation of color vision
+# deficiency", IEEE Transactions on Visualization and Computer Graphics 15 (2009), severity 1.
+SEEN = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def smallest_difference(colors, seen) -> float:
+    """Smallest CIELAB distance of two colours, as they are seen."""
+    rgb = np.array([to_rgb(c) for c in colors])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.transpose(seen), 0, 1)
+    to_xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+    xyz = linear @ np.transpose(to_xyz) / [0.95047, 1, 1.08883]
+    x, y, z = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116).T
+    lab = np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+    return pdist(lab).min()
+
+
+@pytest.mark.parametrize("vision", SEEN)
+def test_colours_are_told_apart_with_every_kind_of_vision(vision):
+    """2.3 is the least difference that is seen side by side; the tab20 of others falls to 2."""
+    assert smallest_difference(palette(8), SEEN[vision]) > 16
+    assert smallest_difference(palette(12), SEEN[vision]) > 16
+    assert smallest_difference(palette(20), SEEN[vision]) > 14
+    assert smallest_difference(palette(24), SEEN[vision]) > 13
+
+
+def test_the_measure_of_colours_knows_bad_ones():
+    confused = ["#2ca02c", "#d62728"]  # green and red of the usual cycle
+    far = smallest_difference(confused, SEEN["normal"])
+    assert smallest_difference(confused, SEEN["deuteranopia"]) < far / 2
+    tab20 = [colormaps["tab20"](i) for i in range(20)]
+    assert smallest_difference(tab20, SEEN["deuteranopia"]) < 7
 
 
 def test_the_users_colours_win_where_they_are_enough():

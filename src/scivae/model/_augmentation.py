@@ -16,6 +16,7 @@ from scipy import sparse
 
 from .. import _keys
 from .._errors import check_bool, check_choice, check_integer, check_number
+from .._progress import advance, progress
 from ..module import COUNT_LIKELIHOODS
 from . import _checks
 from ._decoding import (
@@ -258,12 +259,13 @@ class AugmentationMixin(GenerationMixin):
             )
 
         generated: AnnData | Path
-        if target is None:
-            made = list(rounds)
-            generated = self._cells(made, uns())
-        else:
-            write_blocks(target, self._blocks(rounds, sources), lambda: {_keys.UNS: uns()})
-            generated = target
+        with progress("making cells", sum(counts.values()), unit="cells"):
+            if target is None:
+                made = list(rounds)
+                generated = self._cells(made, uns())
+            else:
+                write_blocks(target, self._blocks(rounds, sources), lambda: {_keys.UNS: uns()})
+                generated = target
         if key_added is not None:
             adata.uns.setdefault(key_added, {})[_keys.AUGMENTATION] = _summary(
                 sources, counts, drawn
@@ -357,6 +359,7 @@ class AugmentationMixin(GenerationMixin):
             # Cells drawn after the last one that was needed do not count towards the yield.
             drawn[code] += size if accepted + len(good) < n else int(good[-1]) + 1
             accepted += len(good)
+            advance(len(good))
             if len(good) == 0:
                 continue
             first, last = source.names[a[good]], source.names[b[good]]

@@ -32,6 +32,7 @@ from .._errors import (
     check_type,
     shown,
 )
+from .._progress import track
 from ..geometry import LinearClasses
 from ..module import COUNT_LIKELIHOODS, CIVAEModule
 from . import _checks
@@ -43,6 +44,7 @@ from ._decoding import Encoded, encoded_minibatches
 from ._fields import LabelsField
 from ._interpolation import InterpolationMixin
 from ._random import LOCK, draws_by_seed, seeded
+from ._repr import Labels, ReprMixin
 from ._saving import SavingMixin
 from ._setup import Setup, check_setup_arguments
 from ._train import TrainingMixin
@@ -52,7 +54,13 @@ Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bern
 
 
 class CIVAE(
-    InterpolationMixin, AugmentationMixin, AnnotationMixin, TrainingMixin, SavingMixin, SCVI
+    ReprMixin,
+    InterpolationMixin,
+    AugmentationMixin,
+    AnnotationMixin,
+    TrainingMixin,
+    SavingMixin,
+    SCVI,
 ):
     r"""Class-informed variational auto-encoder (CI-VAE).
 
@@ -250,6 +258,7 @@ class CIVAE(
                 **kwargs,
             )
         self._seed = seed
+        self.labels = Labels(self.classes)  # no property: IPython completes no keys of those
         self.temperature_ = 1.0
         self.default_library_ = default_library
         self._model_summary_string = (
@@ -595,7 +604,9 @@ class CIVAE(
     def _encode_all(self, loader: Iterable[dict[str, torch.Tensor]]) -> list[Encoded]:
         """Posterior, labels and conditions of all minibatches."""
         with self._evaluating() as module, seeded(self._seed), quiet_about_rows():
-            return list(encoded_minibatches(module, loader))
+            return list(
+                encoded_minibatches(module, track(loader, "encoding cells", unit="batches"))
+            )
 
 
 for _name in (

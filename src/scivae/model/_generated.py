@@ -94,15 +94,17 @@ def provenance(model_parameters: dict[str, Any], **details: Any) -> dict[str, An
     }
 
 
-def crossings_table(crossings: Crossings, classes: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns of the points where paths change class, as ``uns`` can hold them."""
-    names = classes.astype(str)
-    return {
-        "path": crossings.path,
-        "t": crossings.t,
-        "before": names[crossings.before],
-        "after": names[crossings.after],
-    }
+def crossings_table(crossings: Crossings, classes: np.ndarray) -> pd.DataFrame:
+    """The points where paths change class, a row each."""
+    names = classes.astype(str).astype(object)
+    return pd.DataFrame(
+        {
+            "path": crossings.path,
+            "t": crossings.t,
+            "before": names[crossings.before],
+            "after": names[crossings.after],
+        }
+    )
 
 
 def safe_key(name: str) -> str:

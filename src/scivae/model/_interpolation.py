@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from .. import _keys, geometry
 from .._errors import check_choice, check_integer, check_number
+from .._progress import advance, progress, track
 from ..geometry import Crossings, LinearClasses
 from ..module import CIVAEModule
 from . import _checks
@@ -131,8 +132,10 @@ class InterpolationMixin(GenerationMixin):
         by the discriminator ``civae_predicted``, and ``civae_margin``: the logit of the walk's class
         minus the best other. The walk's class is the class of its source.
 
-        Written back: ``adata.uns[key_added]["paths"]`` and ``adata.obs[key_added + "_t"]``, the
-        position along the nearest walk of every real cell of the classes at the ends.
+        Written back: ``adata.obs[key_added + "_t"]``, the position along the nearest walk of every
+        real cell of the classes at the ends, and ``adata.uns[key_added]["paths"]``, for each call
+        the tables ``pairs`` (ends and their labels, a row a walk), ``points`` (walk, t, margin and
+        z, a row a point) and ``crossings`` (where a walk changes class), and the ``parameters``.
 
         Raises
         ------
@@ -247,7 +250,8 @@ class InterpolationMixin(GenerationMixin):
         )
         points = np.empty((len(start.mean), n_steps, start.mean.shape[1]), dtype=np.float32)
         groups = np.stack([start_class, end_class, inside & (start_class == end_class)], axis=1)
-        for first, second, within in np.unique(groups, axis=0):
+        kinds = np.unique(groups, axis=0)
+        for first, second, within in track(kinds, "finding geodesics", unit="classes"):
             rows = np.flatnonzero((groups == (first, second, within)).all(axis=1))
             cells = np.flatnonzero((codes == first) | (codes == second))
             if len(cells) < MIN_DENSITY_CELLS:
@@ -321,8 +325,10 @@ class InterpolationMixin(GenerationMixin):
         values = np.empty((len(z), self.module.n_input), dtype=np.float32)
         layers: dict[str, np.ndarray] = {}
         with self._evaluating() as module:
-            for rows, mean in decoded_blocks(module, z, at_start, other=at_end, weight=t):
-                values[rows] = mean
+            with progress("decoding walks", len(z), unit="cells"):
+                for rows, mean in decoded_blocks(module, z, at_start, other=at_end, weight=t):
+                    values[rows] = mean
+                    advance(len(mean))
             if n_samples is not None:
                 low, high = _bands(module, paths, at_start, at_end, n_samples, seed)
                 layers = {_keys.Q05_LAYER: low, _keys.Q95_LAYER: high}
@@ -358,14 +364,20 @@ class InterpolationMixin(GenerationMixin):
             if cells.size:
                 z = self._encode(adata, cells).mean
                 position[cells] = geometry.project_to_polyline(z, ends[own]).t
+        # Tables: a dict of arrays would print every number.
+        pair, t = paths.rows
+        points = pd.DataFrame({"path": pair, "t": t, "margin": paths.margins(classes).ravel()})
+        latent = paths.points.reshape(len(points), -1).astype(np.float32)
         entry = {
-            "latent": paths.points.astype(np.float32),
-            "t": paths.t,
-            "source": np.asarray(sources, dtype=str),
-            "target": np.asarray(targets, dtype=str),
-            "label": self.classes[paths.start_class].astype(str),
-            "target_label": self.classes[paths.end_class].astype(str),
-            "margin": paths.margins(classes),
+            "pairs": pd.DataFrame(
+                {
+                    "source": np.asarray(sources, dtype=object),
+                    "target": np.asarray(targets, dtype=object),
+                    "label": self.classes[paths.start_class].astype(str).astype(object),
+                    "target_label": self.classes[paths.end_class].astype(str).astype(object),
+                }
+            ),
+            "points": points.join(pd.DataFrame(latent).add_prefix("latent_")),
             "crossings": crossings_table(paths.crossings(classes, details["method"]), self.classes),
             "parameters": {k: storable(v) for k, v in details.items() if v is not None},
         }
@@ -397,7 +409,7 @@ def _bands(
     low = np.empty((len(z), module.n_input), dtype=np.float32)
     high = np.empty_like(low)
     step = max(1, VALUES_PER_BLOCK // (n_samples * module.n_input))
-    for first in range(0, len(z), step):
+    for first in track(range(0, len(z), step), "sampling bands", unit="blocks"):
         rows = slice(first, min(first + step, len(z)))
         w = t[rows, None]
         shift = (1 - w) * moved[0][:, pair[rows]] + w * moved[1][:, pair[rows]]

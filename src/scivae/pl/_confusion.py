@@ -88,7 +88,9 @@ def confusion(
         drawn.set_xlabel("predicted class")
         drawn.set_ylabel("true class (cells)")
         if written:
-            _write(drawn, values, 0.6 * (100 if normalize else float(values.max())), small=numbered)
+            most = 100.0 if normalize else float(values.max())
+            fontsize = 6 if ax is None else ("xx-small" if numbered else "x-small")
+            _write(drawn, values, 0.6 * most, fontsize=fontsize)
             drawn.set_title(what, loc="left")
         else:
             colorbar(image, drawn, what)
@@ -137,11 +139,11 @@ def confusion_counts(
     return counts, [str(c) for c in order]
 
 
-def _write(ax: Axes, values: np.ndarray, light_from: float, *, small: bool) -> None:
+def _write(ax: Axes, values: np.ndarray, light_from: float, *, fontsize: Any) -> None:
     """Numbers in the cells; those that round to nothing are left out."""
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value) and round(value) > 0:
             ax.text(
-                j, i, f"{value:.0f}", ha="center", va="center", fontsize="xx-small" if small else "x-small",
+                j, i, f"{value:.0f}", ha="center", va="center", fontsize=fontsize,
                 color="white" if value > light_from else "black",
             )  # fmt: skip

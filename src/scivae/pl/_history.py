@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ._style import TRAIN, VALIDATION, WIDTH, panels
+from ._style import TRAIN, VALIDATION, WIDTH, label_outer, n_ticks, panels
 
 # Title, unit, and the keys of the history for training and validation cells.
 _TERMS = (
@@ -61,7 +61,7 @@ def history(model: Any, *, ax: Any = None, show: bool = False) -> np.ndarray:
     curves = _curves(model)
     if not curves:
         raise ValueError("history must hold the terms of the objective, got none of them.")
-    with panels(ax, len(curves), panel=(WIDTH / 2, 1.05), shared=0.35, show=show) as drawn:
+    with panels(ax, len(curves), panel=(WIDTH / 2, 1.12), shared=0.35, show=show) as drawn:
         for one, (title, unit, *parts) in zip(drawn, curves, strict=True):
             for curve, color, label in zip(
                 parts, (TRAIN, VALIDATION), ("training", "validation"), strict=True
@@ -70,10 +70,13 @@ def history(model: Any, *, ax: Any = None, show: bool = False) -> np.ndarray:
                     few = "o" if len(curve) < 3 else None
                     one.plot(curve.index, curve, color=color, label=label, lw=1.2, marker=few, ms=3)
             one.set_title(title, loc="left")
-            one.set_ylabel(unit)
-            one.xaxis.get_major_locator().set_params(integer=True)
-            if ax is not None:
-                one.set_xlabel("epoch")
+            one.set_ylabel(unit, fontsize=None if ax is not None else "small")
+            one.xaxis.get_major_locator().set_params(
+                integer=True, nbins=n_ticks(one, 3), steps=[1, 2, 5, 10]
+            )
+            one.yaxis.get_major_locator().set_params(nbins=4, steps=[1, 2, 5, 10])
+        if ax is not None:
+            label_outer(list(drawn), x="epoch")
         _legend(drawn, own=ax is None)
     return drawn
 

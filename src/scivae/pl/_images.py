@@ -10,7 +10,15 @@ import numpy as np
 from .. import _keys
 from ._check import check_anndata, check_count, check_obs, check_paths
 from ._pixels import centres, image_shape, limits, matrix, mosaic
-from ._style import SIGNED_CMAP, WIDTH, colorbar, drawing
+from ._style import (
+    SIGNED_CMAP,
+    SMALLEST,
+    WIDTH,
+    colorbar,
+    drawing,
+    height_in_points,
+    width_in_points,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -21,7 +29,7 @@ def traversal_images(
     generated: AnnData,
     *,
     shape: Sequence[int] | None = None,
-    n_rows: int = 8,
+    n_rows: int = 10,
     n_steps: int = 10,
     paths: str | int | Sequence[str | int] | None = None,
     layer: str | None = None,
@@ -100,7 +108,9 @@ def traversal_images(
     with drawing(ax, size=inches, show=show) as drawn:
         drawn.imshow(mosaic(tiles), cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
         _tile_axes(drawn)
-        drawn.set_yticks(centres(len(rows), height), names)
+        high = _tile_width(drawn, len(rows), n_cols, height, width) * height / width
+        drawn.set_yticks(centres(len(rows), height), names, fontsize=_fitting(drawn, high))
+        drawn.set_ylabel("predicted class")
         if t is None:
             drawn.set_xticks([])
             drawn.set_xlabel("generated images of each class")
@@ -166,6 +176,8 @@ def reconstruction(
     >>> [label.get_text() for label in ax.get_yticklabels()]
     ['real', 'reconstructed', 'difference']
     """
+    from matplotlib.ticker import MaxNLocator
+
     check_count("n", n)
     first, second = matrix(real, layer), matrix(reconstructed, layer)
     if first.shape != second.shape:
@@ -191,16 +203,38 @@ def reconstruction(
             signed, cmap=SIGNED_CMAP, vmin=-bound, vmax=bound, interpolation="nearest"
         )
         _tile_axes(drawn)
-        drawn.set_yticks(centres(3, height), ["real", "reconstructed", "difference"])
-        drawn.set_xticks(centres(len(rows), width), [f"{e:.1f}" for e in error])
+        # Errors below the images, or below every second, third … where they would touch.
+        size = float(drawn.xaxis.get_ticklabels()[0].get_fontsize())
+        tile = _tile_width(drawn, 3, len(rows), height, width)
+        names = ["real", "reconstructed", "difference"]
+        drawn.set_yticks(centres(3, height), names, fontsize=_fitting(drawn, tile * height / width))
+        every = max(1, int(np.ceil(2.2 * size / tile))) if ax is not None else 1
+        some = np.arange(0, len(rows), every)
+        drawn.set_xticks(centres(len(rows), width)[some], [f"{error[i]:.1f}" for i in some])
         drawn.set_xlabel("mean absolute error (% of the grey scale)")
-        colorbar(shade, drawn, "difference", aspect=12, shrink=0.9)
+        # Beside the images, as high as they are, whatever is around them.
+        beside = drawn.inset_axes((1.02, 0.0, 0.025, 1.0))
+        bar = colorbar(shade, drawn, "grey level", cax=beside)
+        bar.locator = MaxNLocator(3, symmetric=True)
+        bar.update_ticks()
     return drawn
 
 
 def _tile_axes(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
+
+
+def _tile_width(ax: Axes, n_rows: int, n_cols: int, height: int, width: int) -> float:
+    """About how wide an image will be on the page, in points, once labels have taken their part."""
+    across, down = 0.65 * width_in_points(ax), 0.65 * height_in_points(ax)
+    return min(across / n_cols, down / n_rows * width / height)
+
+
+def _fitting(ax: Axes, row: float) -> float:
+    """Size of letters that stand beside rows so high, both in points."""
+    usual = float(ax.yaxis.get_ticklabels()[0].get_fontsize())
+    return min(usual, max(SMALLEST, 0.8 * row))
 
 
 def _path_rows(

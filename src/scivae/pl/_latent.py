@@ -15,6 +15,8 @@ from ._embedding import Method, check_method, embed_points, principal_components
 from ._path import axis_name
 from ._scatter import (
     RASTERIZE_FROM,
+    Legend,
+    check_legend,
     class_handles,
     color_points,
     dots,
@@ -39,7 +41,7 @@ def latent(
     color: str | None = _keys.LABELS_KEY,
     key: str = _keys.LATENT,
     size: float | None = None,
-    legend: bool = True,
+    legend: Legend = True,
     max_cells: int = 20_000,
     seed: int = 0,
     ax: Axes | None = None,
@@ -62,7 +64,9 @@ def latent(
     size
         Area of a point, in points squared; ``None`` goes by their number.
     legend
-        Whether to draw a legend, or a colour bar for numbers.
+        Whether to draw a legend, or a colour bar for numbers. ``"on data"`` writes the names of
+        classes on their cells, which is easier to read where there are many; in axes that you give
+        it is always done.
     max_cells
         Where there are more cells, as many are drawn at random.
     seed
@@ -97,6 +101,7 @@ def latent(
     """
     check_anndata(adata, "adata")
     check_method(method, n_components)
+    check_legend(legend)
     check_count("max_cells", max_cells)
     if key not in adata.obsm:
         raise KeyError(
@@ -216,7 +221,7 @@ def augmentation(
         area = point_size(len(points)) if size is None else size
         colors, categories = _colors(real, synthetic, color)
         _draw_cells(drawn, real, kept[0], first, color, colors, area=area, made=False)
-        _draw_cells(drawn, synthetic, kept[1], second, color, colors, area=2.2 * area, made=True)
+        _draw_cells(drawn, synthetic, kept[1], second, color, colors, area=3 * area, made=True)
         _name_axes(drawn, method, 2)
         if legend:
             _legend(drawn, categories, colors, own=ax is None)
@@ -242,7 +247,7 @@ def _draw_cells(
         names = data.obs[color].to_numpy(dtype=object)[cells]
         faces = [colors.get(names[i], PALE) for i in order]
     look: dict[str, Any] = (
-        {"marker": "^", "ec": "black", "lw": 0.3, "zorder": 3}
+        {"marker": "^", "ec": "white", "lw": 0.25, "zorder": 3}
         if made
         else {"marker": "o", "lw": 0, "alpha": 0.35, "zorder": 2}
     )
@@ -255,7 +260,7 @@ def _legend(ax: Axes, categories: list, colors: dict[Any, str], *, own: bool) ->
 
     shapes = [
         Line2D([], [], ls="", marker="o", ms=4, color=GREY, alpha=0.6, label="real"),
-        Line2D([], [], ls="", marker="^", ms=4, mfc=GREY, mec="black", mew=0.4, label="synthetic"),
+        Line2D([], [], ls="", marker="^", ms=4, mfc=GREY, mec="white", mew=0.3, label="synthetic"),
     ]
     if own:
         figure: Any = ax.get_figure()
@@ -332,7 +337,10 @@ def _name_axes(ax: Any, method: str, n_components: int, what: str = "") -> None:
     """Write what the axes are; the numbers on them mean nothing."""
     flat = n_components == 2
     if not flat:
-        ax.set_box_aspect(None, zoom=0.88)  # room for the names, which lie outside of the box
+        ax.set_box_aspect((4, 4, 3.2), zoom=1.08)
+        for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
+            axis._axinfo["grid"].update(color="0.88", linewidth=0.5)
+            axis.set_pane_color((1, 1, 1, 0))
     for axis, number in zip("xyz", range(1, n_components + 1), strict=False):
         name = f"{axis_name(method)} {number}{what}"
         getattr(ax, f"set_{axis}label")(name, **({} if flat else {"labelpad": -10}))

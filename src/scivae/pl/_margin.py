@@ -157,14 +157,15 @@ def _written_back(adata: AnnData, key: str) -> Margins:
     margin: list[np.ndarray] = []
     crossings: list[pd.DataFrame] = []
     for entry in adata.uns[key][_keys.PATHS].values():
-        table = pd.DataFrame(dict(entry["crossings"]))
+        table = entry["crossings"].copy()
         table["path"] = table["path"].astype(int) + len(names)
         crossings.append(table)
-        for i, (a, b) in enumerate(zip(entry["source"], entry["target"], strict=True)):
-            names.append(f"{a} → {b}")
-            labels.append(str(entry["label"][i]))
-            t.append(np.asarray(entry["t"], dtype=float))
-            margin.append(np.asarray(entry["margin"][i], dtype=float))
+        pairs, points = entry["pairs"], entry["points"].groupby("path")
+        names += [f"{a} → {b}" for a, b in zip(pairs["source"], pairs["target"], strict=True)]
+        labels += [str(label) for label in pairs["label"]]
+        for _, walk in points:
+            t.append(walk["t"].to_numpy(dtype=float))
+            margin.append(walk["margin"].to_numpy(dtype=float))
     return Margins(names, labels, t, margin, pd.concat(crossings, ignore_index=True))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import _keys
 from ._check import check_anndata, check_basis, check_count, check_obs, check_paths
-from ._scatter import color_points, dots, legend_height, point_size
+from ._scatter import Legend, check_legend, color_points, dots, legend_height, point_size
 from ._style import HEIGHT, OKABE_ITO, T_CMAP, WIDTH, colorbar, drawing
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
 
+# On the page, an arrow head needs this much of a path.
+POINTS_PER_ARROW = 25
 # More paths than these are drawn as thin, translucent lines.
 FEW = 10
 
@@ -29,7 +31,7 @@ def path(
     dimensions: tuple[int, int] = (0, 1),
     n_arrows: int = 3,
     size: float | None = None,
-    legend: bool = True,
+    legend: Legend = True,
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
@@ -48,11 +50,13 @@ def path(
     dimensions
         Which two dimensions of the embedding.
     n_arrows
-        Arrow heads on each path; one at most where there are more than ten paths.
+        Arrow heads on each path; fewer on short ones, one at most where there are more than ten
+        paths.
     size
         Area of a real cell's point, in points squared; ``None`` goes by their number.
     legend
-        Whether to draw legend and colour bar.
+        Whether to draw legend and colour bar; ``"on data"`` writes the names of classes on their
+        cells, as is always done in axes that you give.
     ax
         Axes to draw in; ``None`` makes a figure.
     show
@@ -86,6 +90,7 @@ def path(
     check_anndata(joint, "joint")
     check_obs(joint, (_keys.KIND, _keys.PATH, _keys.T), "joint", "joint")
     check_count("n_arrows", n_arrows, minimum=0)
+    check_legend(legend)
     points = check_basis(
         joint, basis, dimensions, "scivae.tl.embed(adata, path) makes one for real and new cells."
     )
@@ -112,6 +117,8 @@ def path(
                 drawn, points[augmented], s=2.5 * area, marker="^", c=OKABE_ITO[3], lw=0, zorder=3,
                 label="augmented",
             )  # fmt: skip
+        drawn.update_datalim(points[walked])
+        drawn.autoscale_view()
         for name in wanted:
             rows = np.flatnonzero(walked & (names == name))
             rows = rows[np.argsort(t[rows], kind="stable")]
@@ -146,9 +153,12 @@ def _draw_path(ax: Axes, points: np.ndarray, t: np.ndarray, n_arrows: int, *, fe
     if few:
         ax.plot(*points.T, color="white", lw=width + 1.6, zorder=3.5, solid_capstyle="round")
     ax.add_collection(lines)
-    ax.update_datalim(points)
+    # A walk within one cluster is short: there heads and ends must leave room for its colours.
+    length = _length_in_points(ax, points)
+    n_arrows = min(n_arrows, int(length / POINTS_PER_ARROW))
     if few:
-        ends: dict[str, Any] = {"mec": "black", "mew": 0.9, "ms": 4.5, "zorder": 6}
+        size = float(np.clip(length / 12, 2.8, 4.5))
+        ends: dict[str, Any] = {"mec": "black", "mew": 0.2 * size, "ms": size, "zorder": 6}
         ax.plot(*points[0], "o", mfc="white", **ends)
         ax.plot(*points[-1], "o", mfc="black", **ends)
     for start, end in arrow_heads(points, n_arrows if few else min(n_arrows, 1)):
@@ -160,6 +170,13 @@ def _draw_path(ax: Axes, points: np.ndarray, t: np.ndarray, n_arrows: int, *, fe
                 "mutation_scale": 10 if few else 6,
             },
         )  # fmt: skip
+
+
+def _length_in_points(ax: Axes, points: np.ndarray) -> float:
+    """Length of a path on the page, in points."""
+    figure: Any = ax.get_figure()
+    steps = np.diff(ax.transData.transform(points), axis=0)
+    return float(np.linalg.norm(steps, axis=1).sum() * 72 / figure.dpi)
 
 
 def _position_colors() -> ScalarMappable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # More points than these become pixels in vector formats.
 RASTERIZE_FROM = 2_000
+ON_DATA: Final = "on data"
+Legend = bool | Literal["on data"]
 
 
 def point_size(n: int) -> float:
@@ -53,7 +55,7 @@ def color_points(
     color: str | None,
     *,
     area: float,
-    legend: bool,
+    legend: Legend,
     own: bool,
     fade: bool = False,
 ) -> None:
@@ -74,7 +76,8 @@ def color_points(
     area
         Of a point, in points squared.
     legend
-        Whether to draw a legend, or a colour bar for numbers.
+        Whether to draw a legend, or a colour bar for numbers; ``"on data"`` writes the names of
+        classes on their cells, as is always done in the user's axes.
     own
         Whether the axes are ours.
     fade
@@ -90,15 +93,17 @@ def color_points(
         number = values.to_numpy(dtype=float)
         known = rows & np.isfinite(number)
         dots(ax, points[rows & ~known], c=PALE, **look)
+        # The highest on top: else the few cells that express a gene are hidden below the others.
+        order = np.flatnonzero(known)[np.argsort(number[known], kind="stable")]
         drawn = dots(
             ax,
-            points[known],
-            c=number[known],
+            points[order],
+            c=number[order],
             cmap=T_CMAP if color == _keys.T else VALUE_CMAP,
             **look,
         )
         if legend and known.any():
-            colorbar(drawn, ax, color)
+            colorbar(drawn, ax, quantity(adata, color))
         return
     categories = (
         list(values.cat.categories)
@@ -113,11 +118,18 @@ def color_points(
     dots(ax, points[order], c=[colors[n] for n in name[order]], alpha=alpha, **look)
     if legend:
         present = [c for c in categories if (name[rows] == c).any()]
-        if own:
+        if own and legend != ON_DATA:
             handles = class_handles(present, colors)
             legend_below(ax, handles, own=True, ncols=legend_columns(present))
         else:
             _name_on_data(ax, points, {c: rows & (name == c) for c in present})
+
+
+def quantity(adata: AnnData, color: str) -> str:
+    """What a colour bar shows: a column by its name, a gene with the scale of X."""
+    if color in adata.obs.columns:
+        return "position along path, t" if color == _keys.T else color
+    return f"{color}, {'log-normalised' if 'log1p' in adata.uns else 'value in X'}"
 
 
 def dots(ax: Axes, points: np.ndarray, **look: Any) -> Any:
@@ -125,9 +137,15 @@ def dots(ax: Axes, points: np.ndarray, **look: Any) -> Any:
     return ax.scatter(*points.T, **look)
 
 
-def legend_height(adata: AnnData, color: str | None, *, legend: bool = True) -> float:
+def check_legend(legend: Any) -> None:
+    """Raise a ValueError unless a legend is asked for, refused or wanted on the data."""
+    if not isinstance(legend, bool | np.bool_) and legend != ON_DATA:
+        raise ValueError(f"legend must be True, False or {ON_DATA!r}, got {legend!r}.")
+
+
+def legend_height(adata: AnnData, color: str | None, *, legend: Legend = True) -> float:
     """Inches that the legend of a colour needs below our own axes."""
-    if color is None or not legend:
+    if color is None or not legend or legend == ON_DATA:
         return 0.0
     values = values_of(adata, color)
     if not is_categorical(values):
@@ -139,11 +157,12 @@ def legend_height(adata: AnnData, color: str | None, *, legend: bool = True) -> 
 def legend_columns(names: list) -> int:
     """Columns of a legend of names below our own axes."""
     longest = max((len(str(n)) for n in names), default=1)
-    return int(np.clip(64 // (longest + 4), 1, 6))
+    # In points: 240 on half a column; a letter takes 3.9, what lies between two names 16.
+    return int(np.clip(240 // (3.9 * longest + 16), 1, 6))
 
 
 def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) -> None:
-    """Write the name of each group at its middle, moved up where it would cover another."""
+    """Write the name of each group at its middle, or above it where the name would cover it."""
     ax.autoscale_view()
     pixel = ax.get_figure().dpi / 72
     taken: list[tuple[float, float, float]] = []  # left, right and height of each name
@@ -155,11 +174,19 @@ def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) ->
         )  # fmt: skip
         if points.shape[1] != 2:
             continue
-        x, y = ax.transData.transform(middle)
         height = 1.1 * text.get_fontsize() * pixel
         half = 0.27 * text.get_fontsize() * pixel * len(str(name))
-        for left, right, other in taken:  # from the lowest up
-            if left < x + half and x - half < right and abs(y - other) < height:
+        x, y = ax.transData.transform(middle)
+        left, bottom = ax.transData.transform(np.quantile(points[rows], 0.1, axis=0))
+        right, top = ax.transData.transform(np.quantile(points[rows], 0.9, axis=0))
+        if top - bottom < 2 * height and right - left < 4 * half:
+            y = top + 0.9 * height
+        # A name stays inside of the axes.
+        box = ax.get_window_extent()
+        x = min(max(x, box.x0 + 1.1 * half), box.x1 - 1.1 * half)
+        y = min(max(y, box.y0 + height), box.y1 - height)
+        for first, last, other in taken:  # from the lowest up
+            if first < x + half and x - half < last and abs(y - other) < height:
                 y = other + height
         taken = sorted([*taken, (x - half, x + half, y)], key=lambda one: one[2])
         text.set_position(ax.transData.inverted().transform((x, y)))

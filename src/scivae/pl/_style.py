@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Half a column is 8.5 cm wide.
 WIDTH: Final = 3.35
 HEIGHT: Final = 2.6
+# Points: smaller letters are not read in print.
+SMALLEST: Final = 5.5
 
 # Okabe and Ito's eight colours, told apart under all common kinds of colour blindness.
 OKABE_ITO: Final = (
@@ -27,6 +29,27 @@ OKABE_ITO: Final = (
     "#CC79A7",
     "#F0E442",
     "#000000",
+)
+# Sixteen more: each in turn the colour (of moderate chroma) that lies farthest, in CIELAB, from all before
+# it, from white and from pale grey, seen with normal vision and without red, green or blue cones. No two of
+# 20 are closer than the closest two of Okabe and Ito's are under red-green blindness, less an eighth.
+MORE: Final = (
+    "#603000",
+    "#8F0060",
+    "#20308F",
+    "#9FEF8F",
+    "#605040",
+    "#8FAF50",
+    "#8F7040",
+    "#500060",
+    "#20DF9F",
+    "#808FEF",
+    "#AFBFDF",
+    "#303030",
+    "#70AF70",
+    "#8F5000",
+    "#506080",
+    "#807080",
 )
 TRAIN, VALIDATION = OKABE_ITO[0], OKABE_ITO[3]
 GREY: Final = "#9A9A9A"
@@ -145,6 +168,8 @@ def panels(
             for one in own:
                 fix_tick_labels(one)
             yield own
+            # The layout of axes with a fixed aspect fits only the second time.
+            figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
         except BaseException:
             plt.close(figure)
             raise
@@ -189,9 +214,9 @@ def fix_tick_labels(ax: Axes) -> None:
 def colorbar(mappable: ScalarMappable, ax: Axes, label: str, **kwargs: Any) -> Colorbar:
     """A slim colour bar beside the axes."""
     figure: Any = ax.get_figure()
-    bar = figure.colorbar(
-        mappable, ax=ax, label=label, **{"aspect": 25, "pad": 0.03, "shrink": 0.8, **kwargs}
-    )
+    if "cax" not in kwargs:
+        kwargs = {"ax": ax, "aspect": 25, "pad": 0.03, "shrink": 0.8, **kwargs}
+    bar = figure.colorbar(mappable, label=label, **kwargs)
     bar.outline.set_visible(False)
     fix_tick_labels(bar.ax)
     return bar
@@ -206,6 +231,45 @@ def legend_below(ax: Axes, handles: list, *, own: bool, ncols: int = 1) -> None:
         ax.legend(handles=handles, fontsize="x-small")
 
 
+def label_outer(axes: Sequence[Axes], *, x: str | None = None, y: str | None = None) -> None:
+    """Name what axes in a grid have in common once for each column and row; each, if in no grid.
+
+    Parameters
+    ----------
+    axes
+        Axes that the user gave.
+    x, y
+        Names; ``None`` for none.
+    """
+    specs = [ax.get_subplotspec() for ax in axes]
+    for ax, spec in zip(axes, specs, strict=True):
+        others = [s for s in specs if s is not None and spec is not None and s is not spec]
+        below = [s for s in others if s.colspan.start == spec.colspan.start]  # type: ignore[union-attr]
+        beside = [s for s in others if s.rowspan.start == spec.rowspan.start]  # type: ignore[union-attr]
+        if x is not None and not any(s.rowspan.start > spec.rowspan.start for s in below):  # type: ignore[union-attr]
+            ax.set_xlabel(x)
+        if y is not None and not any(s.colspan.start < spec.colspan.start for s in beside):  # type: ignore[union-attr]
+            ax.set_ylabel(y)
+
+
+def width_in_points(ax: Axes) -> float:
+    """Width of axes in points, as they are before the layout is done."""
+    figure: Any = ax.get_figure()
+    return float(ax.get_window_extent().width * 72 / figure.dpi)
+
+
+def height_in_points(ax: Axes) -> float:
+    """Height of axes in points, as they are before the layout is done."""
+    figure: Any = ax.get_figure()
+    return float(ax.get_window_extent().height * 72 / figure.dpi)
+
+
+def n_ticks(ax: Axes, letters: float, most: int = 5) -> int:
+    """How many tick labels of so many letters stand side by side, from two to ``most``."""
+    size = float(ax.xaxis.get_ticklabels()[0].get_fontsize())
+    return max(2, min(most, int(width_in_points(ax) / (0.6 * size * (letters + 0.4)))))
+
+
 def lettering() -> list:
     """A white rim that keeps letters and lines legible on points."""
     from matplotlib import patheffects
@@ -214,15 +278,11 @@ def lettering() -> list:
 
 
 def palette(n: int) -> list[str]:
-    """Colours for n categories: Okabe and Ito's, then darker and lighter shades of them."""
+    """Colours for n categories: Okabe and Ito's, then :data:`MORE`; beyond 24 a rainbow."""
     from matplotlib import colormaps
-    from matplotlib.colors import to_hex, to_rgb
+    from matplotlib.colors import to_hex
 
-    if n <= len(OKABE_ITO):
-        return list(OKABE_ITO[:n])
-    base = np.array([to_rgb(c) for c in OKABE_ITO[:-1]])
-    shades = [base, 0.55 * base, 0.45 * base + 0.55]
-    colors = [to_hex(c) for c in np.concatenate(shades)]
+    colors = [*OKABE_ITO, *MORE]
     if n <= len(colors):
         return colors[:n]
     return [to_hex(c) for c in colormaps["turbo"](np.linspace(0.02, 0.98, n))]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from .._errors import near_matches, shown
 from ._check import check_count
-from ._style import GREY, OKABE_ITO, WIDTH, panels
+from ._style import GREY, OKABE_ITO, WIDTH, label_outer, n_ticks, panels
 
 WEIGHT_NAMES = {"discriminator_weight": "discriminator weight β", "kl_weight": "KL weight α"}
 
@@ -98,9 +98,9 @@ def tradeoff(
             one.plot(x, y, "o", color=OKABE_ITO[0], ms=2.8, mew=0, alpha=0.7, zorder=3)
             _log_axis(one, x)
             one.set_ylabel((labels or {}).get(name, name))
-            if ax is not None:
-                one.set_xlabel(WEIGHT_NAMES.get(weight, weight))
-        if ax is None:
+        if ax is not None:
+            label_outer(list(axes), x=WEIGHT_NAMES.get(weight, weight))
+        else:
             axes[0].get_figure().supxlabel(WEIGHT_NAMES.get(weight, weight), fontsize="medium")
     return axes
 
@@ -144,7 +144,7 @@ def _log_axis(ax: Any, x: np.ndarray) -> None:
         if low <= 10.0**k <= high
     ]  # fmt: skip
     if len(ticks) >= 2:
-        every = -(-len(ticks) // 5)
+        every = -(-len(ticks) // n_ticks(ax, max(len(f"{v:g}") for v in ticks)))
         ax.set_xticks(ticks[::every], [f"{v:g}" for v in ticks[::every]])
 
 

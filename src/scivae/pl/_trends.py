@@ -12,11 +12,27 @@ from .. import _keys
 from ..tl._genes import describe
 from ..tl._trends import MEAN
 from ._check import check_count, check_genes, check_trends
-from ._style import GREY, OKABE_ITO, SIGNED_CMAP, WIDTH, colorbar, drawing, palette, panels, spread
+from ._style import (
+    GREY,
+    OKABE_ITO,
+    SIGNED_CMAP,
+    SMALLEST,
+    WIDTH,
+    colorbar,
+    drawing,
+    height_in_points,
+    label_outer,
+    palette,
+    panels,
+    spread,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
+
+# More bands than these, one over another, are mud.
+FEW_BANDS = 3
 
 
 def gene_trends(
@@ -24,7 +40,7 @@ def gene_trends(
     genes: str | Sequence[str],
     *,
     overlay: bool = False,
-    bands: bool = True,
+    bands: bool | None = None,
     donors: bool = True,
     n_cols: int = 2,
     ax: Any = None,
@@ -41,7 +57,8 @@ def gene_trends(
     overlay
         Draw all genes in one Axes, named at the ends of their lines. ``False``: a panel each.
     bands
-        Whether to draw the 5 % to 95 % quantiles over paths.
+        Whether to draw the 5 % to 95 % quantiles over paths. ``None``: unless more than three genes
+        lie over each other.
     donors
         Whether to draw the mean of each donor as a thin line, where the trends have them.
     n_cols
@@ -88,8 +105,11 @@ def gene_trends(
     check_count("n_cols", n_cols)
     donor_names = [str(d) for d in said.get("donors", ())] if donors else []
     donor_names = [d for d in donor_names if f"{MEAN}_{d}" in trends.layers]
+    overlaid = len(names) > 1 and (overlay or _is_single(ax))
+    if bands is None:
+        bands = not overlaid or len(names) <= FEW_BANDS
     has_bands = bands and {_keys.Q05_LAYER, _keys.Q95_LAYER} <= set(trends.layers)
-    if len(names) > 1 and (overlay or _is_single(ax)):
+    if overlaid:
         with drawing(ax, show=show) as drawn:
             _overlay(drawn, trends, names, bands=has_bands, donors=donor_names)
             drawn.set_xlabel(_t_label(said))
@@ -108,13 +128,13 @@ def gene_trends(
             figure = axes[0].get_figure()
             figure.supxlabel(_t_label(said), fontsize="medium")
             figure.supylabel(_scale(said), fontsize="medium")
-            handles, labels = axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside upper center", ncols=3)
         else:
-            for one in axes:
-                one.set_xlabel(_t_label(said))
-                one.set_ylabel(_scale(said))
-            axes[0].legend()
+            label_outer(list(axes), x=_t_label(said), y=_scale(said, two_lines=not single))
+        handles, labels = axes[0].get_legend_handles_labels()
+        if len(handles) > 1 and ax is None:
+            axes[0].get_figure().legend(handles, labels, loc="outside upper center", ncols=3)
+        elif len(handles) > 1:
+            axes[0].legend(handles, labels, fontsize="x-small")
     return axes[0] if single and not isinstance(ax, np.ndarray) else axes
 
 
@@ -204,15 +224,23 @@ def trend_heatmap(
         )
         if mark_switch:
             drawn.plot(switch, np.arange(len(names)), "|", color="black", ms=4.5, mew=0.9)
-        drawn.set_yticks(np.arange(len(names)), names, style="italic")
         drawn.tick_params(axis="y", length=0)
-        if ax is None:
-            drawn.tick_params(axis="y", labelsize=6)
+        _fit_names(drawn, names)
         _t_axis(drawn)
         drawn.spines[:].set_visible(False)
         drawn.set_xlabel(_t_label(said))
         colorbar(image, drawn, "z-score over steps", shrink=min(0.8, 1.2 / height))
     return drawn
+
+
+def _fit_names(ax: Axes, names: list[str]) -> None:
+    """Name the rows in letters as high as they are, or every second, third … where they are low."""
+    row = height_in_points(ax) / len(names)
+    usual = float(ax.yaxis.get_ticklabels()[0].get_fontsize())
+    size = min(usual, max(SMALLEST, 0.9 * row))
+    every = max(1, int(np.ceil(0.95 * size / row)))
+    rows = np.arange(0, len(names), every)
+    ax.set_yticks(rows, [names[i] for i in rows], style="italic", fontsize=size)
 
 
 def standardize(values: np.ndarray) -> np.ndarray:
@@ -273,8 +301,7 @@ def _overlay(
     ends = [_layer(trends, MEAN, [gene])[-1, 0] for gene in names]
     # Names are spread so that they do not overlap: by the height of a line of text, in data units.
     low, high = ax.get_ylim()
-    points = ax.get_window_extent().height * 72 / ax.get_figure().dpi  # type: ignore[union-attr]
-    gap = 9.5 / points * (high - low)
+    gap = 9.5 / height_in_points(ax) * (high - low)
     places = spread(ends, gap)
     ax.set_ylim(min(low, places.min() - gap / 2), max(high, places.max() + gap / 2))
     for gene, color, place in zip(names, colors, places, strict=True):
@@ -296,8 +323,10 @@ def _t_label(said: dict[str, Any]) -> str:
     return f"position along path, t{way}"
 
 
-def _scale(said: dict[str, Any]) -> str:
-    return str(said.get("scale") or "expression")
+def _scale(said: dict[str, Any], *, two_lines: bool = False) -> str:
+    """Unit of the values; on two lines beside small panels."""
+    scale = str(said.get("scale") or "expression")
+    return scale.replace(" per ", "\nper ", 1) if two_lines else scale
 
 
 def _is_single(ax: Any) -> bool:

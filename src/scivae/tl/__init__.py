@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._compare import compare_trends
+from ._describe import describe
 from ._enrichment import enrich
 from ._genes import rank_genes
 from ._pairs import pair_cells
@@ -11,6 +12,7 @@ from ._trends import gene_trends
 
 __all__ = [
     "compare_trends",
+    "describe",
     "embed",
     "enrich",
     "gene_trends",

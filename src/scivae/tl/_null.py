@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._progress import track
+
 SOURCE, BETWEEN, TARGET = 0, 1, 2
 # With fewer ways to assign cells to groups, no p-value below 0.001 exists.
 MIN_ASSIGNMENTS = 1000
@@ -131,7 +133,7 @@ def permutation_test(
     null = np.empty((n_genes, n_permutations), dtype=np.float32)
     used = (plan.weights**2).sum(axis=1) > 0
     n_used = sum(len(cells) for cells in plan.strata)
-    for first in range(0, n_genes, rows):
+    for first in track(range(0, n_genes, rows), "shuffling groups", unit="blocks of genes"):
         block = slice(first, min(first + rows, n_genes))
         x, sd = _centred(values[block], plan)
         total = np.where(np.isfinite(sd[0]), (x**2).sum(axis=1), np.nan)  # NaN: does not vary
@@ -180,7 +182,7 @@ def permuted_z(
     weights = np.column_stack([plan.weights[0].astype(np.float32), assigned])
     out = np.empty((1 + n_permutations, values.shape[0]), dtype=np.float32)
     rows = max(1, _VALUES_PER_BLOCK // max(values.shape[1], n_permutations))
-    for first in range(0, values.shape[0], rows):
+    for first in track(range(0, len(out[0]), rows), "shuffling groups", unit="blocks of genes"):
         block = slice(first, min(first + rows, values.shape[0]))
         x, sd = _centred(values[block], plan)
         out[:, block] = np.nan_to_num((x.astype(np.float32) @ weights) / sd[0][:, None]).T

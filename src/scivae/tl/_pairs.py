@@ -10,6 +10,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import check_choice, check_integer, shown
+from .._progress import track
 from . import _validate
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ def _transport(
     per_part = max(max(len(part) for part in side) for side in parts)
     n_plans = min(n_parts, -(-n_pairs // per_part))
     found = []
-    for i in range(n_plans):
+    for i in track(range(n_plans), "transport plans", unit="plans"):
         first, second = (side[i % len(side)] for side in parts)
         rows, columns, mass = _plan(points[first], points[second])
         found.append((first[rows], second[columns], mass))

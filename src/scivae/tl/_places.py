@@ -9,6 +9,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import check_integer, check_key, shown
+from .._progress import track
 from . import _validate
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # A generated end and the cell it came from agree but for the rounding of float32.
 _TOLERANCE = 1e-3
+# Cells whose neighbours are found between two moves of the progress bar.
+_ROWS = 4096
 
 
 def project(
@@ -78,8 +81,6 @@ def project(
     >>> list(places.columns)
     ['civae_t', 'civae_distance', 'civae_share']
     """
-    from sklearn.neighbors import NearestNeighbors
-
     from .. import geometry
 
     _validate.check_adata(adata)
@@ -112,7 +113,7 @@ def project(
 
     both = np.concatenate([real, generated])
     k = min(n_neighbors, len(both) - 1)
-    index = NearestNeighbors(n_neighbors=k + 1).fit(both).kneighbors(real)[1]
+    index = _nearest(both, real, k + 1)[1]
     itself = index == np.arange(len(real))[:, None]
     itself[~itself.any(axis=1), -1] = True  # among points equal to the cell: any one is left out
     share = (index[~itself].reshape(len(real), k) >= len(real)).mean(axis=1)
@@ -192,7 +193,6 @@ def embed(
     (711, 765)
     """
     import anndata
-    from sklearn.neighbors import NearestNeighbors
 
     _validate.check_adata(adata)
     n_neighbors = check_integer("n_neighbors", n_neighbors, minimum=1)
@@ -217,7 +217,7 @@ def embed(
             )
     else:
         k = min(n_neighbors, len(real))
-        distance, index = NearestNeighbors(n_neighbors=k).fit(real).kneighbors(latent)
+        distance, index = _nearest(real, latent, k)
         # A generated cell on a real one goes where that is.
         weight = 1 / np.maximum(distance, 1e-6 * max(float(distance.max()), 1e-30))
         weight /= weight.sum(axis=1, keepdims=True)
@@ -248,6 +248,16 @@ def embed(
         },
         uns=uns,
     )
+
+
+def _nearest(points: np.ndarray, of: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distances and positions of the nearest points of others, each of shape ``(len(of), k)``."""
+    from sklearn.neighbors import NearestNeighbors
+
+    index = NearestNeighbors(n_neighbors=k).fit(points)
+    blocks = [of[first : first + _ROWS] for first in range(0, len(of), _ROWS)]
+    found = [index.kneighbors(b) for b in track(blocks, "finding neighbours", unit="blocks")]
+    return np.concatenate([d for d, _ in found]), np.concatenate([i for _, i in found])
 
 
 def _generated_latent(

@@ -185,7 +185,7 @@ def gene_trends(
         share_in_class=_share_in_class(model, start, end),
         transform_batch=None if transform_batch is None else str(transform_batch),
         seed=int(seed),
-        null={"group": null.group, "donor": null.donor},
+        null=pd.DataFrame({"group": null.group, "donor": null.donor}),
         **said,
     )
     return AnnData(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .._progress import track
+
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
@@ -140,7 +142,8 @@ class Walk:
             )
 
         with self.model._evaluating(), _one_thread_each(module.device.type == "cpu") as pool:
-            return list(pool.map(one, range(len(self.t))))
+            steps = pool.map(one, range(len(self.t)))
+            return list(track(steps, "following genes", len(self.t), unit="steps"))
 
 
 @contextmanager

@@ -1,0 +1,294 @@
+"""What a thing holds and what can be done with it next, as text and as HTML.
+
+Paths, trends and pairs are plain AnnData and DataFrames: their classes are left alone. IPython is told how
+to show those that scivae made, and shows all others as before.
+"""
+
+from __future__ import annotations
+
+import html
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import _keys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+WIDTH = 88
+TRENDS = "trends"
+
+
+class Description(NamedTuple):
+    """What a thing is, holds, and leads to.
+
+    Attributes
+    ----------
+    title
+        What it is, in a line.
+    facts
+        Names and values.
+    steps
+        What to do next: code, and what it does.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    steps: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        name = max((len(n) for n, _ in self.facts), default=0)
+        lines = [self.title]
+        for n, value in self.facts:
+            first, *rest = textwrap.wrap(value, max(WIDTH - name - 4, 20)) or [""]
+            lines += [f"  {n:<{name}}  {first}", *(" " * (name + 4) + line for line in rest)]
+        if self.steps:
+            code = max(len(c) for c, _ in self.steps)
+            lines.append("next:")
+            lines += [f"  {c:<{code}}  # {what}" for c, what in self.steps]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        # Colours and lines are those of the page, light or dark.
+        cell = "text-align:left;vertical-align:top;padding:1px 12px 1px 0;background:none;border:0"
+        facts = "".join(
+            f'<tr style="background:none"><td style="{cell};opacity:0.7;white-space:nowrap">'
+            f'{html.escape(n)}</td><td style="{cell}">{html.escape(value)}</td></tr>'
+            for n, value in self.facts
+        )
+        steps = "".join(
+            f'<tr style="background:none"><td style="{cell};white-space:nowrap"><code '
+            f'style="background:none;color:inherit">{html.escape(c)}</code></td>'
+            f'<td style="{cell};opacity:0.7">{html.escape(what)}</td></tr>'
+            for c, what in self.steps
+        )
+        table = '<table style="border:0;margin:2px 0 4px 0;font-size:0.92em">'
+        after = (
+            f'<div style="opacity:0.7;font-size:0.92em">next</div>{table}{steps}</table>'
+            if steps
+            else ""
+        )
+        return (
+            '<div style="border-left:3px solid #0072B2;padding:2px 0 2px 10px;max-width:60em">'
+            f"<div><b>{html.escape(self.title)}</b></div>{table}{facts}</table>{after}</div>"
+        )
+
+
+def listed(names: Iterable[Any], n: int = 6) -> str:
+    """Names after commas, and how many more there are."""
+    names = [str(name) for name in names]
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
+
+
+def counted(n: int, one: str) -> str:
+    """A number and a noun in the plural, but for one."""
+    return f"{n:,} {one}" + ("" if n == 1 else "es" if one.endswith("s") else "s")
+
+
+_NEEDED = {
+    _keys.INTERPOLATED: (_keys.KIND, _keys.PATH, _keys.PREDICTED, _keys.MARGIN),
+    _keys.AUGMENTED: (_keys.KIND,),
+    TRENDS: (_keys.T,),
+}
+
+
+def describe(data: Any) -> Description | None:
+    """What an AnnData or DataFrame of scivae holds; ``None`` for any other thing."""
+    attrs, columns = getattr(data, "attrs", None), set(getattr(data, "columns", ()))
+    # A part of a table keeps its attrs: only what has the columns still is what it was.
+    if isinstance(attrs, dict) and columns >= {"source", "target", "cost"} and "use_rep" in attrs:
+        return _pairs(data)
+    if isinstance(attrs, dict) and columns >= {"shape", "fdr"} and "n_permutations" in attrs:
+        return _ranks(data)
+    uns = getattr(data, "uns", None)
+    said = uns.get(_keys.UNS) if isinstance(uns, Mapping) else None
+    if not isinstance(said, Mapping):
+        return None
+    kind = said.get("kind")
+    make = {_keys.INTERPOLATED: _path, _keys.AUGMENTED: _augmented, TRENDS: _trends}.get(str(kind))
+    if make is None or not set(_NEEDED[str(kind)]) <= set(data.obs) or not data.n_obs:
+        return None
+    if _keys.KIND in data.obs and (data.obs[_keys.KIND].astype(str) == _keys.REAL).any():
+        return None  # real and generated cells together
+    return make(data, said)
+
+
+def _values(said: Mapping[str, Any]) -> str:
+    return {"expected": "expected values", "sampled": "samples of the likelihood"}.get(
+        str(said.get("values")), "values"
+    )
+
+
+def _layers(data: AnnData) -> str:
+    others = [f"layers[{k!r}]" for k in data.layers]
+    return listed(["X (log-normalised)" if "layers['counts']" in others else "X", *others])
+
+
+def _path(data: AnnData, said: Mapping[str, Any]) -> Description:
+    obs = data.obs
+    walks = obs.groupby(obs[_keys.PATH].astype(str), sort=False)
+    names = list(walks.groups)
+    ends = walks[_keys.PREDICTED].agg(["first", "last"]).astype(str)
+    same = ends["first"] == ends["last"]
+    lowest = walks[_keys.MARGIN].min()
+    n_same, n_inside = int(same.sum()), int((lowest[same] > 0).sum())
+    kinds = dict.fromkeys(a if a == b else f"{a} → {b}" for a, b in ends.to_numpy())
+    facts = [
+        (counted(len(names), "walk").split(" ", 1)[1], listed(names, 3)),
+        ("steps", f"{said.get('n_steps', '?')} a walk, {said.get('method')}"),
+        ("classes", listed(kinds)),
+    ]
+    if n_same:
+        facts.append(
+            (
+                "stay in class",
+                f"{n_inside:,} of {counted(n_same, 'walk')} within a class, lowest margin "
+                f"{lowest[same].min():.2g} log-odds",
+            )
+        )
+    facts += [
+        ("values", f"{_values(said)} of {data.n_vars:,} variables in {_layers(data)}"),
+        ("z", f"obsm[{_keys.LATENT!r}], position along the walk: obs[{_keys.T!r}]"),
+    ]
+    return Description(
+        f"{counted(len(names), 'walk')} through latent space (AnnData, {data.n_obs:,} × {data.n_vars:,})",
+        tuple(facts),
+        (
+            ("scivae.pl.class_margin(path)", "how deep inside its class it runs"),
+            ("joint = scivae.tl.embed(adata, path)", "on the map of the real cells"),
+            ("scivae.tl.project(adata, path)", "where real cells lie along it"),
+        ),
+    )
+
+
+def _augmented(data: AnnData, said: Mapping[str, Any]) -> Description:
+    classes = said.get("classes")
+    facts = [("values", f"{_values(said)} of {data.n_vars:,} variables in {_layers(data)}")]
+    if classes is not None and len(classes):
+        made = [f"{name} {int(n):,}" for name, n in classes["n"].items()]
+        accepted = classes["n"].sum() / max(classes["n_drawn"].sum(), 1)
+        facts = [
+            ("cells", listed(made)),
+            ("accepted", f"{accepted:.1%} of those drawn (see uns['civae']['classes'])"),
+            *facts,
+        ]
+    facts.append(("z", f"obsm[{_keys.LATENT!r}]"))
+    return Description(
+        f"{counted(data.n_obs, 'synthetic cell')} (AnnData, {data.n_obs:,} × {data.n_vars:,})",
+        tuple(facts),
+        (
+            ("scivae.pl.augmentation(adata, cells)", "among the real cells"),
+            ("anndata.concat([adata, cells])", "add them to the real cells"),
+        ),
+    )
+
+
+def _trends(data: AnnData, said: Mapping[str, Any]) -> Description:
+    source, target = said.get("source"), said.get("target")
+    way = f"{source} → {target}" if source is not None and target is not None else "along pairs"
+    share = said.get("share_in_class")
+    facts = [
+        ("way", way + (f" in {said['label']}" if said.get("label") is not None else "")),
+        ("walks", f"{said.get('n_pairs', 0):,} of {data.n_obs:,} steps, {said.get('method')}"),
+        ("genes", f"{listed(data.var_names)}, {said.get('scale')}"),
+        ("layers", listed(data.layers, 4)),
+    ]
+    if share is not None:
+        facts.append(("stay in their class", f"{share:.0%} of the walks within a class"))
+    if len(said.get("donors", ())):
+        facts.append(("donors", listed(said["donors"])))
+    return Description(
+        f"trends of {counted(data.n_vars, 'gene')} (AnnData, {data.n_obs:,} steps × {data.n_vars:,})",
+        tuple(facts),
+        (
+            ("genes = scivae.tl.rank_genes(trends)", "what changes, when, how surely"),
+            ("scivae.pl.gene_trends(trends, genes.index[:6])", "curves of the first six"),
+            ("scivae.pl.trend_heatmap(trends, genes)", "in the order in which they change"),
+        ),
+    )
+
+
+def _pairs(data: Any) -> Description:
+    said = data.attrs
+    label = "" if said.get("label") is None else f" in {said['label']}"
+    facts = [
+        ("way", f"{said['groupby']}: {said['source']} → {said['target']}{label}"),
+        ("method", f"{said['method']}, distances in obsm[{said['use_rep']!r}]"),
+        ("cells", f"{data['source'].nunique():,} sources, {data['target'].nunique():,} targets"),
+    ]
+    if "donor" in data:
+        facts.append(("donors", listed(data["donor"].unique())))
+    return Description(
+        f"{counted(len(data), 'pair')} of cells (DataFrame)",
+        tuple(facts),
+        (
+            ("trends = scivae.tl.gene_trends(model, pairs)", "genes along all of them"),
+            ("path = model.interpolate(*pairs.loc[0, ['source', 'target']])", "one of them"),
+        ),
+    )
+
+
+def _ranks(data: Any) -> Description:
+    found = data[data["fdr"] <= 0.05]
+    shapes = found["shape"].value_counts()
+    facts = [
+        (
+            "change",
+            f"{len(found):,} of {len(data):,} genes (false discovery rate 5 %)"
+            + (
+                ": " + ", ".join(f"{n:,} {s}" for s, n in shapes.items() if n) if len(found) else ""
+            ),
+        ),
+        ("scale", str(data.attrs.get("scale"))),
+    ]
+    return Description(
+        f"{counted(len(data), 'ranked gene')} (DataFrame)",
+        tuple(facts),
+        (
+            ("scivae.pl.gene_trends(trends, genes.index[:6])", "curves of the first six"),
+            ("scivae.pl.trend_heatmap(trends, genes)", "in the order in which they change"),
+        ),
+    )
+
+
+# Classes that IPython shows through :func:`describe`, by module and name: none is imported for it.
+_TYPES = (
+    ("anndata._core.anndata", "AnnData"),
+    ("pandas.core.frame", "DataFrame"),
+    ("pandas", "DataFrame"),
+)
+
+
+def register() -> None:
+    """Tell a running IPython how to show what scivae made; does nothing anywhere else."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is None:
+        return
+    formatters = shell.display_formatter.formatters
+    for module, name in _TYPES:
+        formatters["text/html"].for_type_by_name(module, name, _as_html)
+        formatters["text/plain"].for_type_by_name(module, name, _as_text)
+
+
+def _as_html(data: Any) -> str | None:
+    """HTML of a thing: what scivae says of it, then what it shows by itself."""
+    said = describe(data)
+    own = getattr(data, "_repr_html_", None)
+    shown = own() if own is not None else None
+    if said is None:
+        return shown
+    return said._repr_html_() + (shown or "")
+
+
+def _as_text(data: Any, printer: Any, cycle: bool) -> None:
+    """The same as text."""
+    said = describe(data)
+    own = repr(data)
+    text = own if said is None else f"{said}\n\n{own}" if hasattr(data, "columns") else str(said)
+    for i, line in enumerate(text.split("\n")):
+        if i:
+            printer.break_()
+        printer.text(line)

@@ -1,0 +1,162 @@
+"""What a model says of itself, and names that the Tab key completes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .. import _keys
+from .._display import Description, counted, listed
+from .._errors import near_matches, shown
+from ._checks import where
+from ._generation import GenerationMixin
+
+
+class Labels(Mapping[str, Any]):
+    """Names of the classes, for the Tab key: ``model.labels.<Tab>`` and ``model.labels["<Tab>``.
+
+    A mapping of each name, as text, to the class as :meth:`~scivae.model.CIVAE.augment` takes it. Names
+    that Python can spell are attributes too.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.pbmc()
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata)
+    >>> model.labels.Dendritic, model.labels["CD34+"]
+    ('Dendritic', 'CD34+')
+    """
+
+    def __init__(self, classes: np.ndarray):
+        self._classes = {str(c): c for c in classes.tolist()}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._classes:
+            raise KeyError(
+                f"labels must be classes of the model, got {name!r}; they are: "
+                f"{shown(self._classes, 20)}.{near_matches(name, self._classes)}"
+            )
+        return self._classes[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._classes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._classes:
+            raise AttributeError(f"no class of the model is called {name!r}.")
+        return self._classes[name]
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(c for c in self._classes if c.isidentifier())})
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
+
+    def __repr__(self) -> str:
+        return f"{counted(len(self), 'class')}: {listed(self, 30)}"
+
+
+class ReprMixin(GenerationMixin):
+    """``repr`` of ``CIVAE``, as text and as HTML."""
+
+    is_trained_: bool
+    history_: Any
+
+    labels: Labels
+    """Names of the classes, for the Tab key: ``model.augment(model.labels["<Tab>``."""
+
+    def __repr__(self) -> str:
+        return repr(self._describe())
+
+    def _repr_html_(self) -> str:
+        return self._describe()._repr_html_()
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        for i, line in enumerate(repr(self).split("\n")):
+            if i:
+                printer.break_()
+            printer.text(line)
+
+    def _describe(self) -> Description:
+        """What the model holds, and what to do with it next."""
+        setup, module = self.setup, self.module
+        parameters = {
+            name: value for group in self.init_params_.values() for name, value in group.items()
+        }
+        cells = "no cells at hand; pass adata="
+        if self.adata is not None:
+            cells = f"{self.adata.n_obs:,} cells × {self.adata.n_vars:,} variables"
+        n_weights = sum(p.numel() for p in module.parameters())
+        layers = counted(int(parameters.get("n_layers", 1)), "hidden layer")
+        facts = [
+            ("data", f"{cells}, {where(setup.layer)}"),
+            ("classes", f"obs[{setup.labels_key!r}]: {listed(setup.classes, 12)}"),
+            ("likelihood", self.likelihood),
+            (
+                "network",
+                f"n_latent {module.n_latent}, {layers} of {parameters.get('n_hidden', '?')}, "
+                f"{n_weights:,} weights",
+            ),
+            (
+                "objective",
+                f"β = {module.discriminator_weight:g} (discriminator), α = {module.kl_weight:g} (KL)",
+            ),
+            ("training", self._training_status()),
+        ]
+        if setup.batch_key is not None:
+            facts.insert(2, ("batches", f"obs[{setup.batch_key!r}]: {listed(setup.batches)}"))
+        accuracy = self._held_out_accuracy()
+        if accuracy is not None:
+            facts.append(("held-out accuracy", f"{accuracy:.1%}"))
+        return Description(
+            f"CIVAE of {counted(len(setup.classes), 'class')}, "
+            + ("trained" if self.is_trained_ else "not trained"),
+            tuple(facts),
+            self._next_steps(),
+        )
+
+    def _next_steps(self) -> tuple[tuple[str, str], ...]:
+        if not self.is_trained_:
+            return (("model.train()", "fit it to the cells"),)
+        label = self.classes[0]
+        name = repr(label.item() if isinstance(label, np.generic) else label)
+        return (
+            (
+                f'adata.obsm["{_keys.LATENT}"] = model.get_latent_representation()',
+                "z of every cell",
+            ),
+            ("path = model.interpolate(cell_a, cell_b)", "walk between two cells"),
+            (f"cells = model.augment({name}, 500)", "make more cells of a class"),
+            ("scivae.pl.history(model)", "how training went"),
+        )
+
+    def _training_status(self) -> str:
+        if not self.is_trained_:
+            return "not trained"
+        epochs = max((len(v) for v in (self.history_ or {}).values()), default=0)
+        parts = [counted(epochs, "epoch")] if epochs else ["trained"]
+        for n, what in (
+            (getattr(self, "train_indices", None), "cells"),
+            (self.validation_indices, "held out"),
+        ):
+            if n is not None and len(n):
+                parts.append(f"{len(n):,} {what}")
+        return ", ".join(parts)
+
+    def _held_out_accuracy(self) -> float | None:
+        """The discriminator's, at the last look at the held-out cells; ``None`` where there was none."""
+        logged = (self.history_ or {}).get("accuracy_validation")
+        if not self.is_trained_ or logged is None:
+            return None
+        values = pd.to_numeric(pd.DataFrame(logged).iloc[:, 0]).dropna()
+        return float(values.iloc[-1]) if len(values) else None

@@ -1,0 +1,49 @@
+"""What a result holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._display import Description
+from .._display import describe as describe_known
+from .._errors import got
+
+
+def describe(data: Any) -> Description:
+    """Say what a path, synthetic cells, trends, pairs or ranked genes hold, and what to do next.
+
+    Jupyter and IPython show this by themselves for what scivae made; elsewhere, print it.
+
+    Parameters
+    ----------
+    data
+        What :meth:`~scivae.model.CIVAE.interpolate`, :meth:`~scivae.model.CIVAE.augment`,
+        :func:`gene_trends`, :func:`pair_cells` or :func:`rank_genes` returned.
+
+    Returns
+    -------
+    A named tuple of ``title``, ``facts`` (names and values) and ``steps`` (code, and what it does),
+    which prints as text and is shown as HTML in Jupyter.
+
+    Raises
+    ------
+    TypeError
+        If the data are none of these.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    >>> pairs = scivae.tl.pair_cells(
+    ...     adata, "stage", "early", "late", use_rep="X_true", n_pairs=50
+    ... )
+    >>> scivae.tl.describe(pairs).title
+    '50 pairs of cells (DataFrame)'
+    """
+    found = describe_known(data)
+    if found is None:
+        raise TypeError(
+            "data must be what interpolate, augment, gene_trends, pair_cells or rank_genes returned, "
+            f"got {got(data)}."
+        )
+    return found

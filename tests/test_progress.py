@@ -1,0 +1,151 @@
+"""Bars come late, go at the end, and stay away when scvi-tools is told to be quiet."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scvi
+
+from scivae import _progress, tl
+
+
+@pytest.fixture
+def loud(monkeypatch):
+    """Bars at once, as after two seconds."""
+    before = scvi.settings.verbosity
+    scvi.settings.verbosity = logging.INFO
+    monkeypatch.setattr(_progress, "DELAY", 0.0)
+    yield
+    scvi.settings.verbosity = before
+
+
+@pytest.fixture
+def bars(monkeypatch, loud):
+    """Bars that are made: what, how much there is, how much was done, whether they were closed."""
+    made = []
+
+    class Bar:
+        def __init__(self, description, total, unit):
+            self.description, self.total, self.done, self.closed = description, total, 0, False
+            made.append(self)
+
+        def update(self, n):
+            assert not self.closed
+            self.done += n
+
+        def close(self):
+            self.closed = True
+
+    monkeypatch.setattr(_progress, "_tqdm_bar", Bar)
+    monkeypatch.setattr(_progress, "_RichBar", Bar)
+    return made
+
+
+def calls(trained):
+    adata = trained.adata.copy()
+    adata.obs["stage"] = np.array(["early", "late"])[(np.arange(120) // 3) % 2]
+    adata.obsm["X_civae"] = trained.get_latent_representation(adata)
+    adata.obsm["X_umap"] = adata.obsm["X_civae"][:, :2].copy()
+    pairs = tl.pair_cells(adata, "stage", "early", "late")
+    trends = tl.gene_trends(trained, pairs, n_steps=3, adata=adata)
+    path = trained.interpolate(0, 3, n_steps=5, adata=adata)
+    return {
+        "decoding walks": lambda: trained.interpolate(0, 3, n_steps=7, adata=adata),
+        "sampling bands": lambda: trained.interpolate(0, 3, n_samples=3, adata=adata),
+        "finding geodesics": lambda: trained.interpolate(
+            [0, 1], [3, 4], method="geodesic", adata=adata
+        ),
+        "encoding cells": lambda: trained.predict(adata, batch_size=32),
+        "making cells": lambda: trained.augment({"alpha": 5, "beta": 6}, adata=adata),
+        "transport plans": lambda: tl.pair_cells(
+            adata, "stage", "early", "late", max_cells=20, n_pairs=60
+        ),
+        "following genes": lambda: tl.gene_trends(trained, pairs, n_steps=3, adata=adata),
+        "shuffling groups": lambda: tl.rank_genes(trends),
+        "finding neighbours": lambda: [tl.embed(adata, path), tl.project(adata, path)],
+    }
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "decoding walks",
+        "sampling bands",
+        "finding geodesics",
+        "encoding cells",
+        "making cells",
+        "transport plans",
+        "following genes",
+        "shuffling groups",
+        "finding neighbours",
+    ],
+)
+def test_everything_long_has_a_bar_that_runs_to_its_end(trained, bars, what, monkeypatch):
+    for block in (
+        "model._interpolation.VALUES_PER_BLOCK",
+        "tl._null._VALUES_PER_BLOCK",
+        "tl._places._ROWS",
+    ):
+        monkeypatch.setattr(f"scivae.{block}", 4)
+    call = calls(trained)[what]
+    bars.clear()
+    call()
+    own = [bar for bar in bars if bar.description == what]
+    assert own
+    for bar in bars:
+        assert bar.closed
+        assert bar.done == bar.total > 0
+
+
+def test_a_bar_goes_when_the_call_fails(bars):
+    def fail():
+        with _progress.progress("failing", 3):
+            _progress.advance()
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        fail()
+    assert bars[0].closed
+    assert bars[0].done == 1
+    _progress.advance()  # there is no bar left to move
+    assert bars[0].done == 1
+
+
+@pytest.mark.parametrize("style", ["tqdm", "rich"])
+def test_drawn_in_the_style_of_the_settings(loud, monkeypatch, capfd, style):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
+    monkeypatch.setattr(scvi.settings, "progress_bar_style", style)
+    assert list(_progress.track(range(3), "walking along")) == [0, 1, 2]
+    out, err = capfd.readouterr()
+    assert "walking along" in out + err
+
+
+@pytest.mark.parametrize("style", ["tqdm", "rich"])
+def test_what_is_short_draws_nothing(loud, monkeypatch, capfd, style):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(scvi.settings, "progress_bar_style", style)
+    monkeypatch.setattr(_progress, "DELAY", 2.0)
+    assert list(_progress.track(iter("abc"), "walking along")) == ["a", "b", "c"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("level", [logging.WARNING, logging.ERROR, "WARNING"])
+def test_quiet_when_told(loud, capfd, level):
+    scvi.settings.verbosity = level
+    assert list(_progress.track(range(3), "walking along")) == [0, 1, 2]
+    with _progress.progress("more", 2):
+        _progress.advance(2)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_bar_needs_scvi_tools():
+    code = (
+        "import sys; from scivae import _progress; assert not _progress.is_hidden(); "
+        "print(list(_progress.track(range(2), 'x')), 'scvi' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[0, 1] False"

@@ -35,8 +35,15 @@ SIZE = "SCIVAE_TUTORIAL_SIZE"
 # What the variables of the parameters cell are at reduced size.
 SMALL: dict[str, dict[str, Any]] = {
     "1_quickstart": {"epochs": 15},
-    "4_rare_cells": {"epochs": 15, "repeats": 2, "n_new": 60},
-    "3_colon": {"full_data": False, "epochs": 10, "n_pairs": 250, "n_genes": 300},
+    "2_mnist": {"n_images": 2000, "epochs": 8, "n_walks": 20, "n_drawn": 200},
+    "3_colon": {
+        "full_data": False,
+        "epochs": 10,
+        "n_pairs": 250,
+        "n_genes": 300,
+    },
+    "4_rare_cells": {"epochs": 40, "repeats": 2},
+    "5_few_labels": {"epochs": 15},
 }
 PARAMETERS = "parameters"
 SECONDS_A_CELL = 1800

@@ -35,15 +35,22 @@ SIZE = "SCIVAE_TUTORIAL_SIZE"
 # What the variables of the parameters cell are at reduced size.
 SMALL: dict[str, dict[str, Any]] = {
     "1_quickstart": {"epochs": 15},
-    "2_mnist": {"n_images": 2000, "epochs": 8, "n_walks": 20, "n_drawn": 200},
+    "2_mnist": {"download": False, "n_images": 2500, "epochs": 25, "n_walks": 20, "n_drawn": 200},
     "3_colon": {
-        "full_data": False,
+        "download": False,
         "epochs": 10,
         "n_pairs": 250,
         "n_genes": 300,
     },
     "4_rare_cells": {"epochs": 40, "repeats": 2},
     "5_few_labels": {"epochs": 15},
+    "6_large_data": {
+        "n_cells": 6000,
+        "n_genes": 100,
+        "n_new": 500,
+        "pool_size": 2048,
+        "two_processes": False,
+    },
 }
 PARAMETERS = "parameters"
 SECONDS_A_CELL = 1800

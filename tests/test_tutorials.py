@@ -133,7 +133,9 @@ def test_the_reduced_size_changes_variables_that_there_are(name):
 
 def test_the_size_is_small_or_full(monkeypatch):
     monkeypatch.setenv(run.SIZE, "tiny")
-    with pytest.raises(ValueError, match="SCIVAE_TUTORIAL_SIZE must be 'small' or 'full', got 'tiny'"):
+    with pytest.raises(
+        ValueError, match="SCIVAE_TUTORIAL_SIZE must be 'small' or 'full', got 'tiny'"
+    ):
         run.size()
 
 

@@ -64,7 +64,8 @@ NOISE = re.compile(
     r"|💡|LOCAL_RANK|it/s|s/it|TqdmWarning|from \.autonotebook"
 )
 # What scvi-tools says on its way through a logger, to the output.
-LOGGED = re.compile(r"^(INFO|WARNING)\s")
+LOGGED = re.compile(r"^INFO\s")
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 
@@ -140,7 +141,9 @@ def execute(name: str, folder: Path, *, small: bool, kernel: Any = None) -> nbfo
         }
     )
     first = notebook.cells[0]
-    first.source = TIME.sub(f"**Time:** {spoken(seconds)} on {os.cpu_count()} CPU cores.", first.source)
+    first.source = TIME.sub(
+        f"**Time:** {spoken(seconds)} on {os.cpu_count()} CPU cores.", first.source
+    )
     return notebook
 
 
@@ -150,6 +153,14 @@ def spoken(seconds: float) -> str:
         return f"about {max(10, 10 * round(seconds / 10))} seconds"
     minutes = max(1, round(seconds / 60))
     return f"about {minutes} minute{'s' * (minutes > 1)}"
+
+
+def is_chatter(output: Any) -> bool:
+    """Whether an output is a progress bar, or what scvi-tools logs."""
+    data = output.get("data", {})
+    return "application/vnd.jupyter.widget-view+json" in data or bool(
+        LOGGED.match(ANSI.sub("", data.get("text/plain", "")))
+    )
 
 
 def tidy(outputs: list[Any], folder: Path) -> list[Any]:
@@ -170,9 +181,7 @@ def tidy(outputs: list[Any], folder: Path) -> list[Any]:
             if kept and kept[-1].output_type == "stream":
                 kept[-1].text += text
                 continue
-        elif "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
-            continue
-        elif output.output_type == "display_data" and LOGGED.match(output.data.get("text/plain", "")):
+        elif is_chatter(output):
             continue
         if "execution_count" in output:
             output["execution_count"] = None
@@ -180,7 +189,9 @@ def tidy(outputs: list[Any], folder: Path) -> list[Any]:
         kept.append(output)
     for output in kept:
         texts = [("text", output)] if output.output_type == "stream" else []
-        texts += [(kind, output.data) for kind in output.get("data", {}) if kind.startswith("text/")]
+        texts += [
+            (kind, output.data) for kind in output.get("data", {}) if kind.startswith("text/")
+        ]
         for key, where in texts:
             where[key] = where[key].replace(f"{folder}{os.sep}", "").replace(str(folder), ".")
             if ADDRESS.search(where[key]):

@@ -143,7 +143,8 @@ def test_what_the_training_framework_says_is_left_out_and_warnings_are_not(tmp_p
     from nbformat.v4 import new_output
 
     chatter = new_output("stream", name="stderr", text="GPU available: False, used: False\n")
-    path = new_output("stream", name="stdout", text=f"wrote {tmp_path}/x.h5ad\n")
+    logged = "\x1b[34mINFO    \x1b[0m File is    \n         there\n"
+    path = new_output("stream", name="stdout", text=f"{logged}wrote {tmp_path}/x.h5ad\n")
     (kept,) = run.tidy([chatter, path], tmp_path)
     assert kept.text == "wrote x.h5ad\n"
     warning = new_output("stream", name="stderr", text="UserWarning: no such gene\n")

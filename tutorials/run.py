@@ -63,8 +63,8 @@ NOISE = re.compile(
     r"(GPU|TPU|HPU|IPU) available|litlogger|[/\\]lightning[/\\]|`Trainer\.fit` stopped|^\s+(rank_zero|return )"
     r"|💡|LOCAL_RANK|it/s|s/it|TqdmWarning|from \.autonotebook"
 )
-# What scvi-tools says on its way through a logger, to the output.
-LOGGED = re.compile(r"^INFO\s")
+# What scvi-tools logs to the output, in lines that rich has wrapped.
+LOGGED = re.compile(r"^INFO .*\n?(^ {9}.*\n?)*", flags=re.MULTILINE)
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
@@ -155,34 +155,26 @@ def spoken(seconds: float) -> str:
     return f"about {minutes} minute{'s' * (minutes > 1)}"
 
 
-def is_chatter(output: Any) -> bool:
-    """Whether an output is a progress bar, or what scvi-tools logs."""
-    data = output.get("data", {})
-    return "application/vnd.jupyter.widget-view+json" in data or bool(
-        LOGGED.match(ANSI.sub("", data.get("text/plain", "")))
-    )
-
-
 def tidy(outputs: list[Any], folder: Path) -> list[Any]:
     """What a reader sees of the outputs of a cell."""
     kept: list[Any] = []
     for output in outputs:
         if output.output_type == "stream":
-            text = output.text
+            text = ANSI.sub("", output.text)
             if output.name == "stderr":
-                text = "".join(
-                    line
-                    for line in text.splitlines(keepends=True)
-                    if line.strip() and not NOISE.search(line.rsplit("\r", 1)[-1])
-                )
-                if text.strip():
-                    raise ValueError(f"a cell of a tutorial must not warn, but one does:\n{text}")
+                lines = [line.rsplit("\r", 1)[-1] for line in text.splitlines()]
+                if left := [line for line in lines if line.strip() and not NOISE.search(line)]:
+                    said = "\n".join(left)
+                    raise ValueError(f"a cell of a tutorial must not warn, but one does:\n{said}")
+                continue
+            output.text = LOGGED.sub("", text)
+            if not output.text:
                 continue
             if kept and kept[-1].output_type == "stream":
-                kept[-1].text += text
+                kept[-1].text += output.text
                 continue
-        elif is_chatter(output):
-            continue
+        elif "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
+            continue  # a progress bar
         if "execution_count" in output:
             output["execution_count"] = None
         output.get("metadata", {}).clear()

@@ -13,6 +13,9 @@ import scanpy as sc
 import scivae
 from scivae.model import CIVAE
 
+# mudata tells everyone of what its next version will do.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:mudata")
+
 
 @pytest.fixture(scope="module")
 def cells():
@@ -21,7 +24,7 @@ def cells():
     adata.layers["counts"] = adata.layers["counts"].toarray()
     CIVAE.setup_anndata(adata, batch_key="batch")
     model = CIVAE(adata, n_latent=4)
-    model.train(max_epochs=20, enable_progress_bar=False)
+    model.train(20, batch_size=32, enable_progress_bar=False)
     adata.obsm["X_civae"] = model.get_latent_representation()
     return adata, model
 
@@ -52,15 +55,15 @@ def test_posterior_predictive_checks(cells):
     other = adata.copy()
     SCVI.setup_anndata(other, layer="counts", batch_key="batch")
     scvi_model = SCVI(other, n_latent=4)
-    scvi_model.train(max_epochs=20, enable_progress_bar=False)
+    scvi_model.train(20, batch_size=32, enable_progress_bar=False)
     check = PosteriorPredictiveCheck(
         adata, {"CIVAE": model, "SCVI": scvi_model}, count_layer_key="counts", n_samples=4
     )
     check.zero_fraction()
     zeros = check.metrics["zero_fraction"]
-    # The samples have zeros where the cells have them, gene by gene.
-    assert zeros.corr().loc["CIVAE", "Raw"] > 0.9
+    # Of each gene, the share of zeros among samples is near that among the cells.
     errors = (zeros.drop(columns="Raw").sub(zeros["Raw"], axis=0)).abs().mean()
+    assert errors["CIVAE"] < 0.1
     assert errors["CIVAE"] < 1.5 * errors["SCVI"] + 0.01
 
 
@@ -107,7 +110,7 @@ def mudata(cells):
     return pytest.importorskip("mudata").MuData({"rna": counts, "protein": protein})
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning:mudata")
+@pytest.mark.filterwarnings("ignore:a walk stays in its class")  # after one epoch
 def test_a_modality_of_mudata_is_an_anndata_like_any_other(mudata):
     CIVAE.setup_anndata(mudata["rna"], batch_key="batch")
     model = CIVAE(mudata["rna"], n_latent=4)
@@ -115,7 +118,7 @@ def test_a_modality_of_mudata_is_an_anndata_like_any_other(mudata):
     mudata["rna"].obsm["X_civae"] = model.get_latent_representation()
     # What is written into the modality is in the MuData.
     assert mudata.mod["rna"].obsm["X_civae"].shape == (mudata.n_obs, 4)
-    model.interpolate(0, 1)
+    model.interpolate(0, 1, n_steps=3)
     assert "civae_t" in mudata.mod["rna"].obs
 
 

@@ -67,15 +67,12 @@ def test_the_tutorials_are_there():
 
 
 @pytest.mark.parametrize("name", run.NAMES)
-def test_a_tutorial_runs(name, tmp_path, kernel, data_folder, monkeypatch):
+def test_a_tutorial_runs(name, tmp_path, kernel):
     if name == "6_large_data":
         import scivae
 
         if not hasattr(scivae.model, "BlockDataModule"):
             pytest.skip("this version reads no cells from the disk in blocks")
-    if name == "2_mnist" and not (data_folder / "mnist").exists():
-        pytest.skip(f"MNIST is not in {data_folder}, and tests download nothing")
-    monkeypatch.setenv("SCIVAE_DATA_DIR", str(data_folder))
     done = run.execute(name, tmp_path, small=run.size() == "small", kernel=kernel)
     assert any("image/png" in output.get("data", {}) for output in outputs(done))
 

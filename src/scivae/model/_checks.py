@@ -106,6 +106,17 @@ def class_counts(codes: np.ndarray, n_classes: int) -> np.ndarray:
     return np.bincount(codes[codes < n_classes], minlength=n_classes).astype(float)
 
 
+def check_adata(adata: Any) -> None:
+    """Raise a TypeError unless this is an AnnData; of a MuData, one modality has the counts."""
+    if hasattr(adata, "mod"):
+        first = next(iter(adata.mod), "rna")
+        raise TypeError(
+            f"adata must be an AnnData, got {type(adata).__name__}; pass the modality with the counts, "
+            f"as in adata[{first!r}] (there are: {shown(adata.mod)}), with the labels in its own obs."
+        )
+    check_type("adata", adata, AnnData, "an AnnData")
+
+
 def resolve_layer(adata: AnnData, layer: str | None) -> str:
     """Name of the layer to model: the one asked for, else ``counts`` if there is one, else X."""
     if layer is None:

@@ -187,7 +187,7 @@ class CIVAE(
                 "use 'gene', 'gene-batch' or 'gene-cell'."
             )
         if adata is not None:
-            check_type("adata", adata, AnnData, "an AnnData")
+            _checks.check_adata(adata)
             manager = self._get_most_recent_anndata_manager(adata, required=True)
             setup = Setup.from_registry(manager.registry)
         elif registry is not None:
@@ -339,7 +339,7 @@ class CIVAE(
         >>> adata = scivae.datasets.pbmc()
         >>> scivae.model.CIVAE.setup_anndata(adata)
         """
-        check_type("adata", adata, AnnData, "an AnnData")
+        _checks.check_adata(adata)
         if adata.is_view:
             raise ValueError(
                 "adata must be no view of another AnnData, whose obs would have to be changed; run "
@@ -503,7 +503,7 @@ class CIVAE(
                     "setup_anndata again and make the model anew, or pass a fresh copy as adata=."
                 )
             return super()._validate_anndata(adata, copy_if_view=copy_if_view)
-        check_type("adata", adata, AnnData, "an AnnData")
+        _checks.check_adata(adata)
         setup = self.setup
         _checks.check_shape(adata)
         _checks.check_genes(adata, setup.genes)

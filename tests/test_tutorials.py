@@ -1,0 +1,149 @@
+"""The tutorials run from top to bottom, and what is committed is what a reader should see.
+
+At reduced size, unless ``SCIVAE_TUTORIAL_SIZE=full``. Their assertions on their findings are the test.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+
+FOLDER = Path(__file__).resolve().parents[1] / "tutorials"
+
+
+def load_runner():
+    spec = importlib.util.spec_from_file_location("tutorials_run", FOLDER / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+run = load_runner()
+EXPECTED = (
+    "1_quickstart",
+    "2_mnist",
+    "3_colon",
+    "4_rare_cells",
+    "5_few_labels",
+    "6_large_data",
+)
+# Folders that exist on some machines only.
+MACHINE = re.compile(r"(?<![\w:/.])/(home|root|work|tmp|usr|opt|var|Users|private)/")
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """One kernel for all, so that torch, scvi-tools and UMAP are imported once."""
+    from jupyter_client import AsyncKernelManager
+
+    manager = AsyncKernelManager(kernel_name="python3")
+    yield manager
+    from jupyter_core.utils import run_sync
+
+    run_sync(manager.shutdown_kernel)(now=True)
+
+
+def outputs(notebook):
+    return [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+
+
+def texts(notebook):
+    """Everything that a reader can read."""
+    for cell in notebook.cells:
+        yield cell.source
+        for output in cell.get("outputs", ()):
+            yield output.get("text", "")
+            yield from (v for k, v in output.get("data", {}).items() if k.startswith("text/"))
+
+
+def test_the_tutorials_are_there():
+    assert run.NAMES == EXPECTED
+
+
+@pytest.mark.parametrize("name", run.NAMES)
+def test_a_tutorial_runs(name, tmp_path, kernel):
+    if name == "6_large_data":
+        import scivae
+
+        if not hasattr(scivae.model, "BlockDataModule"):
+            pytest.skip("this version reads no cells from the disk in blocks")
+    done = run.execute(name, tmp_path, small=run.size() == "small", kernel=kernel)
+    assert any("image/png" in output.get("data", {}) for output in outputs(done))
+
+
+@pytest.mark.parametrize("name", run.NAMES)
+def test_what_is_committed_is_fit_to_be_read(name):
+    notebook = run.read(name)
+    kinds = [output.output_type for output in outputs(notebook)]
+    assert kinds, "run tutorials/run.py"
+    assert "error" not in kinds
+    assert not any(o.get("name") == "stderr" for o in outputs(notebook))
+    assert sum("image/png" in output.get("data", {}) for output in outputs(notebook)) >= 2
+    for text in texts(notebook):
+        assert not MACHINE.search(text), text
+        assert not run.ADDRESS.search(text), text
+    assert (run.FOLDER / f"{name}.ipynb").stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize("name", run.NAMES)
+def test_a_tutorial_says_what_it_teaches_and_how_long_it_takes(name):
+    notebook = run.read(name)
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith("# ")
+    assert "In this tutorial you" in first.source
+    assert "**You need**" in first.source
+    seconds = notebook.metadata.scivae.seconds
+    assert f"**Time:** {run.spoken(seconds)} on " in first.source
+
+
+@pytest.mark.parametrize("name", run.NAMES)
+def test_a_tutorial_asserts_its_findings(name):
+    notebook = run.read(name)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert sum(len(re.findall(r"^assert ", text, flags=re.MULTILINE)) for text in code) >= 3
+    ids = [cell.id for cell in notebook.cells]
+    # Names, not random numbers: a change of one cell is a change of one cell.
+    assert all(re.fullmatch(r"[a-z0-9-]+", i) and not re.fullmatch(r"[0-9a-f]{8}", i) for i in ids)
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("name", run.NAMES)
+def test_links_between_tutorials_lead_somewhere(name):
+    for text in texts(run.read(name)):
+        for target in re.findall(r"\]\(([^)#:]+\.ipynb)\)", text):
+            assert (run.FOLDER / target).exists(), target
+
+
+@pytest.mark.parametrize("name", run.NAMES)
+def test_the_reduced_size_changes_variables_that_there_are(name):
+    source = run.parameters_cell(run.read(name)).source
+    for variable in run.SMALL[name]:
+        assert re.search(rf"^{variable} = ", source, flags=re.MULTILINE), variable
+
+
+def test_the_size_is_small_or_full(monkeypatch):
+    monkeypatch.setenv(run.SIZE, "tiny")
+    with pytest.raises(
+        ValueError, match="SCIVAE_TUTORIAL_SIZE must be 'small' or 'full', got 'tiny'"
+    ):
+        run.size()
+
+
+def test_what_the_training_framework_says_is_left_out_and_warnings_are_not(tmp_path):
+    from nbformat.v4 import new_output
+
+    chatter = new_output("stream", name="stderr", text="GPU available: False, used: False\n")
+    logged = "\x1b[34mINFO    \x1b[0m File is    \n         there\n"
+    path = new_output("stream", name="stdout", text=f"{logged}wrote {tmp_path}/x.h5ad\n")
+    (kept,) = run.tidy([chatter, path], tmp_path)
+    assert kept.text == "wrote x.h5ad\n"
+    warning = new_output("stream", name="stderr", text="UserWarning: no such gene\n")
+    with pytest.raises(ValueError, match="must not warn, but one does:\nUserWarning: no such gene"):
+        run.tidy([warning], tmp_path)

@@ -39,6 +39,7 @@ STUDIES = {
         + ["VAE, latent arithmetic", "conditional VAE, prior", "CI-VAE, prior"],
         {},
     ),
+    "time_to_quality": (["default", "batch of 256, twice the rate", "early stopping"], {}),
     "tradeoff": (None, {}),
     "mnist": (
         ["real test images", "PCA", "VAE, Laplace", "CI-VAE, Laplace"],
@@ -192,3 +193,18 @@ def test_cells_on_the_disk_give_the_results_of_cells_in_memory(capsys):
     pytest.importorskip("zarr")
     import_module("larger_than_memory").main(["--quick"])
     assert "memory" in capsys.readouterr().out
+
+
+def test_speed_says_that_results_are_right(tmp_path):
+    """No time is judged: shapes of the tables, and that both ways to encode agree."""
+    made = import_module("speed").main(["--quick", "--out", str(tmp_path)])
+    training = made["training"]
+    assert len(training) == 6
+    assert (training["cells a second"] > 0).all()
+    assert np.isfinite(training["ELBO"]).all()
+    # the same objective, the same epochs: CI-VAE with beta = 0 fits unseen cells as scVI does
+    elbo = training.set_index("method")["ELBO"]
+    assert elbo["CI-VAE, β = 0"] == pytest.approx(elbo["scVI"], rel=0.05)
+    assert made["latent_space"]["largest difference"].max() < 1e-4
+    assert set(made["growth"]["axis"]) == {"cells", "genes", "classes"}
+    assert (tmp_path / "speed_growth.png").stat().st_size > 1000

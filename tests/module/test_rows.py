@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from scivae.module import CIVAEModule, Rows
+from scivae.module import CIVAEModule, Rows, sharing
 from scivae.module._fused import negative_binomial_loss
 from scivae.module._rows import FEW, TABLED, sparse_linear, store_by_input
 
@@ -66,38 +66,49 @@ def test_sparse_layer_is_the_dense_one():
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("n_shares", [1, 3])
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
-def test_loss_is_the_negative_binomial_of_scvi(scale):
+def test_loss_is_the_negative_binomial_of_scvi(scale, n_shares):
     from scvi.distributions import NegativeBinomial
 
     x = counts()[torch.arange(N_CELLS) != 5]  # a cell without counts has no library in scvi-tools
     torch.manual_seed(1)
-    logits = (3 * torch.randn(len(x), N_GENES, dtype=torch.float64)).requires_grad_()
+    layer = nn.Linear(6, N_GENES).double()
+    hidden = (3 * torch.randn(len(x), 6, dtype=torch.float64)).requires_grad_()
     log_theta = (torch.randn(N_GENES, dtype=torch.float64) + np.log(scale)).requires_grad_()
     weight, library = torch.rand(len(x), dtype=torch.float64), x.sum(1, keepdim=True)
-    mu = library * logits.softmax(1)
+    mu = library * layer(hidden).softmax(1)
     theirs = -NegativeBinomial(mu=mu, theta=log_theta.exp()).log_prob(x).sum(1)
-    ours = negative_binomial_loss(logits, log_theta, library, Rows.of(x))
+    by = [hidden, layer.weight, layer.bias, log_theta]
+    with sharing(n_shares):
+        rows = Rows.of(x).prepare(n_shares=n_shares)
+        assert len(rows.shares) == n_shares
+        ours = negative_binomial_loss(hidden, layer, log_theta, rows)
+        found = torch.autograd.grad((ours * weight).sum(), by)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-    results = [
-        torch.autograd.grad((loss * weight).sum(), [logits, log_theta]) for loss in (ours, theirs)
-    ]
-    torch.testing.assert_close(results[0], results[1], rtol=1e-7, atol=1e-9)
+    expected = torch.autograd.grad((theirs * weight).sum(), by)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
     single = negative_binomial_loss(
-        logits.float(), log_theta.float(), library.float(), Rows.of(x.float())
+        hidden.float(), layer.float(), log_theta.float(), Rows.of(x.float())
     )
     torch.testing.assert_close(single, theirs.float(), rtol=1e-5, atol=1e-3)
 
 
 def test_a_cell_without_counts_has_a_finite_gradient():
-    logits = torch.zeros(N_CELLS, N_GENES, dtype=torch.float64, requires_grad=True)
-    x = counts()
-    loss = negative_binomial_loss(
-        logits, torch.zeros(N_GENES, dtype=torch.float64), x.sum(1, keepdim=True), Rows.of(x)
-    )
+    layer = nn.Linear(2, N_GENES).double()
+    x, hidden = counts(), torch.ones(N_CELLS, 2, dtype=torch.float64, requires_grad=True)
+    log_theta = torch.zeros(N_GENES, dtype=torch.float64)
+    loss = negative_binomial_loss(hidden, layer, log_theta, Rows.of(x))
     assert float(loss[5].detach()) == pytest.approx(0, abs=1e-6)
-    (slope,) = torch.autograd.grad(loss.sum(), logits)
-    assert slope.isfinite().all()
+    for slope in torch.autograd.grad(loss.sum(), [hidden, layer.weight]):
+        assert slope.isfinite().all()
+
+
+def test_an_error_in_a_thread_is_raised_here():
+    rows = Rows.of(counts()).prepare(n_shares=2)
+    hidden, layer = torch.ones(N_CELLS, 3, dtype=torch.float64), nn.Linear(2, N_GENES).double()
+    with sharing(2), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        negative_binomial_loss(hidden, layer, torch.zeros(N_GENES).double(), rows)
 
 
 @pytest.mark.parametrize("training", [True, False])

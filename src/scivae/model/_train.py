@@ -33,9 +33,9 @@ from ._training import (
     default_epochs,
     fit_temperature,
     minibatches_a_block,
-    one_thread_to_prepare,
     quiet_about_rows,
     stratified_split,
+    threads_share_cells,
 )
 
 
@@ -222,7 +222,7 @@ class TrainingMixin(GenerationMixin):
         keeper = Keeper(seed, checkpoint, run)
         try:
             beside = plan_kwargs.get("minibatch_size") is not None and self.module.reads_rows
-            with seeded(seed), one_thread_to_prepare(beside), quiet_about_rows():
+            with seeded(seed), threads_share_cells(beside), quiet_about_rows():
                 super().train(  # type: ignore[misc]
                     max_epochs=max_epochs,
                     batch_size=batch_size,

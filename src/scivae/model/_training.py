@@ -16,7 +16,7 @@ from scvi.dataloaders import DataSplitter
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
-from ..module import CIVAEModule, Rows
+from ..module import CIVAEModule, Rows, n_sharing, sharing
 from ..module._civae import NotADistributionError
 from ._keeping import NonFiniteError, check_weights, non_finite
 
@@ -41,6 +41,8 @@ _CURES = {
 BLOCK_VALUES = 2**23
 # Minibatches that are prepared while one is trained on.
 AHEAD = 2
+# Threads that share a minibatch: with more, they wait for each other in Python.
+MOST_SHARES = 4
 # Arguments of the trainer whose meaning depends on one minibatch being one step of its own.
 STEPWISE = frozenset(
     {
@@ -60,13 +62,17 @@ STEPWISE = frozenset(
 
 
 @contextmanager
-def one_thread_to_prepare(wanted: bool) -> Iterator[None]:
-    """Leave one of the threads of torch to what is prepared beside training."""
+def threads_share_cells(wanted: bool) -> Iterator[None]:
+    """Give the threads of torch to parts of a minibatch, in place of parts of each operation.
+
+    Most operations of a step are too small to be worth waiting for several threads at each.
+    """
     before = torch.get_num_threads()
-    if wanted:
-        torch.set_num_threads(max(1, before - 1))
+    n_shares = min(before, MOST_SHARES) if wanted else 1
+    torch.set_num_threads(max(1, before // n_shares))
     try:
-        yield
+        with sharing(n_shares):
+            yield
     finally:
         torch.set_num_threads(before)
 
@@ -162,18 +168,17 @@ class CIVAETrainingPlan(TrainingPlan):
     def _prepared(self, x: torch.Tensor, size: int) -> Iterator[Rows]:
         """Minibatches of sparse rows; on a CPU, a second thread prepares what comes next."""
         thinning = self.thinning if self.training else 0.0
-        parts = list(Rows.of(x).split(size))
+        parts, n = list(Rows.of(x).split(size)), n_sharing()
         # A seed for each, so that what is drawn does not depend on which thread comes first.
         seeds = torch.randint(2**62, (len(parts),)).tolist()
         if x.is_cuda or len(parts) == 1:
-            yield from (p.prepare(thinning, s) for p, s in zip(parts, seeds, strict=True))
+            yield from (p.prepare(thinning, s, n) for p, s in zip(parts, seeds, strict=True))
             return
-        with ThreadPoolExecutor(1) as pool:
-            if torch.get_num_threads() == 1:  # a new thread would not know
-                pool.submit(torch.set_num_threads, 1)
+        threads = torch.get_num_threads()  # a new thread would not know
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             waiting: deque[Future[Rows]] = deque()
             for part, seed in zip(parts, seeds, strict=True):
-                waiting.append(pool.submit(part.prepare, thinning, seed))
+                waiting.append(pool.submit(part.prepare, thinning, seed, n))
                 if len(waiting) > AHEAD:
                     yield waiting.popleft().result()
             yield from (prepared.result() for prepared in waiting)

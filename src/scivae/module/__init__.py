@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._civae import CIVAEModule, check_finite, thin
+from ._fused import n_sharing, sharing
 from ._likelihoods import CONTINUOUS_LIKELIHOODS, COUNT_LIKELIHOODS, LIKELIHOODS
 from ._rows import Rows
 
@@ -13,5 +14,7 @@ __all__ = [
     "CIVAEModule",
     "Rows",
     "check_finite",
+    "n_sharing",
+    "sharing",
     "thin",
 ]

@@ -347,7 +347,7 @@ class CIVAEModule(VAE):
             *(() if cat_covs is None else torch.split(cat_covs, 1, dim=1)),
         )
         reconstruction = negative_binomial_loss(
-            self.decoder.px_scale_decoder[0](decoded), self.px_r, rows.totals, rows
+            decoded.to(z.dtype), self.decoder.px_scale_decoder[0], self.px_r, rows
         )
         return self._with_discriminator(
             z,

@@ -1,16 +1,21 @@
-"""The negative binomial straight from the decoder's logits, with its gradient, in one pass.
+"""The last layer of the decoder and the negative binomial in one, with their gradient.
 
 The mean of gene g is library · softmax(logits)_g. Value and gradient with regard to the logits need one
 exponential and one logarithm a gene; gamma functions are needed only where a count is not zero. Both are
 worked out together while the numbers are in the cache, so that the backward pass only scales them.
+Cells do not need each other for this: each of several threads takes its share of the minibatch.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from ._negative_binomial import EPS
 from ._rows import TABLED, Rows
@@ -58,75 +63,152 @@ class _Gammas:
         return self._look_up(self.terms.reciprocal()).index_copy_(0, self.large, exact)
 
 
+class _Part(NamedTuple):
+    """What the backward pass needs of some of the cells."""
+
+    hidden: torch.Tensor  # (n, n_hidden)
+    slope: torch.Tensor  # of each cell's log-probability by the logits, (n, n_vars)
+    log_ratio: torch.Tensor  # log of what follows, (n, n_vars)
+    ratio: torch.Tensor  # theta / (theta + mean), (n, n_vars)
+    by_theta: torch.Tensor  # what the nonzero counts add to the slope by theta, (nnz,)
+    rows: Rows
+
+
+def _score(
+    hidden: torch.Tensor,
+    rows: Rows,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    theta: torch.Tensor,
+    keep: bool,
+) -> tuple[torch.Tensor, _Part | None]:
+    """Log-probability of each cell, and what its gradient needs if that is to be kept."""
+    counts, flat, library = rows.counts, rows.flat, rows.totals
+    logits = F.linear(hidden, weight, bias)  # (n, n_vars)
+    mu = logits.sub_(logits.amax(1, keepdim=True)).exp_()
+    mu *= library / mu.sum(1, keepdim=True)
+    total = mu + (theta + EPS)
+    means, totals = mu.view(-1).index_select(0, flat), total.view(-1).index_select(0, flat)
+    ratio = torch.div(theta + EPS, total, out=total)  # total is not needed any more
+    log_ratio = ratio.log()
+    gammas = _Gammas(rows, theta)
+    # the first part is of all counts, the second of those that are not zero
+    log_prob = log_ratio @ theta
+    log_prob += rows.sum(counts * ((means + EPS) / totals).log_() + gammas.log())
+    if not keep:
+        return log_prob, None
+    ratio *= theta / (theta + EPS)
+    over_total = counts / totals
+    # mu · d log_prob / d mu, and from it that by the logits
+    slope = (mu * ratio).neg_()
+    slope.view(-1).scatter_add_(0, flat, means * (counts / (means + EPS) - over_total))
+    # an empty cell has neither mean nor slope: 0 / EPS
+    slope -= mu.mul_(slope.sum(1, keepdim=True) / library.clamp(min=EPS))
+    return log_prob, _Part(hidden, slope, log_ratio, ratio, gammas.slope() - over_total, rows)
+
+
+def _slopes(
+    part: _Part, by_cell: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients by hidden units, weights, bias and theta, given that by each log-probability."""
+    slope, rows = part.slope * by_cell[:, None], part.rows
+    by_theta = by_cell @ part.log_ratio - by_cell @ part.ratio
+    by_theta.index_add_(0, rows.columns, part.by_theta * by_cell.index_select(0, rows.cells))
+    return slope @ weight, slope.t() @ part.hidden, slope.sum(0), by_theta
+
+
 class _Loss(torch.autograd.Function):
     """Negative log-probability of each cell, shape ``(n_obs,)``."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        logits: torch.Tensor,  # (n_obs, n_vars)
+        hidden: torch.Tensor,  # (n_obs, n_hidden)
+        weight: torch.Tensor,  # (n_vars, n_hidden)
+        bias: torch.Tensor,  # (n_vars,)
         log_theta: torch.Tensor,  # (n_vars,)
-        library: torch.Tensor,  # (n_obs, 1)
         rows: Rows,
     ) -> torch.Tensor:
-        theta, counts, flat = log_theta.exp(), rows.counts, rows.flat
-        mu = (logits - logits.amax(1, keepdim=True)).exp_()
-        mu *= library / mu.sum(1, keepdim=True)
-        total = mu + (theta + EPS)
-        means, totals = mu.view(-1).index_select(0, flat), total.view(-1).index_select(0, flat)
-        ratio = torch.div(theta + EPS, total, out=total)  # total is not needed any more
-        log_ratio = ratio.log()
-        gammas = _Gammas(rows, theta)
-        # the first part is of all counts, the second of those that are not zero
-        log_prob = log_ratio @ theta
-        log_prob += rows.sum(counts * ((means + EPS) / totals).log_() + gammas.log())
-        if any(ctx.needs_input_grad):
-            shrunk = theta / (theta + EPS)
-            ratio *= shrunk  # theta / total
-            over_total = counts / totals
-            # mu · d log_prob / d mu, (n_obs, n_vars), and from it that by the logits
-            slope = (mu * ratio).neg_()
-            slope.view(-1).scatter_add_(0, flat, means * (counts / (means + EPS) - over_total))
-            # an empty cell has neither mean nor slope: 0 / EPS
-            slope -= mu.mul_(slope.sum(1, keepdim=True) / library.clamp(min=EPS))
-            ctx.save_for_backward(
-                slope, log_ratio, ratio, gammas.slope() - over_total, theta, shrunk
-            )
-            ctx.rows = rows
-        return log_prob.neg_()
+        theta, keep = log_theta.exp(), any(ctx.needs_input_grad)
+        shares = rows.shares
+        found = _in_threads(
+            lambda cells, part: _score(cells, part, weight, bias, theta, keep),
+            hidden.split([part.n_obs for part in shares]),
+            shares,
+        )
+        if keep:
+            ctx.parts = [part for _, part in found]
+            ctx.save_for_backward(weight, theta)
+        return torch.cat([log_prob for log_prob, _ in found]).neg_()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor):
-        slope, log_ratio, ratio, by_theta, theta, shrunk = ctx.saved_tensors
-        rows: Rows = ctx.rows
-        weight = -grad  # of each cell's log-probability
-        d_theta = weight @ log_ratio - weight @ ratio + shrunk * weight.sum()
-        d_theta.index_add_(0, rows.columns, by_theta * weight.index_select(0, rows.cells))
-        return slope.mul_(weight[:, None]), d_theta.mul_(theta), None, None
+        weight, theta = ctx.saved_tensors
+        parts = ctx.parts
+        by_cell = (-grad).split([part.rows.n_obs for part in parts])
+        found = _in_threads(lambda part, cells: _slopes(part, cells, weight), parts, by_cell)
+        hidden, *others = zip(*found, strict=True)
+        by_weight, by_bias, by_theta = (sum(values[1:], values[0]) for values in others)
+        by_theta -= grad.sum() * theta / (theta + EPS)
+        return torch.cat(hidden), by_weight, by_bias, by_theta * theta, None
+
+
+_threads: list[tuple[ThreadPoolExecutor, int]] = []  # of the ``sharing`` blocks, the innermost last
+
+
+@contextmanager
+def sharing(n_threads: int) -> Iterator[None]:
+    """Let so many threads share a minibatch inside the block, this one among them."""
+    if n_threads < 2:
+        yield
+        return
+    of_torch = torch.get_num_threads()
+    with ThreadPoolExecutor(
+        n_threads - 1, initializer=torch.set_num_threads, initargs=(of_torch,)
+    ) as pool:
+        _threads.append((pool, n_threads))
+        try:
+            yield
+        finally:
+            _threads.pop()
+
+
+def n_sharing() -> int:
+    """Threads that share a minibatch here."""
+    return _threads[-1][1] if _threads else 1
+
+
+def _in_threads(function: Callable, *arguments: Sequence) -> list:
+    """``map``: this thread takes the first, the others those that remain."""
+    first, *others = zip(*arguments, strict=True)
+    if not others or not _threads:
+        return [function(*these) for these in (first, *others)]
+    # the gradient is worked out here, in every thread
+    waiting = [_threads[-1][0].submit(torch.no_grad()(function), *these) for these in others]
+    return [function(*first), *(found.result() for found in waiting)]
 
 
 def negative_binomial_loss(
-    logits: torch.Tensor, log_theta: torch.Tensor, library: torch.Tensor, rows: Rows
+    hidden: torch.Tensor, layer: torch.nn.Linear, log_theta: torch.Tensor, rows: Rows
 ) -> torch.Tensor:
-    """Negative log-probability of cells whose means are library · softmax(logits).
+    """Negative log-probability of cells whose means are library · softmax(layer(hidden)).
 
     The numbers are those of :class:`scvi.distributions.NegativeBinomial`.
 
     Parameters
     ----------
-    logits
-        Logits of the shares of the genes, shape ``(n_obs, n_vars)``.
+    hidden
+        Last hidden units of the decoder, shape ``(n_obs, n_hidden)``.
+    layer
+        Makes of them the logits of the shares of the genes, ``n_vars`` a cell.
     log_theta
         Logarithms of the inverse dispersions, shape ``(n_vars,)``.
-    library
-        Counts of each cell, shape ``(n_obs, 1)``; without a gradient.
     rows
-        The counts.
+        The counts; their sums are the libraries.
 
     Returns
     -------
     One number a cell, summed over genes, shape ``(n_obs,)``.
     """
-    # under mixed precision, the logits come in half of it
-    return _Loss.apply(logits.to(log_theta.dtype), log_theta, library, rows)
+    return _Loss.apply(hidden, layer.weight, layer.bias, log_theta, rows)

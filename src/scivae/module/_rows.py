@@ -87,7 +87,7 @@ class Rows:
         """Number of cells."""
         return len(self.starts)
 
-    def prepare(self, thinning: float = 0.0, seed: int | None = None) -> Rows:
+    def prepare(self, thinning: float = 0.0, seed: int | None = None, n_shares: int = 1) -> Rows:
         """Thin what the encoder sees, and work out what depends on no weight of a network.
 
         Parameters
@@ -96,15 +96,26 @@ class Rows:
             See :func:`scivae.module.thin`.
         seed
             Of the draws; ``None`` draws from the global generator of torch.
+        n_shares
+            Parts of the cells that can be scored by threads of their own.
         """
         if thinning > 0:
             generator = None
             if seed is not None:
                 generator = torch.Generator(self.counts.device).manual_seed(seed)
             self.seen = self.thin(thinning, generator)
-        for name in ("flat", "totals", "places", *(() if self.counts.is_cuda else ("by_gene",))):
-            getattr(self, name)
+        if n_shares > 1:
+            self.shares = list(self.split(-(-self.n_obs // n_shares)))
+        for share in self.shares:
+            share.flat, share.totals, share.places  # noqa: B018
+        if not self.counts.is_cuda:
+            self.by_gene  # noqa: B018
         return self
+
+    @cached_property
+    def shares(self) -> list[Rows]:
+        """Parts of the cells, one below the other; all of them in one unless prepared otherwise."""
+        return [self]
 
     @cached_property
     def flat(self) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -108,11 +108,12 @@ def class_counts(codes: np.ndarray, n_classes: int) -> np.ndarray:
 
 def check_adata(adata: Any) -> None:
     """Raise a TypeError unless this is an AnnData; of a MuData, one modality has the counts."""
-    if hasattr(adata, "mod"):
-        first = next(iter(adata.mod), "rna")
+    modalities = getattr(adata, "mod", None)
+    if isinstance(modalities, Mapping):
+        first = next(iter(modalities), "rna")
         raise TypeError(
             f"adata must be an AnnData, got {type(adata).__name__}; pass the modality with the counts, "
-            f"as in adata[{first!r}] (there are: {shown(adata.mod)}), with the labels in its own obs."
+            f"as in adata[{first!r}] (there are: {shown(modalities)}), with the labels in its own obs."
         )
     check_type("adata", adata, AnnData, "an AnnData")
 

@@ -35,7 +35,14 @@ SIZE = "SCIVAE_TUTORIAL_SIZE"
 # What the variables of the parameters cell are at reduced size.
 SMALL: dict[str, dict[str, Any]] = {
     "1_quickstart": {"epochs": 15},
-    "2_mnist": {"download": False, "n_images": 1500, "epochs": 25, "n_walks": 20, "n_drawn": 200},
+    "2_mnist": {
+        "download": False,
+        "split": "test",
+        "n_images": 1500,
+        "epochs": 25,
+        "n_walks": 20,
+        "n_drawn": 200,
+    },
     "3_colon": {
         "download": False,
         "epochs": 10,

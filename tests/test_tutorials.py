@@ -73,7 +73,7 @@ def test_a_tutorial_runs(name, tmp_path, kernel):
 
         if not hasattr(scivae.model, "BlockDataModule"):
             pytest.skip("this version reads no cells from the disk in blocks")
-    done = run.execute(name, tmp_path, small=run.size() == "small", kernel=kernel)
+    done = run.execute(name, tmp_path, small=run.size("small") == "small", kernel=kernel)
     assert any("image/png" in output.get("data", {}) for output in outputs(done))
 
 

@@ -30,12 +30,19 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).resolve().parent
 NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.ipynb")))
 
-# "small" or "full": at which size the tutorials are executed, unless the command line says so.
+# "small" or "full": at which size the tutorials are executed. Tests take small where it is not set.
 SIZE = "SCIVAE_TUTORIAL_SIZE"
 # What the variables of the parameters cell are at reduced size.
 SMALL: dict[str, dict[str, Any]] = {
     "1_quickstart": {"epochs": 15},
-    "2_mnist": {"download": False, "n_images": 1500, "epochs": 25, "n_walks": 20, "n_drawn": 200},
+    "2_mnist": {
+        "download": False,
+        "split": "test",
+        "n_images": 1500,
+        "epochs": 25,
+        "n_walks": 20,
+        "n_drawn": 200,
+    },
     "3_colon": {
         "download": False,
         "epochs": 10,
@@ -69,9 +76,9 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 
-def size() -> str:
+def size(default: str = "full") -> str:
     """``"small"`` or ``"full"``, as the environment has it."""
-    found = os.environ.get(SIZE, "full")
+    found = os.environ.get(SIZE, default)
     if found not in ("small", "full"):
         raise ValueError(f"{SIZE} must be 'small' or 'full', got {found!r}.")
     return found

@@ -106,7 +106,10 @@ templates_path = ["_templates"]
 nitpicky = True
 # References into other packages cannot be checked without a network. Those into this one all are.
 _outside = "anndata|collections|contextlib|matplotlib|numpy|os|pandas|pathlib|scanpy|scipy|scvi|sklearn|torch|typing"
-nitpick_ignore = [("py:class", "scivae.model._setup.Setup")]
+nitpick_ignore = [
+    ("py:class", "scivae.model._setup.Setup"),
+    ("py:class", "scivae.model._repr.Labels"),
+]
 nitpick_ignore_regex = [
     (r"py:.*", rf"({_outside})\..+"),
     (r"py:(class|exc|obj|data)", "|".join(name for name in dir(builtins) if name[0] != "_")),

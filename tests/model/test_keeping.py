@@ -48,7 +48,7 @@ class Spoil(Callback):
     ("layer", "term", "cure"),
     [
         ("discriminator", "discriminator term is", "lower discriminator_weight"),
-        ("decoder.px_scale_decoder.0", "reconstruction term is", "extreme values in the data"),
+        ("decoder.px_decoder", "reconstruction term is", "extreme values in the data"),
         (
             "z_encoder.mean_encoder",
             "KL term is",

@@ -1,5 +1,8 @@
 """Training on sparse rows gives the numbers of scvi-tools on dense ones."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -200,3 +203,21 @@ def test_thinned_counts_of_one_share_are_a_binomial_distribution():
     assert (
         stats.chisquare(observed, expected * observed.sum() / expected.sum(), ddof=1).pvalue > 1e-4
     )
+
+
+def test_a_minibatch_is_freed_when_it_was_used():
+    """Without waiting for the collector of cycles, which thousands of minibatches would wait for, too."""
+    gc.disable()
+    try:
+        module, x = network(), counts()
+        with sharing(2):
+            for n_shares in (1, 2):
+                rows = Rows.of(x).prepare(thinning=0.5, n_shares=n_shares)
+                places, freed = weakref.ref(rows.flat), weakref.ref(rows)
+                output = module.loss_of_rows({**tensors(x), "X": rows})
+                output.loss.backward()
+                del rows
+                assert freed() is None  # although the loss is kept
+                assert places() is None
+    finally:
+        gc.enable()

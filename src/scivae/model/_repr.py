@@ -73,7 +73,7 @@ class ReprMixin(GenerationMixin):
     history_: Any
 
     labels: Labels
-    """Names of the classes, for the Tab key: ``model.augment(model.labels["<Tab>``."""
+    """Names of the classes, which the Tab key completes, as in ``model.augment(model.labels["<Tab>``."""
 
     def __repr__(self) -> str:
         return repr(self._describe())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -16,7 +15,7 @@ from scvi.dataloaders import DataSplitter
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
-from ..module import CIVAEModule, Rows, n_sharing, sharing
+from ..module import CIVAEModule, Rows, ahead, check_finite, n_sharing, sharing
 from ..module._civae import NotADistributionError
 from ._keeping import NonFiniteError, check_weights, non_finite
 
@@ -67,8 +66,11 @@ def threads_share_cells(wanted: bool) -> Iterator[None]:
 
     Most operations of a step are too small to be worth waiting for several threads at each.
     """
+    if not wanted:
+        yield
+        return
     before = torch.get_num_threads()
-    n_shares = min(before, MOST_SHARES) if wanted else 1
+    n_shares = min(before, MOST_SHARES)
     torch.set_num_threads(max(1, before // n_shares))
     try:
         with sharing(n_shares):
@@ -168,20 +170,16 @@ class CIVAETrainingPlan(TrainingPlan):
     def _prepared(self, x: torch.Tensor, size: int) -> Iterator[Rows]:
         """Minibatches of sparse rows; on a CPU, a second thread prepares what comes next."""
         thinning = self.thinning if self.training else 0.0
-        parts, n = list(Rows.of(x).split(size)), n_sharing()
+        rows = Rows.of(x)
+        check_finite(rows.counts)
+        parts, n = rows.split(size), n_sharing()
         # A seed for each, so that what is drawn does not depend on which thread comes first.
-        seeds = torch.randint(2**62, (len(parts),)).tolist()
-        if x.is_cuda or len(parts) == 1:
-            yield from (p.prepare(thinning, s, n) for p, s in zip(parts, seeds, strict=True))
-            return
-        threads = torch.get_num_threads()  # a new thread would not know
-        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-            waiting: deque[Future[Rows]] = deque()
-            for part, seed in zip(parts, seeds, strict=True):
-                waiting.append(pool.submit(part.prepare, thinning, seed, n))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
-            yield from (prepared.result() for prepared in waiting)
+        seeds = torch.randint(2**62, (-(-len(x) // size),)).tolist()
+        calls = (partial(p.prepare, thinning, s, n) for p, s in zip(parts, seeds, strict=True))
+        if x.is_cuda:
+            yield from (call() for call in calls)
+        else:
+            yield from ahead(calls, AHEAD)
 
     def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor | None:
         """Train on what the loader yielded, and log the terms of the loss."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._civae import CIVAEModule, check_finite, thin
-from ._fused import n_sharing, sharing
+from ._fused import ahead, n_sharing, sharing
 from ._likelihoods import CONTINUOUS_LIKELIHOODS, COUNT_LIKELIHOODS, LIKELIHOODS
 from ._rows import Rows
 
@@ -13,6 +13,7 @@ __all__ = [
     "LIKELIHOODS",
     "CIVAEModule",
     "Rows",
+    "ahead",
     "check_finite",
     "n_sharing",
     "sharing",

@@ -327,7 +327,7 @@ class CIVAEModule(VAE):
         Parameters
         ----------
         tensors
-            A minibatch, with :class:`Rows` in place of the expression matrix.
+            A minibatch, with ``Rows`` in place of the expression matrix.
         kl_weight
             Share of ``alpha`` reached by the warm-up, in [0, 1].
         """

@@ -8,14 +8,15 @@ Cells do not need each other for this: each of several threads takes its share o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from ._negative_binomial import EPS
 from ._rows import TABLED, Rows
@@ -74,6 +75,14 @@ class _Part(NamedTuple):
     rows: Rows
 
 
+def _times(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``a @ b + bias``, of the precision of ``a``; the product in that of ``b``."""
+    if a.dtype == b.dtype:
+        return a @ b if bias is None else torch.addmm(bias, a, b)
+    product = (a.to(b.dtype) @ b).to(a.dtype)
+    return product if bias is None else product.add_(bias)
+
+
 def _score(
     hidden: torch.Tensor,
     rows: Rows,
@@ -84,7 +93,7 @@ def _score(
 ) -> tuple[torch.Tensor, _Part | None]:
     """Log-probability of each cell, and what its gradient needs if that is to be kept."""
     counts, flat, library = rows.counts, rows.flat, rows.totals
-    logits = F.linear(hidden, weight, bias)  # (n, n_vars)
+    logits = _times(hidden, weight.t(), bias)  # (n, n_vars)
     mu = logits.sub_(logits.amax(1, keepdim=True)).exp_()
     mu *= library / mu.sum(1, keepdim=True)
     total = mu + (theta + EPS)
@@ -114,7 +123,8 @@ def _slopes(
     slope, rows = part.slope * by_cell[:, None], part.rows
     by_theta = by_cell @ part.log_ratio - by_cell @ part.ratio
     by_theta.index_add_(0, rows.columns, part.by_theta * by_cell.index_select(0, rows.cells))
-    return slope @ weight, slope.t() @ part.hidden, slope.sum(0), by_theta
+    by_weight = _times(slope.t(), part.hidden.to(weight.dtype))
+    return _times(slope, weight), by_weight, slope.sum(0), by_theta
 
 
 class _Loss(torch.autograd.Function):
@@ -129,45 +139,61 @@ class _Loss(torch.autograd.Function):
         log_theta: torch.Tensor,  # (n_vars,)
         rows: Rows,
     ) -> torch.Tensor:
-        theta, keep = log_theta.exp(), any(ctx.needs_input_grad)
-        shares = rows.shares
-        found = _in_threads(
-            lambda cells, part: _score(cells, part, weight, bias, theta, keep),
-            hidden.split([part.n_obs for part in shares]),
-            shares,
-        )
-        if keep:
-            ctx.parts = [part for _, part in found]
-            ctx.save_for_backward(weight, theta)
-        return torch.cat([log_prob for log_prob, _ in found]).neg_()
+        device = hidden.device.type
+        # Under mixed precision the products are in half of it, and nothing else.
+        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        weight = weight.to(kind or weight.dtype)
+        keep, shares = any(ctx.needs_input_grad), rows.shares
+        with torch.autocast(device, enabled=False):
+            theta = log_theta.exp()
+            found = _in_threads(
+                lambda cells, part: _score(cells, part, weight, bias, theta, keep),
+                hidden.split([part.n_obs for part in shares]),
+                shares,
+            )
+            if keep:
+                ctx.parts = [part for _, part in found]
+                ctx.save_for_backward(weight, theta)
+            return torch.cat([log_prob for log_prob, _ in found]).neg_()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor):
         weight, theta = ctx.saved_tensors
-        parts = ctx.parts
+        parts, ctx.parts = ctx.parts, None  # not to be kept for as long as the loss is
         by_cell = (-grad).split([part.rows.n_obs for part in parts])
-        found = _in_threads(lambda part, cells: _slopes(part, cells, weight), parts, by_cell)
-        hidden, *others = zip(*found, strict=True)
-        by_weight, by_bias, by_theta = (sum(values[1:], values[0]) for values in others)
-        by_theta -= grad.sum() * theta / (theta + EPS)
-        return torch.cat(hidden), by_weight, by_bias, by_theta * theta, None
+        with torch.autocast(grad.device.type, enabled=False):
+            found = _in_threads(lambda part, cells: _slopes(part, cells, weight), parts, by_cell)
+            hidden, *others = zip(*found, strict=True)
+            by_weight, by_bias, by_theta = (sum(values[1:], values[0]) for values in others)
+            by_theta -= grad.sum() * theta / (theta + EPS)
+            return torch.cat(hidden), by_weight, by_bias, by_theta * theta, None
 
 
-_threads: list[tuple[ThreadPoolExecutor, int]] = []  # of the ``sharing`` blocks, the innermost last
+class _Threads(NamedTuple):
+    """Threads of a ``sharing`` block."""
+
+    n_sharing: int  # with the one that is in the block
+    sharing: ThreadPoolExecutor
+    ahead: ThreadPoolExecutor  # works on what comes next
+
+
+_threads: list[_Threads] = []  # of the blocks that are open, the innermost last
 
 
 @contextmanager
 def sharing(n_threads: int) -> Iterator[None]:
-    """Let so many threads share a minibatch inside the block, this one among them."""
-    if n_threads < 2:
-        yield
-        return
-    of_torch = torch.get_num_threads()
-    with ThreadPoolExecutor(
-        n_threads - 1, initializer=torch.set_num_threads, initargs=(of_torch,)
-    ) as pool:
-        _threads.append((pool, n_threads))
+    """Let so many threads share a minibatch inside the block, this one among them.
+
+    One more is there for :func:`ahead`. They live as long as the block: each thread has memory of
+    its own, which is not given back.
+    """
+    like_this = partial(torch.set_num_threads, torch.get_num_threads())
+    with (
+        ThreadPoolExecutor(max(1, n_threads - 1), initializer=like_this) as others,
+        ThreadPoolExecutor(1, initializer=like_this) as one,
+    ):
+        _threads.append(_Threads(n_threads, others, one))
         try:
             yield
         finally:
@@ -176,16 +202,29 @@ def sharing(n_threads: int) -> Iterator[None]:
 
 def n_sharing() -> int:
     """Threads that share a minibatch here."""
-    return _threads[-1][1] if _threads else 1
+    return _threads[-1].n_sharing if _threads else 1
+
+
+def ahead(calls: Iterable[Callable[[], Any]], n: int) -> Iterator[Any]:
+    """Results of calls in their order, each worked out while up to ``n`` before it are used."""
+    if not _threads:
+        yield from (call() for call in calls)
+        return
+    waiting: deque[Future] = deque()
+    for call in calls:
+        waiting.append(_threads[-1].ahead.submit(call))
+        if len(waiting) > n:
+            yield waiting.popleft().result()
+    yield from (call.result() for call in waiting)
 
 
 def _in_threads(function: Callable, *arguments: Sequence) -> list:
     """``map``: this thread takes the first, the others those that remain."""
     first, *others = zip(*arguments, strict=True)
-    if not others or not _threads:
+    if not others or n_sharing() == 1:
         return [function(*these) for these in (first, *others)]
     # the gradient is worked out here, in every thread
-    waiting = [_threads[-1][0].submit(torch.no_grad()(function), *these) for these in others]
+    waiting = [_threads[-1].sharing.submit(torch.no_grad()(function), *these) for these in others]
     return [function(*first), *(found.result() for found in waiting)]
 
 

@@ -62,6 +62,7 @@ class Rows:
 
     def __post_init__(self) -> None:
         self.seen = self.counts
+        self._shares: list[Rows] = []
 
     @classmethod
     def of(cls, x: torch.Tensor) -> Rows:
@@ -105,17 +106,17 @@ class Rows:
                 generator = torch.Generator(self.counts.device).manual_seed(seed)
             self.seen = self.thin(thinning, generator)
         if n_shares > 1:
-            self.shares = list(self.split(-(-self.n_obs // n_shares)))
+            self._shares = list(self.split(-(-self.n_obs // n_shares)))
         for share in self.shares:
             share.flat, share.totals, share.places  # noqa: B018
         if not self.counts.is_cuda:
             self.by_gene  # noqa: B018
         return self
 
-    @cached_property
+    @property
     def shares(self) -> list[Rows]:
         """Parts of the cells, one below the other; all of them in one unless prepared otherwise."""
-        return [self]
+        return self._shares or [self]  # not kept: what holds itself is not freed at once
 
     @cached_property
     def flat(self) -> torch.Tensor:
@@ -229,8 +230,9 @@ class _SparseLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
-        (values,) = ctx.saved_tensors
-        return None, ctx.rows.transpose_times(values, grad.contiguous()).t(), None
+        (values,), rows = ctx.saved_tensors, ctx.rows
+        ctx.rows = None  # not to be kept for as long as the loss is
+        return None, rows.transpose_times(values, grad.contiguous()).t(), None
 
 
 def sparse_linear(values: torch.Tensor, rows: Rows, layer: torch.nn.Linear) -> torch.Tensor:

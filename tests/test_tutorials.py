@@ -68,11 +68,6 @@ def test_the_tutorials_are_there():
 
 @pytest.mark.parametrize("name", run.NAMES)
 def test_a_tutorial_runs(name, tmp_path, kernel):
-    if name == "6_large_data":
-        import scivae
-
-        if not hasattr(scivae.model, "BlockDataModule"):
-            pytest.skip("this version reads no cells from the disk in blocks")
     done = run.execute(name, tmp_path, small=run.size("small") == "small", kernel=kernel)
     assert any("image/png" in output.get("data", {}) for output in outputs(done))
 

@@ -39,7 +39,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "download": False,
         "split": "test",
         "n_images": 1500,
-        "epochs": 25,
+        "epochs": 40,
+        "min_confidence": 0.5,
         "n_walks": 20,
         "n_drawn": 200,
     },
@@ -50,7 +51,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "n_genes": 300,
     },
     "4_rare_cells": {"epochs": 40, "repeats": 2},
-    "5_few_labels": {"epochs": 15},
+    "5_few_labels": {"epochs": 60},
     "6_large_data": {
         "n_cells": 6000,
         "n_genes": 100,

@@ -221,8 +221,12 @@ class TrainingMixin(GenerationMixin):
             datamodule.take_together(at_once, as_rows=self.module.reads_rows)
         keeper = Keeper(seed, checkpoint, run)
         try:
-            beside = plan_kwargs.get("minibatch_size") is not None and self.module.reads_rows
-            with seeded(seed), threads_share_cells(beside), quiet_about_rows():
+            at_a_time = (plan_kwargs.get("minibatch_size") or 0) * self.module.n_input
+            with (
+                seeded(seed),
+                threads_share_cells(at_a_time if self.module.reads_rows else 0),
+                quiet_about_rows(),
+            ):
                 super().train(  # type: ignore[misc]
                     max_epochs=max_epochs,
                     batch_size=batch_size,

@@ -42,6 +42,8 @@ BLOCK_VALUES = 2**23
 AHEAD = 2
 # Threads that share a minibatch: with more, they wait for each other in Python.
 MOST_SHARES = 4
+# Fewer values of the expression matrix are not worth a thread of their own.
+VALUES_A_SHARE = 2**18
 # Arguments of the trainer whose meaning depends on one minibatch being one step of its own.
 STEPWISE = frozenset(
     {
@@ -61,17 +63,23 @@ STEPWISE = frozenset(
 
 
 @contextmanager
-def threads_share_cells(wanted: bool) -> Iterator[None]:
+def threads_share_cells(n_values: int) -> Iterator[None]:
     """Give the threads of torch to parts of a minibatch, in place of parts of each operation.
 
-    Most operations of a step are too small to be worth waiting for several threads at each.
+    Most operations of a step are too small to be worth waiting for several threads at each. In a small
+    minibatch, so are its parts: there, one thread trains less, and is left to what is prepared beside it.
+
+    Parameters
+    ----------
+    n_values
+        Cells of a minibatch times genes; 0 changes nothing.
     """
-    if not wanted:
+    if n_values == 0:
         yield
         return
     before = torch.get_num_threads()
-    n_shares = min(before, MOST_SHARES)
-    torch.set_num_threads(max(1, before // n_shares))
+    n_shares = max(1, min(before, MOST_SHARES, n_values // VALUES_A_SHARE))
+    torch.set_num_threads(max(1, before // n_shares if n_shares > 1 else before - 1))
     try:
         with sharing(n_shares):
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import shlex
 import sys
 from datetime import date
@@ -24,6 +25,18 @@ def data_file(name: str) -> Path:
     if not path.exists():
         sys.exit(f"{path} is not there; set SCIVAE_DATA_DIR to the folder that holds {name}.")
     return path
+
+
+def peak() -> float:
+    """Largest resident memory of this process so far, MB.
+
+    Linux hands the peak that getrusage tells on from parent to child; this is of the process alone.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def rows_so_far(name: str) -> list[dict]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import zarr
-from _common import write_markdown
+from _common import peak, write_markdown
 from anndata.io import read_elem, sparse_dataset, write_elem
 
 import scivae
@@ -40,9 +39,9 @@ MEAN_COUNTS = 0.0805  # a gene, so that 11 % are nonzero
 WARM_UP = 2  # steps of the framework, each of several minibatches
 
 
-def peak() -> float:
-    """Largest resident memory of this process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+def made_like() -> dict:
+    """Arguments of the cells, but for their number and that of the genes."""
+    return {"layout": "across", "n_batches": N_BATCHES, "batch_effect": 0.1, "normalize": False}
 
 
 def make(folder: Path, n_cells: int, n_genes: int) -> None:
@@ -55,11 +54,8 @@ def make(folder: Path, n_cells: int, n_genes: int) -> None:
         n_cells,
         n_genes,
         N_CLASSES,
-        layout="across",
-        n_batches=N_BATCHES,
-        batch_effect=0.1,
         mean_counts=MEAN_COUNTS * n_genes,
-        normalize=False,
+        **made_like(),
     )
     with h5py.File(folder / "cells.h5ad", "w") as file:
         roots = [file, zarr.open_group(str(folder / "cells.zarr"), mode="w")]
@@ -178,11 +174,8 @@ def _trained_model(args):
         20_000 if n_genes > 500 else 2_000,
         n_genes,
         N_CLASSES,
-        layout="across",
-        n_batches=N_BATCHES,
-        batch_effect=0.1,
         mean_counts=MEAN_COUNTS * n_genes,
-        normalize=False,
+        **made_like(),
     )
     scivae.model.CIVAE.setup_anndata(adata, batch_key="batch")
     model = scivae.model.CIVAE(adata, n_latent=10)

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 import scvi
 import torch
-from _common import DOCS, markdown_table, provenance
+from _common import DOCS, markdown_table, peak, provenance
 
 import scivae
 
@@ -149,18 +149,16 @@ def memory(name: str, batch_size: int, args) -> float:
         cells(args.n_cells, args.n_genes).write_h5ad(path := Path(folder) / "cells.h5ad")
         process = context.Process(target=_peak, args=(name, path, batch_size, results))
         process.start()
-        peak = results.get()
+        found = results.get()
         process.join()
-    return peak
+    return found
 
 
 def _peak(name: str, path: Path, batch_size: int, results) -> None:
     quiet()
     model = model_of(name, anndata.read_h5ad(path))
     train(model, batch_size, 1, 2)
-    # Linux hands getrusage's peak on from the parent; this one is of the process alone
-    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    results.put(int(lines["VmHWM"].split()[0]) / 1e3)
+    results.put(peak())
 
 
 def latent_space(args) -> pd.DataFrame:

@@ -11,13 +11,12 @@ the peak of the process grows by; the difference is the largest of mean, sd and 
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 import warnings
 
 import numpy as np
 import pandas as pd
-from _common import write_table
+from _common import peak, write_table
 
 import scivae
 
@@ -72,11 +71,6 @@ def measured(method: str, repeat: int, results) -> None:
         row["time of 2,500 pairs, s"] = 10 * (time.perf_counter() - start)
         row["memory, MB"] = peak() - used
     results.put(row)
-
-
-def peak() -> float:
-    """Largest resident memory of the process so far, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 All networks have 20 latent dimensions, one hidden layer of 128 units and a negative binomial
 likelihood, where they have one; all take as many epochs, at the same learning rate, with the weight of
-the KL term rising over the first half of them. The rate is twice scvi-tools' own: scVI reaches with it
+the KL term rising over the first half of them. In the networks of this package, the rate falls to zero over
+the second half, as it does by default. The rate is twice scvi-tools' own: scVI reaches with it
 in n epochs what its own reaches in 2n, so none is cut short. SCANVI starts from a trained scVI, as its
 tutorial has it, and takes 20 more epochs with 100 cells of each label.
 
@@ -89,16 +90,28 @@ class Method:
 
 
 class CIVAE(Method):
-    """This package; other settings are other rows. ``plan`` goes to the training plan."""
+    """This package; other settings are other rows.
 
-    def __init__(self, plan: dict | None = None, train_size: float = 1.0, **settings):
+    ``plan`` goes to the training plan, ``module`` are attributes of the network.
+    """
+
+    def __init__(
+        self,
+        plan: dict | None = None,
+        train_size: float = 1.0,
+        module: dict | None = None,
+        **settings,
+    ):
         self.settings, self.plan, self.train_size = settings, plan or {}, train_size
+        self.module = module or {}
 
     def fit(self, train, key, seed, epochs):
         self.train, self.key = train, key
         unlabeled = UNKNOWN if (train.obs[key] == UNKNOWN).any() else None
         scivae.model.CIVAE.setup_anndata(train, labels_key=key, unlabeled_category=unlabeled)
         self.model = scivae.model.CIVAE(train, seed=seed, n_latent=N_LATENT, **self.settings)
+        for name, value in self.module.items():
+            setattr(self.model.module, name, value)
         self.model.train(
             epochs or epochs_for(train.n_obs),
             train_size=self.train_size,
@@ -135,18 +148,24 @@ class CIVAEAugment(CIVAE):
     model without this rule is ``CIVAE(train_size=0.9)``.
     """
 
-    def __init__(self, **settings):
+    def __init__(self, method: str = "linear", **settings):
         super().__init__(train_size=0.9, **settings)
+        self.method = method
 
     def fit(self, train, key, seed, epochs):
         lines = CIVAE(plan=self.plan, train_size=self.train_size, **self.settings)
-        vars(self).update(vars(fitted(lines, train, key, seed, epochs)))
+        vars(self).update({**vars(fitted(lines, train, key, seed, epochs)), "method": self.method})
 
     def augment(self, label, n, seed):
         for min_confidence in (None, 0.0):
             try:
                 made = self.model.augment(
-                    label, n, min_confidence=min_confidence, key_added=None, seed=seed
+                    label,
+                    n,
+                    method=self.method,
+                    min_confidence=min_confidence,
+                    key_added=None,
+                    seed=seed,
                 )
                 return log_normalize(made.layers["counts"])
             except RuntimeError as error:
@@ -437,6 +456,7 @@ AUGMENTERS = {
     "CI-VAE, prior": CIVAEPrior,
     "CI-VAE, lines, all accepted": lambda: CIVAE(train_size=0.9),
     "CI-VAE (default)": CIVAEAugment,
+    "CI-VAE, normal": lambda: CIVAEAugment(method="normal"),
 }
 
 

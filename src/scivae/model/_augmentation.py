@@ -38,6 +38,10 @@ ACCEPTED_QUANTILE = 0.05
 # Cells drawn for each cell asked for, before augmentation gives up.
 MAX_DRAWS = 100
 DRAWS_PER_ROUND = 4096
+# How many cells the covariance that all classes share counts for, beside those of the class itself.
+SHARED_CELLS = 20
+# Cells from which that covariance is estimated, at most.
+MAX_SHARED = 10_000
 
 
 class Source(NamedTuple):
@@ -55,6 +59,8 @@ class Source(NamedTuple):
         Their obs names.
     threshold
         Probability of the class that a new cell must reach.
+    covariance
+        Of the class in latent space, shape ``(n_latent, n_latent)``; ``None`` where lines are drawn.
     summary
         How many cells are behind these.
     """
@@ -64,7 +70,33 @@ class Source(NamedTuple):
     cells: Encoded
     names: np.ndarray
     threshold: float
+    covariance: np.ndarray | None
     summary: dict[str, int]
+
+
+class Drawn(NamedTuple):
+    """Latent points of new cells, before they are decoded.
+
+    Attributes
+    ----------
+    z
+        Shape ``(n, n_latent)``.
+    conditions
+        Library size and covariates to decode them with.
+    first, last
+        Positions of the real cells that the conditions are between; both the same where of one cell.
+    t
+        Where between them; NaN where of one cell.
+    rejected
+        Points that were drawn beside these, and lay outside of the class.
+    """
+
+    z: np.ndarray
+    conditions: Conditions
+    first: np.ndarray
+    last: np.ndarray
+    t: np.ndarray
+    rejected: int = 0
 
 
 class Augmented(NamedTuple):
@@ -111,6 +143,33 @@ def _stacked(blocks: Sequence[Any]) -> Any:
     return np.concatenate(blocks)
 
 
+def on_lines(source: Source, size: int, rng: np.random.Generator) -> Drawn:
+    """Points at random places on lines between random pairs of cells."""
+    pool = source.cells
+    a = rng.integers(len(pool.mean), size=size)
+    b = (a + rng.integers(1, len(pool.mean), size=size)) % len(pool.mean)  # never a itself
+    t = rng.random(size)
+    z = ((1 - t[:, None]) * pool.mean[a] + t[:, None] * pool.mean[b]).astype(np.float32)
+    conditions = interpolate_conditions(pool.conditions.take(a), pool.conditions.take(b), t)
+    return Drawn(z, conditions, a, b, t)
+
+
+def class_covariance(cells: Encoded, shared: np.ndarray) -> np.ndarray:
+    """Covariance of the posteriors of a class, that of their means drawn towards a shared one.
+
+    Parameters
+    ----------
+    cells
+        Cells of the class.
+    shared
+        Covariance of the means within all classes, which counts as :data:`SHARED_CELLS` cells do.
+    """
+    deviations = cells.mean - cells.mean.mean(axis=0)
+    scatter = deviations.T @ deviations + SHARED_CELLS * shared
+    of_means = scatter / (len(deviations) - 1 + SHARED_CELLS)
+    return of_means + np.diag(np.square(cells.scale).mean(axis=0))
+
+
 class AugmentationMixin(GenerationMixin):
     """The method ``augment`` of ``CIVAE``."""
 
@@ -120,7 +179,7 @@ class AugmentationMixin(GenerationMixin):
         label: Any,
         n: int | None = ...,
         *,
-        method: Literal["linear"] = ...,
+        method: Literal["linear", "normal"] = ...,
         sample: bool = ...,
         min_confidence: float | None = ...,
         adata: AnnData | None = ...,
@@ -134,7 +193,7 @@ class AugmentationMixin(GenerationMixin):
         label: Any,
         n: int | None = ...,
         *,
-        method: Literal["linear"] = ...,
+        method: Literal["linear", "normal"] = ...,
         sample: bool = ...,
         min_confidence: float | None = ...,
         adata: AnnData | None = ...,
@@ -148,7 +207,7 @@ class AugmentationMixin(GenerationMixin):
         label: Any,
         n: int | None = None,
         *,
-        method: Literal["linear"] = "linear",
+        method: Literal["linear", "normal"] = "linear",
         sample: bool = True,
         min_confidence: float | None = None,
         adata: AnnData | None = None,
@@ -170,7 +229,12 @@ class AugmentationMixin(GenerationMixin):
         n
             Number of cells; left out where ``label`` is a dict.
         method
-            How two cells are joined.
+            ``"linear"``: at a random place on the straight line between two real cells. ``"normal"``:
+            drawn from the normal distribution of the class in latent space, within the region where
+            the discriminator sees the class. Its covariance is that of the posteriors of the class's
+            cells, drawn towards what all classes share, which counts as 20 cells do: so a class of
+            five can have cells that lie between no two of them. Each takes library size and
+            covariates from a real cell of the class, which is its ``civae_source``.
         sample
             Draw cells from the likelihood; ``False`` takes expected values.
         min_confidence
@@ -217,7 +281,7 @@ class AugmentationMixin(GenerationMixin):
         ['Dendritic']
         """
         self._require_trained()
-        check_choice("method", method, ("linear",))
+        check_choice("method", method, ("linear", "normal"))
         seed = check_integer("seed", seed, minimum=0)
         if min_confidence is not None:
             check_number("min_confidence", min_confidence, minimum=0, maximum=1)
@@ -241,6 +305,9 @@ class AugmentationMixin(GenerationMixin):
         sources = []
         for code in counts:  # in a comprehension, a warning would name this line, not the caller's
             sources.append(self._source(adata, code, min_confidence))
+        if method == "normal":
+            shared = self._shared_covariance(adata)
+            sources = [s._replace(covariance=class_covariance(s.cells, shared)) for s in sources]
         drawn: dict[int, int] = {}
         rounds = (
             made
@@ -325,6 +392,7 @@ class AugmentationMixin(GenerationMixin):
             float(np.quantile(reference, ACCEPTED_QUANTILE))
             if min_confidence is None
             else min_confidence,
+            None,
             {
                 "n_real": len(cells),
                 "n_inside": len(inside),
@@ -336,7 +404,7 @@ class AugmentationMixin(GenerationMixin):
         self, source: Source, n: int, sample: bool, seed: int, drawn: dict[int, int]
     ) -> Iterator[Augmented]:
         """Draw cells of one class until n are accepted; count them in ``drawn``."""
-        code, pool = source.code, source.cells
+        code = source.code
         rng = np.random.default_rng([seed, code])
         accepted = drawn[code] = 0
         while accepted < n:
@@ -348,32 +416,68 @@ class AugmentationMixin(GenerationMixin):
                 )
             rate = (accepted + 1) / (drawn[code] + 1)
             size = int(np.clip(1.1 * (n - accepted) / rate, 16, DRAWS_PER_ROUND))
-            a = rng.integers(len(pool.mean), size=size)
-            b = (a + rng.integers(1, len(pool.mean), size=size)) % len(pool.mean)  # never a itself
-            t = rng.random(size)
-            z = ((1 - t[:, None]) * pool.mean[a] + t[:, None] * pool.mean[b]).astype(np.float32)
-            conditions = interpolate_conditions(pool.conditions.take(a), pool.conditions.take(b), t)
+            if source.covariance is None:
+                new = on_lines(source, size, rng)
+            else:
+                new = self._in_class(source, source.covariance, size, rng)
+            z, conditions = new.z, new.conditions
+            if len(z) == 0:
+                drawn[code] += new.rejected
+                continue
             values, reached, predicted = self._decode_and_encode(z, conditions, sample, rng, code)
             good = np.flatnonzero((predicted == code) & (reached >= source.threshold))
             good = good[: n - accepted]
             # Cells drawn after the last one that was needed do not count towards the yield.
-            drawn[code] += size if accepted + len(good) < n else int(good[-1]) + 1
+            drawn[code] += len(z) if accepted + len(good) < n else int(good[-1]) + 1
+            drawn[code] += new.rejected
             accepted += len(good)
             advance(len(good))
             if len(good) == 0:
                 continue
-            first, last = source.names[a[good]], source.names[b[good]]
+            first, last = source.names[new.first[good]], source.names[new.last[good]]
             obs = self.setup.obs(conditions.take(good), pd.RangeIndex(len(good)))
             obs[self.setup.labels_key] = self.classes[code]
             obs[_keys.KIND] = _keys.AUGMENTED
-            obs[_keys.PATH] = [f"{x} → {y}" for x, y in zip(first, last, strict=True)]
-            obs[_keys.T] = t[good]
+            obs[_keys.PATH] = [
+                x if source.covariance is not None else f"{x} → {y}"
+                for x, y in zip(first, last, strict=True)
+            ]
+            obs[_keys.T] = new.t[good]
             obs[_keys.SOURCE] = first
             obs[_keys.TARGET] = last
             obs[_keys.PREDICTED] = self.classes[code]
             obs[_keys.MARGIN] = self.linear_classes.margin(z[good], code)
             obs[_keys.CONFIDENCE] = reached[good]
             yield Augmented(values[good], z[good], obs)
+
+    def _in_class(
+        self, source: Source, covariance: np.ndarray, size: int, rng: np.random.Generator
+    ) -> Drawn:
+        """Points of the normal distribution of a class that lie in its region."""
+        mean, classes = source.cells.mean.mean(axis=0), self.linear_classes
+        factor = np.linalg.cholesky(covariance)
+        found = [np.empty((0, len(mean)))]
+        drawn = inside = 0
+        while inside < size and drawn < MAX_DRAWS * size:
+            z = mean + rng.standard_normal((size, len(mean))) @ factor.T
+            found.append(z[classes.predict(z) == source.code])
+            drawn, inside = drawn + size, inside + len(found[-1])
+        z = np.concatenate(found)[:size].astype(np.float32)
+        cells = rng.integers(len(source.cells.mean), size=len(z))
+        conditions = source.cells.conditions.take(cells)
+        return Drawn(z, conditions, cells, cells, np.full(len(z), np.nan), drawn - inside)
+
+    def _shared_covariance(self, adata: AnnData) -> np.ndarray:
+        """Covariance of latent means within classes, over all of them."""
+        codes = np.asarray(adata.obs[_checks.LABEL_CODES])
+        cells = np.flatnonzero(codes < len(self.classes))
+        if len(cells) > MAX_SHARED:
+            cells = np.sort(np.random.default_rng(0).choice(cells, MAX_SHARED, replace=False))
+        encoded = self._encode(adata, cells)
+        present, of_class = np.unique(encoded.labels, return_inverse=True)
+        means = np.stack([encoded.mean[encoded.labels == code].mean(axis=0) for code in present])
+        deviations = encoded.mean - means[of_class]
+        return deviations.T @ deviations / max(len(cells) - len(present), 1)
 
     def _held_out_confidence(self, adata: AnnData, code: int) -> np.ndarray:
         """Probabilities of their own class of real cells, preferably held out and of one class.

@@ -25,6 +25,7 @@ from ._keeping import CHECKPOINT, Keeper, NonFiniteError, SafeTrainRunner, descr
 from ._random import seeded
 from ._training import (
     LEARNING_RATE,
+    LR_DECAY,
     STEPWISE,
     THINNING,
     WARMUP_SHARE,
@@ -81,8 +82,9 @@ class TrainingMixin(GenerationMixin):
         check_val_every_n_epoch
             Epochs between two looks at the held-out cells.
         plan_kwargs
-            For :class:`scvi.train.TrainingPlan`: ``lr`` (0.002, unless given), ``n_epochs_kl_warmup``
-            (half of the epochs), and ``thinning``, the largest share of its counts that a cell can lose
+            For :class:`scvi.train.TrainingPlan`: ``lr`` (0.002, unless given), ``lr_decay``, the share of
+            the epochs over which it falls to zero (the last half), ``n_epochs_kl_warmup`` (the first
+            half), and ``thinning``, the largest share of its counts that a cell can lose
             before it is encoded in training (0.7 for counts): on colorectal cancer this raises the
             class purity of generated cells and held-out separability alike. Several minibatches make
             one step of the framework, which is what callbacks and logs see; ``minibatch_size=None``
@@ -152,7 +154,7 @@ class TrainingMixin(GenerationMixin):
             if options is not None:
                 check_type(name, options, Mapping, "a dict of arguments")
         plan_kwargs = dict(plan_kwargs or {})
-        for name in plan_kwargs.keys() & {"lr", "thinning"}:
+        for name in plan_kwargs.keys() & {"lr", "lr_decay", "thinning"}:
             check_number(f"plan_kwargs[{name!r}]", plan_kwargs[name], minimum=0)
         _checks.check_arguments("plan_kwargs", plan_kwargs, self._training_plan_cls, TrainingPlan)
         if datamodule is not None and not hasattr(datamodule, "train_dataloader"):
@@ -162,6 +164,7 @@ class TrainingMixin(GenerationMixin):
         seed = self._seed if seed is None else check_integer("seed", seed, minimum=0)
         plan_kwargs = {
             "lr": LEARNING_RATE,
+            "lr_decay": LR_DECAY,
             "n_epochs_kl_warmup": max(1, round(WARMUP_SHARE * max_epochs)),
             "thinning": THINNING if self.likelihood in COUNT_LIKELIHOODS else 0.0,
             **plan_kwargs,

@@ -109,9 +109,12 @@ class CIVAEModule(VAE):
     gene_likelihood
         One of ``"nb"``, ``"zinb"``, ``"poisson"``, ``"normal"``, ``"laplace"``, ``"bernoulli"``.
     discriminator_weight
-        :math:`\beta`.
+        :math:`\beta`, in nats a labeled cell.
     kl_weight
         :math:`\alpha`, the weight of the KL term once its warm-up is over.
+    warm_up_discriminator
+        Whether :math:`\beta` rises along with :math:`\alpha`, so that all cells shape the latent space
+        before the few that have a label do.
     class_weights
         Weights of the classes in the cross-entropy, shape ``(n_classes,)``; ``None`` for ones.
     sample_latent
@@ -138,6 +141,7 @@ class CIVAEModule(VAE):
         gene_likelihood: Literal["nb", "zinb", "poisson", "normal", "laplace", "bernoulli"] = "nb",
         discriminator_weight: float = 1.0,
         kl_weight: float = 1.0,
+        warm_up_discriminator: bool = False,
         class_weights: Any = None,
         sample_latent: bool = True,
         sigmoid: bool = False,
@@ -155,6 +159,7 @@ class CIVAEModule(VAE):
         self.n_classes = n_classes
         self.discriminator_weight = discriminator_weight
         self.kl_weight = kl_weight
+        self.warm_up_discriminator = warm_up_discriminator
         self.sample_latent = sample_latent
         if continuous:
             layers = self.decoder.px_decoder  # type: ignore[has-type]
@@ -249,7 +254,8 @@ class CIVAEModule(VAE):
         tensors, inference_outputs, generative_outputs
             As :meth:`scvi.module.VAE.loss` takes them.
         kl_weight
-            Share of ``alpha`` reached by the warm-up, in [0, 1].
+            Share of ``alpha`` reached by the warm-up, in [0, 1]; with ``warm_up_discriminator`` also of
+            ``beta``.
         """
         vae = super().loss(
             tensors, inference_outputs, generative_outputs, kl_weight=kl_weight * self.kl_weight
@@ -257,16 +263,31 @@ class CIVAEModule(VAE):
         return self._with_discriminator(
             inference_outputs["z"],
             tensors[REGISTRY_KEYS.LABELS_KEY],
+            self._beta(kl_weight),
             loss=vae.loss,
             reconstruction_loss=vae.reconstruction_loss,
             kl_local=vae.kl_local,
             extra_metrics=vae.extra_metrics,
         )
 
+    def _beta(self, share: torch.Tensor | float) -> torch.Tensor | float:
+        """The weight of the cross-entropy when so much of the warm-up is over."""
+        return self.discriminator_weight * (share if self.warm_up_discriminator else 1.0)
+
     def _with_discriminator(
-        self, z: torch.Tensor, labels: torch.Tensor, *, loss: torch.Tensor, **terms: Any
+        self,
+        z: torch.Tensor,
+        labels: torch.Tensor,
+        beta: torch.Tensor | float,
+        *,
+        loss: torch.Tensor,
+        **terms: Any,
     ) -> LossOutput:
-        """The loss of a VAE plus beta · cross-entropy at ``z``, shape ``(..., n_obs, n_latent)``."""
+        """The loss of a VAE plus beta · cross-entropy at ``z``, shape ``(..., n_obs, n_latent)``.
+
+        Every cell counts for one, labeled or not: were the cross-entropy averaged over the labeled cells
+        alone, each of a few would pull as all of a full minibatch do, and be learned by heart.
+        """
         logits = self.discriminator(z)
         true = labels.long().ravel().expand(logits.shape[:-1])
         labeled = (true < self.n_classes).reshape(-1)
@@ -274,10 +295,10 @@ class CIVAEModule(VAE):
         y = true.reshape(-1).clamp(max=self.n_classes - 1)
         cross_entropy = F.cross_entropy(logits.reshape(-1, self.n_classes), y, reduction="none")
         weight = self.class_weights[y] * labeled
-        classification_loss = (cross_entropy * weight).sum() / labeled.sum().clamp(min=1)
+        penalty = cross_entropy * weight
         return LossOutput(
-            loss=loss + self.discriminator_weight * classification_loss,
-            classification_loss=classification_loss,
+            loss=loss + beta * penalty.mean(),
+            classification_loss=penalty.sum() / labeled.sum().clamp(min=1),
             logits=logits,
             true_labels=true,
             **terms,
@@ -329,7 +350,8 @@ class CIVAEModule(VAE):
         tensors
             A minibatch, with ``Rows`` in place of the expression matrix.
         kl_weight
-            Share of ``alpha`` reached by the warm-up, in [0, 1].
+            Share of ``alpha`` reached by the warm-up, in [0, 1]; with ``warm_up_discriminator`` also of
+            ``beta``.
         """
         rows: Rows = tensors[REGISTRY_KEYS.X_KEY]
         mean, variance = self.encode_rows(rows)
@@ -352,6 +374,7 @@ class CIVAEModule(VAE):
         return self._with_discriminator(
             z,
             tensors[REGISTRY_KEYS.LABELS_KEY],
+            self._beta(kl_weight),
             loss=(reconstruction + kl_weight * self.kl_weight * kl).mean(),
             reconstruction_loss=reconstruction,
             kl_local={"kl_divergence_z": kl},

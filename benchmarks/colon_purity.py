@@ -88,6 +88,7 @@ METHODS = {
     ),
     "CI-VAE, no thinning": lambda: CIVAE(plan={"thinning": 0.0}),
     "CI-VAE, learning rate not falling": lambda: CIVAE(plan={"lr_decay": 0.0}),
+    "CI-VAE, no warm-up of β": lambda: CIVAE(module={"warm_up_discriminator": False}),
     "CI-VAE, β = 200": lambda: CIVAE(discriminator_weight=200.0),
     "CI-VAE, classes unweighted": lambda: CIVAE(class_weights="none"),
     "CI-VAE (default)": CIVAE,

@@ -1,4 +1,4 @@
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import anndata
 import numpy as np
@@ -7,6 +7,8 @@ import pytest
 import torch
 from scipy import sparse
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
+
+from scivae.model._augmentation import class_covariance
 
 
 def test_what_comes_back(trained):
@@ -38,6 +40,57 @@ def test_every_cell_lies_on_a_line_between_two_cells_of_the_class(trained):
         assert ends == ["beta", "beta"]
         line = (1 - row.civae_t) * z[row.civae_source] + row.civae_t * z[row.civae_target]
         np.testing.assert_allclose(latent, line, atol=1e-5)
+
+
+def test_normal_cells_lie_in_the_region_of_the_class(trained):
+    cells = trained.augment("beta", 200, method="normal", key_added=None)
+    assert cells.uns["civae"]["method"] == "normal"
+    assert (cells.obs["cell_type"] == "beta").all()
+    code = list(trained.classes).index("beta")
+    assert (trained.linear_classes.predict(cells.obsm["X_civae"]) == code).all()
+    assert cells.obs["civae_t"].isna().all()
+    sources = trained.adata.obs.loc[cells.obs["civae_source"].astype(str)]
+    assert (sources["cell_type"] == "beta").all()
+    assert (cells.obs["civae_source"].astype(str) == cells.obs["civae_target"].astype(str)).all()
+    again = trained.augment({"alpha": 5, "beta": 200}, method="normal", key_added=None)[5:]
+    np.testing.assert_array_equal(again.obsm["X_civae"], cells.obsm["X_civae"])
+
+
+def test_normal_cells_have_the_moments_of_the_class(trained):
+    cells = trained._encode(trained.adata, np.flatnonzero(trained.adata.obs["cell_type"] == "beta"))
+    shared = trained._shared_covariance(trained.adata)
+    z = trained.get_latent_representation()
+    labels = trained.adata.obs["cell_type"]
+    within = sum((labels == c).sum() * np.cov(z[labels == c].T, bias=True) for c in labels.unique())
+    np.testing.assert_allclose(shared, within / (len(z) - labels.nunique()), rtol=1e-4, atol=1e-6)
+    n = len(cells.mean)
+    expected = ((n - 1) * np.cov(cells.mean.T) + 20 * shared) / (n - 1 + 20)
+    expected += np.diag((cells.scale**2).mean(axis=0))
+    covariance = class_covariance(cells, shared)
+    np.testing.assert_allclose(covariance, expected, rtol=1e-4, atol=1e-6)
+    # where the region is all there is, the points drawn have them, too
+    source = trained._source(trained.adata, list(trained.classes).index("beta"), None)
+    whole = source._replace(cells=cells, covariance=covariance)
+    everywhere = trained.linear_classes._replace(weights=np.zeros((3, z.shape[1])))
+    code = int(everywhere.predict(np.zeros(z.shape[1])))
+    with patch.object(type(trained), "linear_classes", everywhere):
+        drawn = trained._in_class(
+            whole._replace(code=code), covariance, 50_000, np.random.default_rng(0)
+        )
+    assert drawn.rejected == 0
+    np.testing.assert_allclose(drawn.z.mean(axis=0), cells.mean.mean(axis=0), atol=0.03)
+    np.testing.assert_allclose(np.cov(drawn.z.T), covariance, atol=0.05)
+
+
+def test_a_normal_distribution_outside_of_its_class_is_an_error(trained):
+    classes = trained.linear_classes
+    never = classes._replace(bias=classes.bias - 1e6 * (trained.classes == "beta"))
+    with (
+        patch.object(type(trained), "linear_classes", never),
+        pytest.warns(UserWarning, match="fewer than two cells of 'beta'"),
+        pytest.raises(RuntimeError, match="only 0 of "),
+    ):
+        trained.augment("beta", 5, method="normal", key_added=None)
 
 
 def test_accepted_by_the_stated_rule(trained):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import Callback
 from scipy.special import log_softmax
 from tests.conftest import make_adata, make_model
 
@@ -125,6 +126,37 @@ def test_temperature_recovers_the_scale_of_the_logits():
     logits = rng.normal(size=(20_000, 4)) * 2
     labels = (np.exp(log_softmax(logits, axis=1)).cumsum(1) > rng.random((20_000, 1))).argmax(1)
     assert fit_temperature(logits * 3, labels) == pytest.approx(3.0, rel=0.05)
+
+
+@pytest.mark.parametrize("n_cells", [1, 3])
+def test_a_few_held_out_cells_do_not_make_it_certain(n_cells):
+    logits = np.eye(4)[:n_cells] * 3
+    assert 0.5 < fit_temperature(logits, np.arange(n_cells)) < 1  # all right: as well by chance
+    assert 1 < fit_temperature(logits, np.full(n_cells, 3)) < 2
+
+
+@pytest.mark.parametrize("minibatch_size", [None, 32])
+@pytest.mark.parametrize(
+    ("lr_decay", "expected"),
+    [(0.5, [1, 1, 1, 0.8, 0.4]), (1.0, [1, 0.8, 0.6, 0.4, 0.2]), (0.0, [1] * 5)],
+)
+def test_the_learning_rate_falls_over_the_last_epochs(adata, minibatch_size, lr_decay, expected):
+    seen = []
+
+    class Look(Callback):
+        def on_train_epoch_end(self, trainer, plan):
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    CIVAE.setup_anndata(adata)
+    model = CIVAE(adata, n_latent=4, n_hidden=16)
+    model.train(
+        5,
+        batch_size=32,
+        callbacks=[Look()],
+        enable_progress_bar=False,
+        plan_kwargs={"lr": 0.01, "lr_decay": lr_decay, "minibatch_size": minibatch_size},
+    )
+    np.testing.assert_allclose(seen, np.multiply(expected, 0.01))
 
 
 def test_default_epochs():

@@ -58,18 +58,25 @@ def test_without_discriminator_it_is_the_vae_of_scvi(likelihood, training):
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-7, atol=1e-8)
 
 
-def test_loss_is_equation_3():
+@pytest.mark.parametrize(("warm_up", "beta"), [(False, 7.0), (True, 3.5)])
+def test_loss_is_equation_3(warm_up, beta):
     tensors = minibatch(n_labeled=10)
     weights = [0.5, 1.0, 2.0]
-    network = module(discriminator_weight=7.0, kl_weight=3.0, class_weights=weights).eval()
+    network = module(
+        discriminator_weight=7.0,
+        kl_weight=3.0,
+        class_weights=weights,
+        warm_up_discriminator=warm_up,
+    ).eval()
     torch.manual_seed(1)
     inference, _, output = network(tensors, loss_kwargs={"kl_weight": 0.5})
     labels = tensors["labels"][:10].ravel()
     logits = network.discriminator(inference["z"])[:10]
-    ce = (F.cross_entropy(logits, labels, reduction="none") * torch.tensor(weights)[labels]).mean()
+    ce = (F.cross_entropy(logits, labels, reduction="none") * torch.tensor(weights)[labels]).sum()
     reconstruction = output.reconstruction_loss["reconstruction_loss"]
-    expected = (reconstruction + 0.5 * 3.0 * output.kl_local["kl_divergence_z"]).mean() + 7 * ce
-    torch.testing.assert_close(output.loss, expected)
+    elbo = (reconstruction + 0.5 * 3.0 * output.kl_local["kl_divergence_z"]).mean()
+    torch.testing.assert_close(output.loss, elbo + beta * ce / N_CELLS)  # not / 10: see there
+    torch.testing.assert_close(output.classification_loss, ce / 10)
 
 
 def test_unlabeled_cells_give_the_discriminator_no_gradient():

@@ -99,12 +99,12 @@ class CIVAE(
         takes ``"nb"`` for counts, ``"bernoulli"`` for values in [0, 1] and ``"normal"`` for others.
         The choice is in :attr:`likelihood`.
     discriminator_weight
-        :math:`\beta`, in nats a labeled cell; the reconstruction term is a sum over genes. Where
-        :meth:`setup_anndata` was given an ``unlabeled_category``, it rises during the warm-up: the cells
-        without label shape the latent space first, and the few that have one are not learned by heart
-        (of colorectal cells with one label in a hundred, macro-F1 rises from 0.61 to 0.71).
+        :math:`\beta`, in nats a labeled cell; the reconstruction term is a sum over genes. It
+        rises during the warm-up, so that cells shape the latent space before labels do: a few labeled
+        cells are not learned by heart (of colorectal cells with one label in a hundred, macro-F1 rises from
+        0.61 to 0.71).
     kl_weight
-        :math:`\alpha`, reached at the end of the warm-up.
+        :math:`\alpha`, reached at the end of the warm-up, the first half of the epochs.
     class_weights
         Weights of the classes in the cross-entropy. ``"balanced"``, the default, makes them
         proportional to one over the number of cells, with mean one over cells: without it a type of
@@ -255,7 +255,6 @@ class CIVAE(
                 n_classes=n_classes,
                 discriminator_weight=discriminator_weight,
                 kl_weight=kl_weight,
-                warm_up_discriminator=setup.unlabeled_category is not None,
                 class_weights=weights,
                 sample_latent=sample_latent,
                 sigmoid=bool(sigmoid),

@@ -113,8 +113,8 @@ class CIVAEModule(VAE):
     kl_weight
         :math:`\alpha`, the weight of the KL term once its warm-up is over.
     warm_up_discriminator
-        Whether :math:`\beta` rises along with :math:`\alpha`, so that all cells shape the latent space
-        before the few that have a label do.
+        Whether :math:`\beta` rises along with :math:`\alpha`, so that what cells have in common shapes
+        the latent space before their labels do.
     class_weights
         Weights of the classes in the cross-entropy, shape ``(n_classes,)``; ``None`` for ones.
     sample_latent
@@ -141,7 +141,7 @@ class CIVAEModule(VAE):
         gene_likelihood: Literal["nb", "zinb", "poisson", "normal", "laplace", "bernoulli"] = "nb",
         discriminator_weight: float = 1.0,
         kl_weight: float = 1.0,
-        warm_up_discriminator: bool = False,
+        warm_up_discriminator: bool = True,
         class_weights: Any = None,
         sample_latent: bool = True,
         sigmoid: bool = False,
@@ -254,8 +254,7 @@ class CIVAEModule(VAE):
         tensors, inference_outputs, generative_outputs
             As :meth:`scvi.module.VAE.loss` takes them.
         kl_weight
-            Share of ``alpha`` reached by the warm-up, in [0, 1]; with ``warm_up_discriminator`` also of
-            ``beta``.
+            Share of ``alpha``, and of ``beta``, reached by the warm-up, in [0, 1].
         """
         vae = super().loss(
             tensors, inference_outputs, generative_outputs, kl_weight=kl_weight * self.kl_weight
@@ -350,8 +349,7 @@ class CIVAEModule(VAE):
         tensors
             A minibatch, with ``Rows`` in place of the expression matrix.
         kl_weight
-            Share of ``alpha`` reached by the warm-up, in [0, 1]; with ``warm_up_discriminator`` also of
-            ``beta``.
+            Share of ``alpha``, and of ``beta``, reached by the warm-up, in [0, 1].
         """
         rows: Rows = tensors[REGISTRY_KEYS.X_KEY]
         mean, variance = self.encode_rows(rows)

@@ -76,16 +76,12 @@ def options(parser):
 METHODS = {
     "AE": AE,
     "VAE (β = 0)": VAE,
-    "VAE (β = 0), thinning": lambda: CIVAE(discriminator_weight=0.0),
     "conditional VAE": ConditionalVAE,
     "scVI": SCVI,
     "SCANVI": SCANVI,
     "SCANVI, linear classifier": lambda: SCANVI(linear_classifier=True),
     "PCA": lambda: PCA(20),
     "gene space": GeneSpace,
-    "CI-VAE, no thinning, classes unweighted": lambda: CIVAE(
-        class_weights="none", plan={"thinning": 0.0}
-    ),
     "CI-VAE, no thinning": lambda: CIVAE(plan={"thinning": 0.0}),
     "CI-VAE, learning rate not falling": lambda: CIVAE(plan={"lr_decay": 0.0}),
     "CI-VAE, no warm-up of β": lambda: CIVAE(module={"warm_up_discriminator": False}),

@@ -23,14 +23,15 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 from _data import labels_of, load, log_normalize, split
-from _methods import CIVAE, fitted, reconstruction_loss
+from _methods import CIVAE, N_LATENT, fitted, reconstruction_loss
 from _study import Study, replace, run, text_of
 
 from scivae.metrics import classifier_two_sample_test, fit_judges, path_purity
+from scivae.model._weight import auto_discriminator_weight
 
 KEY = "cell_type"
 DEFAULT = 50.0
-BETAS = (0.0, 0.1, 1.0, 5.0, 20.0, DEFAULT, 100.0, 200.0, 500.0)
+BETAS = (0.0, 1.0, 10.0, DEFAULT, 100.0, 200.0, 500.0)
 ALPHAS = (0.1, 10.0)
 DATA = ("pbmc_kang", "colon_crc")
 LOSS, PURITY = "reconstruction loss, held out", "purity, mean"
@@ -40,6 +41,7 @@ SHOWN = {
     PURITY: "mean purity",
     "forest AUC": "forest AUC",
 }
+AUTO = "β of 'auto'"
 KNOWN_LOSS, KNOWN_PURITY = "reconstruction loss, validation", "purity, mean, by training cells"
 
 
@@ -48,7 +50,8 @@ def prepared(name, seed, quick, n_genes):
     train, test = split(load(name, KEY, quick=quick), KEY, seed, n_genes)
     x, y = log_normalize(train.layers["counts"]), labels_of(train, KEY)
     judge = fit_judges(x, y, kinds=["logistic"], seed=seed)["logistic"]
-    return SimpleNamespace(train=train, test=test, x=x, y=y, judge=judge)
+    auto = auto_discriminator_weight(train.layers["counts"], N_LATENT, counts=True)
+    return SimpleNamespace(train=train, test=test, x=x, y=y, judge=judge, auto=auto)
 
 
 def prepare(setting, seed, args):
@@ -85,6 +88,7 @@ def measure(make, data, seed, args):
             seed=seed,
         ).auc,
         KNOWN_LOSS: reconstruction_loss(model, indices=model.validation_indices),
+        AUTO: data.auto,
         KNOWN_PURITY: path_purity(inner, cells[known], labels[known]).mean,
     }
 
@@ -109,7 +113,14 @@ def default(rows: pd.DataFrame) -> int:
     return (rows["discriminator_weight"] - DEFAULT).abs().idxmin()
 
 
+def auto(rows: pd.DataFrame) -> int:
+    """The β of the sweep nearest to that of ``discriminator_weight="auto"``, by their ratio."""
+    positive = rows[rows["discriminator_weight"] > 0]
+    return np.log(positive["discriminator_weight"] / positive[AUTO]).abs().idxmin()
+
+
 RULES = {
+    'discriminator_weight="auto"': auto,
     f"always β = {DEFAULT:g}": default,
     "largest β within 1 % of the least validation loss": largest_within,
     "best score on training cells": best_known,

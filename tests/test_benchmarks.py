@@ -26,7 +26,6 @@ STUDIES = {
                 "logistic regression, VAE latent",
                 "SCANVI",
                 "SCANVI, linear classifier",
-                "CI-VAE, all cells trained on",
             }
         },
     ),

@@ -122,6 +122,10 @@ class CIVAE(Method):
     def encode(self, adata):
         return self.model.get_latent_representation(adata)
 
+    def posterior_scale(self, adata):
+        """Standard deviations of the posteriors of z."""
+        return np.sqrt(self.model.get_latent_representation(adata, return_dist=True)[1])
+
     def sample(self, z, library, seed, label=None):
         return log_normalize(self.model.decode(z, library_size=library, sample=True, seed=seed))
 

@@ -102,18 +102,19 @@ def nearest_end(data, seed, args):
     return min(rows, key=lambda row: row["W1"])
 
 
-def midpoints(make, pairing: str, arithmetic: bool = False):
+def midpoints(make, pairing: str, arithmetic: bool = False, posterior: bool = False):
     """Measures a method whose midpoints are decoded.
 
     ``pairing`` is "random" or "ot" (in the method's own space); with ``arithmetic``, cells of the stage
-    before are moved by half the difference of the means instead.
+    before are moved by half the difference of the means instead; with ``posterior``, the ends are drawn
+    from the posteriors of the two cells.
     """
 
     def measure(data, seed, args):
         method = fitted(make(), data.train, KEY, seed, args.epochs)
         start = time.perf_counter()
         rng = np.random.default_rng(seed)
-        z, log_library = method.encode(data.train), np.log(library_of(data.train))
+        z, library = method.encode(data.train), library_of(data.train)
         first, second = data.ends
         n = len(data.real)
         if pairing == "ot":
@@ -121,10 +122,15 @@ def midpoints(make, pairing: str, arithmetic: bool = False):
         else:
             i, j = rng.integers(len(first), size=n), rng.integers(len(second), size=n)
         a, b = first[i], second[j]
+        library = library[np.where(rng.random(n) < 0.5, a, b)]
         middle = (z[a] + z[b]) / 2
+        if posterior:
+            scale = method.posterior_scale(data.train)
+            noise = scale[a] * rng.standard_normal(z[a].shape)
+            middle += (noise + scale[b] * rng.standard_normal(z[b].shape)) / 2
         if arithmetic:
             middle = z[a] + (z[second].mean(axis=0) - z[first].mean(axis=0)) / 2
-        cells = method.sample(middle, np.exp((log_library[a] + log_library[b]) / 2), seed)
+        cells = method.sample(middle, library, seed)
         row = distances(cells, data.real, data)
         return {**row, "time, s": method.seconds + time.perf_counter() - start}
 
@@ -149,7 +155,8 @@ METHODS = {
     "CI-VAE, random pairs": midpoints(CIVAE, "random"),
     "CI-VAE, OT pairs": midpoints(CIVAE, "ot"),
     "CI-VAE, β = 20, OT pairs": midpoints(lambda: CIVAE(discriminator_weight=20.0), "ot"),
-    "CI-VAE, two layers, OT pairs": midpoints(lambda: CIVAE(n_layers=2), "ot"),
+    "VAE, OT pairs, posteriors": midpoints(VAE, "ot", posterior=True),
+    "CI-VAE, OT pairs, posteriors": midpoints(CIVAE, "ot", posterior=True),
 }
 
 STUDY = Study(

@@ -24,7 +24,6 @@ from ._decoding import (
     Encoded,
     decoded_blocks,
     encode_values,
-    interpolate_conditions,
     sample_blocks,
 )
 from ._generated import provenance
@@ -84,9 +83,9 @@ class Drawn(NamedTuple):
     conditions
         Library size and covariates to decode them with.
     first, last
-        Positions of the real cells that the conditions are between; both the same where of one cell.
+        Positions of the real cells that they lie between, or that gave the conditions (both the same).
     t
-        Where between them; NaN where of one cell.
+        Where between them; NaN where there is no line.
     rejected
         Points that were drawn beside these, and lay outside of the class.
     """
@@ -144,14 +143,17 @@ def _stacked(blocks: Sequence[Any]) -> Any:
 
 
 def on_lines(source: Source, size: int, rng: np.random.Generator) -> Drawn:
-    """Points at random places on lines between random pairs of cells."""
+    """Points at random places on lines between random pairs of cells.
+
+    Library size and covariates are those of one end, drawn with the weight that it has at the place: were
+    library sizes interpolated, those of new cells would be more alike than real ones are.
+    """
     pool = source.cells
     a = rng.integers(len(pool.mean), size=size)
     b = (a + rng.integers(1, len(pool.mean), size=size)) % len(pool.mean)  # never a itself
     t = rng.random(size)
     z = ((1 - t[:, None]) * pool.mean[a] + t[:, None] * pool.mean[b]).astype(np.float32)
-    conditions = interpolate_conditions(pool.conditions.take(a), pool.conditions.take(b), t)
-    return Drawn(z, conditions, a, b, t)
+    return Drawn(z, pool.conditions.take(np.where(rng.random(size) < t, b, a)), a, b, t)
 
 
 def class_covariance(cells: Encoded, shared: np.ndarray) -> np.ndarray:
@@ -229,7 +231,8 @@ class AugmentationMixin(GenerationMixin):
         n
             Number of cells; left out where ``label`` is a dict.
         method
-            ``"linear"``: at a random place on the straight line between two real cells. ``"normal"``:
+            ``"linear"``: at a random place on the straight line between two real cells, with the library
+            size and the covariates of one of them, more often of the nearer. ``"normal"``:
             drawn from the normal distribution of the class in latent space, within the region where
             the discriminator sees the class. Its covariance is that of the posteriors of the class's
             cells, drawn towards what all classes share, which counts as 20 cells do: so a class of

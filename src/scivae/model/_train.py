@@ -76,7 +76,8 @@ class TrainingMixin(GenerationMixin):
             Cells in a minibatch; a few more where one cell would be left over.
         train_size, validation_size
             Shares of the cells to train on (0.9) and to hold out (the rest). Every class has its
-            share in both.
+            share in both, and one of which less than one cell would be held out is trained on as a
+            whole.
         shuffle_set_split
             ``False`` takes the parts in the order of the cells.
         check_val_every_n_epoch

@@ -340,6 +340,9 @@ def stratified_split(
 ) -> list[np.ndarray]:
     """Split cells so that every class has its share in each part.
 
+    A class of which less than one cell would be held out is trained on as a whole: it could lose the only
+    cell that has its label.
+
     Parameters
     ----------
     labels
@@ -355,7 +358,6 @@ def stratified_split(
     -------
     Indices of the training, validation and test cells.
     """
-    n_obs = len(labels)
     if not 0 < train_size <= 1:
         raise ValueError(f"train_size must lie in (0, 1], got {train_size}.")
     if validation_size is None:
@@ -365,8 +367,11 @@ def stratified_split(
             f"validation_size must lie in [0, 1 - train_size], got {validation_size} with "
             f"train_size={train_size}."
         )
-    n_train = int(np.ceil(round(train_size * n_obs, 6)))
-    n_validation = min(int(round(validation_size * n_obs)), n_obs - n_train)
+    n_obs = len(labels)
+    sizes = np.bincount(labels)[labels]
+    spared = np.round(sizes * (1 - train_size), 6) < 1
+    n_train = int(np.ceil(round(train_size * (~spared).sum() + spared.sum(), 6)))
+    n_validation = min(int(round(validation_size * (~spared).sum())), n_obs - n_train)
     if 0 < n_train % batch_size < 3 and n_train > batch_size and n_train < n_obs:
         n_validation += n_train % batch_size
         n_train -= n_train % batch_size
@@ -375,7 +380,7 @@ def stratified_split(
     # Walk through the classes, giving each part its cells at even intervals.
     part = np.zeros(n_obs, dtype=int)
     for number, size in ((1, n_validation), (2, n_obs - n_train - n_validation)):
-        free = np.flatnonzero(part == 0)
+        free = np.flatnonzero((part == 0) & ~spared[by_class])
         part[free[((np.arange(size) + 0.5) * len(free) / max(size, 1)).astype(int)]] = number
     return [by_class[part == number] for number in range(3)]
 

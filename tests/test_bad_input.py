@@ -262,7 +262,7 @@ CALL = {
     "no label": (lambda m, a: m.augment({}), ValueError, "label must name at least one class, got an empty dict."),
     "n twice": (lambda m, a: m.augment({"alpha": 3}, 3), ValueError, "n must be left out where label is a dict of {class: n}."),
     "n": (lambda m, a: m.augment("alpha"), TypeError, "n must be an integer, got None (NoneType)."),
-    "augmentation's method": (lambda m, a: m.augment("alpha", 3, method="geodesic"), ValueError, "method must be one of 'linear', got 'geodesic'."),
+    "augmentation's method": (lambda m, a: m.augment("alpha", 3, method="geodesic"), ValueError, "method must be one of 'linear', 'normal', got 'geodesic'."),
     "augmentation's sample": (lambda m, a: m.augment("alpha", 3, sample=None), TypeError, "sample must be True or False, got None (NoneType)."),
     "min_confidence": (lambda m, a: m.augment("alpha", 3, min_confidence=2), ValueError, "min_confidence must lie in [0, 1], got 2."),
     "augmentation's seed": (lambda m, a: m.augment("alpha", 3, seed=-1), ValueError, "seed must be at least 0, got -1."),

@@ -103,7 +103,7 @@ class CIVAE(
         :math:`\beta`, in nats a labeled cell; the reconstruction term is a sum over genes. It
         rises during the warm-up, so that cells shape the latent space before labels do: a few labeled
         cells are not learned by heart (of colorectal cells with one label in a hundred, macro-F1 rises from
-        0.67 to 0.76). ``"auto"`` takes two fifths of the nats that as many principal components tell
+        0.67 to 0.76). ``"auto"`` takes four fifths of the nats that as many principal components tell
         of a cell, which are more the more genes there are and the more deeply they are sequenced.
     kl_weight
         :math:`\alpha`, reached at the end of the warm-up, the first half of the epochs.

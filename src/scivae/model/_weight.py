@@ -9,7 +9,7 @@ import numpy as np
 # Cells that are looked at, at most.
 MAX_CELLS = 2_000
 # Weight of a label, as a share of what a linear code of the same size tells of a cell.
-SHARE = 0.4
+SHARE = 0.8
 
 
 def auto_discriminator_weight(x: Any, n_latent: int, *, counts: bool) -> float:

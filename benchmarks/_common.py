@@ -48,7 +48,7 @@ def rows_so_far(name: str) -> list[dict]:
 def provenance() -> str:
     """One line: command, versions and machine, for the foot of a table."""
     versions = ", ".join(f"{p} {version(p)}" for p in ("scivae-tools", "scvi-tools", "torch"))
-    command = shlex.join([Path(sys.argv[0]).resolve().relative_to(ROOT).as_posix(), *sys.argv[1:]])
+    command = shlex.join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     return (
         f"`python {command}` · {versions} · Python {platform.python_version()} · "
         f"{os.cpu_count()} CPU cores · {date.today()}"

@@ -7,6 +7,7 @@ import platform
 import resource
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "evidence"
+PACKAGES = ("scivae-tools", "scvi-tools", "torch")
 
 
 def data_file(name: str) -> Path:
@@ -45,12 +47,16 @@ def rows_so_far(name: str) -> list[dict]:
     return pd.read_csv(path).to_dict("records") if path.exists() else []
 
 
-def provenance() -> str:
-    """One line: command, versions and machine, for the foot of a table."""
-    versions = ", ".join(f"{p} {version(p)}" for p in ("scivae-tools", "scvi-tools", "torch"))
-    command = shlex.join([f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+def command_of(arguments: Sequence[str]) -> str:
+    """The command that runs this script, as one types it in the root of the checkout."""
+    return f"python {shlex.join([f'benchmarks/{Path(sys.argv[0]).name}', *arguments])}"
+
+
+def provenance(command: str | None = None, packages: Sequence[str] = PACKAGES) -> str:
+    """One line: command (this one), versions and machine, for the foot of a table."""
+    versions = ", ".join(f"{p} {version(p)}" for p in packages)
     return (
-        f"`python {command}` · {versions} · Python {platform.python_version()} · "
+        f"`{command or command_of(sys.argv[1:])}` · {versions} · Python {platform.python_version()} · "
         f"{os.cpu_count()} CPU cores · {date.today()}"
     )
 

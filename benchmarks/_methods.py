@@ -157,8 +157,10 @@ class CIVAEAugment(CIVAE):
         self.method = method
 
     def fit(self, train, key, seed, epochs):
-        lines = CIVAE(plan=self.plan, train_size=self.train_size, **self.settings)
-        vars(self).update({**vars(fitted(lines, train, key, seed, epochs)), "method": self.method})
+        lines = CIVAE(
+            plan=self.plan, train_size=self.train_size, module=self.module, **self.settings
+        )
+        vars(self).update(vars(fitted(lines, train, key, seed, epochs)))
 
     def augment(self, label, n, seed):
         for min_confidence in (None, 0.0):

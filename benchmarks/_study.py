@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import platform
-import shlex
 import sys
 import tempfile
 import time
@@ -19,18 +17,16 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import scvi
-from _common import DOCS
+from _common import DOCS, PACKAGES, command_of, provenance
 from filelock import FileLock
 
-PACKAGES = ("scivae-tools", "scvi-tools", "torch", "scikit-learn")
+STUDY_PACKAGES = (*PACKAGES, "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -140,7 +136,7 @@ class Table:
         self.folder = Path(args.out)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.csv = self.folder / f"{study.name}.csv"
-        self.command = _command(args)
+        self.command = command_of(args.argv)
         self.seconds: dict[str, list[float]] = {}  # what rows took in this process
         self.lock = FileLock(
             Path(tempfile.gettempdir()) / f"scivae_{study.name}_{os.getuid()}.lock"
@@ -210,10 +206,8 @@ def markdown(study: Study, rows: pd.DataFrame, command: str) -> str:
         mean, sd = group[columns].mean(), group[columns].std().fillna(0)
         cells = ["–" if np.isnan(mean[c]) else f"{mean[c]:.4g} ± {sd[c]:.2g}" for c in columns]
         lines.append("| " + " | ".join([*map(str, key.values()), str(len(group)), *cells]) + " |")
-    versions = ", ".join(f"{p} {version(p)}" for p in PACKAGES)
     foot = (
-        f"Mean ± standard deviation over seeds. `{command}` · {versions} · "
-        f"Python {platform.python_version()} · {os.cpu_count()} CPU cores · {date.today()} · "
+        f"Mean ± standard deviation over seeds. {provenance(command, STUDY_PACKAGES)} · "
         f"all rows together {_duration(rows[study.time].sum())}"
     )
     return f"# {study.title}\n\n{study.text}\n\n" + "\n".join(lines) + f"\n\n{foot}\n"
@@ -249,15 +243,10 @@ def _arguments(study: Study, argv: list[str]) -> argparse.Namespace:
             parser.error(f"--only must be COLUMN=VALUE of {list(study.settings)}, got {part!r}")
         only.setdefault(column, set()).add(value)
     args.only = only
-    args.script = f"benchmarks/{Path(sys.argv[0]).name}" if sys.argv[0] else study.name
     args.argv = argv
     if args.out is None:
         args.out = tempfile.mkdtemp(prefix=f"{study.name}_") if args.quick else DOCS
     return args
-
-
-def _command(args: argparse.Namespace) -> str:
-    return f"python {shlex.join([args.script, *args.argv])}"
 
 
 def replace(path: Path, text: str) -> None:

@@ -305,12 +305,10 @@ class AugmentationMixin(GenerationMixin):
         target = None if store is None else new_store(store)
         adata = self._validate_anndata(adata)
         self._check_uns(adata, key_added)
+        shared = self._shared_covariance(adata) if method == "normal" else None
         sources = []
         for code in counts:  # in a comprehension, a warning would name this line, not the caller's
-            sources.append(self._source(adata, code, min_confidence))
-        if method == "normal":
-            shared = self._shared_covariance(adata)
-            sources = [s._replace(covariance=class_covariance(s.cells, shared)) for s in sources]
+            sources.append(self._source(adata, code, min_confidence, shared))
         drawn: dict[int, int] = {}
         rounds = (
             made
@@ -366,8 +364,17 @@ class AugmentationMixin(GenerationMixin):
                 cells.obs[column] = pd.Categorical(made.obs[column], categories=ends)
             yield cells
 
-    def _source(self, adata: AnnData, code: int, min_confidence: float | None) -> Source:
-        """Real cells of a class that are classified as it, and what a new cell must reach."""
+    def _source(
+        self,
+        adata: AnnData,
+        code: int,
+        min_confidence: float | None,
+        shared: np.ndarray | None = None,
+    ) -> Source:
+        """Real cells of a class that are classified as it, and what a new cell must reach.
+
+        With a ``shared`` covariance, also that of the class.
+        """
         name = str(self.classes[code])
         cells = np.flatnonzero(np.asarray(adata.obs[_checks.LABEL_CODES]) == code)
         if len(cells) < 2:
@@ -387,15 +394,16 @@ class AugmentationMixin(GenerationMixin):
             )
             inside = np.arange(len(cells))
         reference = self._held_out_confidence(adata, code)
+        pool = encoded.take(inside)
         return Source(
             code,
             name,
-            encoded.take(inside),
+            pool,
             adata.obs_names[cells[inside]].astype(str).to_numpy(),
             float(np.quantile(reference, ACCEPTED_QUANTILE))
             if min_confidence is None
             else min_confidence,
-            None,
+            None if shared is None else class_covariance(pool, shared),
             {
                 "n_real": len(cells),
                 "n_inside": len(inside),
@@ -424,15 +432,14 @@ class AugmentationMixin(GenerationMixin):
             else:
                 new = self._in_class(source, source.covariance, size, rng)
             z, conditions = new.z, new.conditions
+            drawn[code] += new.rejected
             if len(z) == 0:
-                drawn[code] += new.rejected
                 continue
             values, reached, predicted = self._decode_and_encode(z, conditions, sample, rng, code)
             good = np.flatnonzero((predicted == code) & (reached >= source.threshold))
             good = good[: n - accepted]
             # Cells drawn after the last one that was needed do not count towards the yield.
             drawn[code] += len(z) if accepted + len(good) < n else int(good[-1]) + 1
-            drawn[code] += new.rejected
             accepted += len(good)
             advance(len(good))
             if len(good) == 0:

@@ -176,11 +176,16 @@ def check_shape(adata: AnnData) -> None:
         )
 
 
+def rows_of(x: Any, index: Any) -> Any:
+    """Some rows of an array of any kind (dense, sparse, backed, dask), in memory."""
+    rows = x[index]
+    return rows.compute() if hasattr(rows, "compute") else rows
+
+
 def iter_blocks(x: Any, n_rows: int = 4096) -> Iterator[tuple[int, Any]]:
     """Blocks of rows of an array of any kind (dense, sparse, backed, dask), in memory."""
     for start in range(0, x.shape[0], n_rows):
-        block = x[start : start + n_rows]
-        yield start, block.compute() if hasattr(block, "compute") else block
+        yield start, rows_of(x, slice(start, start + n_rows))
 
 
 def summarize(x: Any) -> DataSummary:

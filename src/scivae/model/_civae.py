@@ -248,7 +248,7 @@ class CIVAE(
             )
         weights = self._class_weights(class_weights, counts, setup)
         if isinstance(discriminator_weight, str):
-            if adata is None or get_minify_type(adata) is not None:
+            if adata is None or found is None:
                 raise ValueError(
                     "discriminator_weight='auto' reads the data, but there is none to read; give a "
                     "number, such as the default of 50."

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ._checks import rows_of
+from ._generated import log_normalize
+
 # Cells that are looked at, at most.
 MAX_CELLS = 2_000
 # Weight of a label, as a share of what a linear code of the same size tells of a cell.
@@ -34,12 +37,10 @@ def auto_discriminator_weight(x: Any, n_latent: int, *, counts: bool) -> float:
     from sklearn.decomposition import PCA
 
     index = np.unique(np.linspace(0, x.shape[0] - 1, MAX_CELLS).astype(int))
-    rows = x[index]
-    rows = rows.compute() if hasattr(rows, "compute") else rows
+    rows = rows_of(x, index)
     values = np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float32)
     if counts:
-        library = np.maximum(values.sum(axis=1, keepdims=True), 1.0)
-        values = np.log1p(values / library * 1e4)
+        values = log_normalize(values)
     variance = values.var(axis=0, dtype=np.float64, ddof=1)
     values, variance = values[:, variance > 0], variance[variance > 0]
     free = len(values) - 1

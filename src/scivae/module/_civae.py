@@ -262,22 +262,18 @@ class CIVAEModule(VAE):
         return self._with_discriminator(
             inference_outputs["z"],
             tensors[REGISTRY_KEYS.LABELS_KEY],
-            self._beta(kl_weight),
+            kl_weight,
             loss=vae.loss,
             reconstruction_loss=vae.reconstruction_loss,
             kl_local=vae.kl_local,
             extra_metrics=vae.extra_metrics,
         )
 
-    def _beta(self, share: torch.Tensor | float) -> torch.Tensor | float:
-        """The weight of the cross-entropy when so much of the warm-up is over."""
-        return self.discriminator_weight * (share if self.warm_up_discriminator else 1.0)
-
     def _with_discriminator(
         self,
         z: torch.Tensor,
         labels: torch.Tensor,
-        beta: torch.Tensor | float,
+        kl_weight: torch.Tensor | float,
         *,
         loss: torch.Tensor,
         **terms: Any,
@@ -295,6 +291,7 @@ class CIVAEModule(VAE):
         cross_entropy = F.cross_entropy(logits.reshape(-1, self.n_classes), y, reduction="none")
         weight = self.class_weights[y] * labeled
         penalty = cross_entropy * weight
+        beta = self.discriminator_weight * (kl_weight if self.warm_up_discriminator else 1.0)
         return LossOutput(
             loss=loss + beta * penalty.mean(),
             classification_loss=penalty.sum() / labeled.sum().clamp(min=1),
@@ -372,7 +369,7 @@ class CIVAEModule(VAE):
         return self._with_discriminator(
             z,
             tensors[REGISTRY_KEYS.LABELS_KEY],
-            self._beta(kl_weight),
+            kl_weight,
             loss=(reconstruction + kl_weight * self.kl_weight * kl).mean(),
             reconstruction_loss=reconstruction,
             kl_local={"kl_divergence_z": kl},

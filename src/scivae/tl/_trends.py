@@ -364,7 +364,7 @@ def _measured(model: CIVAE, adata: AnnData, cells: np.ndarray, columns: np.ndarr
     """Measured values of some cells on the scale of the trends, shape ``(n_genes, n_cells)``."""
     from scipy import sparse
 
-    from ..model._checks import resolve_layer, values_of
+    from ..model._checks import resolve_layer, rows_of, values_of
     from ..model._compat import get_minify_type
     from ..model._generated import log_normalize
     from ..module import COUNT_LIKELIHOODS
@@ -372,8 +372,7 @@ def _measured(model: CIVAE, adata: AnnData, cells: np.ndarray, columns: np.ndarr
     if get_minify_type(adata) is not None:  # there are no measured values left
         return sparse.csr_matrix((len(columns), 0), dtype=np.float32)
     order = np.argsort(cells)  # a file on disk wants them in order
-    values = values_of(adata, resolve_layer(adata, model.setup.layer))[cells[order]]
-    values = values.compute() if hasattr(values, "compute") else values
+    values = rows_of(values_of(adata, resolve_layer(adata, model.setup.layer)), cells[order])
     values = sparse.csr_matrix(values, dtype=np.float32)
     if model.likelihood in COUNT_LIKELIHOODS:
         values = log_normalize(values)

@@ -195,7 +195,8 @@ class CIVAEPrior(CIVAEAugment):
 
 
 def VAE(**settings) -> CIVAE:
-    """The VAE without a discriminator."""
+    """The textbook VAE: no discriminator, and the KL term counts in full."""
+    settings = {"kl_weight": 1.0, **settings}
     method = CIVAE(discriminator_weight=0.0, plan={"thinning": 0.0}, **settings)
     method.uses_labels = False
     return method

@@ -76,6 +76,7 @@ def options(parser):
 METHODS = {
     "AE": AE,
     "VAE (β = 0)": VAE,
+    "VAE (β = 0), α = 0.1": lambda: VAE(kl_weight=0.1),
     "conditional VAE": ConditionalVAE,
     "scVI": SCVI,
     "SCANVI": SCANVI,
@@ -85,6 +86,7 @@ METHODS = {
     "CI-VAE, no thinning": lambda: CIVAE(plan={"thinning": 0.0}),
     "CI-VAE, learning rate not falling": lambda: CIVAE(plan={"lr_decay": 0.0}),
     "CI-VAE, no warm-up of β": lambda: CIVAE(module={"warm_up_discriminator": False}),
+    "CI-VAE, α = 1": lambda: CIVAE(kl_weight=1.0),
     "CI-VAE, β = 200": lambda: CIVAE(discriminator_weight=200.0),
     "CI-VAE, classes unweighted": lambda: CIVAE(class_weights="none"),
     "CI-VAE (default)": CIVAE,

@@ -155,6 +155,7 @@ METHODS = {
     "CI-VAE, random pairs": midpoints(CIVAE, "random"),
     "CI-VAE, OT pairs": midpoints(CIVAE, "ot"),
     "CI-VAE, β = 20, OT pairs": midpoints(lambda: CIVAE(discriminator_weight=20.0), "ot"),
+    "CI-VAE, α = 1, OT pairs": midpoints(lambda: CIVAE(kl_weight=1.0), "ot"),
     "VAE, OT pairs, posteriors": midpoints(VAE, "ot", posterior=True),
     "CI-VAE, OT pairs, posteriors": midpoints(CIVAE, "ot", posterior=True),
 }

@@ -9,7 +9,7 @@ method. Methods take turns within a round, so that what else the machine does me
 the median over the rounds. A ratio is taken within each round, and stands as median (least to largest).
 
 "ELBO" is that of cells that no method has seen, after all rounds, by each method's own `get_elbo` (larger is
-better). "CI-VAE, β = 0" is scVI's own objective. "Of the ceiling" is the share of the matrix
+better). "CI-VAE, β = 0" is scVI's own objective (α = 1). "Of the ceiling" is the share of the matrix
 multiplications a second that this machine reaches on the shapes of the network: what the dense network of
 scVI would need for so many cells, so that skipping zeros can pass 1. Memory is the peak of a
 fresh process that reads the cells and trains for an epoch, imports included.
@@ -72,7 +72,7 @@ def model_of(name: str, adata):
             adata, gene_likelihood="nb", linear_classifier="linear" in name, **common
         )
     scivae.model.CIVAE.setup_anndata(adata)
-    more = {"discriminator_weight": 0.0} if "β = 0" in name else {}
+    more = {"discriminator_weight": 0.0, "kl_weight": 1.0} if "β = 0" in name else {}
     return scivae.model.CIVAE(adata, **common, **more)
 
 

@@ -3,7 +3,7 @@
     python benchmarks/tradeoff.py
 
 20 % of the cells are held out, genes are chosen on the others, on which CI-VAE is trained with its default
-settings but for the weights: β (discriminator) with α = 1, then α (KL term) with the default β. A tenth of
+settings but for the weights: β (discriminator) with the default α = 0.1, then α (KL term) with the default β. A tenth of
 the training cells is held out of training in turn, as CIVAE.train does by default ("validation").
 
 On held-out cells: reconstruction loss (negative log likelihood of a cell) and linear separability. Of cells
@@ -30,9 +30,9 @@ from scivae.metrics import classifier_two_sample_test, fit_judges, path_purity
 from scivae.model._weight import auto_discriminator_weight
 
 KEY = "cell_type"
-DEFAULT = 50.0
+DEFAULT, ALPHA = 50.0, 0.1
 BETAS = (0.0, 1.0, 10.0, DEFAULT, 100.0, 200.0, 500.0)
-ALPHAS = (0.1, 10.0)
+ALPHAS = (0.01, 1.0, 10.0)
 DATA = ("pbmc_kang", "colon_crc")
 LOSS, PURITY = "reconstruction loss, held out", "purity, mean"
 SHOWN = {
@@ -130,7 +130,7 @@ RULES = {
 def regrets(rows: pd.DataFrame) -> pd.DataFrame:
     """What each rule chooses, and how far that is from the best of the sweep on held-out cells."""
     found = []
-    swept = rows[rows["kl_weight"] == 1].sort_values("discriminator_weight")
+    swept = rows[rows["kl_weight"] == ALPHA].sort_values("discriminator_weight")
     for (name, seed), sweep in swept.groupby(["data", "seed"], sort=False):
         truth = score(sweep, LOSS, PURITY)
         for rule, choose in RULES.items():
@@ -156,7 +156,7 @@ def finish(rows: pd.DataFrame, folder: Path) -> None:
 
     import scivae
 
-    if not (rows["kl_weight"] == 1).any():
+    if not (rows["kl_weight"] == ALPHA).any():
         return
     found = regrets(rows)
     replace(folder / "tradeoff_rule.csv", found.to_csv(index=False, float_format="%.6g"))
@@ -176,7 +176,7 @@ def finish(rows: pd.DataFrame, folder: Path) -> None:
         folder / "tradeoff_rule.md",
         f"# Rules that choose β\n\n{text}\n\n" + "\n".join(lines) + "\n",
     )
-    for name, sweep in rows[rows["kl_weight"] == 1].groupby("data"):
+    for name, sweep in rows[rows["kl_weight"] == ALPHA].groupby("data"):
         axes = scivae.pl.tradeoff(sweep, metrics=list(SHOWN), labels=SHOWN, chosen=DEFAULT)
         axes[0].get_figure().savefig(folder / f"tradeoff_{name}.png", dpi=150)
         plt.close(axes[0].get_figure())
@@ -196,7 +196,7 @@ STUDY = Study(
     settings=[
         {"data": name, "discriminator_weight": beta, "kl_weight": alpha}
         for name in DATA
-        for beta, alpha in [*((b, 1.0) for b in BETAS), *((DEFAULT, a) for a in ALPHAS)]
+        for beta, alpha in [*((b, ALPHA) for b in BETAS), *((DEFAULT, a) for a in ALPHAS)]
     ],
     prepare=prepare,
     measure=measure,

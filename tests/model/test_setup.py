@@ -217,6 +217,29 @@ def test_balanced_weights_weigh_classes_alike(adata):
     assert CIVAE(adata, class_weights={"beta": 4}).module.class_weights.tolist() == [1, 4, 1]
 
 
+def test_a_few_cells_are_moved_with_no_more_than_a_quarter_of_their_number(adata):
+    y = adata.obs["cell_type"].astype(str).to_numpy()
+    few = np.concatenate(
+        [np.flatnonzero(y == c)[:n] for c, n in zip(CLASSES, (5, 8, 27), strict=True)]
+    )
+    small = adata[few].copy()
+    CIVAE.setup_anndata(small)
+    network = CIVAE(small).module
+    balanced = np.array([40 / 15, 40 / 24, 40 / 81])
+    np.testing.assert_allclose(network.class_weights, balanced, rtol=1e-6)
+    np.testing.assert_allclose(network.pulls * balanced, [5 / 4, 40 / 24, 40 / 81], rtol=1e-6)
+    for weights in ("none", {"alpha": 9.0}):
+        assert CIVAE(small, class_weights=weights).module.pulls.tolist() == [1, 1, 1]
+
+    more = adata.copy()  # the same labels, and unlabeled cells that are presumably of these classes
+    label = np.full(len(y), "unknown", dtype=object)
+    label[few] = y[few]
+    more.obs["cell_type"] = label
+    CIVAE.setup_anndata(more, unlabeled_category="unknown")
+    assert more.n_obs / 40 * 5 / 4 > 40 / 15
+    assert CIVAE(more).module.pulls.tolist() == [1, 1, 1]
+
+
 def test_view_is_refused_and_its_parent_left_alone(adata):
     before = snapshot(adata)
     with pytest.raises(ValueError, match=r"adata = adata.copy\(\)"):

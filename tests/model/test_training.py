@@ -40,11 +40,15 @@ def test_same_seed_same_model_and_nobody_elses_randomness():
     assert not np.allclose(first, other)
 
 
-def test_thinning_is_for_counts(adata):
+def test_continuous_values_can_be_lost_too(adata):
     CIVAE.setup_anndata(adata, layer="X")
-    model = CIVAE(adata, likelihood="normal")
-    with pytest.raises(ValueError, match="thinning is for counts"):
-        model.train(max_epochs=1, plan_kwargs={"thinning": 0.5})
+    latent = []
+    for plan in ({}, {"thinning": 0.0}, {"thinning": 0.5}):
+        model = CIVAE(adata, likelihood="normal")
+        model.train(max_epochs=2, plan_kwargs=plan, enable_progress_bar=False)
+        latent.append(model.get_latent_representation())
+    np.testing.assert_array_equal(latent[0], latent[1])
+    assert np.abs(latent[0] - latent[2]).max() > 1e-3
 
 
 @pytest.mark.parametrize("likelihood", ["zinb", "poisson", "normal", "laplace", "bernoulli"])

@@ -7,7 +7,7 @@ from scvi.distributions import Normal
 from scvi.module import VAE
 from torch.nn import functional as F
 
-from scivae.module import CIVAEModule, thin
+from scivae.module import CIVAEModule, mask, thin
 from scivae.module._likelihoods import ContinuousDecoder, continuous_likelihood
 from scivae.module._negative_binomial import NegativeBinomial
 
@@ -155,6 +155,39 @@ def test_thinned_counts_are_binomial():
     assert thinned[:, 0].mean() == pytest.approx(7.0, abs=0.05)
     variance = 10 * (0.7 - (0.49 + 0.03)) + 100 * 0.03
     assert thinned[:, 0].var() == pytest.approx(variance, rel=0.05)
+
+
+def test_labels_move_cells_with_a_share_of_their_weight():
+    """The boundary's gradient is that of the cross-entropy, a cell's is scaled by its class."""
+    z, labels = torch.randn(8, 4), torch.arange(8)[:, None] % (N_CLASSES + 1)
+    found = []
+    for pulls in (None, [0.5, 1.0, 0.0]):
+        network = module(class_weights=[2.0, 1.0, 3.0], pulls=pulls, n_latent=4)
+        points = z.clone().requires_grad_()
+        output = network._with_discriminator(
+            points, labels, 1.0, loss=torch.zeros(()), reconstruction_loss=z[:, 0], kl_local=z[:, 0]
+        )
+        parts = [points, *network.discriminator.parameters()]
+        found.append((output.loss.detach(), *torch.autograd.grad(output.loss, parts)))
+    (loss, by_z, *by_boundary), (same_loss, less, *same) = found
+    torch.testing.assert_close(same_loss, loss)
+    torch.testing.assert_close(same, by_boundary)
+    share = torch.tensor([0.5, 1.0, 0.0, 1.0])[
+        labels
+    ]  # the last are unlabeled, and not moved at all
+    torch.testing.assert_close(less, share * by_z)
+    assert (by_z[labels.ravel() < N_CLASSES].abs().sum(1) > 0).all()
+
+
+def test_masking_loses_values_whole():
+    torch.manual_seed(0)
+    x = torch.full((4000, 30), -2.5)
+    masked = mask(x, 0.6)
+    assert set(masked.unique().tolist()) == {-2.5, 0.0}
+    kept = (masked != 0).float().mean(1)  # the shares are uniform on [0.4, 1]
+    assert kept.mean() == pytest.approx(0.7, abs=0.01)
+    assert kept.var() == pytest.approx(0.6**2 / 12 + (0.7 - 0.49 - 0.03) / 30, rel=0.1)
+    torch.testing.assert_close(mask(x, 0.0), x)
 
 
 def test_thinning_keeps_the_library_of_the_whole_cell():

@@ -107,6 +107,23 @@ def test_a_cell_without_counts_has_a_finite_gradient():
         assert slope.isfinite().all()
 
 
+def test_only_the_products_of_the_last_layer_are_in_half_precision():
+    torch.manual_seed(1)
+    layer, x = nn.Linear(6, N_GENES), counts().float()
+    hidden, log_theta = torch.randn(len(x), 6, requires_grad=True), torch.zeros(N_GENES)
+    found = {}
+    for products in (None, torch.bfloat16):
+        loss = negative_binomial_loss(hidden, layer, log_theta, Rows.of(x), products)
+        found[products] = loss, *torch.autograd.grad(loss.sum(), [hidden, layer.weight])
+    for exact, half in zip(*found.values(), strict=True):
+        assert half.dtype == torch.float32
+        assert 0 < (half - exact).norm() / exact.norm() < 0.02  # bfloat16 has eight bits
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = network().float().loss_of_rows(tensors(Rows.of(x)))
+    assert output.logits.dtype == output.loss.dtype == torch.float32
+
+
 def test_an_error_in_a_thread_is_raised_here():
     rows = Rows.of(counts()).prepare(n_shares=2)
     hidden, layer = torch.ones(N_CELLS, 3, dtype=torch.float64), nn.Linear(2, N_GENES).double()

@@ -52,6 +52,8 @@ class Found(NamedTuple):
         Names of the layers.
     obs_names
         Names of the cells.
+    n_obs
+        Number of cells, labeled or not.
     """
 
     summary: DataSummary
@@ -59,6 +61,7 @@ class Found(NamedTuple):
     library: float
     layers: Sequence[str]
     obs_names: pd.Index
+    n_obs: int
 
     @classmethod
     def in_adata(
@@ -75,13 +78,14 @@ class Found(NamedTuple):
         library = summary.median_sum
         if size_factor_key is not None:
             library = float(adata.obs[size_factor_key].median())
-        return cls(summary, counts, library, list(adata.layers), adata.obs_names)
+        return cls(summary, counts, library, list(adata.layers), adata.obs_names, adata.n_obs)
 
     def to_plain(self) -> dict[str, Any]:
         """Numbers and text, for a registry. Cells without counts are not told apart there."""
         return {
             **{key: getattr(self.summary, key) for key in ("minimum", "maximum", "integer")},
             "class_counts": self.class_counts.tolist(),
+            "n_obs": self.n_obs,
             "library": self.library,
             "layers": list(self.layers),
         }
@@ -98,7 +102,8 @@ class Found(NamedTuple):
             first_bad=None,
         )
         counts = np.asarray(found["class_counts"], dtype=float)
-        return cls(summary, counts, found["library"], found["layers"], pd.Index([]))
+        n_obs = int(found.get("n_obs", counts.sum()))  # not there before 0.2
+        return cls(summary, counts, found["library"], found["layers"], pd.Index([]), n_obs)
 
 
 def class_counts(codes: np.ndarray, n_classes: int) -> np.ndarray:

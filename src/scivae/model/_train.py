@@ -87,7 +87,8 @@ class TrainingMixin(GenerationMixin):
             the epochs over which it falls to zero (the last half), ``n_epochs_kl_warmup`` (the first
             half), and ``thinning``, the largest share of its counts that a cell can lose
             before it is encoded in training (0.7 for counts): on colorectal cancer this raises the
-            class purity of generated cells and held-out separability alike. Several minibatches make
+            class purity of generated cells and held-out separability alike. Continuous values are
+            lost whole (0, unless given). Several minibatches make
             one step of the framework, which is what callbacks and logs see; ``minibatch_size=None``
             gives them every minibatch, at some cost in speed.
         datasplitter_kwargs

@@ -120,8 +120,9 @@ class CIVAETrainingPlan(TrainingPlan):
     module
         The network.
     thinning
-        In training, the encoder sees each cell after losing up to this share of its counts, while the
-        decoder is asked for all of them; see :func:`scivae.module.thin`. For counts only.
+        In training, the encoder sees each cell after losing up to this share of its counts, or of its
+        values where these are continuous, while the decoder is asked for all of them; see
+        :func:`scivae.module.thin` and :func:`scivae.module.mask`.
     lr_decay
         Share of the epochs, the last ones, over which the learning rate falls to zero in a straight line.
         Not where ``reduce_lr_on_plateau`` has it fall, or where training has no last epoch.
@@ -145,10 +146,6 @@ class CIVAETrainingPlan(TrainingPlan):
             raise ValueError(f"lr_decay must lie in [0, 1], got {lr_decay}.")
         if not 0 <= thinning < 1:
             raise ValueError(f"thinning must lie in [0, 1), got {thinning}.")
-        if thinning > 0 and module.continuous:
-            raise ValueError(
-                f"thinning is for counts, but the likelihood is {module.likelihood!r}; leave it out."
-            )
         super().__init__(module, **kwargs)
         self.thinning = thinning
         self.lr_decay = lr_decay
@@ -221,7 +218,9 @@ class CIVAETrainingPlan(TrainingPlan):
                 self._check(output)
             if optimizer is not None:
                 optimizer.zero_grad()
-                self.manual_backward(output.loss)
+                # Gradients are of the precision of what they are of, whatever the mode of the forward pass.
+                with torch.autocast(output.loss.device.type, enabled=False):
+                    self.manual_backward(output.loss)
                 optimizer.step()
             outputs.append(output)
         output = joined(outputs)

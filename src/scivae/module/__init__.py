@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._civae import CIVAEModule, check_finite, thin
+from ._civae import CIVAEModule, check_finite, mask, thin
 from ._fused import ahead, n_sharing, sharing
 from ._likelihoods import CONTINUOUS_LIKELIHOODS, COUNT_LIKELIHOODS, LIKELIHOODS
 from ._rows import Rows
@@ -15,6 +15,7 @@ __all__ = [
     "Rows",
     "ahead",
     "check_finite",
+    "mask",
     "n_sharing",
     "sharing",
     "thin",

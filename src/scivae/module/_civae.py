@@ -52,6 +52,31 @@ def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
     return out.view_as(x)
 
 
+def mask(x: torch.Tensor, share_lost: float) -> torch.Tensor:
+    """Continuous values after each has been kept or set to zero.
+
+    Every observation keeps a share of its values that is drawn uniformly from ``[1 - share_lost, 1]``,
+    and each value is kept or lost by itself: what :func:`thin` does to counts of one.
+
+    Parameters
+    ----------
+    x
+        Values, shape ``(n_obs, n_vars)``.
+    share_lost
+        Largest share of the values of an observation that can be lost, in [0, 1).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from scivae.module import mask
+    >>> image = torch.full((1, 4), 0.5)
+    >>> bool(((mask(image, 0.7) == 0) | (mask(image, 0.7) == 0.5)).all())
+    True
+    """
+    share = 1 - share_lost * torch.rand(x.shape[0], 1, device=x.device, dtype=x.dtype)
+    return x * (torch.rand_like(x) < share)
+
+
 def check_finite(x: torch.Tensor) -> None:
     """Raise for a minibatch with NaN or infinity."""
     if not x.isfinite().all():
@@ -117,6 +142,9 @@ class CIVAEModule(VAE):
         the latent space before their labels do.
     class_weights
         Weights of the classes in the cross-entropy, shape ``(n_classes,)``; ``None`` for ones.
+    pulls
+        Shares of these weights with which labels move cells, not the boundary alone, shape
+        ``(n_classes,)``; ``None`` for ones.
     sample_latent
         If ``False``, the encoder's mean is decoded (an auto-encoder).
     sigmoid
@@ -143,6 +171,7 @@ class CIVAEModule(VAE):
         kl_weight: float = 1.0,
         warm_up_discriminator: bool = True,
         class_weights: Any = None,
+        pulls: Any = None,
         sample_latent: bool = True,
         sigmoid: bool = False,
         **kwargs,
@@ -180,6 +209,9 @@ class CIVAEModule(VAE):
             store_by_input(self.z_encoder.encoder.fc_layers[0][0])
         weights = torch.ones(n_classes) if class_weights is None else torch.as_tensor(class_weights)
         self.register_buffer("class_weights", weights.float())
+        pulls = torch.ones(n_classes) if pulls is None else torch.as_tensor(pulls)
+        # Not saved: it follows from the cells, and files of earlier versions do not have it.
+        self.register_buffer("pulls", pulls.float(), persistent=False)
 
     def _get_inference_input(
         self,
@@ -187,13 +219,13 @@ class CIVAEModule(VAE):
         full_forward_pass: bool = False,
         thinning: float = 0.0,
     ) -> dict[str, torch.Tensor | None]:
-        """What the encoder is given; ``thinning`` is the training plan's, see :func:`thin`."""
+        """What the encoder is given; ``thinning`` is the training plan's, see :func:`thin`, :func:`mask`."""
         inputs = super()._get_inference_input(tensors, full_forward_pass=full_forward_pass)
         if "x" in inputs:
             check_finite(inputs["x"])
         if thinning > 0 and "x" in inputs:
             inputs["library"] = inputs["x"].sum(1, keepdim=True).log()
-            inputs["x"] = thin(inputs["x"], thinning)
+            inputs["x"] = (mask if self.continuous else thin)(inputs["x"], thinning)
         return inputs
 
     @auto_move_data
@@ -281,16 +313,17 @@ class CIVAEModule(VAE):
         """The loss of a VAE plus beta · cross-entropy at ``z``, shape ``(..., n_obs, n_latent)``.
 
         Every cell counts for one, labeled or not: were the cross-entropy averaged over the labeled cells
-        alone, each of a few would pull as all of a full minibatch do, and be learned by heart.
+        alone, each of a few would pull as all of a full minibatch do, and be learned by heart. The boundary
+        follows the gradient as it is, cells the share of it that ``pulls`` leaves to their class.
         """
-        logits = self.discriminator(z)
-        true = labels.long().ravel().expand(logits.shape[:-1])
+        true = labels.long().ravel().expand(z.shape[:-1])
         labeled = (true < self.n_classes).reshape(-1)
         # Masked rather than chosen: how many there are is a question a GPU would have to be waited for.
         y = true.reshape(-1).clamp(max=self.n_classes - 1)
+        still = z.detach()
+        logits = self.discriminator(still + self.pulls[y].view(*true.shape, 1) * (z - still))
         cross_entropy = F.cross_entropy(logits.reshape(-1, self.n_classes), y, reduction="none")
-        weight = self.class_weights[y] * labeled
-        penalty = cross_entropy * weight
+        penalty = cross_entropy * self.class_weights[y] * labeled
         beta = self.discriminator_weight * (kl_weight if self.warm_up_discriminator else 1.0)
         return LossOutput(
             loss=loss + beta * penalty.mean(),
@@ -327,9 +360,7 @@ class CIVAEModule(VAE):
         for layer in [*others, *(layer for block in blocks for layer in block)]:
             if layer is not None:
                 hidden = layer(hidden)
-        # under mixed precision, these come in half of it
-        mean = self.z_encoder.mean_encoder(hidden).to(values.dtype)
-        logs = self.z_encoder.var_encoder(hidden).to(values.dtype)
+        mean, logs = self.z_encoder.mean_encoder(hidden), self.z_encoder.var_encoder(hidden)
         return mean, self.z_encoder.var_activation(logs) + self.z_encoder.var_eps
 
     def loss_of_rows(
@@ -349,6 +380,20 @@ class CIVAEModule(VAE):
             Share of ``alpha``, and of ``beta``, reached by the warm-up, in [0, 1].
         """
         rows: Rows = tensors[REGISTRY_KEYS.X_KEY]
+        device = rows.counts.device.type
+        # Under mixed precision the products of the last layer, most of the work, are in half of it;
+        # the others are so small that to convert what they read takes longer than they do.
+        products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        with torch.autocast(device, enabled=False):
+            return self._loss_of_rows(rows, tensors, kl_weight, products)
+
+    def _loss_of_rows(
+        self,
+        rows: Rows,
+        tensors: dict[str, Any],
+        kl_weight: torch.Tensor | float,
+        products: torch.dtype | None,
+    ) -> LossOutput:
         mean, variance = self.encode_rows(rows)
         if not mean.is_cuda and not mean.isfinite().all():  # on a GPU, the loss tells in the end
             raise NotADistributionError("KL")
@@ -364,7 +409,7 @@ class CIVAEModule(VAE):
             *(() if cat_covs is None else torch.split(cat_covs, 1, dim=1)),
         )
         reconstruction = negative_binomial_loss(
-            decoded.to(z.dtype), self.decoder.px_scale_decoder[0], self.px_r, rows
+            decoded, self.decoder.px_scale_decoder[0], self.px_r, rows, products
         )
         return self._with_discriminator(
             z,

@@ -8,6 +8,7 @@ Cells do not need each other for this: each of several threads takes its share o
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +21,8 @@ from torch.autograd.function import once_differentiable
 
 from ._negative_binomial import EPS
 from ._rows import TABLED, Rows
+
+LOG2_E = 1 / math.log(2)
 
 
 class _Gammas:
@@ -94,7 +97,8 @@ def _score(
     """Log-probability of each cell, and what its gradient needs if that is to be kept."""
     counts, flat, library = rows.counts, rows.flat, rows.totals
     logits = _times(hidden, weight.t(), bias)  # (n, n_vars)
-    mu = logits.sub_(logits.amax(1, keepdim=True)).exp_()
+    # to the base of two: torch works that out in a third of the time
+    mu = logits.sub_(logits.amax(1, keepdim=True)).mul_(LOG2_E).exp2_()
     mu *= library / mu.sum(1, keepdim=True)
     total = mu + (theta + EPS)
     means, totals = mu.view(-1).index_select(0, flat), total.view(-1).index_select(0, flat)
@@ -138,23 +142,20 @@ class _Loss(torch.autograd.Function):
         bias: torch.Tensor,  # (n_vars,)
         log_theta: torch.Tensor,  # (n_vars,)
         rows: Rows,
+        products: torch.dtype | None,
     ) -> torch.Tensor:
-        device = hidden.device.type
-        # Under mixed precision the products are in half of it, and nothing else.
-        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        weight = weight.to(kind or weight.dtype)
+        weight = weight.to(products or weight.dtype)
         keep, shares = any(ctx.needs_input_grad), rows.shares
-        with torch.autocast(device, enabled=False):
-            theta = log_theta.exp()
-            found = _in_threads(
-                lambda cells, part: _score(cells, part, weight, bias, theta, keep),
-                hidden.split([part.n_obs for part in shares]),
-                shares,
-            )
-            if keep:
-                ctx.parts = [part for _, part in found]
-                ctx.save_for_backward(weight, theta)
-            return torch.cat([log_prob for log_prob, _ in found]).neg_()
+        theta = log_theta.exp()
+        found = _in_threads(
+            lambda cells, part: _score(cells, part, weight, bias, theta, keep),
+            hidden.split([part.n_obs for part in shares]),
+            shares,
+        )
+        if keep:
+            ctx.parts = [part for _, part in found]
+            ctx.save_for_backward(weight, theta)
+        return torch.cat([log_prob for log_prob, _ in found]).neg_()
 
     @staticmethod
     @once_differentiable
@@ -162,12 +163,11 @@ class _Loss(torch.autograd.Function):
         weight, theta = ctx.saved_tensors
         parts, ctx.parts = ctx.parts, None  # not to be kept for as long as the loss is
         by_cell = (-grad).split([part.rows.n_obs for part in parts])
-        with torch.autocast(grad.device.type, enabled=False):
-            found = _in_threads(lambda part, cells: _slopes(part, cells, weight), parts, by_cell)
-            hidden, *others = zip(*found, strict=True)
-            by_weight, by_bias, by_theta = (sum(values[1:], values[0]) for values in others)
-            by_theta -= grad.sum() * theta / (theta + EPS)
-            return torch.cat(hidden), by_weight, by_bias, by_theta * theta, None
+        found = _in_threads(lambda part, cells: _slopes(part, cells, weight), parts, by_cell)
+        hidden, *others = zip(*found, strict=True)
+        by_weight, by_bias, by_theta = (sum(values[1:], values[0]) for values in others)
+        by_theta -= grad.sum() * theta / (theta + EPS)
+        return torch.cat(hidden), by_weight, by_bias, by_theta * theta, None, None
 
 
 class _Threads(NamedTuple):
@@ -229,7 +229,11 @@ def _in_threads(function: Callable, *arguments: Sequence) -> list:
 
 
 def negative_binomial_loss(
-    hidden: torch.Tensor, layer: torch.nn.Linear, log_theta: torch.Tensor, rows: Rows
+    hidden: torch.Tensor,
+    layer: torch.nn.Linear,
+    log_theta: torch.Tensor,
+    rows: Rows,
+    products: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Negative log-probability of cells whose means are library · softmax(layer(hidden)).
 
@@ -245,9 +249,12 @@ def negative_binomial_loss(
         Logarithms of the inverse dispersions, shape ``(n_vars,)``.
     rows
         The counts; their sums are the libraries.
+    products
+        Precision in which the layer is multiplied, forwards and backwards; ``None`` for its own. All
+        else is in the precision of ``hidden``.
 
     Returns
     -------
     One number a cell, summed over genes, shape ``(n_obs,)``.
     """
-    return _Loss.apply(hidden, layer.weight, layer.bias, log_theta, rows)
+    return _Loss.apply(hidden, layer.weight, layer.bias, log_theta, rows, products)

@@ -10,8 +10,14 @@ from scipy.integrate import quad
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import dijkstra
 
-from scivae.geometry import LinearClasses, geodesic, linear, polyline_margin
-from scivae.geometry import geodesics as source
+from scivae.geometry import (
+    LinearClasses,
+    _path_metrics,
+    _shortest,
+    geodesic,
+    linear,
+    polyline_margin,
+)
 
 exact = {"dtype": "float64", "tol": 1e-6}
 
@@ -153,7 +159,7 @@ def test_a_path_worse_than_the_straight_line_is_not_returned(monkeypatch):
         bent = line + np.random.default_rng(0).normal(size=line.shape)
         return bent, np.ones(len(line), dtype=bool)
 
-    monkeypatch.setattr("scivae.geometry.geodesics._solve", wander)
+    monkeypatch.setattr("scivae.geometry.geodesics.solve", wander)
     found = geodesic([0.0, 1.0], [2.0, 0.5], 7, decoder=lambda z: z)
     assert_array_equal(found.points, linear([0.0, 1.0], [2.0, 0.5], np.linspace(0, 1, 7)))
     assert_array_equal(found.energy, found.straight_energy)
@@ -338,7 +344,7 @@ def test_the_first_step_is_newtons_for_a_metric_that_stays():
     metric, extra, hessian = stiff_path(rng)
     right = rng.normal(size=(3, 4, 2))
     truth = np.linalg.solve(hessian, right.reshape(3, 8, 1)).reshape(right.shape)
-    factor = source._Tridiagonal(metric, extra)
+    factor = _shortest.Tridiagonal(metric, extra)
     assert_allclose(factor.solve(right, np.arange(3)), truth, rtol=1e-9)
     assert_allclose(factor.solve(right[[2, 0]], np.array([2, 0])), truth[[2, 0]], rtol=1e-9)
     other, more, new = stiff_path(rng)
@@ -355,10 +361,10 @@ def test_later_steps_are_those_of_bfgs():
     inverse = 1 / (moved * turned).sum(axis=(2, 3))
     inverse[1, 0] = 0  # forgotten
     slope = rng.normal(size=(3, 4, 2))
-    factor = source._Tridiagonal(metric, extra)
+    factor = _shortest.Tridiagonal(metric, extra)
     memory = list(zip(moved, turned, inverse, strict=True))
     rows = np.array([2, 0])
-    found = source._two_loop(factor, slope, memory, rows)
+    found = _shortest.two_loop(factor, slope, memory, rows)
     for step, k in zip(found, rows, strict=True):
         h = np.linalg.inv(hessian[k])
         for s, y, rho in memory:
@@ -378,7 +384,7 @@ def test_a_frozen_metric_is_that_in_the_middle_of_each_piece(n_steps):
     line = linear(*rng.uniform(size=(2, 4, 2)), np.linspace(0, 1, n_steps))
     middle = (line[:, 1:] + line[:, :-1]) / 2
     truth = tensor(middle.reshape(-1, 2)).reshape(4, n_steps - 1, 2, 2)
-    found = source._frozen(source._Metric(None, None, tensor, 1), line)
+    found = _shortest.frozen_tensors(_path_metrics.PathMetric(None, None, tensor, 1), line)
     floor = 1e-3 * np.trace(truth, axis1=2, axis2=3).mean(axis=1) / 2
     # The mean over a few places along a line is, but for rounding to a piece, that over all.
     assert_allclose(found, truth + floor[:, None, None, None] * np.eye(2), rtol=1e-4)
@@ -396,12 +402,12 @@ def test_the_metric_of_a_decoder_is_that_of_its_jacobian():
         seen.append(len(z))
         return sphere(z)
 
-    chart = source._pullback(counted, line, "float64")
+    chart = _path_metrics.pullback(counted, line, "float64")
     assert_allclose(chart.tensor(z), truth, atol=3e-3)
     # One place takes two rows of three numbers: so many places at once are what memory allows.
     for held, places in ((1, 1), (12, 2), (10**6, 7)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(source, "_HELD", held)
+            patch.setattr(_path_metrics, "HELD", held)
             seen.clear()
             assert_allclose(chart.tensor(z), truth, atol=3e-3)
         assert max(seen) == 2 * places
@@ -435,8 +441,8 @@ def test_slopes_are_those_of_differences():
     points = rng.uniform(0.5, 2.5, size=(2, 4, 2))
     line = linear(points[:, 0], points[:, -1], np.linspace(0, 1, 4))
     for chart in (
-        source._pullback(sphere, line, "float64"),
-        source._density(ring(n=50), 2, 2.0, 5, 2000, 0),
+        _path_metrics.pullback(sphere, line, "float64"),
+        _path_metrics.density(ring(n=50), 2, 2.0, 5, 2000, 0),
     ):
         squares, slope = chart.slope(points)
         assert_allclose(squares, chart.squares(points))

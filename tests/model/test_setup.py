@@ -227,7 +227,9 @@ def test_a_few_cells_are_moved_with_no_more_than_a_quarter_of_their_number(adata
     network = CIVAE(small).module
     balanced = np.array([40 / 15, 40 / 24, 40 / 81])
     np.testing.assert_allclose(network.class_weights.numpy(), balanced, rtol=1e-6)
-    np.testing.assert_allclose(network.pulls.numpy() * balanced, [5 / 4, 40 / 24, 40 / 81], rtol=1e-6)
+    np.testing.assert_allclose(
+        network.pulls.numpy() * balanced, [5 / 4, 40 / 24, 40 / 81], rtol=1e-6
+    )
     for weights in ("none", {"alpha": 9.0}):
         assert CIVAE(small, class_weights=weights).module.pulls.tolist() == [1, 1, 1]
 

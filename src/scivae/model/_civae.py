@@ -145,7 +145,7 @@ class CIVAE(
 
     =============  =====================================================================
     CI-VAE         the default
-    VAE            ``discriminator_weight=0``
+    VAE            ``discriminator_weight=0, kl_weight=1``
     auto-encoder   ``discriminator_weight=0, kl_weight=0, sample_latent=False``
     =============  =====================================================================
 

@@ -1,0 +1,194 @@
+"""Metrics along paths: how long pieces are, by the decoder or by the density of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _check
+from ._check import FloatArray
+
+if TYPE_CHECKING:
+    import torch
+
+    Decoder = Callable[[torch.Tensor], torch.Tensor]
+
+HELD = 20_000_000  # numbers that one block of intermediate results may hold
+
+
+class PathMetric(NamedTuple):
+    """What the solver knows of a metric. Arrays of double precision go in and come out.
+
+    The solver itself is numpy: its many small steps would wait for torch's threads.
+    """
+
+    squares: Callable[[FloatArray], FloatArray]
+    """(n, n_steps, n_latent) → (n, n_steps − 1): squared lengths of the pieces."""
+    slope: Callable[[FloatArray], tuple[FloatArray, FloatArray]]
+    """The same, and the gradient of their sum, (n, n_steps, n_latent)."""
+    tensor: Callable[[FloatArray], FloatArray]
+    """(q, n_latent) → (q, n_latent, n_latent): about the metric tensor; it only sets the pace."""
+    width: int
+    """How many numbers it holds for each point."""
+
+
+def pullback(decoder: Decoder, straight: FloatArray, dtype: str | None) -> PathMetric:
+    """The metric of distances between decoded points."""
+    import torch
+
+    kind, device = torch.get_default_dtype(), torch.device("cpu")
+    if isinstance(decoder, torch.nn.Module):
+        for name, part in decoder.named_modules():
+            if part.training and isinstance(
+                part, (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._NormBase)
+            ):
+                raise ValueError(
+                    f"the decoder must be deterministic, but its part {name or 'itself'!r} "
+                    f"({type(part).__name__}) is in training mode; call decoder.eval() first."
+                )
+        for weight in decoder.parameters():
+            kind, device = weight.dtype, weight.device
+            break
+    if dtype is not None:
+        named = getattr(torch, dtype, None)
+        if not isinstance(named, torch.dtype) or not named.is_floating_point:
+            raise ValueError(
+                f"`dtype` must name a floating type of torch, but is {dtype!r}; "
+                'pass "float32" or "float64".'
+            )
+        kind = named
+
+    n, n_steps, n_latent = straight.shape
+
+    def held(z: FloatArray) -> torch.Tensor:
+        return torch.from_numpy(z.reshape(-1, n_latent)).to(device=device, dtype=kind)
+
+    def array(x: torch.Tensor) -> FloatArray:
+        return x.to("cpu", torch.float64).numpy()
+
+    probe = held(straight[:, [0, -1]])
+    with torch.no_grad():
+        decoded = decoder(probe)
+    if not isinstance(decoded, torch.Tensor) or decoded.ndim != 2 or len(decoded) != 2 * n:
+        what = tuple(decoded.shape) if isinstance(decoded, torch.Tensor) else type(decoded).__name__
+        raise ValueError(
+            f"the decoder must map a tensor (b, n_latent) to a tensor (b, n_vars), but maps "
+            f"{tuple(probe.shape)} to {what}; wrap it."
+        )
+    if not torch.isfinite(decoded).all():
+        pair = int(torch.argwhere(~torch.isfinite(decoded))[0, 0]) // 2
+        raise ValueError(
+            f"the decoder must return finite numbers, but does not at the ends of pair {pair}; "
+            "look at the decoder there, or drop the pair."
+        )
+    width = int(decoded.shape[1])
+
+    def squares(points: FloatArray) -> FloatArray:
+        with torch.no_grad():
+            decoded = decoder(held(points)).reshape(*points.shape[:2], width)
+            return array(decoded.diff(dim=1).square().sum(dim=2))
+
+    def slope(points: FloatArray) -> tuple[FloatArray, FloatArray]:
+        # A caller's no_grad or inference_mode does not reach in here; both come back after it.
+        with torch.inference_mode(False), torch.enable_grad():
+            z = held(points).requires_grad_()
+            decoded = decoder(z)
+            change = decoded.detach().reshape(*points.shape[:2], width).diff(dim=1)
+            pull = torch.zeros_like(decoded).reshape(*points.shape[:2], width)
+            pull[:, 1:] += 2 * change
+            pull[:, :-1] -= 2 * change
+            if not decoded.requires_grad:
+                raise ValueError(
+                    "the decoder must be differentiable, but its result has no gradient; "
+                    "remove no_grad, detach or numpy from it."
+                )
+            (found,) = torch.autograd.grad(decoded, z, pull.reshape(decoded.shape))
+        return array(change.square().sum(dim=2)), array(found).reshape(points.shape)
+
+    # Differences, not derivatives: this only sets the pace, and asks nothing of the decoder.
+    spread = np.diff(straight[:, [0, -1]].astype(np.float64), axis=1)
+    small = 1e-3 * float(np.sqrt((spread**2).mean())) if spread.any() else 1e-3
+    moved = small * np.eye(n_latent)
+
+    def tensor(z: FloatArray) -> FloatArray:
+        result = np.empty((len(z), n_latent, n_latent))
+        block = max(1, HELD // (n_latent * width))
+        with torch.no_grad():
+            for rows in (slice(low, low + block) for low in range(0, len(z), block)):
+                around = decoder(held(z[rows, None] + moved)).reshape(-1, n_latent, width)
+                change = around - decoder(held(z[rows]))[:, None]
+                result[rows] = array(change @ change.mT) / small**2
+        return result
+
+    return PathMetric(squares, slope, tensor, width)
+
+
+def density(
+    data: ArrayLike, n_latent: int, strength: float, n_neighbors: int, max_data: int, seed: int
+) -> PathMetric:
+    """The conformal metric that makes places far from the data long."""
+    from scipy.spatial.distance import cdist
+
+    cells = _check.points("data", data, 2, n_latent).astype(np.float64)
+    if len(cells) > max_data:
+        chosen = np.random.default_rng(seed).choice(len(cells), max_data, replace=False)
+        cells = cells[np.sort(chosen)]
+    if len(cells) <= n_neighbors:
+        raise ValueError(
+            f"the density needs more data points than `n_neighbors` = {n_neighbors}, but has "
+            f"{len(cells)}; pass more data, or fewer neighbours."
+        )
+    centre = cells.mean(axis=0)  # less cancellation in the distances
+    x = cells - centre
+    apart = cdist(x, x)
+    near = np.sort(apart, axis=1)[:, 1 : n_neighbors + 1]  # (n_data, n_neighbors)
+    radius = near[:, -1]
+    if not radius.any():
+        raise ValueError(
+            f"the density needs data points that differ, but each of the {len(cells)} has "
+            f"{n_neighbors} copies; pass other data, or more neighbours."
+        )
+    # Copies have no radius of their own: let them have that of a typical point.
+    radius = np.where(radius > 0, radius, np.median(radius[radius > 0]))
+    ratios = np.log(radius[:, None] / np.maximum(near[:, :-1], 1e-12 * np.median(radius)))
+    growth = float(np.maximum(ratios, 0).mean()) if n_neighbors > 1 else 1.0
+    dimension = float(np.clip(1 / max(growth, 1e-12), 1, n_latent))
+    precision = dimension / (2 * radius**2)  # 1 / 2σ²
+    others = np.exp(-(apart**2) * precision).sum(axis=1) - 1  # each without itself
+    typical = float(np.log(max(np.median(others), 1e-300)))
+    squared = (x**2).sum(axis=1)
+
+    def weight(z: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(q, n_latent) → w and its gradient, (q,) and (q, n_latent)."""
+        z = z - centre
+        power = (z**2).sum(axis=1, keepdims=True) - 2 * z @ x.T + squared
+        power *= -precision
+        top = power.max(axis=1, keepdims=True)
+        kernel = np.exp(power - top)
+        total = kernel.sum(axis=1)
+        rarity = typical - top[:, 0] - np.log(total)
+        root = 1 + strength * np.logaddexp(0, rarity)
+        kernel *= precision
+        uphill = 2 * (kernel.sum(axis=1)[:, None] * z - kernel @ x) / total[:, None]
+        sigmoid = np.exp(-np.logaddexp(0, -rarity))
+        return root**2, (2 * strength * root * sigmoid)[:, None] * uphill
+
+    def slope(points: FloatArray) -> tuple[FloatArray, FloatArray]:
+        middle = (points[:, 1:] + points[:, :-1]) / 2
+        change = np.diff(points, axis=1)
+        w, uphill = weight(middle.reshape(-1, n_latent))
+        w, uphill = w.reshape(middle.shape[:2]), uphill.reshape(middle.shape)
+        size = (change**2).sum(axis=2)
+        half, whole = size[..., None] * uphill / 2, 2 * w[..., None] * change
+        found = np.zeros(points.shape)
+        found[:, 1:] += half + whole
+        found[:, :-1] += half - whole
+        return w * size, found
+
+    def tensor(z: FloatArray) -> FloatArray:
+        return weight(z)[0][:, None, None] * np.eye(n_latent)
+
+    return PathMetric(lambda points: slope(points)[0], slope, tensor, 3 * len(x))

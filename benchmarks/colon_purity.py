@@ -88,6 +88,7 @@ METHODS = {
     "CI-VAE, no warm-up of β": lambda: CIVAE(module={"warm_up_discriminator": False}),
     "CI-VAE, α = 1": lambda: CIVAE(kl_weight=1.0),
     "CI-VAE, β = 200": lambda: CIVAE(discriminator_weight=200.0),
+    "CI-VAE, β = auto": lambda: CIVAE(discriminator_weight="auto"),
     "CI-VAE, classes unweighted": lambda: CIVAE(class_weights="none"),
     "CI-VAE (default)": CIVAE,
 }

@@ -111,8 +111,8 @@ class CIVAE(
         of a cell, which are more the more genes there are and the more deeply they are sequenced.
     kl_weight
         :math:`\alpha`, reached at the end of the warm-up, the first half of the epochs. At 1, that
-        of the evidence lower bound, reconstruction, purity and realism of generated cells are
-        worse on each data set that was tried.
+        of the evidence lower bound, reconstruction is worse on each data set that was tried, and
+        classes are no purer.
     class_weights
         Weights of the classes in the cross-entropy. ``"balanced"``, the default, makes them
         proportional to one over the number of cells, with mean one over cells: without it a type of

@@ -172,9 +172,7 @@ def test_labels_move_cells_with_a_share_of_their_weight():
     (loss, by_z, *by_boundary), (same_loss, less, *same) = found
     torch.testing.assert_close(same_loss, loss)
     torch.testing.assert_close(same, by_boundary)
-    share = torch.tensor([0.5, 1.0, 0.0, 1.0])[
-        labels
-    ]  # the last are unlabeled, and not moved at all
+    share = torch.tensor([0.5, 1.0, 0.0, 1.0])[labels]  # the last: unlabeled, not moved at all
     torch.testing.assert_close(less, share * by_z)
     assert (by_z[labels.ravel() < N_CLASSES].abs().sum(1) > 0).all()
 

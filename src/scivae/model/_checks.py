@@ -102,7 +102,7 @@ class Found(NamedTuple):
             first_bad=None,
         )
         counts = np.asarray(found["class_counts"], dtype=float)
-        n_obs = int(found.get("n_obs", counts.sum()))  # not there before 0.2
+        n_obs = int(found.get("n_obs", counts.sum()))  # older files have none
         return cls(summary, counts, found["library"], found["layers"], pd.Index([]), n_obs)
 
 

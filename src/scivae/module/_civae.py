@@ -24,6 +24,11 @@ from ._negative_binomial import NegativeBinomial
 from ._rows import Rows, sparse_linear, store_by_input
 
 
+def _shares_kept(x: torch.Tensor, most_lost: float) -> torch.Tensor:
+    """Which share each observation keeps, uniform on ``[1 - most_lost, 1]``, shape ``(n_obs, 1)``."""
+    return 1 - most_lost * torch.rand(x.shape[0], 1, device=x.device, dtype=x.dtype)
+
+
 def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
     """Counts as they would be had the cell been sequenced less deeply.
 
@@ -45,24 +50,24 @@ def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
     >>> bool((thin(counts, 0.7) <= counts).all())
     True
     """
-    share = 1 - thinning * torch.rand(x.shape[0], 1, device=x.device, dtype=x.dtype)
+    share = _shares_kept(x, thinning)
     index = x.flatten().nonzero().squeeze(1)  # zeros stay zeros
     out = torch.zeros_like(x).flatten()
     out[index] = torch.binomial(x.flatten()[index], share.expand_as(x).flatten()[index])
     return out.view_as(x)
 
 
-def mask(x: torch.Tensor, share_lost: float) -> torch.Tensor:
+def mask(x: torch.Tensor, thinning: float) -> torch.Tensor:
     """Continuous values after each has been kept or set to zero.
 
-    Every observation keeps a share of its values that is drawn uniformly from ``[1 - share_lost, 1]``,
+    Every observation keeps a share of its values that is drawn uniformly from ``[1 - thinning, 1]``,
     and each value is kept or lost by itself: what :func:`thin` does to counts of one.
 
     Parameters
     ----------
     x
         Values, shape ``(n_obs, n_vars)``.
-    share_lost
+    thinning
         Largest share of the values of an observation that can be lost, in [0, 1).
 
     Examples
@@ -73,7 +78,7 @@ def mask(x: torch.Tensor, share_lost: float) -> torch.Tensor:
     >>> bool(((mask(image, 0.7) == 0) | (mask(image, 0.7) == 0.5)).all())
     True
     """
-    share = 1 - share_lost * torch.rand(x.shape[0], 1, device=x.device, dtype=x.dtype)
+    share = _shares_kept(x, thinning)  # drawn first, as in thin
     return x * (torch.rand_like(x) < share)
 
 
@@ -394,6 +399,7 @@ class CIVAEModule(VAE):
         kl_weight: torch.Tensor | float,
         products: torch.dtype | None,
     ) -> LossOutput:
+        """:meth:`loss_of_rows`, with the products of the last layer in a precision of their own."""
         mean, variance = self.encode_rows(rows)
         if not mean.is_cuda and not mean.isfinite().all():  # on a GPU, the loss tells in the end
             raise NotADistributionError("KL")

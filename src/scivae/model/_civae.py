@@ -111,8 +111,9 @@ class CIVAE(
         of a cell, which are more the more genes there are and the more deeply they are sequenced.
     kl_weight
         :math:`\alpha`, reached at the end of the warm-up, the first half of the epochs. At 1, that
-        of the evidence lower bound, reconstruction is worse on each data set that was tried, and
-        classes are no purer.
+        of the evidence lower bound, reconstruction is worse on each data set that was tried. Purity
+        is the same with 1,000 and 2,000 genes, and may be lower with all 4,210 of colorectal cancer
+        (0.95 against 0.96 before, with other settings changed too).
     class_weights
         Weights of the classes in the cross-entropy. ``"balanced"``, the default, makes them
         proportional to one over the number of cells, with mean one over cells: without it a type of

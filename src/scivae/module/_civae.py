@@ -387,7 +387,7 @@ class CIVAEModule(VAE):
         rows: Rows = tensors[REGISTRY_KEYS.X_KEY]
         device = rows.counts.device.type
         # Under mixed precision the products of the last layer, most of the work, are in half of it;
-        # the others are so small that to convert what they read takes longer than they do.
+        # the others are small, and to convert what they read takes time, too.
         products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
             return self._loss_of_rows(rows, tensors, kl_weight, products)

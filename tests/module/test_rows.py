@@ -2,16 +2,20 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 
+import numba
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from numba.core.caching import CacheImpl
+from scipy import sparse, stats
 from torch import nn
 
-from scivae.module import CIVAEModule, Rows, sharing
+from scivae.module import CIVAEModule, Rows, _compiled, _fused, _kernels, sharing
 from scivae.module._fused import negative_binomial_loss
-from scivae.module._rows import FEW, TABLED, sparse_linear, store_by_input
+from scivae.module._kernels import FEW, TABLED, _exp2, _log1p
+from scivae.module._rows import sparse_linear, store_by_input
 
 N_CELLS, N_GENES, N_CLASSES = 24, 40, 3
 
@@ -97,10 +101,98 @@ def test_loss_is_the_negative_binomial_of_scvi(scale, n_shares):
     torch.testing.assert_close(single, theirs.float(), rtol=1e-5, atol=1e-3)
 
 
-def test_a_cell_without_counts_has_a_finite_gradient():
-    layer = nn.Linear(2, N_GENES).double()
-    x, hidden = counts(), torch.ones(N_CELLS, 2, dtype=torch.float64, requires_grad=True)
-    log_theta = torch.zeros(N_GENES, dtype=torch.float64)
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("n_shares", [1, 3])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
+def test_compiled_loops_give_the_numbers_of_double_precision(scale, n_shares, equal, monkeypatch):
+    monkeypatch.setattr(_compiled, "CHUNK_VALUES", 5 * N_GENES)  # several parts, the last smaller
+    monkeypatch.setattr(_compiled, "FEWEST_CELLS", 1)
+    torch.manual_seed(2)
+    layer, x = nn.Linear(6, N_GENES), counts()
+    hidden = 3 * torch.randn(N_CELLS, 6)
+    log_theta = torch.randn(N_GENES) + np.log(scale)
+    by_cell = torch.full((N_CELLS,), 0.25) if equal else torch.rand(N_CELLS)
+    found = {}
+    for way in ("exact", "torch", "compiled"):
+        dtype = torch.float64 if way == "exact" else torch.float32
+        these = [t.detach().to(dtype).requires_grad_() for t in (hidden, layer.weight, layer.bias)]
+        theta = log_theta.to(dtype).requires_grad_()
+        rows = Rows.of(x.to(dtype)).prepare(n_shares=n_shares)
+        last = SimpleNamespace(weight=these[1], bias=these[2])
+        with sharing(n_shares), monkeypatch.context() as patch:
+            if way == "torch":
+                patch.setattr(_fused, "CompiledLoss", _fused._Loss)
+            loss = negative_binomial_loss(these[0], last, theta, rows)
+            slopes = torch.autograd.grad((loss * by_cell.to(dtype)).sum(), [*these, theta])
+            with torch.no_grad():
+                torch.testing.assert_close(
+                    negative_binomial_loss(these[0], last, theta, rows), loss
+                )
+        assert type(loss.grad_fn).__name__.startswith("Compiled") == (way == "compiled")
+        found[way] = [loss, *slopes]
+    for exact, single, ours in zip(*found.values(), strict=True):
+        # where numbers of single precision cannot tell, as well as torch's own operations
+        errors = [
+            float((t.double() - exact).abs().max() / exact.abs().max()) for t in (single, ours)
+        ]
+        assert errors[1] < max(1e-5, 2 * errors[0])
+        assert scale != 1 or errors[1] < 2e-6
+
+
+@pytest.mark.parametrize("culprit", ["hidden", "theta"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_compiled_loops_hide_nothing_that_is_not_finite(culprit, value):
+    layer, x = nn.Linear(6, N_GENES), counts().float()
+    hidden, log_theta = torch.ones(N_CELLS, 6), torch.zeros(N_GENES)
+    if culprit == "hidden":
+        hidden[3, 2] = value
+    else:
+        log_theta[7] = value
+    loss = negative_binomial_loss(hidden.requires_grad_(), layer, log_theta, Rows.of(x))
+    broken = ~loss.isfinite()
+    assert broken[3]
+    assert broken.all() or (culprit == "hidden" and broken.sum() == 1)
+
+
+def test_compiled_functions_are_exact_to_the_last_bits():
+    @numba.njit
+    def of_all(x, y):
+        return np.array([_exp2(v) for v in x]), np.array([_log1p(v) for v in y])
+
+    x = np.linspace(-125, 0, 20_001, dtype=np.float32)
+    y = np.concatenate([[0], np.geomspace(1e-30, 1e30, 20_001)]).astype(np.float32)
+    powers, logs = of_all(x, y)
+    assert np.isclose(powers, np.exp2(x.astype(float)), rtol=2e-7, atol=0).all()
+    assert np.isclose(logs, np.log1p(y.astype(float)), rtol=3e-7, atol=0).all()
+
+
+def test_loops_are_compiled_where_nothing_can_be_written(monkeypatch):
+    monkeypatch.setattr(CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        numba.njit(cache=True)(lambda x: x + 1)
+    assert _kernels._compiled(lambda x: x + 1)(1) == 2
+
+
+def test_counts_gene_after_gene():
+    rows = Rows.of(counts())
+    expected = sparse.csc_array(counts().numpy())
+    cells, places, starts = rows.by_gene
+    assert torch.equal(rows.counts[places], torch.from_numpy(expected.data))
+    assert np.array_equal(cells, expected.indices)
+    assert np.array_equal(starts, expected.indptr[:-1])
+
+
+def test_a_seed_thins_as_before():
+    rows = Rows.of(counts())
+    assert torch.equal(rows.thin(0.7, 3), rows.thin(0.7, 3))
+    assert not torch.equal(rows.thin(0.7, 3), rows.thin(0.7, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_cell_without_counts_has_a_finite_gradient(dtype):
+    layer = nn.Linear(2, N_GENES).to(dtype)
+    x, hidden = counts(dtype), torch.ones(N_CELLS, 2, dtype=dtype, requires_grad=True)
+    log_theta = torch.zeros(N_GENES, dtype=dtype)
     loss = negative_binomial_loss(hidden, layer, log_theta, Rows.of(x))
     assert float(loss[5].detach()) == pytest.approx(0, abs=1e-6)
     for slope in torch.autograd.grad(loss.sum(), [hidden, layer.weight]):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ._civae import CIVAEModule, check_finite, mask, thin
-from ._fused import ahead, n_sharing, sharing
 from ._likelihoods import CONTINUOUS_LIKELIHOODS, COUNT_LIKELIHOODS, LIKELIHOODS
 from ._rows import Rows
+from ._threads import ahead, n_sharing, sharing
 
 __all__ = [
     "CONTINUOUS_LIKELIHOODS",

@@ -4,67 +4,26 @@ The mean of gene g is library · softmax(logits)_g. Value and gradient with rega
 exponential and one logarithm a gene; gamma functions are needed only where a count is not zero. Both are
 worked out together while the numbers are in the cache, so that the backward pass only scales them.
 Cells do not need each other for this: each of several threads takes its share of the minibatch.
+
+Here are torch's operations, for any device and precision; :mod:`._compiled` has the same for single
+precision on a CPU.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from ._compiled import CompiledLoss
+from ._gammas import Gammas
 from ._negative_binomial import EPS
-from ._rows import TABLED, Rows
+from ._rows import Rows
+from ._threads import in_threads
 
 LOG2_E = 1 / math.log(2)
-
-
-class _Gammas:
-    """What gamma functions of counts and inverse dispersions come to at the nonzero counts.
-
-    Small counts are looked up in a table, as Γ(k + θ) / Γ(θ) = θ (θ + 1) … (θ + k - 1).
-
-    Parameters
-    ----------
-    rows
-        The counts.
-    theta
-        Inverse dispersions, shape ``(n_vars,)``.
-    """
-
-    def __init__(self, rows: Rows, theta: torch.Tensor):
-        self.small, self.at, self.large = rows.places
-        self.large_counts = rows.counts.index_select(0, self.large)
-        self.large_theta = theta.index_select(0, rows.columns.index_select(0, self.large))
-        steps = torch.arange(TABLED, dtype=theta.dtype, device=theta.device)
-        self.terms = theta + steps[:, None]  # (TABLED, n_vars)
-        self.log_factorials = torch.lgamma(
-            torch.arange(1, TABLED + 2, dtype=theta.dtype, device=theta.device)
-        )
-
-    def _look_up(self, terms: torch.Tensor) -> torch.Tensor:
-        table = terms.new_zeros(TABLED + 1, terms.shape[1])
-        torch.cumsum(terms, 0, out=table[1:])
-        return table.view(-1).index_select(0, self.at)
-
-    def log(self) -> torch.Tensor:
-        """lgamma(k + theta) - lgamma(theta) - lgamma(k + 1), shape ``(nnz,)``."""
-        found = self._look_up(self.terms.log()) - self.log_factorials.index_select(0, self.small)
-        k, theta = self.large_counts, self.large_theta
-        exact = torch.lgamma(k + theta) - torch.lgamma(theta) - torch.lgamma(k + 1)
-        return found.index_copy_(0, self.large, exact)
-
-    def slope(self) -> torch.Tensor:
-        """digamma(k + theta) - digamma(theta), shape ``(nnz,)``."""
-        exact = torch.digamma(self.large_counts + self.large_theta)
-        exact -= torch.digamma(self.large_theta)
-        return self._look_up(self.terms.reciprocal()).index_copy_(0, self.large, exact)
 
 
 class _Part(NamedTuple):
@@ -104,7 +63,7 @@ def _score(
     means, totals = mu.view(-1).index_select(0, flat), total.view(-1).index_select(0, flat)
     ratio = torch.div(theta + EPS, total, out=total)  # total is not needed any more
     log_ratio = ratio.log()
-    gammas = _Gammas(rows, theta)
+    gammas = Gammas(rows, theta)
     # the first part is of all counts, the second of those that are not zero
     log_prob = log_ratio @ theta
     log_prob += rows.sum(counts * ((means + EPS) / totals).log_() + gammas.log())
@@ -147,7 +106,7 @@ class _Loss(torch.autograd.Function):
         weight = weight.to(products or weight.dtype)
         keep, shares = any(ctx.needs_input_grad), rows.shares
         theta = log_theta.exp()
-        found = _in_threads(
+        found = in_threads(
             lambda cells, part: _score(cells, part, weight, bias, theta, keep),
             hidden.split([part.n_obs for part in shares]),
             shares,
@@ -163,69 +122,11 @@ class _Loss(torch.autograd.Function):
         weight, theta = ctx.saved_tensors
         parts, ctx.parts = ctx.parts, None  # not to be kept for as long as the loss is
         by_cell = (-grad).split([part.rows.n_obs for part in parts])
-        found = _in_threads(lambda part, cells: _slopes(part, cells, weight), parts, by_cell)
+        found = in_threads(lambda part, cells: _slopes(part, cells, weight), parts, by_cell)
         hidden, *others = zip(*found, strict=True)
         by_weight, by_bias, by_theta = (sum(values[1:], values[0]) for values in others)
         by_theta -= grad.sum() * theta / (theta + EPS)
         return torch.cat(hidden), by_weight, by_bias, by_theta * theta, None, None
-
-
-class _Threads(NamedTuple):
-    """Threads of a ``sharing`` block."""
-
-    n_sharing: int  # with the one that is in the block
-    sharing: ThreadPoolExecutor
-    ahead: ThreadPoolExecutor  # works on what comes next
-
-
-_threads: list[_Threads] = []  # of the blocks that are open, the innermost last
-
-
-@contextmanager
-def sharing(n_threads: int) -> Iterator[None]:
-    """Let so many threads share a minibatch inside the block, this one among them.
-
-    One more is there for :func:`ahead`. They live as long as the block: each thread has memory of
-    its own, which is not given back.
-    """
-    like_this = partial(torch.set_num_threads, torch.get_num_threads())
-    with (
-        ThreadPoolExecutor(max(1, n_threads - 1), initializer=like_this) as others,
-        ThreadPoolExecutor(1, initializer=like_this) as one,
-    ):
-        _threads.append(_Threads(n_threads, others, one))
-        try:
-            yield
-        finally:
-            _threads.pop()
-
-
-def n_sharing() -> int:
-    """Threads that share a minibatch here."""
-    return _threads[-1].n_sharing if _threads else 1
-
-
-def ahead(calls: Iterable[Callable[[], Any]], n: int) -> Iterator[Any]:
-    """Results of calls in their order, each worked out while up to ``n`` before it are used."""
-    if not _threads:
-        yield from (call() for call in calls)
-        return
-    waiting: deque[Future] = deque()
-    for call in calls:
-        waiting.append(_threads[-1].ahead.submit(call))
-        if len(waiting) > n:
-            yield waiting.popleft().result()
-    yield from (call.result() for call in waiting)
-
-
-def _in_threads(function: Callable, *arguments: Sequence) -> list:
-    """``map``: this thread takes the first, the others those that remain."""
-    first, *others = zip(*arguments, strict=True)
-    if not others or n_sharing() == 1:
-        return [function(*these) for these in (first, *others)]
-    # the gradient is worked out here, in every thread
-    waiting = [_threads[-1].sharing.submit(torch.no_grad()(function), *these) for these in others]
-    return [function(*first), *(found.result() for found in waiting)]
 
 
 def negative_binomial_loss(
@@ -257,4 +158,6 @@ def negative_binomial_loss(
     -------
     One number a cell, summed over genes, shape ``(n_obs,)``.
     """
-    return _Loss.apply(hidden, layer.weight, layer.bias, log_theta, rows, products)
+    compiled = hidden.dtype == rows.counts.dtype == torch.float32 and not hidden.is_cuda
+    loss = CompiledLoss if compiled else _Loss
+    return loss.apply(hidden, layer.weight, layer.bias, log_theta, rows, products)

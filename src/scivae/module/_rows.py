@@ -9,13 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch.nn import functional as F
 
-# Counts up to this one are thinned molecule by molecule, which is faster there than a binomial draw.
-FEW = 32
-# Counts up to this one have their gamma functions from a table, see ``_fused``.
-TABLED = 8
+from . import _kernels
 
 
 class Order(NamedTuple):
@@ -24,14 +20,6 @@ class Order(NamedTuple):
     cells: torch.Tensor
     places: torch.Tensor
     starts: torch.Tensor
-
-
-class Places(NamedTuple):
-    """Where counts are looked up: ``small`` ones, capped, in a table at ``at``; ``large`` by themselves."""
-
-    small: torch.Tensor
-    at: torch.Tensor
-    large: torch.Tensor
 
 
 @dataclass(eq=False)
@@ -101,14 +89,11 @@ class Rows:
             Parts of the cells that can be scored by threads of their own.
         """
         if thinning > 0:
-            generator = None
-            if seed is not None:
-                generator = torch.Generator(self.counts.device).manual_seed(seed)
-            self.seen = self.thin(thinning, generator)
+            self.seen = self.thin(thinning, seed)
         if n_shares > 1:
             self._shares = list(self.split(-(-self.n_obs // n_shares)))
         for share in self.shares:
-            share.flat, share.totals, share.places  # noqa: B018
+            share.totals, share.bounds, share.large  # noqa: B018
         if not self.counts.is_cuda:
             self.by_gene  # noqa: B018
         return self
@@ -147,21 +132,23 @@ class Rows:
         return torch.cat([self.starts, self.starts.new_tensor([len(self.counts)])])
 
     @cached_property
-    def places(self) -> Places:
-        """Where to look up the counts."""
-        small = self.counts.clamp(max=TABLED).long()
-        large = (self.counts > TABLED).nonzero().squeeze(1)
-        return Places(small, small * self.n_vars + self.columns, large)
+    def large(self) -> torch.Tensor:
+        """Which counts are beyond the table of gamma functions, shape ``(n_large,)``."""
+        large = self.counts > _kernels.TABLED
+        if large.is_cuda:
+            return large.nonzero().squeeze(1)
+        return torch.from_numpy(np.flatnonzero(large.numpy()))  # faster than torch
+
+    @cached_property
+    def places(self) -> torch.Tensor:
+        """Where counts are looked up in that table, row after row, shape ``(nnz,)``."""
+        return self.counts.clamp(max=_kernels.TABLED).long() * self.n_vars + self.columns
 
     @cached_property
     def by_gene(self) -> Order:
         """The counts in the order of the genes."""
-        order = np.arange(len(self.counts), dtype=np.int32)
-        indices, bounds = self.columns.numpy(), self.bounds.numpy()
-        matrix = sparse.csr_array((order, indices, bounds), shape=(self.n_obs, self.n_vars)).tocsc()
-        return Order(
-            *(torch.from_numpy(a) for a in (matrix.indices, matrix.data, matrix.indptr[:-1]))
-        )
+        found = _kernels.by_gene(self.columns.numpy(), self.bounds.numpy(), self.n_vars)
+        return Order(*(torch.from_numpy(a) for a in found))
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sums over the genes of each cell of one value for each count, shape ``(n_obs,)``."""
@@ -173,23 +160,25 @@ class Rows:
         matrix.view(-1).scatter_(0, self.flat, values)
         return matrix
 
-    def thin(self, thinning: float, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Counts as :func:`scivae.module.thin` draws them, shape ``(nnz,)``; some become zero."""
+    def thin(self, thinning: float, seed: int | None = None) -> torch.Tensor:
+        """Counts as :func:`scivae.module.thin` draws them, shape ``(nnz,)``; some become zero.
+
+        ``seed`` is of the draws; ``None`` takes one from the global generator of torch.
+        """
         counts = self.counts
-        drawn = torch.rand(
-            self.n_obs, dtype=counts.dtype, device=counts.device, generator=generator
-        )
-        share = 1 - thinning * drawn
-        share = share.index_select(0, self.cells)
-        if counts.is_cuda:  # there, to look for the few takes longer than to draw them all
+        if seed is None:
+            seed = int(torch.randint(2**62, ()))
+        if counts.is_cuda:
+            generator = torch.Generator(counts.device).manual_seed(seed)
+            drawn = torch.rand(
+                self.n_obs, dtype=counts.dtype, device=counts.device, generator=generator
+            )
+            share = (1 - thinning * drawn).index_select(0, self.cells)
             return torch.binomial(counts, share, generator)
-        many = (counts > FEW).nonzero().squeeze(1)
-        drawn = torch.binomial(counts.index_select(0, many), share.index_select(0, many), generator)
-        # which of the counts each molecule belongs to, (n_molecules,)
-        molecules = torch.repeat_interleave(counts.index_fill(0, many, 0).long())
-        kept = torch.rand(len(molecules), generator=generator) < share.index_select(0, molecules)
-        thinned = torch.zeros_like(counts).scatter_add_(0, molecules, kept.to(counts.dtype))
-        return thinned.index_copy_(0, many, drawn)
+        rng = np.random.default_rng(seed)
+        return torch.from_numpy(
+            _kernels.thin(counts.numpy(), self.bounds.numpy(), float(thinning), rng)
+        )
 
     def transpose_times(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """``x.T @ matrix`` for x with these values, shape ``(n_vars, matrix.shape[1])``."""

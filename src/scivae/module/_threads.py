@@ -1,0 +1,70 @@
+"""Threads that share a minibatch, and one that prepares the next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+
+class _Threads(NamedTuple):
+    """Threads of a ``sharing`` block."""
+
+    n_sharing: int  # with the one that is in the block
+    sharing: ThreadPoolExecutor
+    ahead: ThreadPoolExecutor  # works on what comes next
+
+
+_threads: list[_Threads] = []  # of the blocks that are open, the innermost last
+
+
+@contextmanager
+def sharing(n_threads: int) -> Iterator[None]:
+    """Let so many threads share a minibatch inside the block, this one among them.
+
+    One more is there for :func:`ahead`. They live as long as the block: each thread has memory of
+    its own, which is not given back.
+    """
+    like_this = partial(torch.set_num_threads, torch.get_num_threads())
+    with (
+        ThreadPoolExecutor(max(1, n_threads - 1), initializer=like_this) as others,
+        ThreadPoolExecutor(1, initializer=like_this) as one,
+    ):
+        _threads.append(_Threads(n_threads, others, one))
+        try:
+            yield
+        finally:
+            _threads.pop()
+
+
+def n_sharing() -> int:
+    """Threads that share a minibatch here."""
+    return _threads[-1].n_sharing if _threads else 1
+
+
+def ahead(calls: Iterable[Callable[[], Any]], n: int) -> Iterator[Any]:
+    """Results of calls in their order, each worked out while up to ``n`` before it are used."""
+    if not _threads:
+        yield from (call() for call in calls)
+        return
+    waiting: deque[Future] = deque()
+    for call in calls:
+        waiting.append(_threads[-1].ahead.submit(call))
+        if len(waiting) > n:
+            yield waiting.popleft().result()
+    yield from (call.result() for call in waiting)
+
+
+def in_threads(function: Callable, *arguments: Sequence) -> list:
+    """``map``: this thread takes the first, the others those that remain."""
+    first, *others = zip(*arguments, strict=True)
+    if not others or n_sharing() == 1:
+        return [function(*these) for these in (first, *others)]
+    # the gradient is worked out here, in every thread
+    waiting = [_threads[-1].sharing.submit(torch.no_grad()(function), *these) for these in others]
+    return [function(*first), *(found.result() for found in waiting)]

@@ -460,8 +460,10 @@ AUGMENTERS = {
     "SCANVI, linear classifier, lines": lambda: SCANVI(linear_classifier=True),
     "conditional VAE, prior": ConditionalVAEPrior,
     "conditional VAE, lines": ConditionalVAE,
-    "CI-VAE, prior": CIVAEPrior,
-    "CI-VAE, lines, all accepted": lambda: CIVAE(train_size=0.9),
+    "CI-VAE, β = 50, prior": lambda: CIVAEPrior(discriminator_weight=50.0),
+    "CI-VAE, β = 50, lines, all accepted": lambda: CIVAE(train_size=0.9, discriminator_weight=50.0),
+    "CI-VAE, β = 50": lambda: CIVAEAugment(discriminator_weight=50.0),
+    "CI-VAE, β = 50, normal": lambda: CIVAEAugment(method="normal", discriminator_weight=50.0),
     "CI-VAE (default)": CIVAEAugment,
     "CI-VAE, normal": lambda: CIVAEAugment(method="normal"),
 }

@@ -71,7 +71,10 @@ METHODS = {
     "SCANVI": SCANVI,
     "SCANVI, linear classifier": lambda: SCANVI(linear_classifier=True),
     "CI-VAE (default)": lambda: CIVAE(train_size=0.9),
-    "CI-VAE, no warm-up": lambda: CIVAE(train_size=0.9, module={"warm_up_discriminator": False}),
+    "CI-VAE, β = 50": lambda: CIVAE(train_size=0.9, discriminator_weight=50.0),
+    "CI-VAE, β = 50, no warm-up": lambda: CIVAE(
+        train_size=0.9, discriminator_weight=50.0, module={"warm_up_discriminator": False}
+    ),
 }
 
 STUDY = Study(

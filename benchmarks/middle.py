@@ -21,6 +21,7 @@ the answer).
 from __future__ import annotations
 
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -137,6 +138,8 @@ def midpoints(make, pairing: str, arithmetic: bool = False, posterior: bool = Fa
     return measure
 
 
+AT_50 = partial(CIVAE, discriminator_weight=50.0)
+
 METHODS = {
     "floor: half of the held-out cells": floor,
     "nearest end": nearest_end,
@@ -152,12 +155,15 @@ METHODS = {
     "VAE, random pairs": midpoints(VAE, "random"),
     "VAE, OT pairs": midpoints(VAE, "ot"),
     "VAE, latent arithmetic": midpoints(VAE, "random", arithmetic=True),
-    "CI-VAE, random pairs": midpoints(CIVAE, "random"),
     "CI-VAE, OT pairs": midpoints(CIVAE, "ot"),
     "CI-VAE, β = 20, OT pairs": midpoints(lambda: CIVAE(discriminator_weight=20.0), "ot"),
-    "CI-VAE, α = 1, OT pairs": midpoints(lambda: CIVAE(kl_weight=1.0), "ot"),
+    "CI-VAE, β = 50, OT pairs": midpoints(AT_50, "ot"),
+    "CI-VAE, β = 50, random pairs": midpoints(AT_50, "random"),
+    "CI-VAE, β = 50, α = 1, OT pairs": midpoints(
+        lambda: CIVAE(discriminator_weight=50.0, kl_weight=1.0), "ot"
+    ),
     "VAE, OT pairs, posteriors": midpoints(VAE, "ot", posterior=True),
-    "CI-VAE, OT pairs, posteriors": midpoints(CIVAE, "ot", posterior=True),
+    "CI-VAE, β = 50, OT pairs, posteriors": midpoints(AT_50, "ot", posterior=True),
 }
 
 STUDY = Study(

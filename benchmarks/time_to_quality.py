@@ -37,10 +37,10 @@ def prepare(setting, seed, args):
 
 
 def measure(settings, data, seed, args):
-    share, arguments = settings
+    share, arguments, *others = settings
     train = data.train.copy()
     scivae.model.CIVAE.setup_anndata(train)
-    model = scivae.model.CIVAE(train, seed=seed)
+    model = scivae.model.CIVAE(train, seed=seed, **dict(*others))
     epochs = args.epochs or max(1, round(share * default_epochs(train.n_obs)))
     start = time.perf_counter()
     model.train(epochs, enable_progress_bar=False, **arguments)
@@ -73,6 +73,7 @@ def measure(settings, data, seed, args):
 EARLY = {"early_stopping": True, "early_stopping_patience": 10}
 METHODS = {
     "default": (1.0, {}),
+    "β = 50": (1.0, {}, {"discriminator_weight": 50.0}),
     "a quarter of the epochs": (0.25, {}),
     "half of the epochs": (0.5, {}),
     "twice as long": (2.0, {}),

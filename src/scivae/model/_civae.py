@@ -174,7 +174,7 @@ class CIVAE(
         n_layers: int = 1,
         dropout_rate: float = 0.1,
         likelihood: Likelihood | str = "auto",
-        discriminator_weight: float | Literal["auto"] = 50.0,
+        discriminator_weight: float | Literal["auto"] = "auto",
         kl_weight: float = 0.1,
         class_weights: Literal["balanced", "none"] | Mapping[Any, float] = "balanced",
         sample_latent: bool = True,

@@ -27,7 +27,7 @@ from _methods import CIVAE, N_LATENT, fitted, reconstruction_loss
 from _study import Study, replace, run, text_of
 
 from scivae.metrics import classifier_two_sample_test, fit_judges, path_purity
-from scivae.model._weight import auto_discriminator_weight
+from scivae.model._weight import auto_discriminator_weight, nats_told
 
 KEY = "cell_type"
 DEFAULT, ALPHA = 50.0, 0.1
@@ -50,7 +50,7 @@ def prepared(name, seed, quick, n_genes):
     train, test = split(load(name, KEY, quick=quick), KEY, seed, n_genes)
     x, y = log_normalize(train.layers["counts"]), labels_of(train, KEY)
     judge = fit_judges(x, y, kinds=["logistic"], seed=seed)["logistic"]
-    auto = auto_discriminator_weight(train.layers["counts"], N_LATENT, counts=True)
+    auto = auto_discriminator_weight(nats_told(train.layers["counts"], counts=True), N_LATENT)
     return SimpleNamespace(train=train, test=test, x=x, y=y, judge=judge, auto=auto)
 
 

@@ -24,6 +24,7 @@ from ._cells import resolve_indices
 from ._civae import CIVAE
 from ._setup import Setup
 from ._training import stratified_split
+from ._weight import nats_told
 
 Minibatch = dict[str, torch.Tensor]
 
@@ -232,9 +233,9 @@ class BlockDataModule(LightningDataModule):
     seed
         Seed of the split and of the order of the cells.
     check
-        Read all values once, for errors that name the cell, for ``likelihood="auto"``, the weights of
-        the classes and the library size. ``False`` leaves this out: for data that were checked
-        before.
+        Read all values once, for errors that name the cell, for ``likelihood="auto"``, for
+        ``discriminator_weight="auto"``, the weights of the classes and the library size. ``False``
+        leaves this out: for data that were checked before.
     reader
         Package that reads. ``"annbatch"`` is several times faster on zarr stores, and can read no
         others; it needs Python 3.12 or later (``pip install "scivae-tools[large]"``).
@@ -361,7 +362,8 @@ class BlockDataModule(LightningDataModule):
                     _checks.check_values(
                         adata, self.layer, found.summary, likelihood, training=registry is None
                     )
-                self.registry[_checks.FOUND] = found.to_plain()
+                nats = nats_told(matrix, counts=likelihood in COUNT_LIKELIHOODS)
+                self.registry[_checks.FOUND] = found._replace(nats=nats).to_plain()
         parts = stratified_split(
             codes,
             train_size=train_size,

@@ -54,6 +54,9 @@ class Found(NamedTuple):
         Names of the cells.
     n_obs
         Number of cells, labeled or not.
+    nats
+        What a linear code tells of a cell, where that was worked out; see
+        :func:`scivae.model._weight.nats_told`.
     """
 
     summary: DataSummary
@@ -62,6 +65,7 @@ class Found(NamedTuple):
     layers: Sequence[str]
     obs_names: pd.Index
     n_obs: int
+    nats: np.ndarray | None = None
 
     @classmethod
     def in_adata(
@@ -88,6 +92,7 @@ class Found(NamedTuple):
             "n_obs": self.n_obs,
             "library": self.library,
             "layers": list(self.layers),
+            "nats": None if self.nats is None else self.nats.tolist(),
         }
 
     @classmethod
@@ -103,7 +108,16 @@ class Found(NamedTuple):
         )
         counts = np.asarray(found["class_counts"], dtype=float)
         n_obs = int(found.get("n_obs", counts.sum()))  # older files have none
-        return cls(summary, counts, found["library"], found["layers"], pd.Index([]), n_obs)
+        nats = found.get("nats")
+        return cls(
+            summary,
+            counts,
+            found["library"],
+            found["layers"],
+            pd.Index([]),
+            n_obs,
+            None if nats is None else np.asarray(nats),
+        )
 
 
 def class_counts(codes: np.ndarray, n_classes: int) -> np.ndarray:

@@ -49,7 +49,7 @@ from ._saving import SavingMixin
 from ._setup import Setup, check_setup_arguments
 from ._train import TrainingMixin
 from ._training import BLOCK_VALUES, quiet_about_rows
-from ._weight import auto_discriminator_weight
+from ._weight import WITHOUT_DATA, auto_discriminator_weight, nats_told
 
 # The cells of a class are moved with a weight of at most one for so many of them: a few would be
 # learned by heart.
@@ -107,8 +107,10 @@ class CIVAE(
         :math:`\beta`, in nats a labeled cell; the reconstruction term is a sum over genes. It
         rises during the warm-up, so that cells shape the latent space before labels do: a few labeled
         cells are not learned by heart (of colorectal cells with one label in a hundred, macro-F1 rises from
-        0.70 to 0.77). ``"auto"`` takes four fifths of the nats that as many principal components tell
-        of a cell, which are more the more genes there are and the more deeply they are sequenced.
+        0.70 to 0.77). ``"auto"``, the default, takes four fifths of the nats that as many principal
+        components tell of a cell, which are more the more genes there are and the more deeply they are
+        sequenced; 50 where there are no values to read (a datamodule of others, or one that has not
+        checked its cells).
     kl_weight
         :math:`\alpha`, reached at the end of the warm-up, the first half of the epochs. At 1, that
         of the evidence lower bound, reconstruction is worse on each data set that was tried. Purity
@@ -260,15 +262,12 @@ class CIVAE(
             )
         weights, pulls = self._class_weights(class_weights, counts, n_obs, setup)
         if isinstance(discriminator_weight, str):
-            if adata is None or found is None:
-                raise ValueError(
-                    "discriminator_weight='auto' reads the data, but there is none to read; give a "
-                    "number, such as the default of 50."
-                )
-            discriminator_weight = auto_discriminator_weight(
-                _checks.values_of(adata, setup.layer),
-                n_latent,
-                counts=likelihood in COUNT_LIKELIHOODS,
+            nats = found.nats if found is not None else None
+            if adata is not None and found is not None:
+                values = _checks.values_of(adata, setup.layer)
+                nats = nats_told(values, counts=likelihood in COUNT_LIKELIHOODS)
+            discriminator_weight = (
+                WITHOUT_DATA if nats is None else auto_discriminator_weight(nats, n_latent)
             )
 
         with seeded(seed):

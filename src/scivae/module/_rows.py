@@ -22,6 +22,15 @@ class Order(NamedTuple):
     starts: torch.Tensor
 
 
+def _drawn(seed: int | None) -> int:
+    """The seed, or one from the global generator of torch."""
+    return int(torch.randint(2**62, ())) if seed is None else seed
+
+
+def _generator(seed: int | None) -> np.random.Generator:
+    return np.random.default_rng(_drawn(seed))
+
+
 @dataclass(eq=False)
 class Rows:
     """Nonzero counts of some cells, row after row.
@@ -88,14 +97,24 @@ class Rows:
         n_shares
             Parts of the cells that can be scored by threads of their own.
         """
-        if thinning > 0:
-            self.seen = self.thin(thinning, seed)
+        if self.counts.is_cuda:
+            if thinning > 0:
+                self.seen = self.thin(thinning, seed)
+        else:  # in one call, during which Python is left to other threads
+            seen, order, totals, large = _kernels.prepare(
+                self.counts.numpy(),
+                self.columns.numpy(),
+                self.bounds.numpy(),
+                self.n_vars,
+                float(thinning),
+                _generator(seed if thinning > 0 else 0),
+            )
+            self.seen, self.totals, self.large = map(torch.from_numpy, (seen, totals, large))
+            self.by_gene = Order(*map(torch.from_numpy, order))
         if n_shares > 1:
             self._shares = list(self.split(-(-self.n_obs // n_shares)))
-        for share in self.shares:
-            share.totals, share.bounds, share.large  # noqa: B018
-        if not self.counts.is_cuda:
-            self.by_gene  # noqa: B018
+            for share in self._shares:
+                share.totals, share.bounds, share.large  # noqa: B018
         return self
 
     @property
@@ -166,19 +185,17 @@ class Rows:
         ``seed`` is of the draws; ``None`` takes one from the global generator of torch.
         """
         counts = self.counts
-        if seed is None:
-            seed = int(torch.randint(2**62, ()))
         if counts.is_cuda:
-            generator = torch.Generator(counts.device).manual_seed(seed)
+            generator = torch.Generator(counts.device).manual_seed(_drawn(seed))
             drawn = torch.rand(
                 self.n_obs, dtype=counts.dtype, device=counts.device, generator=generator
             )
             share = (1 - thinning * drawn).index_select(0, self.cells)
             return torch.binomial(counts, share, generator)
-        rng = np.random.default_rng(seed)
-        return torch.from_numpy(
-            _kernels.thin(counts.numpy(), self.bounds.numpy(), float(thinning), rng)
+        thinned = _kernels.thin(
+            counts.numpy(), self.bounds.numpy(), float(thinning), _generator(seed)
         )
+        return torch.from_numpy(thinned)
 
     def transpose_times(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """``x.T @ matrix`` for x with these values, shape ``(n_vars, matrix.shape[1])``."""

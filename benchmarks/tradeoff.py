@@ -27,7 +27,7 @@ from _methods import CIVAE, N_LATENT, fitted, reconstruction_loss
 from _study import Study, replace, run, text_of
 
 from scivae.metrics import classifier_two_sample_test, fit_judges, path_purity
-from scivae.model._weight import auto_discriminator_weight, nats_told
+from scivae.model._weights import auto_discriminator_weight, nats_told
 
 KEY = "cell_type"
 DEFAULT, ALPHA = 50.0, 0.1

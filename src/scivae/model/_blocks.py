@@ -24,7 +24,7 @@ from ._cells import resolve_indices
 from ._civae import CIVAE
 from ._setup import Setup
 from ._training import stratified_split
-from ._weight import nats_told
+from ._weights import nats_told
 
 Minibatch = dict[str, torch.Tensor]
 

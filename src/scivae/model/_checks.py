@@ -56,7 +56,7 @@ class Found(NamedTuple):
         Number of cells, labeled or not.
     nats
         What a linear code tells of a cell, where that was worked out; see
-        :func:`scivae.model._weight.nats_told`.
+        :func:`scivae.model._weights.nats_told`.
     """
 
     summary: DataSummary

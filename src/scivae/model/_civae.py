@@ -49,11 +49,12 @@ from ._saving import SavingMixin
 from ._setup import Setup, check_setup_arguments
 from ._train import TrainingMixin
 from ._training import BLOCK_VALUES, quiet_about_rows
-from ._weight import WITHOUT_DATA, auto_discriminator_weight, nats_told
-
-# The cells of a class are moved with a weight of at most one for so many of them: a few would be
-# learned by heart.
-CELLS_A_WEIGHT = 4
+from ._weights import (
+    WITHOUT_DATA,
+    auto_discriminator_weight,
+    nats_told,
+    weights_of_classes,
+)
 
 Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bernoulli"]
 
@@ -260,7 +261,7 @@ class CIVAE(
                 f"size_factor_key is for counts, but the likelihood is {likelihood!r}; "
                 "leave it out of setup_anndata."
             )
-        weights, pulls = self._class_weights(class_weights, counts, n_obs, setup)
+        weights, pulls = weights_of_classes(class_weights, counts, n_obs, setup)
         if isinstance(discriminator_weight, str):
             nats = found.nats if found is not None else None
             if adata is not None and found is not None:
@@ -300,30 +301,6 @@ class CIVAE(
         )
         # What "auto" and None stood for is saved, so that a loaded model does not choose again.
         self.init_params_ = self._get_init_params(locals())
-
-    @staticmethod
-    def _class_weights(
-        class_weights: Any, counts: np.ndarray, n_obs: int, setup: Setup
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Weights of the classes, and with which share of them their cells are moved.
-
-        ``counts`` are those of their labeled cells, ``n_obs`` that of all cells.
-        """
-        n_classes = len(setup.classes)
-        whole = np.ones(n_classes)
-        if isinstance(class_weights, Mapping):
-            weights = np.ones(n_classes)
-            for label, weight in class_weights.items():
-                code = setup.label_code(label, "class_weights")
-                weights[code] = check_number(f"class_weights[{label!r}]", weight, minimum=0)
-            return weights, whole
-        check_choice("class_weights", class_weights, ("balanced", "none"))
-        if class_weights == "none" or counts.min() == 0:
-            return np.ones(n_classes), whole
-        balanced = counts.sum() / (n_classes * counts)
-        presumed = counts * n_obs / counts.sum()  # cells of the class, with or without a label
-        most = np.maximum(presumed / CELLS_A_WEIGHT, 1.0)
-        return balanced, np.minimum(1.0, most / balanced)
 
     @classmethod
     def setup_anndata(

@@ -6,12 +6,12 @@ import pytest
 from scipy import sparse
 from tests.conftest import make_adata
 
-from scivae.model import CIVAE, BlockDataModule, _weight
-from scivae.model._weight import SHARE, WITHOUT_DATA, nats_told
+from scivae.model import CIVAE, BlockDataModule, _weights
+from scivae.model._weights import SHARE, WITHOUT_DATA, nats_told
 
 
 def weight_of(x, n_latent, *, counts):
-    return _weight.auto_discriminator_weight(nats_told(x, counts=counts), n_latent)
+    return _weights.auto_discriminator_weight(nats_told(x, counts=counts), n_latent)
 
 
 def factors(n_obs=4000, n_vars=60, rank=3, noise=0.5, seed=0):
@@ -53,8 +53,8 @@ def test_storage_does_not_matter(kind):
 
 def test_more_cells_than_are_looked_at():
     x, nats = factors(n_obs=5000)
-    seen = _weight._cells(len(x))
-    assert len(seen) == len(set(seen)) == _weight.MAX_CELLS
+    seen = _weights._cells(len(x))
+    assert len(seen) == len(set(seen)) == _weights.MAX_CELLS
     assert (seen.min(), seen.max()) == (0, len(x) - 1)
     x[np.setdiff1d(np.arange(len(x)), seen)] = 1e6
     assert weight_of(x, 3, counts=False) == pytest.approx(SHARE * nats, rel=0.03)
@@ -63,7 +63,7 @@ def test_more_cells_than_are_looked_at():
 def test_code_of_more_dimensions_than_are_told_apart():
     x, _ = factors(n_vars=200)
     told = nats_told(x, counts=False)
-    assert len(told) == _weight.MAX_COMPONENTS
+    assert len(told) == _weights.MAX_COMPONENTS
     assert (np.diff(told[:3]) > 0).all()
     assert weight_of(x, 1000, counts=False) == pytest.approx(SHARE * told[-1], rel=6e-3)
 

@@ -1,13 +1,16 @@
-"""The weight of the discriminator, where the user leaves it to the data."""
+"""Weights of the discriminator and of its classes, where the user leaves them to the data."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from .._errors import check_choice, check_number
 from ._checks import rows_of
 from ._generated import log_normalize
+from ._setup import Setup
 
 # Cells that are looked at, at most, and how many of them lie side by side: few blocks of a file are read.
 MAX_CELLS, SIDE_BY_SIDE = 2_000, 50
@@ -17,6 +20,8 @@ MAX_COMPONENTS = 64
 SHARE = 0.8
 # The weight where there are no values to read.
 WITHOUT_DATA = 50.0
+# Cells of a class for each unit of weight with which its cells are moved, at most.
+CELLS_A_WEIGHT = 4
 
 
 def _cells(n_obs: int) -> np.ndarray:
@@ -80,3 +85,36 @@ def auto_discriminator_weight(nats: np.ndarray, n_latent: int) -> float:
     """
     told = nats[min(n_latent, len(nats)) - 1] if len(nats) else 0.0
     return float(f"{np.clip(SHARE * told, 1.0, 1e4):.3g}")
+
+
+def weights_of_classes(
+    class_weights: Any, counts: np.ndarray, n_obs: int, setup: Setup
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the classes, and with which share of them their cells are moved.
+
+    Parameters
+    ----------
+    class_weights
+        As ``CIVAE`` takes it.
+    counts
+        Labeled cells of each class, shape ``(n_classes,)``.
+    n_obs
+        Number of cells, labeled or not.
+    setup
+        Names the classes.
+    """
+    n_classes = len(setup.classes)
+    whole = np.ones(n_classes)
+    if isinstance(class_weights, Mapping):
+        weights = np.ones(n_classes)
+        for label, weight in class_weights.items():
+            code = setup.label_code(label, "class_weights")
+            weights[code] = check_number(f"class_weights[{label!r}]", weight, minimum=0)
+        return weights, whole
+    check_choice("class_weights", class_weights, ("balanced", "none"))
+    if class_weights == "none" or counts.min() == 0:
+        return np.ones(n_classes), whole
+    balanced = counts.sum() / (n_classes * counts)
+    presumed = counts * n_obs / counts.sum()  # cells of the class, with or without a label
+    most = np.maximum(presumed / CELLS_A_WEIGHT, 1.0)
+    return balanced, np.minimum(1.0, most / balanced)

@@ -13,7 +13,7 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 # Methods that are tried of each study (None: all), and cells that are meant to be empty.
 STUDIES = {
-    "colon_purity": (
+    "purity": (
         ["AE", "conditional VAE", "PCA", "CI-VAE (default)"],
         {"reconstruction loss, held out": {"PCA"}},
     ),

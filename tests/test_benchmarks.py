@@ -35,7 +35,7 @@ STUDIES = {
     ),
     "augmentation_use": (
         ["all cells kept", "nothing", "class weights", "SMOTE", "PCA, OT midpoints"]
-        + ["VAE, latent arithmetic", "conditional VAE, prior", "CI-VAE, prior"],
+        + ["VAE, latent arithmetic", "conditional VAE, prior", "CI-VAE, β = 50, prior"],
         {},
     ),
     "time_to_quality": (["default", "batch of 256, twice the rate", "early stopping"], {}),

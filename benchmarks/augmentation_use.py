@@ -9,7 +9,7 @@ training cells, and make as many cells of that class as raise it to the median s
 A logistic regression is fitted on the real training cells and these, log-normalised, and scored on real
 held-out cells: F1 score, precision and recall of that class, and macro F1 over all. "Nothing" adds no
 cells, "class weights" weighs classes by one over their size, "all cells kept" is the classifier before
-cells were taken away.
+cells were taken away. With 50 cells kept, fewer methods are tried.
 """
 
 from __future__ import annotations
@@ -89,6 +89,15 @@ METHODS = {
     **AUGMENTERS,
 }
 
+NOT_WITH_50 = {
+    "PCA, OT midpoints",
+    "PCA, Gaussian",
+    "SCANVI, linear classifier, lines",
+    "conditional VAE, prior",
+    "conditional VAE, lines",
+    *(name for name in AUGMENTERS if "β = 50" in name),
+}
+
 STUDY = Study(
     name="augmentation_use",
     title="Augmentation: what a classifier gains",
@@ -101,6 +110,7 @@ STUDY = Study(
     ],
     prepare=prepare,
     measure=measure,
+    skip=lambda setting, name: setting["kept"] == 50 and name in NOT_WITH_50,
     options=lambda parser: parser.add_argument("--n-genes", type=int, default=1000),
     quick={"only": ["data=pbmc_kang", "kept=5"]},
 )

@@ -5,7 +5,8 @@
 20 % of the cells are held out, genes are chosen on the others. Of these, each class keeps the labels of the
 stated share of its cells, drawn at random, and of at least one; the smaller sets lie inside the larger.
 Networks are trained on all training cells, logistic regressions on genes on the labeled ones only, and on
-latent points of a VAE that was trained on all. Scored are the held-out cells.
+latent points of a VAE that was trained on all. Scored are the held-out cells. On the mouse intestine
+(fewer shares) no setting of any method was chosen.
 
 The calibration error is the expected one over 15 bins of confidence, 0 is best. CI-VAE divides its logits
 by a temperature that is fitted on the tenth of the training cells that it holds out, and so trains on
@@ -91,8 +92,12 @@ STUDY = Study(
     methods=METHODS,
     settings=[
         {"data": name, "labels kept, %": share}
-        for name in ("colon_crc", "pbmc_kang", "intestine_haber")
-        for share in SHARES
+        for name, shares in (
+            ("colon_crc", SHARES),
+            ("pbmc_kang", SHARES),
+            ("intestine_haber", (5, 25)),
+        )
+        for share in shares
     ],
     prepare=prepare,
     measure=measure,

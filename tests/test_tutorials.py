@@ -139,6 +139,11 @@ def test_what_the_training_framework_says_is_left_out_and_warnings_are_not(tmp_p
     path = new_output("stream", name="stdout", text=f"{logged}wrote {tmp_path}/x.h5ad\n")
     (kept,) = run.tidy([chatter, path], tmp_path)
     assert kept.text == "wrote x.h5ad\n"
+    bar = [
+        new_output("stream", name="stdout", text=text)
+        for text in ("first\n\r", " 80%|#\r100%|#\r", "     \r5 cells\r\n")
+    ]
+    assert run.tidy(bar, tmp_path)[0].text == "first\n5 cells\r\n"
     warning = new_output("stream", name="stderr", text="UserWarning: no such gene\n")
     with pytest.raises(ValueError, match="must not warn, but one does:\nUserWarning: no such gene"):
         run.tidy([warning], tmp_path)

@@ -73,6 +73,7 @@ NOISE = re.compile(
 )
 # What scvi-tools logs to the output, in lines that rich has wrapped.
 LOGGED = re.compile(r"^INFO .*\n?(^ {9}.*\n?)*", flags=re.MULTILINE)
+WRITTEN_OVER = re.compile(r"[^\n]*\r(?!\n)")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
@@ -170,7 +171,7 @@ def tidy(outputs: list[Any], folder: Path) -> list[Any]:
         if output.output_type == "stream":
             text = ANSI.sub("", output.text)
             if output.name == "stderr":
-                lines = [line.rsplit("\r", 1)[-1] for line in text.splitlines()]
+                lines = WRITTEN_OVER.sub("", text).splitlines()
                 if left := [line for line in lines if line.strip() and not NOISE.search(line)]:
                     said = "\n".join(left)
                     raise ValueError(f"a cell of a tutorial must not warn, but one does:\n{said}")
@@ -188,6 +189,8 @@ def tidy(outputs: list[Any], folder: Path) -> list[Any]:
         output.get("metadata", {}).clear()
         kept.append(output)
     for output in kept:
+        if output.output_type == "stream":  # whose parts a bar may have been written over
+            output.text = WRITTEN_OVER.sub("", output.text)
         texts = [("text", output)] if output.output_type == "stream" else []
         texts += [
             (kind, output.data) for kind in output.get("data", {}) if kind.startswith("text/")

@@ -77,7 +77,9 @@ class TrainingMixin(GenerationMixin):
         train_size, validation_size
             Shares of the cells to train on (0.9) and to hold out (the rest). Every class has its
             share in both, and one of which less than one cell would be held out is trained on as a
-            whole.
+            whole. ``train_size=1.0`` uses every label (a quarter of the labels of colorectal cells:
+            macro-F1 0.90 in place of 0.88), but then nothing calibrates :meth:`predict`, and
+            the threshold of :meth:`augment` comes from cells that were trained on.
         shuffle_set_split
             ``False`` takes the parts in the order of the cells.
         check_val_every_n_epoch

@@ -212,12 +212,15 @@ class CIVAETrainingPlan(TrainingPlan):
         self.log("kl_weight", self.loss_kwargs["kl_weight"], on_step=True, on_epoch=False)
         outputs = []
         optimizer = None if self.automatic_optimization else self.optimizers()
+        groups = [] if optimizer is None else optimizer.param_groups
+        weights = [weight for group in groups for weight in group["params"]]
         for tensors in self._minibatches(batch):
             output = self._loss(tensors)
             if not output.loss.is_cuda:  # there, one look at the whole saves a wait a step
                 self._check(output)
             if optimizer is not None:
-                optimizer.zero_grad()
+                for weight in weights:  # what zero_grad does, without what it looks up each time
+                    weight.grad = None
                 # Gradients are of the precision of what they are of, whatever the mode of the forward pass.
                 with torch.autocast(output.loss.device.type, enabled=False):
                     self.manual_backward(output.loss)

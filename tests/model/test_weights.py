@@ -68,7 +68,9 @@ def test_code_of_more_dimensions_than_are_told_apart():
     assert weight_of(x, 1000, counts=False) == pytest.approx(SHARE * told[-1], rel=6e-3)
 
 
-def test_cells_on_the_disk_have_the_weight_of_those_in_memory(adata, tmp_path):
+def test_cells_on_the_disk_have_the_weight_of_those_in_memory(adata, tmp_path, monkeypatch):
+    monkeypatch.setattr(_weights, "MAX_CELLS", 40)  # fewer than there are
+    monkeypatch.setattr(_weights, "SIDE_BY_SIDE", 4)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     CIVAE.setup_anndata(adata)
     for likelihood in ("auto", "nb"):

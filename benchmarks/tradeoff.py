@@ -30,8 +30,8 @@ from scivae.metrics import classifier_two_sample_test, fit_judges, path_purity
 from scivae.model._weights import auto_discriminator_weight, nats_told
 
 KEY = "cell_type"
-DEFAULT, ALPHA = 50.0, 0.1
-BETAS = (0.0, 1.0, 10.0, DEFAULT, 100.0, 200.0, 500.0)
+CONSTANT, ALPHA = 50.0, 0.1
+BETAS = (0.0, 1.0, 10.0, CONSTANT, 100.0, 200.0, 500.0)
 ALPHAS = (0.01, 1.0)
 DATA = ("pbmc_kang", "colon_crc")
 LOSS, PURITY = "reconstruction loss, held out", "purity, mean"
@@ -110,7 +110,7 @@ def best_known(rows: pd.DataFrame) -> int:
 
 def default(rows: pd.DataFrame) -> int:
     """The default, unseen."""
-    return (rows["discriminator_weight"] - DEFAULT).abs().idxmin()
+    return (rows["discriminator_weight"] - CONSTANT).abs().idxmin()
 
 
 def auto(rows: pd.DataFrame) -> int:
@@ -121,7 +121,7 @@ def auto(rows: pd.DataFrame) -> int:
 
 RULES = {
     'discriminator_weight="auto"': auto,
-    f"always β = {DEFAULT:g}": default,
+    f"always β = {CONSTANT:g}": default,
     "largest β within 1 % of the least validation loss": largest_within,
     "best score on training cells": best_known,
 }
@@ -177,7 +177,9 @@ def finish(rows: pd.DataFrame, folder: Path) -> None:
         f"# Rules that choose β\n\n{text}\n\n" + "\n".join(lines) + "\n",
     )
     for name, sweep in rows[rows["kl_weight"] == ALPHA].groupby("data"):
-        axes = scivae.pl.tradeoff(sweep, metrics=list(SHOWN), labels=SHOWN, chosen=DEFAULT)
+        axes = scivae.pl.tradeoff(
+            sweep, metrics=list(SHOWN), labels=SHOWN, chosen=sweep[AUTO].mean()
+        )
         axes[0].get_figure().savefig(folder / f"tradeoff_{name}.png", dpi=150)
         plt.close(axes[0].get_figure())
 
@@ -196,7 +198,7 @@ STUDY = Study(
     settings=[
         {"data": name, "discriminator_weight": beta, "kl_weight": alpha}
         for name in DATA
-        for beta, alpha in [*((b, ALPHA) for b in BETAS), *((DEFAULT, a) for a in ALPHAS)]
+        for beta, alpha in [*((b, ALPHA) for b in BETAS), *((CONSTANT, a) for a in ALPHAS)]
     ],
     prepare=prepare,
     measure=measure,

@@ -3,7 +3,7 @@
     python benchmarks/tradeoff.py
 
 20 % of the cells are held out, genes are chosen on the others, on which CI-VAE is trained with its default
-settings but for the weights: β (discriminator) with the default α = 0.1, then α (KL term) with the default β. A tenth of
+settings but for the weights: β (discriminator) with the default α = 0.1, then α (KL term) with β = 50. A tenth of
 the training cells is held out of training in turn, as CIVAE.train does by default ("validation").
 
 On held-out cells: reconstruction loss (negative log likelihood of a cell) and linear separability. Of cells
@@ -108,7 +108,7 @@ def best_known(rows: pd.DataFrame) -> int:
     return score(rows, KNOWN_LOSS, KNOWN_PURITY).idxmax()
 
 
-def default(rows: pd.DataFrame) -> int:
+def constant(rows: pd.DataFrame) -> int:
     """The default, unseen."""
     return (rows["discriminator_weight"] - CONSTANT).abs().idxmin()
 
@@ -121,7 +121,7 @@ def auto(rows: pd.DataFrame) -> int:
 
 RULES = {
     'discriminator_weight="auto"': auto,
-    f"always β = {CONSTANT:g}": default,
+    f"always β = {CONSTANT:g}": constant,
     "largest β within 1 % of the least validation loss": largest_within,
     "best score on training cells": best_known,
 }

@@ -109,7 +109,7 @@ def best_known(rows: pd.DataFrame) -> int:
 
 
 def constant(rows: pd.DataFrame) -> int:
-    """The default, unseen."""
+    """The same for all data."""
     return (rows["discriminator_weight"] - CONSTANT).abs().idxmin()
 
 

@@ -201,7 +201,7 @@ class CIVAETrainingPlan(TrainingPlan):
         # A seed for each, so that what is drawn does not depend on which thread comes first.
         seeds = torch.randint(2**62, (-(-len(x) // size),)).tolist()
         calls = (partial(p.prepare, thinning, s, n) for p, s in zip(parts, seeds, strict=True))
-        if x.is_cuda:
+        if not x.is_cpu:
             yield from (call() for call in calls)
         else:
             yield from ahead(calls, AHEAD)
@@ -216,7 +216,7 @@ class CIVAETrainingPlan(TrainingPlan):
         weights = [weight for group in groups for weight in group["params"]]
         for tensors in self._minibatches(batch):
             output = self._loss(tensors)
-            if not output.loss.is_cuda:  # there, one look at the whole saves a wait a step
+            if output.loss.is_cpu:  # there, one look at the whole saves a wait a step
                 self._check(output)
             if optimizer is not None:
                 for weight in weights:  # what zero_grad does, without what it looks up each time

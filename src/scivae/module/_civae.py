@@ -401,7 +401,7 @@ class CIVAEModule(VAE):
     ) -> LossOutput:
         """:meth:`loss_of_rows`, with the products of the last layer in a precision of their own."""
         mean, variance = self.encode_rows(rows)
-        if not mean.is_cuda and not mean.isfinite().all():  # on a GPU, the loss tells in the end
+        if mean.is_cpu and not mean.isfinite().all():  # on a GPU, the loss tells in the end
             raise NotADistributionError("KL")
         z = mean
         if self.sample_latent:

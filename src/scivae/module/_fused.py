@@ -158,6 +158,6 @@ def negative_binomial_loss(
     -------
     One number a cell, summed over genes, shape ``(n_obs,)``.
     """
-    compiled = hidden.dtype == rows.counts.dtype == torch.float32 and not hidden.is_cuda
+    compiled = hidden.dtype == rows.counts.dtype == torch.float32 and hidden.is_cpu
     loss = CompiledLoss if compiled else _Loss
     return loss.apply(hidden, layer.weight, layer.bias, log_theta, rows, products)

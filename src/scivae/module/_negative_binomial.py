@@ -81,7 +81,7 @@ class NegativeBinomial(SCVINegativeBinomial):
     def log_prob(self, value: torch.Tensor) -> torch.Tensor:
         """Log-probability of counts, elementwise, of the broadcast shape of ``mu``."""
         value = value.to(self.mu.dtype).expand_as(self.mu)
-        if self.mu.ndim != 2 or value.is_cuda:  # on a GPU, indexing costs more than it saves
+        if self.mu.ndim != 2 or not value.is_cpu:  # on a GPU, indexing costs more than it saves
             return super().log_prob(value)
         theta = self.theta[:1] if self.theta.stride(0) == 0 else self.theta
         return _LogProb.apply(value.contiguous(), self.mu.contiguous(), theta.contiguous(), EPS)

@@ -72,7 +72,7 @@ class Rows:
             )
             return cls(counts, columns, cells, ends[:-1], n_vars)
         values = x.to_dense().reshape(-1)
-        if values.is_cuda:
+        if not values.is_cpu:
             flat = values.nonzero().squeeze(1)
         else:  # numpy finds them in a third of the time
             flat = torch.from_numpy(np.flatnonzero(values.numpy()))
@@ -97,7 +97,7 @@ class Rows:
         n_shares
             Parts of the cells that can be scored by threads of their own.
         """
-        if self.counts.is_cuda:
+        if not self.counts.is_cpu:
             if thinning > 0:
                 self.seen = self.thin(thinning, seed)
         else:  # in one call, during which Python is left to other threads
@@ -154,7 +154,7 @@ class Rows:
     def large(self) -> torch.Tensor:
         """Which counts are beyond the table of gamma functions, shape ``(n_large,)``."""
         large = self.counts > _kernels.TABLED
-        if large.is_cuda:
+        if not large.is_cpu:
             return large.nonzero().squeeze(1)
         return torch.from_numpy(np.flatnonzero(large.numpy()))  # faster than torch
 
@@ -185,7 +185,7 @@ class Rows:
         ``seed`` is of the draws; ``None`` takes one from the global generator of torch.
         """
         counts = self.counts
-        if counts.is_cuda:
+        if not counts.is_cpu:
             generator = torch.Generator(counts.device).manual_seed(_drawn(seed))
             drawn = torch.rand(
                 self.n_obs, dtype=counts.dtype, device=counts.device, generator=generator
@@ -199,7 +199,7 @@ class Rows:
 
     def transpose_times(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """``x.T @ matrix`` for x with these values, shape ``(n_vars, matrix.shape[1])``."""
-        if matrix.is_cuda:
+        if not matrix.is_cpu:
             return self.dense(values).t() @ matrix
         cells, places, starts = self.by_gene
         return F.embedding_bag(

@@ -22,6 +22,7 @@ STUDIES = {
         None,
         {
             "calibration error, after": {
+                "CI-VAE, no cell held out",
                 "logistic regression, genes",
                 "logistic regression, VAE latent",
                 "SCANVI",

@@ -37,12 +37,20 @@ class _Gradient(NamedTuple):
     theta: torch.Tensor  # (n_vars,)
 
 
-def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, out: torch.Tensor):
-    """``hidden @ weight.T + bias``, multiplied in the precision of the two."""
-    if weight.dtype == out.dtype:
-        torch.addmm(bias, hidden, weight.t(), out=out)
-    else:
-        torch.add(hidden @ weight.t(), bias, out=out)
+class _Last(NamedTuple):
+    """The last layer and the inverse dispersions."""
+
+    weight: torch.Tensor  # (n_vars, n_hidden)
+    bias: torch.Tensor  # (n_vars,)
+    theta: torch.Tensor  # (n_vars,)
+
+
+def times(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``a @ b + bias``, of the precision of ``a``; the product in that of ``b``."""
+    if a.dtype == b.dtype:
+        return a @ b if bias is None else torch.addmm(bias, a, b)
+    product = (a.to(b.dtype) @ b).to(a.dtype)
+    return product if bias is None else product.add_(bias)
 
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
@@ -57,18 +65,16 @@ def _part(
     hidden: torch.Tensor,
     rows: Rows,
     by_cell: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    theta: torch.Tensor,
+    last: _Last,
     keep: bool,
 ) -> tuple[torch.Tensor, _Gradient | None]:
     """Log-probability of each of some cells; if asked for, the gradient of their sum, weighted."""
+    weight, bias, theta = last
     n_obs, n_vars = rows.n_obs, len(theta)
     inverse = (theta + EPS).reciprocal()
     log_prob, by_theta, by_bias = (theta.new_zeros(n) for n in (n_obs, n_vars, n_vars))
     by_weight, by_hidden = theta.new_zeros(weight.shape), torch.empty_like(hidden)
     size = min(n_obs, max(CHUNK_VALUES // n_vars, FEWEST_CELLS))
-    memory = theta.new_empty(size, n_vars)
     starts, libraries = rows.bounds.numpy(), rows.totals.numpy()[:, 0]
     counts, gammas, of_genes, sums = (
         [t.numpy() for t in these]
@@ -82,9 +88,7 @@ def _part(
     n_large = 0
     for first in range(0, n_obs, size):
         part = slice(first, min(first + size, n_obs))
-        inputs = hidden[part].to(weight.dtype)
-        logits = memory[: len(inputs)]
-        _logits(inputs, weight, bias, out=logits)
+        logits = times(hidden[part], weight.t(), bias)
         n_large = score(
             logits.numpy(),
             logits.amax(1).numpy(),
@@ -101,7 +105,7 @@ def _part(
         if keep:
             slope = logits.to(weight.dtype)  # by the logits, which they have become
             by_hidden[part] = slope @ weight
-            _add_product(by_weight, slope.t(), inputs)
+            _add_product(by_weight, slope.t(), hidden[part].to(weight.dtype))
     if not keep:
         return log_prob, None
     by_theta += by_cell.sum() * theta * inverse
@@ -112,15 +116,13 @@ def _all(
     hidden: torch.Tensor,
     rows: Rows,
     by_cell: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    theta: torch.Tensor,
+    last: _Last,
     keep: bool,
 ) -> tuple[torch.Tensor, _Gradient | None]:
     """:func:`_part` of all cells, shared by the threads there are."""
     shares = rows.shares
     sizes = [part.n_obs for part in shares]
-    score_part = partial(_part, weight=weight, bias=bias, theta=theta, keep=keep)
+    score_part = partial(_part, last=last, keep=keep)
     found = in_threads(score_part, hidden.split(sizes), shares, by_cell.split(sizes))
     log_prob = torch.cat([of_part for of_part, _ in found])
     if not keep:
@@ -143,23 +145,24 @@ class CompiledLoss(torch.autograd.Function):
         rows: Rows,
         products: torch.dtype | None,
     ) -> torch.Tensor:
-        weight = weight.to(products or weight.dtype)
-        theta, keep = log_theta.exp(), any(ctx.needs_input_grad)
+        last = _Last(weight.to(products or weight.dtype), bias, log_theta.exp())
+        keep = any(ctx.needs_input_grad)
         equal = -torch.ones_like(rows.totals[:, 0])
-        log_prob, ctx.gradient = _all(hidden, rows, equal, weight, bias, theta, keep)
+        log_prob, ctx.gradient = _all(hidden, rows, equal, last, keep)
         if keep:
-            ctx.save_for_backward(hidden, weight, bias, theta)
+            ctx.save_for_backward(hidden, *last)
             ctx.rows = rows
         return log_prob.neg_()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor):
-        hidden, weight, bias, theta = ctx.saved_tensors
+        hidden, *last = ctx.saved_tensors
+        last = _Last(*last)
         gradient, rows = ctx.gradient, ctx.rows
         ctx.gradient = ctx.rows = None  # not to be kept for as long as the loss is
         if (grad == grad[0]).all():  # as in a mean over cells
             gradient = _Gradient(*(slope.mul_(grad[0]) for slope in gradient))
         else:
-            gradient = _all(hidden, rows, -grad.contiguous(), weight, bias, theta, True)[1]
-        return *gradient[:3], gradient.theta * theta, None, None
+            gradient = _all(hidden, rows, -grad.contiguous(), last, True)[1]
+        return *gradient[:3], gradient.theta * last.theta, None, None

@@ -153,8 +153,10 @@ def score(
     """Log-probability of each cell, and slopes by all that it depends on."""
     shares = np.empty_like(theta)  # of the library: softmax but for a factor
     for i in range(len(logits)):
-        # a logit that is not finite makes all of the cell NaN
-        weight = by_cell[i] + (highest[i] - highest[i])
+        broken = (
+            highest[i] - highest[i]
+        )  # NaN, and with it all of the cell, if a logit is not finite
+        weight = by_cell[i] + broken
         row = logits[i]
         library = libraries[i] / _exponentials(row, highest[i], shares)
         log, total = _as_if_zero(shares, library, theta, inverse, weight, row, by_theta)
@@ -176,7 +178,7 @@ def score(
             row[j] += more
             total += more
             by_theta[j] += weight * (gamma_slope - count / everything)
-        log_prob[i] = log + (highest[i] - highest[i])
+        log_prob[i] = log + broken
         # an empty cell has neither mean nor slope: 0 / EPS
         surplus = library * total / max(libraries[i], _EPS)
         _by_logits(shares, surplus, weight, row, by_bias)

@@ -147,3 +147,6 @@ def test_what_the_training_framework_says_is_left_out_and_warnings_are_not(tmp_p
     warning = new_output("stream", name="stderr", text="UserWarning: no such gene\n")
     with pytest.raises(ValueError, match="must not warn, but one does:\nUserWarning: no such gene"):
         run.tidy([warning], tmp_path)
+    over = new_output("stream", name="stderr", text="UserWarning: no such gene\r50%| it/s\n")
+    with pytest.raises(ValueError, match="must not warn, but one does:\nUserWarning: no such gene"):
+        run.tidy([over], tmp_path)

@@ -73,6 +73,7 @@ NOISE = re.compile(
 )
 # What scvi-tools logs to the output, in lines that rich has wrapped.
 LOGGED = re.compile(r"^INFO .*\n?(^ {9}.*\n?)*", flags=re.MULTILINE)
+# What a bar wrote into a line before it began the line anew.
 WRITTEN_OVER = re.compile(r"[^\n]*\r(?!\n)")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
@@ -171,8 +172,9 @@ def tidy(outputs: list[Any], folder: Path) -> list[Any]:
         if output.output_type == "stream":
             text = ANSI.sub("", output.text)
             if output.name == "stderr":
-                lines = WRITTEN_OVER.sub("", text).splitlines()
-                if left := [line for line in lines if line.strip() and not NOISE.search(line)]:
+                if left := [
+                    line for line in text.splitlines() if line.strip() and not NOISE.search(line)
+                ]:
                     said = "\n".join(left)
                     raise ValueError(f"a cell of a tutorial must not warn, but one does:\n{said}")
                 continue

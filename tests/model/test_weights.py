@@ -11,7 +11,11 @@ from scivae.model._weights import SHARE, WITHOUT_DATA, nats_told
 
 
 def weight_of(x, n_latent, *, counts):
-    return _weights.auto_discriminator_weight(nats_told(x, counts=counts), n_latent)
+    """The weight before it is rounded to three digits."""
+    nats = nats_told(x, counts=counts)
+    exact = SHARE * nats[min(n_latent, len(nats)) - 1]
+    assert _weights.auto_discriminator_weight(nats, n_latent) == float(f"{exact:.3g}")
+    return exact
 
 
 def factors(n_obs=4000, n_vars=60, rank=3, noise=0.5, seed=0):
@@ -33,13 +37,13 @@ def test_units_do_not_matter_and_noise_tells_nothing():
     x, _ = factors()
     weight = weight_of(x, 3, counts=False)
     scaled = x * np.geomspace(0.5, 2, x.shape[1]) + 7
-    assert weight_of(1e4 * x, 3, counts=False) == pytest.approx(weight, rel=6e-3)
+    assert weight_of(1e4 * x, 3, counts=False) == pytest.approx(weight, rel=1e-3)
     assert weight_of(scaled, 3, counts=False) == pytest.approx(weight, rel=0.05)
     noise = np.random.default_rng(0).normal(size=(2000, 50))
     # a dimension holds one of the 50 variables, so ten of them half a nat each, and no more
     assert weight_of(noise, 10, counts=False) < 0.75 * 10 * SHARE
     constant = np.c_[x, np.ones((len(x), 5))]
-    assert weight_of(constant, 3, counts=False) == pytest.approx(weight, rel=6e-3)
+    assert weight_of(constant, 3, counts=False) == pytest.approx(weight, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csc_matrix, np.asarray])
@@ -47,7 +51,7 @@ def test_storage_does_not_matter(kind):
     counts = make_adata().layers["counts"]
     expected = weight_of(sparse.csr_matrix(counts), 4, counts=True)
     assert weight_of(kind(sparse.csr_matrix(counts).toarray()), 4, counts=True) == (
-        pytest.approx(expected, rel=6e-3)
+        pytest.approx(expected, rel=1e-4)
     )
 
 
@@ -65,7 +69,7 @@ def test_code_of_more_dimensions_than_are_told_apart():
     told = nats_told(x, counts=False)
     assert len(told) == _weights.MAX_COMPONENTS
     assert (np.diff(told[:3]) > 0).all()
-    assert weight_of(x, 1000, counts=False) == pytest.approx(SHARE * told[-1], rel=6e-3)
+    assert weight_of(x, 1000, counts=False) == pytest.approx(SHARE * told[-1])
 
 
 def test_cells_on_the_disk_have_the_weight_of_those_in_memory(adata, tmp_path, monkeypatch):
@@ -87,7 +91,8 @@ def test_cells_on_the_disk_have_the_weight_of_those_in_memory(adata, tmp_path, m
 def test_a_model_takes_it_and_keeps_it(adata, tmp_path):
     CIVAE.setup_anndata(adata)
     model = CIVAE(adata, n_latent=4)
-    expected = weight_of(adata.layers["counts"], 4, counts=True)
+    nats = nats_told(adata.layers["counts"], counts=True)
+    expected = _weights.auto_discriminator_weight(nats, 4)
     assert model.module.discriminator_weight == pytest.approx(expected)
     assert f"discriminator_weight: {expected}" in model._model_summary_string
     model.is_trained_ = True

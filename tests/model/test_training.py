@@ -51,6 +51,18 @@ def test_continuous_values_can_be_lost_too(adata):
     assert np.abs(latent[0] - latent[2]).max() > 1e-3
 
 
+def test_mixed_precision_reads_the_weights_of_each_step(adata):
+    """Autocast keeps what it has made of weights; several steps of the optimizer are within one of its blocks."""
+    latent = []
+    for plan in ({}, {"minibatch_size": None}):  # one block of minibatches; each on its own
+        CIVAE.setup_anndata(adata)
+        model = CIVAE(adata, likelihood="zinb")
+        plan = {"lr": 0.05, "thinning": 0.0, **plan}
+        model.train(2, batch_size=20, plan_kwargs=plan, precision="bf16-mixed")
+        latent.append(model.get_latent_representation())
+    np.testing.assert_allclose(*latent, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("likelihood", ["zinb", "poisson", "normal", "laplace", "bernoulli"])
 def test_every_likelihood_trains_and_generates(adata, likelihood):
     adata.layers["unit"] = np.asarray(adata.X) / adata.X.max()

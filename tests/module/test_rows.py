@@ -10,9 +10,10 @@ import pytest
 import torch
 from numba.core.caching import CacheImpl
 from scipy import sparse, stats
+from scvi.distributions import NegativeBinomial
 from torch import nn
 
-from scivae.module import CIVAEModule, Rows, _compiled, _fused, _kernels, sharing
+from scivae.module import CIVAEModule, Matrix, Rows, _compiled, _kernels, sharing
 from scivae.module._fused import negative_binomial_loss
 from scivae.module._kernels import FEW, TABLED, _exp2, _log1p
 from scivae.module._rows import sparse_linear, store_by_input
@@ -76,8 +77,6 @@ def test_sparse_layer_is_the_dense_one():
 @pytest.mark.parametrize("n_shares", [1, 3])
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
 def test_loss_is_the_negative_binomial_of_scvi(scale, n_shares):
-    from scvi.distributions import NegativeBinomial
-
     x = counts()[torch.arange(N_CELLS) != 5]  # a cell without counts has no library in scvi-tools
     torch.manual_seed(1)
     layer = nn.Linear(6, N_GENES).double()
@@ -104,7 +103,9 @@ def test_loss_is_the_negative_binomial_of_scvi(scale, n_shares):
 @pytest.mark.parametrize("equal", [True, False])
 @pytest.mark.parametrize("n_shares", [1, 3])
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
-def test_compiled_loops_give_the_numbers_of_double_precision(scale, n_shares, equal, monkeypatch):
+def test_single_precision_gives_the_numbers_of_double_precision(
+    scale, n_shares, equal, monkeypatch
+):
     monkeypatch.setattr(_compiled, "CHUNK_VALUES", 5 * N_GENES)  # several parts, the last smaller
     monkeypatch.setattr(_compiled, "FEWEST_CELLS", 1)
     torch.manual_seed(2)
@@ -113,31 +114,37 @@ def test_compiled_loops_give_the_numbers_of_double_precision(scale, n_shares, eq
     log_theta = torch.randn(N_GENES) + np.log(scale)
     by_cell = torch.full((N_CELLS,), 0.25) if equal else torch.rand(N_CELLS)
     found = {}
-    for way in ("exact", "torch", "compiled"):
+    for way in ("exact", "scvi", "matrix", "compiled"):
         dtype = torch.float64 if way == "exact" else torch.float32
         these = [t.detach().to(dtype).requires_grad_() for t in (hidden, layer.weight, layer.bias)]
-        theta = log_theta.to(dtype).requires_grad_()
-        rows = Rows.of(x.to(dtype)).prepare(n_shares=n_shares)
+        theta, counted = log_theta.to(dtype).requires_grad_(), x.to(dtype)
         last = SimpleNamespace(weight=these[1], bias=these[2])
-        with sharing(n_shares), monkeypatch.context() as patch:
-            if way == "torch":
-                patch.setattr(_fused, "CompiledLoss", _fused._Loss)
-            loss = negative_binomial_loss(these[0], last, theta, rows)
+        cells = Matrix(counted, counted)
+        if way == "compiled":
+            cells = Rows.of(counted).prepare(n_shares=n_shares)
+        with sharing(n_shares):
+            if way == "scvi":
+                shares = torch.nn.functional.linear(*these).softmax(1)
+                px = NegativeBinomial(mu=shares * counted.sum(1, keepdim=True), theta=theta.exp())
+                loss = -px.log_prob(counted).sum(1)
+            else:
+                loss = negative_binomial_loss(these[0], last, theta, cells)
+                with torch.no_grad():
+                    torch.testing.assert_close(
+                        negative_binomial_loss(these[0], last, theta, cells), loss
+                    )
             slopes = torch.autograd.grad((loss * by_cell.to(dtype)).sum(), [*these, theta])
-            with torch.no_grad():
-                torch.testing.assert_close(
-                    negative_binomial_loss(these[0], last, theta, rows), loss
-                )
         assert type(loss.grad_fn).__name__.startswith("Compiled") == (way == "compiled")
-        found[way] = [loss, *slopes]
-    for exact, single, ours in zip(*found.values(), strict=True):
-        # where numbers of single precision cannot tell, as well as torch's own operations
-        errors = [
-            float((t.detach().double() - exact).abs().max() / exact.abs().max())
-            for t in (single, ours)
-        ]
-        assert errors[1] < max(1e-5, 2 * errors[0])
-        assert scale != 1 or errors[1] < 2e-6
+        found[way] = [loss.detach(), *slopes]
+    exact = found.pop("exact")
+    errors = {
+        way: [float((t - e).abs().max() / e.abs().max()) for t, e in zip(of, exact, strict=True)]
+        for way, of in found.items()
+    }
+    for theirs, *ours in zip(*errors.values(), strict=True):
+        # where numbers of single precision cannot tell, as well as scvi-tools
+        assert max(ours) < max(1e-5, 2 * theirs)
+        assert scale != 1 or max(ours) < 2e-6
 
 
 @pytest.mark.parametrize("culprit", ["hidden", "theta"])
@@ -230,6 +237,7 @@ def test_an_error_in_a_thread_is_raised_here():
         negative_binomial_loss(hidden, layer, torch.zeros(N_GENES).double(), rows)
 
 
+@pytest.mark.parametrize("way", [Rows.of, lambda x: Matrix(x, x)], ids=["rows", "matrix"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "settings",
@@ -242,7 +250,7 @@ def test_an_error_in_a_thread_is_raised_here():
         {"sample_latent": False},
     ],
 )
-def test_loss_and_gradients_of_the_whole_network(settings, training):
+def test_loss_and_gradients_of_the_whole_network(settings, training, way):
     module = network(**settings).train(training)
     assert module.reads_rows
     x = counts()
@@ -252,17 +260,17 @@ def test_loss_and_gradients_of_the_whole_network(settings, training):
         batch["extra_continuous_covs"] = torch.randn(N_CELLS, 1, dtype=torch.float64)
         batch["extra_categorical_covs"] = torch.arange(N_CELLS)[:, None] % 3
     results = []
-    for way in ("dense", "rows"):
+    for cells in (None, way(x)):
         torch.manual_seed(3)
-        if way == "dense":
+        if cells is None:
             output = module(batch, loss_kwargs={"kl_weight": 0.7})[2]
         else:
-            output = module.loss_of_rows({**batch, "X": Rows.of(x)}, kl_weight=0.7)
+            output = module.loss_of_rows({**batch, "X": cells}, kl_weight=0.7)
         module.zero_grad()
         output.loss.backward()
         gradients = {k: p.grad.clone() for k, p in module.named_parameters() if p.grad is not None}
         results.append((output, gradients))
-    (dense, expected), (rows, found) = results
+    (dense, expected), (ours, found) = results
     for name in (
         "loss",
         "reconstruction_loss_sum",
@@ -270,7 +278,7 @@ def test_loss_and_gradients_of_the_whole_network(settings, training):
         "classification_loss",
         "logits",
     ):
-        torch.testing.assert_close(getattr(rows, name), getattr(dense, name), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(getattr(ours, name), getattr(dense, name), rtol=1e-9, atol=1e-9)
     # what has no part in the loss has no gradient, or one that is zero
     assert not any(expected[name].any() for name in expected.keys() - found.keys())
     assert found.keys() <= expected.keys()
@@ -329,11 +337,11 @@ def test_a_minibatch_is_freed_when_it_was_used():
         with sharing(2):
             for n_shares in (1, 2):
                 rows = Rows.of(x).prepare(thinning=0.5, n_shares=n_shares)
-                places, freed = weakref.ref(rows.flat), weakref.ref(rows)
+                columns, freed = weakref.ref(rows.columns), weakref.ref(rows)
                 output = module.loss_of_rows({**tensors(x), "X": rows})
                 output.loss.backward()
                 del rows
                 assert freed() is None  # although the loss is kept
-                assert places() is None
+                assert columns() is None
     finally:
         gc.enable()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
-from ..module import COUNT_LIKELIHOODS, CIVAEModule, Rows, check_finite
+from ..module import COUNT_LIKELIHOODS, CIVAEModule, check_finite, counts_of
 from ._compat import MODULE_KEYS
 
 ROWS_PER_BLOCK = 1024
@@ -167,10 +167,10 @@ def encoded_minibatches(
     reads_rows = module.reads_rows and module.minified_data_type is None
     for tensors in loader:
         if reads_rows:
-            rows = Rows.of(tensors[REGISTRY_KEYS.X_KEY].to(module.device))
-            check_finite(rows.counts)
-            mean, variance = module.encode_rows(rows)
-            scale, library = variance.sqrt(), rows.totals.log()
+            cells = counts_of(tensors[REGISTRY_KEYS.X_KEY].to(module.device))
+            check_finite(cells.counts)
+            mean, variance = module.encode_rows(cells)
+            scale, library = variance.sqrt(), cells.totals.log()
         else:
             out = module.inference(**module._get_inference_input({**tensors}))
             qz, library = out[MODULE_KEYS.QZ_KEY], out[MODULE_KEYS.LIBRARY_KEY]

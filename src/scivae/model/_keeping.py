@@ -16,6 +16,7 @@ from torch.utils.data import RandomSampler
 
 from . import _files
 from ._plain import from_plain, to_plain
+from ._resident import ChosenLoader
 
 CHECKPOINT = "training.ckpt"
 
@@ -100,8 +101,9 @@ class Keeper(Callback):
     def on_train_epoch_start(self, trainer: Trainer, plan: LightningModule) -> None:
         """Write the checkpoint of the epoch before, and seed the order of the cells."""
         self._write(trainer)
-        sampler = getattr(getattr(trainer.train_dataloader, "sampler", None), "sampler", None)
-        if isinstance(sampler, RandomSampler):
+        loader = trainer.train_dataloader
+        sampler = getattr(getattr(loader, "sampler", None), "sampler", loader)
+        if isinstance(sampler, RandomSampler | ChosenLoader):
             seed = self.epoch_seed(trainer.current_epoch)
             sampler.generator = torch.Generator().manual_seed(seed)
 

@@ -29,8 +29,8 @@ from ._training import (
     STEPWISE,
     THINNING,
     WARMUP_SHARE,
+    CellsSplitter,
     CIVAETrainingPlan,
-    RowsSplitter,
     default_epochs,
     fit_temperature,
     minibatches_a_block,
@@ -45,7 +45,7 @@ class TrainingMixin(GenerationMixin):
 
     _training_plan_cls = CIVAETrainingPlan
     _train_runner_cls = SafeTrainRunner
-    _data_splitter_cls = RowsSplitter
+    _data_splitter_cls = CellsSplitter
 
     def train(
         self,
@@ -222,6 +222,7 @@ class TrainingMixin(GenerationMixin):
                 at_once = minibatches_a_block(size, self.module.n_input)
                 kwargs.setdefault("log_every_n_steps", 1)
         if datamodule is None:
+            datasplitter_kwargs["minibatch_size"] = plan_kwargs.get("minibatch_size")
             batch_size *= at_once
             kwargs.setdefault("load_sparse_tensor", self._counts_are_rows(self.adata))
         elif hasattr(datamodule, "take_together"):

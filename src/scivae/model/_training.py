@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -15,9 +15,26 @@ from scvi.dataloaders import DataSplitter
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
-from ..module import CIVAEModule, Rows, ahead, check_finite, n_sharing, sharing
+from ..module import (
+    CIVAEModule,
+    Matrix,
+    Rows,
+    ahead,
+    check_finite,
+    n_sharing,
+    sharing,
+    thin,
+)
 from ..module._civae import NotADistributionError
 from ._keeping import NonFiniteError, check_weights, non_finite
+from ._resident import (
+    Chosen,
+    ChosenLoader,
+    Replayed,
+    Resident,
+    can_hold,
+    rates_on_device,
+)
 
 # Steps of 128 cells after which more training no longer pays, and the bounds of epochs around them.
 TARGET_STEPS = 2_000
@@ -104,12 +121,50 @@ def minibatches_a_block(batch_size: int, n_vars: int) -> int:
     return int(np.clip(BLOCK_VALUES // (batch_size * n_vars), 1, 32))
 
 
-class RowsSplitter(DataSplitter):
-    """scvi-tools' splitter, which leaves sparse counts as they are."""
+class CellsSplitter(DataSplitter):
+    """scvi-tools' splitter, which leaves sparse counts as they are, and all cells on a GPU that holds them.
 
-    def on_after_batch_transfer(self, batch: dict[str, torch.Tensor], dataloader_idx: int):
+    Parameters
+    ----------
+    *args, **kwargs
+        Passed to :class:`scvi.dataloaders.DataSplitter`.
+    minibatch_size
+        Of the training plan.
+    """
+
+    def __init__(self, *args, minibatch_size: int | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.minibatch_size = minibatch_size
+        self.resident: Resident | None = None
+
+    def train_dataloader(self):
+        """Loader of the cells to train on."""
+        if self.minibatch_size is not None and not self.drop_last and can_hold(self.trainer):
+            self.resident = Resident.of(self.adata_manager, self.trainer.strategy.root_device)
+        return self._chosen(self.train_idx, shuffle=True) or super().train_dataloader()
+
+    def val_dataloader(self):
+        """Loader of the cells that are held out."""
+        return self._chosen(self.val_idx, shuffle=False) or super().val_dataloader()
+
+    def _chosen(self, indices: np.ndarray, shuffle: bool) -> ChosenLoader | None:
+        if self.resident is None or self.minibatch_size is None or not len(indices):
+            return None
+        return ChosenLoader(self.resident, indices, self.minibatch_size, shuffle)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int):
+        """Nothing is copied that is there."""
+        if isinstance(batch, Chosen):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int):
         """Nothing is made dense."""
         return batch
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Give back the memory of the device."""
+        self.resident = None
 
 
 class CIVAETrainingPlan(TrainingPlan):
@@ -151,6 +206,10 @@ class CIVAETrainingPlan(TrainingPlan):
         self.lr_decay = lr_decay
         self.minibatch_size = minibatch_size
         self.automatic_optimization = minibatch_size is None
+        # What is recorded of training and of held-out cells, and the numbers on the device that it reads.
+        self._graphs: dict[bool, Callable] = {}
+        self._kl_weight = torch.zeros(())
+        self._rates: list[torch.Tensor] = []
 
     def on_train_epoch_start(self) -> None:
         """Set the learning rate of the epoch."""
@@ -170,7 +229,7 @@ class CIVAETrainingPlan(TrainingPlan):
     def _loss(self, tensors: dict) -> LossOutput:
         """Loss of one minibatch."""
         try:
-            if isinstance(tensors[REGISTRY_KEYS.X_KEY], Rows):
+            if isinstance(tensors[REGISTRY_KEYS.X_KEY], Rows | Matrix):
                 return self.module.loss_of_rows(tensors, kl_weight=self.loss_kwargs["kl_weight"])
             return self.module(
                 tensors,
@@ -192,48 +251,103 @@ class CIVAETrainingPlan(TrainingPlan):
         for rows, *values in zip(of_x, *others.values(), strict=True):
             yield {REGISTRY_KEYS.X_KEY: rows, **dict(zip(others, values, strict=True))}
 
-    def _prepared(self, x: torch.Tensor, size: int) -> Iterator[Rows]:
-        """Minibatches of sparse rows; on a CPU, a second thread prepares what comes next."""
+    def _prepared(self, x: torch.Tensor, size: int) -> Iterator[Rows | Matrix]:
+        """Minibatches of counts; on a CPU, a second thread prepares what comes next."""
         thinning = self.thinning if self.training else 0.0
+        if not x.is_cpu:
+            check_finite(x := x.to_dense())
+            yield from (Matrix(some, self._seen(some)) for some in x.split(size))
+            return
         rows = Rows.of(x)
         check_finite(rows.counts)
         parts, n = rows.split(size), n_sharing()
         # A seed for each, so that what is drawn does not depend on which thread comes first.
         seeds = torch.randint(2**62, (-(-len(x) // size),)).tolist()
         calls = (partial(p.prepare, thinning, s, n) for p, s in zip(parts, seeds, strict=True))
-        if not x.is_cpu:
-            yield from (call() for call in calls)
-        else:
-            yield from ahead(calls, AHEAD)
+        yield from ahead(calls, AHEAD)
 
-    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor | None:
+    def _seen(self, counts: torch.Tensor) -> torch.Tensor:
+        """What the encoder is given of counts in a matrix."""
+        return thin(counts, self.thinning) if self.training and self.thinning > 0 else counts
+
+    def training_step(self, batch: dict | Chosen, batch_idx: int) -> torch.Tensor | None:
         """Train on what the loader yielded, and log the terms of the loss."""
-        self.loss_kwargs["kl_weight"] = self.kl_weight
-        self.log("kl_weight", self.loss_kwargs["kl_weight"], on_step=True, on_epoch=False)
-        outputs = []
-        optimizer = None if self.automatic_optimization else self.optimizers()
-        groups = [] if optimizer is None else optimizer.param_groups
-        weights = [weight for group in groups for weight in group["params"]]
-        for tensors in self._minibatches(batch):
-            output = self._loss(tensors)
-            if output.loss.is_cpu:  # there, one look at the whole saves a wait a step
-                self._check(output)
-            if optimizer is not None:
-                for weight in weights:  # what zero_grad does, without what it looks up each time
-                    weight.grad = None
-                # Gradients are of the precision of what they are of, whatever the mode of the forward pass.
-                with torch.autocast(output.loss.device.type, enabled=False):
-                    self.manual_backward(output.loss)
-                optimizer.step()
-            outputs.append(output)
-        output = joined(outputs)
+        kl_weight = self.loss_kwargs["kl_weight"] = self.kl_weight
+        self.log("kl_weight", kl_weight, on_step=True, on_epoch=False)
+        if isinstance(batch, Chosen):
+            output = self._in_graphs(batch)
+        else:
+            output = joined([self._step(tensors) for tensors in self._minibatches(batch)])
         self._log_step(output, self.train_metrics, "train")
         return output.loss
 
-    def validation_step(self, batch: dict, batch_idx: int) -> None:
+    def _step(self, tensors: dict, optimizer: Any = None) -> LossOutput:
+        """Loss of one minibatch; where optimization is not the framework's, with a step of the optimizer."""
+        output = self._loss(tensors)
+        if output.loss.is_cpu:  # there, one look at the whole saves a wait a step
+            self._check(output)
+        if not self.training or self.automatic_optimization:
+            return output
+        optimizer = optimizer or self.optimizers()
+        for group in optimizer.param_groups:
+            for weight in group[
+                "params"
+            ]:  # what zero_grad does, without what it looks up each time
+                weight.grad = None
+        # Gradients are of the precision of what they are of, whatever the mode of the forward pass.
+        with torch.autocast(output.loss.device.type, enabled=False):
+            self.manual_backward(output.loss)
+        optimizer.step()
+        return output
+
+    def _in_graphs(self, chosen: Chosen) -> LossOutput:
+        """Losses, and in training steps, on cells that the device holds."""
+        optimizer = self.optimizers()
+        groups = optimizer.param_groups
+        recordable = all("capturable" in group for group in groups)
+        if self.training not in self._graphs:
+            self._kl_weight = self._kl_weight.to(chosen.indices.device)
+            self._rates = self._rates or [self._kl_weight.clone() for _ in groups]
+            steps = partial(self._steps, chosen.cells, optimizer.optimizer)
+            self._graphs[self.training] = Replayed(steps) if recordable else steps
+        outputs = []
+        with rates_on_device(groups, self._rates) if recordable else nullcontext():
+            for indices in chosen.minibatches():
+                if self.training:
+                    self._kl_weight.fill_(self.kl_weight)
+                outputs.append(Terms(*self._graphs[self.training](indices)).output())
+                for _ in (
+                    indices if self.training else ()
+                ):  # what the framework counts of its own steps
+                    optimizer._on_before_step()
+                    optimizer._on_after_step()
+        return joined(outputs)
+
+    def _steps(
+        self, cells: Resident, optimizer: torch.optim.Optimizer, indices: torch.Tensor
+    ) -> Terms:
+        """Losses, and in training steps, on minibatches ``(n_minibatches, size)``."""
+        self.loss_kwargs["kl_weight"] = self._kl_weight
+        outputs = []
+        for some in indices:
+            tensors: dict[str, Any] = cells.at(some)
+            if self.module.reads_rows:
+                x = tensors[REGISTRY_KEYS.X_KEY]
+                tensors[REGISTRY_KEYS.X_KEY] = Matrix(x, self._seen(x))
+            outputs.append(self._step(tensors, optimizer))
+        return Terms.of(joined(outputs))
+
+    def on_fit_end(self) -> None:
+        """Give back the memory of what was recorded."""
+        self._graphs, self._kl_weight, self._rates = {}, torch.zeros(()), []
+
+    def validation_step(self, batch: dict | Chosen, batch_idx: int) -> None:
         """Log the terms of the loss on held-out cells."""
-        outputs = [self._loss(tensors) for tensors in self._minibatches(batch)]
-        self._log_step(joined(outputs), self.val_metrics, "validation")
+        if isinstance(batch, Chosen):
+            output = self._in_graphs(batch)
+        else:
+            output = joined([self._step(tensors) for tensors in self._minibatches(batch)])
+        self._log_step(output, self.val_metrics, "validation")
 
     def _log_step(self, output: LossOutput, metrics: dict, mode: str) -> None:
         self.log(
@@ -305,26 +419,53 @@ class CIVAETrainingPlan(TrainingPlan):
         )
 
 
+class Terms(NamedTuple):
+    """What is kept of a loss, without what led to it."""
+
+    loss: torch.Tensor
+    reconstruction_loss: torch.Tensor  # (n_obs,)
+    kl_local: torch.Tensor  # (n_obs,)
+    classification_loss: torch.Tensor
+    logits: torch.Tensor  # (..., n_obs, n_classes)
+    true_labels: torch.Tensor  # (..., n_obs)
+
+    @classmethod
+    def of(cls, output: LossOutput) -> Terms:
+        """The terms of a loss."""
+        return cls(
+            output.loss.detach(),
+            sum(output.reconstruction_loss.values()).detach(),
+            sum(output.kl_local.values()).detach(),
+            output.classification_loss.detach(),
+            output.logits.detach(),
+            output.true_labels,
+        )
+
+    def output(self) -> LossOutput:
+        """The loss that has these terms."""
+        return LossOutput(**self._asdict())
+
+
 def joined(outputs: list[LossOutput]) -> LossOutput:
     """One loss for several minibatches: per cell side by side, others as means over cells."""
     if len(outputs) == 1:
         return outputs[0]
-    sizes = torch.tensor([float(o.n_obs_minibatch) for o in outputs], device=outputs[0].loss.device)
-
-    def mean(name: str) -> torch.Tensor:
-        values = torch.stack([getattr(o, name).detach() for o in outputs])
-        return (values * sizes).sum() / sizes.sum()
-
-    return LossOutput(
-        loss=mean("loss"),
-        reconstruction_loss=torch.cat(
-            [sum(o.reconstruction_loss.values()) for o in outputs]
-        ).detach(),
-        kl_local=torch.cat([sum(o.kl_local.values()) for o in outputs]).detach(),
-        classification_loss=mean("classification_loss"),
-        logits=torch.cat([o.logits.detach() for o in outputs], dim=-2),
-        true_labels=torch.cat([o.true_labels for o in outputs], dim=-1),
+    sizes = [output.n_obs_minibatch for output in outputs]
+    loss, reconstruction, kl, classification, logits, true = zip(
+        *map(Terms.of, outputs), strict=True
     )
+
+    def mean(values: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return sum(size * value for size, value in zip(sizes, values, strict=True)) / sum(sizes)
+
+    return Terms(
+        mean(loss),
+        torch.cat(reconstruction),
+        torch.cat(kl),
+        mean(classification),
+        torch.cat(logits, dim=-2),
+        torch.cat(true, dim=-1),
+    ).output()
 
 
 def default_epochs(n_obs: int) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ._civae import CIVAEModule, check_finite, mask, thin
+from ._civae import CIVAEModule, check_finite
 from ._likelihoods import CONTINUOUS_LIKELIHOODS, COUNT_LIKELIHOODS, LIKELIHOODS
-from ._rows import Rows
+from ._rows import Matrix, Rows, counts_of
+from ._thinning import mask, thin
 from ._threads import ahead, n_sharing, sharing
 
 __all__ = [
@@ -12,9 +13,11 @@ __all__ = [
     "COUNT_LIKELIHOODS",
     "LIKELIHOODS",
     "CIVAEModule",
+    "Matrix",
     "Rows",
     "ahead",
     "check_finite",
+    "counts_of",
     "mask",
     "n_sharing",
     "sharing",

@@ -21,69 +21,14 @@ from ._likelihoods import (
     continuous_likelihood,
 )
 from ._negative_binomial import NegativeBinomial
-from ._rows import Rows, sparse_linear, store_by_input
-
-
-def _shares_kept(x: torch.Tensor, most_lost: float) -> torch.Tensor:
-    """Which share each observation keeps, uniform on ``[1 - most_lost, 1]``, shape ``(n_obs, 1)``."""
-    return 1 - most_lost * torch.rand(x.shape[0], 1, device=x.device, dtype=x.dtype)
-
-
-def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
-    """Counts as they would be had the cell been sequenced less deeply.
-
-    Every cell keeps a share of its counts that is drawn uniformly from ``[1 - thinning, 1]``, and each
-    count is kept or lost by itself (a binomial draw), which is exact for UMI counts.
-
-    Parameters
-    ----------
-    x
-        Counts, shape ``(n_obs, n_vars)``.
-    thinning
-        Largest share of the counts of a cell that can be lost, in [0, 1).
-
-    Examples
-    --------
-    >>> import torch
-    >>> from scivae.module import thin
-    >>> counts = torch.tensor([[9.0, 0.0, 4.0]])
-    >>> bool((thin(counts, 0.7) <= counts).all())
-    True
-    """
-    share = _shares_kept(x, thinning)
-    index = x.flatten().nonzero().squeeze(1)  # zeros stay zeros
-    out = torch.zeros_like(x).flatten()
-    out[index] = torch.binomial(x.flatten()[index], share.expand_as(x).flatten()[index])
-    return out.view_as(x)
-
-
-def mask(x: torch.Tensor, thinning: float) -> torch.Tensor:
-    """Continuous values after each has been kept or set to zero.
-
-    Every observation keeps a share of its values that is drawn uniformly from ``[1 - thinning, 1]``,
-    and each value is kept or lost by itself: what :func:`thin` does to counts of one.
-
-    Parameters
-    ----------
-    x
-        Values, shape ``(n_obs, n_vars)``.
-    thinning
-        Largest share of the values of an observation that can be lost, in [0, 1).
-
-    Examples
-    --------
-    >>> import torch
-    >>> from scivae.module import mask
-    >>> image = torch.full((1, 4), 0.5)
-    >>> bool(((mask(image, 0.7) == 0) | (mask(image, 0.7) == 0.5)).all())
-    True
-    """
-    share = _shares_kept(x, thinning)  # drawn first, as in thin
-    return x * (torch.rand_like(x) < share)
+from ._rows import Matrix, Rows, sparse_linear, store_by_input
+from ._thinning import mask, thin
 
 
 def check_finite(x: torch.Tensor) -> None:
-    """Raise for a minibatch with NaN or infinity."""
+    """Raise for a minibatch with NaN or infinity; while a graph is recorded, nothing can be looked at."""
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
     if not x.isfinite().all():
         raise ValueError(
             "expression values must be finite, but a minibatch holds NaN or infinity: the data were "
@@ -357,11 +302,11 @@ class CIVAEModule(VAE):
             and isinstance(layers.fc_layers[0][0], nn.Linear)
         )
 
-    def encode_rows(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance of the posterior, each ``(n_obs, n_latent)``, of sparse cells."""
-        values = rows.seen.log1p() if self.log_variational else rows.seen
+    def encode_rows(self, cells: Rows | Matrix) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance of the posterior, each ``(n_obs, n_latent)``, of counts."""
+        values = cells.seen.log1p() if self.log_variational else cells.seen
         (first, *others), *blocks = self.z_encoder.encoder.fc_layers
-        hidden = sparse_linear(values, rows, first)
+        hidden = sparse_linear(values, cells, first) if isinstance(cells, Rows) else first(values)
         for layer in [*others, *(layer for block in blocks for layer in block)]:
             if layer is not None:
                 hidden = layer(hidden)
@@ -373,34 +318,34 @@ class CIVAEModule(VAE):
         tensors: dict[str, Any],
         kl_weight: torch.Tensor | float = 1.0,
     ) -> LossOutput:
-        """The numbers of :meth:`loss` from sparse counts, in a fraction of its time.
+        """The numbers of :meth:`loss` from counts alone, in a fraction of its time.
 
         For networks that are :attr:`reads_rows`.
 
         Parameters
         ----------
         tensors
-            A minibatch, with ``Rows`` in place of the expression matrix.
+            A minibatch, with ``Rows`` or a ``Matrix`` in place of the expression matrix.
         kl_weight
             Share of ``alpha``, and of ``beta``, reached by the warm-up, in [0, 1].
         """
-        rows: Rows = tensors[REGISTRY_KEYS.X_KEY]
-        device = rows.counts.device.type
+        cells: Rows | Matrix = tensors[REGISTRY_KEYS.X_KEY]
+        device = cells.counts.device.type
         # Under mixed precision the products of the last layer, most of the work, are in half of it;
         # the others are small, and to convert what they read takes time, too.
         products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
-            return self._loss_of_rows(rows, tensors, kl_weight, products)
+            return self._loss_of_rows(cells, tensors, kl_weight, products)
 
     def _loss_of_rows(
         self,
-        rows: Rows,
+        cells: Rows | Matrix,
         tensors: dict[str, Any],
         kl_weight: torch.Tensor | float,
         products: torch.dtype | None,
     ) -> LossOutput:
         """:meth:`loss_of_rows`, with the products of the last layer in a precision of their own."""
-        mean, variance = self.encode_rows(rows)
+        mean, variance = self.encode_rows(cells)
         if mean.is_cpu and not mean.isfinite().all():  # on a GPU, the loss tells in the end
             raise NotADistributionError("KL")
         z = mean
@@ -415,7 +360,7 @@ class CIVAEModule(VAE):
             *(() if cat_covs is None else torch.split(cat_covs, 1, dim=1)),
         )
         reconstruction = negative_binomial_loss(
-            decoded, self.decoder.px_scale_decoder[0], self.px_r, rows, products
+            decoded, self.decoder.px_scale_decoder[0], self.px_r, cells, products
         )
         return self._with_discriminator(
             z,

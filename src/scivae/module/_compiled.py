@@ -1,6 +1,6 @@
 """The last layer of the decoder and the negative binomial on a CPU, in single precision.
 
-The numbers of :mod:`._fused`, a cell at a time: all that is worked out of its logits stays in the innermost
+The numbers of :mod:`._fused`, a cell at a time, from its nonzero counts: all that is worked out of its logits stays in the innermost
 cache, and what remains of a step are the products of matrices.
 
 The gradient is worked out along with the value, as if each cell counted for one, for that is what a mean
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from ._gammas import Gammas
+from ._gammas import gamma_tables
 from ._kernels import score
 from ._negative_binomial import EPS
 from ._rows import Rows
@@ -80,7 +80,7 @@ def _part(
         [t.numpy() for t in these]
         for these in (
             (rows.columns, rows.counts),
-            Gammas(rows, theta).tables(),
+            gamma_tables(rows, theta),
             (theta, inverse),
             (by_theta, by_bias),
         )

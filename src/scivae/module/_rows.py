@@ -1,4 +1,4 @@
-"""Cells as sparse rows: what training reads of a minibatch of counts."""
+"""What training reads of a minibatch of counts: sparse rows on a CPU, a matrix elsewhere."""
 
 from __future__ import annotations
 
@@ -31,9 +31,29 @@ def _generator(seed: int | None) -> np.random.Generator:
     return np.random.default_rng(_drawn(seed))
 
 
+class Matrix(NamedTuple):
+    """Counts of some cells, where zeros cost less than to look for what is not zero: on a GPU.
+
+    Attributes
+    ----------
+    counts
+        The counts, shape ``(n_obs, n_vars)``.
+    seen
+        Counts that the encoder sees, as many.
+    """
+
+    counts: torch.Tensor
+    seen: torch.Tensor
+
+    @property
+    def totals(self) -> torch.Tensor:
+        """Counts of each cell, shape ``(n_obs, 1)``."""
+        return self.counts.sum(1, keepdim=True)
+
+
 @dataclass(eq=False)
 class Rows:
-    """Nonzero counts of some cells, row after row.
+    """Nonzero counts of some cells, row after row, on a CPU.
 
     What is derived of them is worked out when it is first asked for, or by :meth:`prepare`.
 
@@ -72,10 +92,7 @@ class Rows:
             )
             return cls(counts, columns, cells, ends[:-1], n_vars)
         values = x.to_dense().reshape(-1)
-        if not values.is_cpu:
-            flat = values.nonzero().squeeze(1)
-        else:  # numpy finds them in a third of the time
-            flat = torch.from_numpy(np.flatnonzero(values.numpy()))
+        flat = torch.from_numpy(np.flatnonzero(values.numpy()))  # in a third of torch's time
         cells = flat // n_vars
         starts = torch.searchsorted(cells, torch.arange(n_obs, device=x.device))
         return cls(values[flat], flat - cells * n_vars, cells, starts, n_vars)
@@ -97,20 +114,17 @@ class Rows:
         n_shares
             Parts of the cells that can be scored by threads of their own.
         """
-        if not self.counts.is_cpu:
-            if thinning > 0:
-                self.seen = self.thin(thinning, seed)
-        else:  # in one call, during which Python is left to other threads
-            seen, order, totals, large = _kernels.prepare(
-                self.counts.numpy(),
-                self.columns.numpy(),
-                self.bounds.numpy(),
-                self.n_vars,
-                float(thinning),
-                _generator(seed if thinning > 0 else 0),
-            )
-            self.seen, self.totals, self.large = map(torch.from_numpy, (seen, totals, large))
-            self.by_gene = Order(*map(torch.from_numpy, order))
+        # in one call, during which Python is left to other threads
+        seen, order, totals, large = _kernels.prepare(
+            self.counts.numpy(),
+            self.columns.numpy(),
+            self.bounds.numpy(),
+            self.n_vars,
+            float(thinning),
+            _generator(seed if thinning > 0 else 0),
+        )
+        self.seen, self.totals, self.large = map(torch.from_numpy, (seen, totals, large))
+        self.by_gene = Order(*map(torch.from_numpy, order))
         if n_shares > 1:
             self._shares = list(self.split(-(-self.n_obs // n_shares)))
             for share in self._shares:
@@ -121,11 +135,6 @@ class Rows:
     def shares(self) -> list[Rows]:
         """Parts of the cells, one below the other; all of them in one unless prepared otherwise."""
         return self._shares or [self]  # not kept: what holds itself is not freed at once
-
-    @cached_property
-    def flat(self) -> torch.Tensor:
-        """Positions of the counts in the dense matrix, row after row, shape ``(nnz,)``."""
-        return self.cells * self.n_vars + self.columns
 
     def split(self, size: int) -> Iterator[Rows]:
         """The rows in parts of ``size`` cells; the last may be smaller."""
@@ -143,7 +152,7 @@ class Rows:
     @cached_property
     def totals(self) -> torch.Tensor:
         """Counts of each cell, shape ``(n_obs, 1)``."""
-        return self.sum(self.counts)[:, None]
+        return torch.segment_reduce(self.counts, "sum", offsets=self.bounds)[:, None]
 
     @cached_property
     def bounds(self) -> torch.Tensor:
@@ -153,15 +162,7 @@ class Rows:
     @cached_property
     def large(self) -> torch.Tensor:
         """Which counts are beyond the table of gamma functions, shape ``(n_large,)``."""
-        large = self.counts > _kernels.TABLED
-        if not large.is_cpu:
-            return large.nonzero().squeeze(1)
-        return torch.from_numpy(np.flatnonzero(large.numpy()))  # faster than torch
-
-    @cached_property
-    def places(self) -> torch.Tensor:
-        """Where counts are looked up in that table, row after row, shape ``(nnz,)``."""
-        return self.counts.clamp(max=_kernels.TABLED).long() * self.n_vars + self.columns
+        return torch.from_numpy(np.flatnonzero(self.counts.numpy() > _kernels.TABLED))
 
     @cached_property
     def by_gene(self) -> Order:
@@ -169,14 +170,10 @@ class Rows:
         found = _kernels.by_gene(self.columns.numpy(), self.bounds.numpy(), self.n_vars)
         return Order(*(torch.from_numpy(a) for a in found))
 
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sums over the genes of each cell of one value for each count, shape ``(n_obs,)``."""
-        return torch.segment_reduce(values, "sum", offsets=self.bounds)
-
     def dense(self, values: torch.Tensor) -> torch.Tensor:
         """Matrix ``(n_obs, n_vars)`` with these values in place of the counts."""
         matrix = values.new_zeros(self.n_obs, self.n_vars)
-        matrix.view(-1).scatter_(0, self.flat, values)
+        matrix.view(-1).scatter_(0, self.cells * self.n_vars + self.columns, values)
         return matrix
 
     def thin(self, thinning: float, seed: int | None = None) -> torch.Tensor:
@@ -184,23 +181,13 @@ class Rows:
 
         ``seed`` is of the draws; ``None`` takes one from the global generator of torch.
         """
-        counts = self.counts
-        if not counts.is_cpu:
-            generator = torch.Generator(counts.device).manual_seed(_drawn(seed))
-            drawn = torch.rand(
-                self.n_obs, dtype=counts.dtype, device=counts.device, generator=generator
-            )
-            share = (1 - thinning * drawn).index_select(0, self.cells)
-            return torch.binomial(counts, share, generator)
         thinned = _kernels.thin(
-            counts.numpy(), self.bounds.numpy(), float(thinning), _generator(seed)
+            self.counts.numpy(), self.bounds.numpy(), float(thinning), _generator(seed)
         )
         return torch.from_numpy(thinned)
 
     def transpose_times(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """``x.T @ matrix`` for x with these values, shape ``(n_vars, matrix.shape[1])``."""
-        if not matrix.is_cpu:
-            return self.dense(values).t() @ matrix
         cells, places, starts = self.by_gene
         return F.embedding_bag(
             cells,
@@ -209,6 +196,11 @@ class Rows:
             mode="sum",
             per_sample_weights=values.index_select(0, places),
         )
+
+
+def counts_of(x: torch.Tensor) -> Rows | Matrix:
+    """Cells of a matrix ``(n_obs, n_vars)``, dense or in a sparse layout of torch, as its device reads them."""
+    return Rows.of(x) if x.is_cpu else Matrix(x := x.to_dense(), x)
 
 
 def store_by_input(layer: torch.nn.Linear) -> None:

@@ -1,6 +1,7 @@
 """Speed of training and of the latent space, beside scVI and SCANVI in the same process.
 
     python benchmarks/speed.py              # about 25 minutes on two cores
+    python benchmarks/speed.py --accelerator gpu --only training latent_space
     python benchmarks/speed.py --quick      # seconds: are the results right? No times are judged
 
 Synthetic counts, 11 % of them nonzero; one hidden layer of 128 units, 10 latent dimensions, negative
@@ -13,6 +14,12 @@ better). "CI-VAE, β = 0" is scVI's own objective (α = 1). "Of the ceiling" is 
 multiplications a second that this machine reaches on the shapes of the network: what the dense network of
 scVI would need for so many cells, so that skipping zeros can pass 1. Memory is the peak of a
 fresh process that reads the cells and trains for an epoch, imports included.
+
+On a GPU, where most methods wait for Python, CI-VAE (but with β = 0) trains for ten times as many epochs a round, and "of the
+ceiling" is the time that a minibatch needs at least, by operations or by bytes, as a share of what it took:
+five products of the network's shapes at the speed of a large product in single precision; or what has to be
+read and written (counts, logits, their slopes, weights and what Adam keeps) at the speed of a large copy.
+"TF32" is after torch.set_float32_matmul_precision("high"). Memory is the largest that was taken on the device.
 """
 
 from __future__ import annotations
@@ -38,6 +45,7 @@ N_HIDDEN, N_LATENT = 128, 10
 MEAN_COUNTS = 0.0805  # a gene, so that 11 % are nonzero
 PEERS = ("scVI", "SCANVI", "SCANVI, linear classifier")
 OURS = ("CI-VAE", "CI-VAE, bfloat16", "CI-VAE, β = 0")
+OURS_ON_GPU = ("CI-VAE", "CI-VAE, TF32", "CI-VAE, bfloat16", "CI-VAE, β = 0")
 
 
 def cells(n_cells: int, n_genes: int, n_classes: int = 8, seed: int = 0):
@@ -76,7 +84,7 @@ def model_of(name: str, adata):
     return scivae.model.CIVAE(adata, **common, **more)
 
 
-def train(model, batch_size: int, epochs: int, total: int, **kwargs) -> float:
+def train(model, batch_size: int, epochs: int, total: int, accelerator: str, **kwargs) -> float:
     """Seconds of some epochs, out of ``total``."""
     plan = {"lr": 1e-3, "n_epochs_kl_warmup": max(1, total // 2)}
     if isinstance(model, scivae.model.CIVAE) and model.module.discriminator_weight == 0:
@@ -87,11 +95,42 @@ def train(model, batch_size: int, epochs: int, total: int, **kwargs) -> float:
         train_size=1.0,
         batch_size=batch_size,
         plan_kwargs=plan,
-        accelerator="cpu",
+        accelerator=accelerator,
         enable_progress_bar=False,
         **kwargs,
     )
+    wait(accelerator)
     return time.perf_counter() - start
+
+
+def wait(accelerator: str) -> None:
+    """Wait for what was asked of a device."""
+    if accelerator == "gpu":
+        torch.cuda.synchronize()
+
+
+def seconds_on_gpu(function, rounds: int = 10) -> float:
+    """Least time of a function that asks a device for one thing."""
+    best = np.inf
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        function()
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def least_seconds(n_genes: int, batch_size: int) -> float:
+    """Seconds that a minibatch needs on a GPU, by operations and by bytes, whichever is more."""
+    x, n = torch.randn(2**28, device="cuda"), 8192
+    square, out = x[: n**2].view(n, n), torch.empty_like(x)
+    operations = 2 * n**3 / seconds_on_gpu(lambda: square @ square)
+    bytes_ = 8 * x.numel() / seconds_on_gpu(lambda: out.copy_(x))
+    values, weights = batch_size * n_genes, 2 * N_HIDDEN * n_genes
+    # a byte of counts; logits and slopes written, logits read once and slopes twice; Adam reads four, writes three
+    moved = values * (1 + 4 * (2 + 3)) + weights * 4 * 7
+    return max(5 * 2 * values * N_HIDDEN / operations, moved / bytes_)
 
 
 def ceiling(n_genes: int, batch_size: int) -> float:
@@ -105,24 +144,46 @@ def ceiling(n_genes: int, batch_size: int) -> float:
     return 2 * x.numel() * N_HIDDEN / best
 
 
+def settings_of(name: str) -> dict:
+    """Arguments of training of a row."""
+    return {"precision": "bf16-mixed"} if "bfloat16" in name else {}
+
+
 def training(args) -> pd.DataFrame:
     """Cells a second of training, by method and batch size."""
     rows = []
+    on_gpu = args.accelerator == "gpu"
     for batch_size in args.batch_sizes:
-        models = {name: model_of(name, cells(args.n_cells, args.n_genes)) for name in PEERS + OURS}
+        names = PEERS + (OURS_ON_GPU if on_gpu else OURS)
+        models = {name: model_of(name, cells(args.n_cells, args.n_genes)) for name in names}
         held_out = cells(max(500, args.n_cells // 10), args.n_genes, seed=1)
-        total = args.rounds * args.epochs + 1
-        more = {name: {"precision": "bf16-mixed"} if "bfloat16" in name else {} for name in models}
-        for name, model in models.items():
-            train(model, batch_size, 1, total, **more[name])
-        took: dict[str, list[float]] = {name: [] for name in models}
+        epochs = {
+            name: args.epochs * (10 if on_gpu and name in OURS_ON_GPU else 1) for name in names
+        }
+        peaks: dict[str, float] = {}
+
+        def seconds(name: str, n: int, models=models, epochs=epochs, size=batch_size, peaks=peaks):
+            torch.set_float32_matmul_precision("high" if "TF32" in name else "highest")
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            total = args.rounds * epochs[name] + 1
+            took = train(models[name], size, n, total, args.accelerator, **settings_of(name)) / n
+            torch.set_float32_matmul_precision("highest")
+            if on_gpu:
+                peaks[name] = torch.cuda.max_memory_allocated() / 1e6
+            return took
+
+        for name in names:
+            seconds(name, 1)
+        took: dict[str, list[float]] = {name: [] for name in names}  # an epoch
         limit = []
         for i in range(args.rounds):
-            for name in np.roll(list(models), i):  # none is always first
-                took[name].append(train(models[name], batch_size, args.epochs, total, **more[name]))
-            limit.append(ceiling(args.n_genes, batch_size))
-        for name, model in models.items():
-            speed = args.n_cells * args.epochs / np.array(took[name])
+            for name in np.roll(names, i):  # none is always first
+                took[name].append(seconds(name, epochs[name]))
+            limit.append(0.0 if on_gpu else ceiling(args.n_genes, batch_size))
+        least = least_seconds(args.n_genes, batch_size) if on_gpu else 0.0
+        for name in names:
+            speed = args.n_cells / np.array(took[name])
             row = {"batch": batch_size, "method": name, "cells a second": float(np.median(speed))}
             for peer in PEERS:
                 ratio = np.array(took[peer]) / np.array(took[name])
@@ -132,9 +193,13 @@ def training(args) -> pd.DataFrame:
             needed = (
                 5 * 2 * args.n_genes * N_HIDDEN
             )  # two products of the encoder, three of the decoder
-            row["of the ceiling"] = float(np.median(speed * needed / np.array(limit)))
-            row["ELBO"] = float(model.get_elbo(held_out.copy()))
-            row["peak memory, MB"] = memory(name, batch_size, args)
+            row["of the ceiling"] = float(
+                np.median(speed) * least / batch_size
+                if on_gpu
+                else np.median(speed * needed / np.array(limit))
+            )
+            row["ELBO"] = float(models[name].get_elbo(held_out.copy()))
+            row["peak memory, MB"] = peaks[name] if on_gpu else memory(name, batch_size, args)
             rows.append(row)
             print(row, flush=True)
     return pd.DataFrame(rows)
@@ -157,7 +222,7 @@ def memory(name: str, batch_size: int, args) -> float:
 def _peak(name: str, path: Path, batch_size: int, results) -> None:
     quiet()
     model = model_of(name, anndata.read_h5ad(path))
-    train(model, batch_size, 1, 2)
+    train(model, batch_size, 1, 2, "cpu")
     results.put(peak())
 
 
@@ -166,7 +231,7 @@ def latent_space(args) -> pd.DataFrame:
     adata = cells(args.n_cells, args.n_genes)
     models = {name: model_of(name, adata.copy()) for name in ("scVI", "CI-VAE")}
     for model in models.values():
-        train(model, 512, 1, 2)
+        train(model, 512, 1, 2, args.accelerator)
     took: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(args.rounds + 2):
         for name, model in models.items():
@@ -204,8 +269,8 @@ def growth(args) -> pd.DataFrame:
                 if name == "scVI" and shape["cells"] > args.peer_cells:
                     continue
                 model = model_of(name, cells(shape["cells"], shape["genes"], shape["classes"]))
-                first = train(model, 128, 1, 2)
-                seconds = first if first > 20 else train(model, 128, 1, 2)
+                first = train(model, 128, 1, 2, "cpu")
+                seconds = first if first > 20 else train(model, 128, 1, 2, "cpu")
                 rows.append(
                     {"axis": axis, "size": size, "method": name, "epoch, s": seconds}
                     | {"cells a second": shape["cells"] / seconds}
@@ -235,6 +300,15 @@ def plot(table: pd.DataFrame, path: Path) -> None:
     plt.close(figure)
 
 
+def machine(accelerator: str) -> str:
+    """What the numbers are of."""
+    return (
+        torch.cuda.get_device_name()
+        if accelerator == "gpu"
+        else f"{torch.get_num_threads()} threads"
+    )
+
+
 def quiet() -> None:
     """No warnings and logs of the libraries."""
     warnings.simplefilter("ignore")
@@ -246,6 +320,7 @@ def quiet() -> None:
 def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="seconds, on little data; no evidence")
+    parser.add_argument("--accelerator", default="cpu", choices=["cpu", "gpu"])
     parser.add_argument("--n-cells", type=int, default=10_000)
     parser.add_argument("--n-genes", type=int, default=2_000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -253,7 +328,8 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     parser.add_argument("--only", nargs="+", default=["training", "latent_space", "growth"])
     parser.add_argument("--out", default=None, help="folder of the tables; docs/evidence")
     args = parser.parse_args(argv)
-    args.batch_sizes, args.peer_cells = (128, 512), 100_000
+    args.batch_sizes = (128, 1024) if args.accelerator == "gpu" else (128, 512)
+    args.peer_cells = 100_000
     args.axes = {
         "cells": [1_000, 10_000, 100_000, 1_000_000],
         "genes": [500, 2_000, 5_000, 20_000],
@@ -269,12 +345,12 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     made = {}
     for part in args.only:
         made[part] = globals()[part](args)
-        name = f"speed_{part}"
+        name = f"speed_{part}" + ("_gpu" if args.accelerator == "gpu" else "")
         made[part].to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
         text = "\n\n".join(" ".join(p.split()) for p in __doc__.split("\n\n")[2:])
         (folder / f"{name}.md").write_text(
             f"# Speed: {part.replace('_', ' ')}\n\n{text}\n\n{markdown_table(made[part])}\n\n"
-            f"{provenance()} · {torch.get_num_threads()} threads\n"
+            f"{provenance()} · {machine(args.accelerator)}\n"
         )
         if part == "growth":
             plot(made[part], folder / "speed_growth.png")

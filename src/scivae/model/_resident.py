@@ -6,6 +6,7 @@ graph of several steps is asked for once.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -199,8 +200,9 @@ def _distributions_unchecked() -> Iterator[None]:
 class Replayed:
     """A function of which cells, recorded as a graph and replayed from its second call with a shape on.
 
-    The first call runs as it is: it is a step like any other, and does what is done but once. Both give
-    the same numbers, but for what is drawn.
+    The first call runs as it is: it is a step like any other, and does what is done but once. Should it wait
+    for the device, which a recording must not, all calls run as they are. Both give the same numbers, but for
+    what is drawn.
 
     Parameters
     ----------
@@ -211,33 +213,65 @@ class Replayed:
 
     def __init__(self, function: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]):
         self.function = function
-        self._recorded: dict[tuple[int, ...], tuple | None] = {}
-        self._stream: torch.cuda.Stream | None = None
+        self.waits = False
+        self._recorded: dict[tuple[int, ...], _Recorded | None] = {}
+        self._stream = torch.cuda.Stream()
 
     def __call__(self, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
         shape = tuple(indices.shape)
         with _distributions_unchecked():
+            if self.waits:
+                return self.function(indices)
             if shape not in self._recorded:
                 self._recorded[shape] = None
                 return self._aside(indices)
-            recorded = self._recorded[shape] = self._recorded[shape] or self._record(indices)
-        graph, given, results = recorded
-        given.copy_(indices)
-        graph.replay()
-        return tuple(result.clone() for result in results)
+            recorded = self._recorded[shape]
+            if recorded is None:
+                recorded = self._recorded[shape] = self._record(indices)
+        recorded.indices.copy_(indices)
+        recorded.graph.replay()
+        return tuple(result.clone() for result in recorded.results)
 
     def _aside(self, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The function as it is, on a stream of its own, as what is recorded later must find it."""
         here = torch.cuda.current_stream()
-        self._stream = self._stream or torch.cuda.Stream()
         self._stream.wait_stream(here)
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), _noting_waits() as waits:
             results = self.function(indices)
         here.wait_stream(self._stream)
+        self.waits = bool(waits)
         return results
 
-    def _record(self, indices: torch.Tensor) -> tuple:
+    def _record(self, indices: torch.Tensor) -> _Recorded:
         graph, given = torch.cuda.CUDAGraph(), indices.clone()
         with torch.cuda.graph(graph):
             results = self.function(given)
-        return graph, given, results
+        return _Recorded(graph, given, results)
+
+
+class _Recorded(NamedTuple):
+    """A graph, what it reads, and what it writes."""
+
+    graph: torch.cuda.CUDAGraph
+    indices: torch.Tensor
+    results: tuple[torch.Tensor, ...]
+
+
+@contextmanager
+def _noting_waits() -> Iterator[list]:
+    """Gives a list, which holds in the end what waited for the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    waits: list[warnings.WarningMessage] = []
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield waits
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+            waits += [w for w in told if "synchronizing" in str(w.message)]
+    for warning in told:
+        if warning not in waits:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )

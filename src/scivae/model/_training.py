@@ -226,8 +226,8 @@ class CIVAETrainingPlan(TrainingPlan):
             params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
         )
 
-    def _loss(self, tensors: dict) -> LossOutput:
-        """Loss of one minibatch."""
+    def _loss(self, tensors: dict, checked: bool = False) -> LossOutput:
+        """Loss of one minibatch, of which it may be known that it is finite."""
         try:
             if isinstance(tensors[REGISTRY_KEYS.X_KEY], Rows | Matrix):
                 return self.module.loss_of_rows(tensors, kl_weight=self.loss_kwargs["kl_weight"])
@@ -237,6 +237,7 @@ class CIVAETrainingPlan(TrainingPlan):
                 get_inference_input_kwargs={
                     "full_forward_pass": not self.update_only_decoder,
                     "thinning": self.thinning if self.training else 0.0,
+                    "checked": checked,
                 },
             )[2]
         except NotADistributionError as error:
@@ -281,9 +282,9 @@ class CIVAETrainingPlan(TrainingPlan):
         self._log_step(output, self.train_metrics, "train")
         return output.loss
 
-    def _step(self, tensors: dict, optimizer: Any = None) -> LossOutput:
+    def _step(self, tensors: dict, optimizer: Any = None, checked: bool = False) -> LossOutput:
         """Loss of one minibatch; where optimization is not the framework's, with a step of the optimizer."""
-        output = self._loss(tensors)
+        output = self._loss(tensors, checked)
         if output.loss.is_cpu:  # there, one look at the whole saves a wait a step
             self._check(output)
         if not self.training or self.automatic_optimization:
@@ -334,7 +335,7 @@ class CIVAETrainingPlan(TrainingPlan):
             if self.module.reads_rows:
                 x = tensors[REGISTRY_KEYS.X_KEY]
                 tensors[REGISTRY_KEYS.X_KEY] = Matrix(x, self._seen(x))
-            outputs.append(self._step(tensors, optimizer))
+            outputs.append(self._step(tensors, optimizer, checked=True))
         return Terms.of(joined(outputs))
 
     def on_fit_end(self) -> None:

@@ -20,15 +20,13 @@ from ._likelihoods import (
     ContinuousDecoder,
     continuous_likelihood,
 )
-from ._negative_binomial import NegativeBinomial
+from ._negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
 from ._rows import Matrix, Rows, sparse_linear, store_by_input
 from ._thinning import mask, thin
 
 
 def check_finite(x: torch.Tensor) -> None:
-    """Raise for a minibatch with NaN or infinity; while a graph is recorded, nothing can be looked at."""
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():
-        return
+    """Raise for a minibatch with NaN or infinity."""
     if not x.isfinite().all():
         raise ValueError(
             "expression values must be finite, but a minibatch holds NaN or infinity: the data were "
@@ -168,10 +166,15 @@ class CIVAEModule(VAE):
         tensors: dict[str, torch.Tensor | None],
         full_forward_pass: bool = False,
         thinning: float = 0.0,
+        checked: bool = False,
     ) -> dict[str, torch.Tensor | None]:
-        """What the encoder is given; ``thinning`` is the training plan's, see :func:`thin`, :func:`mask`."""
+        """What the encoder is given.
+
+        ``thinning`` is the training plan's, see :func:`thin` and :func:`mask`; ``checked`` is for values that
+        are known to be finite.
+        """
         inputs = super()._get_inference_input(tensors, full_forward_pass=full_forward_pass)
-        if "x" in inputs:
+        if "x" in inputs and not checked:
             check_finite(inputs["x"])
         if thinning > 0 and "x" in inputs:
             inputs["library"] = inputs["x"].sum(1, keepdim=True).log()
@@ -215,6 +218,10 @@ class CIVAEModule(VAE):
             outputs["px"] = continuous_likelihood(self.likelihood, px)
         elif self.likelihood == "nb":
             outputs["px"] = NegativeBinomial(px.mu, px.theta, px.scale)
+        elif self.likelihood == "zinb":
+            outputs["px"] = ZeroInflatedNegativeBinomial(
+                mu=px.mu, theta=px.theta, zi_logits=px.zi_logits, scale=px.scale
+            )
         return outputs
 
     @auto_move_data
@@ -302,11 +309,22 @@ class CIVAEModule(VAE):
             and isinstance(layers.fc_layers[0][0], nn.Linear)
         )
 
-    def encode_rows(self, cells: Rows | Matrix) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance of the posterior, each ``(n_obs, n_latent)``, of counts."""
+    def encode_rows(
+        self, cells: Rows | Matrix, products: torch.dtype | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and variance of the posterior, each ``(n_obs, n_latent)``, of counts.
+
+        ``products`` is the precision in which a matrix is multiplied by the first layer.
+        """
         values = cells.seen.log1p() if self.log_variational else cells.seen
         (first, *others), *blocks = self.z_encoder.encoder.fc_layers
-        hidden = sparse_linear(values, cells, first) if isinstance(cells, Rows) else first(values)
+        if isinstance(cells, Rows):
+            hidden = sparse_linear(values, cells, first)
+        elif products is None:
+            hidden = first(values)
+        else:
+            hidden = F.linear(values.to(products), first.weight.to(products)).to(values.dtype)
+            hidden += first.bias
         for layer in [*others, *(layer for block in blocks for layer in block)]:
             if layer is not None:
                 hidden = layer(hidden)
@@ -331,8 +349,8 @@ class CIVAEModule(VAE):
         """
         cells: Rows | Matrix = tensors[REGISTRY_KEYS.X_KEY]
         device = cells.counts.device.type
-        # Under mixed precision the products of the last layer, most of the work, are in half of it;
-        # the others are small, and to convert what they read takes time, too.
+        # Under mixed precision the products with all genes, most of the work, are in half of it (but for
+        # the first layer's on a CPU, which is sparse); the others are small, and converting takes time, too.
         products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
             return self._loss_of_rows(cells, tensors, kl_weight, products)
@@ -345,7 +363,7 @@ class CIVAEModule(VAE):
         products: torch.dtype | None,
     ) -> LossOutput:
         """:meth:`loss_of_rows`, with the products of the last layer in a precision of their own."""
-        mean, variance = self.encode_rows(cells)
+        mean, variance = self.encode_rows(cells, products)
         if mean.is_cpu and not mean.isfinite().all():  # on a GPU, the loss tells in the end
             raise NotADistributionError("KL")
         z = mean

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from scvi.distributions import NegativeBinomial as SCVINegativeBinomial
+from scvi.distributions import ZeroInflatedNegativeBinomial as SCVIZeroInflated
 from torch.autograd.function import once_differentiable
 
 EPS = 1e-8  # what scvi-tools adds in logarithms, so that both give the same numbers
@@ -85,3 +86,14 @@ class NegativeBinomial(SCVINegativeBinomial):
             return super().log_prob(value)
         theta = self.theta[:1] if self.theta.stride(0) == 0 else self.theta
         return _LogProb.apply(value.contiguous(), self.mu.contiguous(), theta.contiguous(), EPS)
+
+
+class ZeroInflatedNegativeBinomial(SCVIZeroInflated):
+    """That of scvi-tools, which looks at the counts it is asked about only where it is to validate them.
+
+    A look is a wait for the device, and cannot be recorded in a graph.
+    """
+
+    def _validate_sample(self, value: torch.Tensor) -> None:
+        if self._validate_args:
+            super()._validate_sample(value)

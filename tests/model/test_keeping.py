@@ -69,7 +69,7 @@ def test_nan_is_one_error_that_says_where(layer, term, cure):
     spoil.hook.remove()
     # The model is the one that two epochs had made, and works.
     for name, weights in spoil.good.items():
-        assert torch.equal(model.module.state_dict()[name], weights), name
+        assert torch.equal(model.module.state_dict()[name].cpu(), weights.cpu()), name
     assert model.is_trained
     assert not model.module.training
     assert len(model.train_indices) + len(model.validation_indices) == model.adata.n_obs
@@ -117,7 +117,7 @@ def test_nan_in_the_first_epoch_leaves_an_untrained_model():
         train(model, Spoil(0, "discriminator"))
     assert not model.is_trained
     for name, weights in before.items():
-        assert torch.equal(model.module.state_dict()[name], weights), name
+        assert torch.equal(model.module.state_dict()[name].cpu(), weights.cpu()), name
     with pytest.raises(RuntimeError, match="not trained yet"):
         model.predict()
 
@@ -144,7 +144,7 @@ def test_whatever_stops_training_the_epochs_before_count(error):
     train(whole, epochs=2, plan_kwargs={**PLAN, "n_epochs_kl_warmup": 2})
     assert model.is_trained
     for name, weights in whole.module.state_dict().items():
-        assert torch.equal(model.module.state_dict()[name], weights), name
+        assert torch.equal(model.module.state_dict()[name].cpu(), weights.cpu()), name
 
 
 def test_each_epoch_draws_for_itself():

@@ -34,19 +34,19 @@ def score(
     The log-probabilities ``(n_obs,)``, and their slopes by logits and by theta, both ``(n_obs, n_vars)``.
     """
     library = counts.sum(1, keepdim=True)
-    shares = logits.softmax(1)
-    mean = shares * library
-    total = mean + (theta + EPS)
+    mean = logits.softmax(1) * library
+    total, more = mean + (theta + EPS), counts + theta
+    near, over_total = mean + EPS, more / total
     log_ratio = ((theta + EPS) / total).log()
-    gammas = torch.lgamma(counts + theta) - torch.lgamma(theta) - torch.lgamma(counts + 1)
-    log_prob = counts * ((mean + EPS) / total).log() + theta * log_ratio + gammas
-    over_total = (counts + theta) / total
-    slope = mean * (counts / (mean + EPS) - over_total)  # by the logarithms of the means
+    gammas = torch.lgamma(more) - torch.lgamma(theta) - torch.lgamma(counts + 1)
+    log_prob = torch.addcmul(gammas, theta, log_ratio) + torch.xlogy(counts, near / total)
+    slope = mean * (counts / near - over_total)  # by the logarithms of the means
     # an empty cell has neither mean nor slope: 0 / EPS
     surplus = slope.sum(1, keepdim=True) / library.clamp(min=EPS)
-    digammas = torch.digamma(counts + theta) - torch.digamma(theta)
-    by_theta = log_ratio + theta / (theta + EPS) - over_total + digammas
-    return log_prob.sum(1), slope - mean * surplus, by_theta
+    by_logits = torch.addcmul(slope, mean, surplus, value=-1)
+    digammas = torch.digamma(more) - torch.digamma(theta)
+    by_theta = log_ratio + (theta / (theta + EPS)) - over_total + digammas
+    return log_prob.sum(1), by_logits, by_theta
 
 
 class MatrixLoss(torch.autograd.Function):

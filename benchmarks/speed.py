@@ -15,7 +15,8 @@ multiplications a second that this machine reaches on the shapes of the network:
 scVI would need for so many cells, so that skipping zeros can pass 1. Memory is the peak of a
 fresh process that reads the cells and trains for an epoch, imports included.
 
-On a GPU, where most methods wait for Python, CI-VAE (but with β = 0) trains for ten times as many epochs a round, and "of the
+On a GPU, where most methods wait for Python, CI-VAE trains for ten times as many epochs a round, so that its
+"ELBO" is of another training than that of its peers, and longer than it takes; "of the
 ceiling" is the time that a minibatch needs at least, by operations or by bytes, as a share of what it took:
 five products of the network's shapes at the speed of a large product in single precision; or what has to be
 read and written (counts, logits, their slopes, weights and what Adam keeps) at the speed of a large copy.

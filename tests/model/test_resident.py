@@ -1,5 +1,6 @@
 """Training on a device that holds the data; where there is no GPU, a CPU does all but record."""
 
+import warnings
 from contextlib import nullcontext
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy import sparse
 from tests.conftest import make_adata
 from torch.distributions import Distribution
 
-from scivae.model import CIVAE, _resident, _training
+from scivae.model import CIVAE, _resident, _splitter, _training
 from scivae.model._resident import Chosen, ChosenLoader, Resident, narrowest, rates_on_device
 from scivae.module import CIVAEModule
 
@@ -36,7 +37,7 @@ def holds(monkeypatch):
     """A CPU holds the cells, too; shapes of what is run."""
     AsItIs.shapes = []
     if not cuda:
-        monkeypatch.setattr(_training, "can_hold", lambda trainer: True)
+        monkeypatch.setattr(_splitter, "can_hold", lambda trainer: True)
         monkeypatch.setattr(_training, "rates_on_device", lambda *args: nullcontext())
         monkeypatch.setattr(_resident, "free_memory", lambda device: 10**9)
     monkeypatch.setattr(_training, "Replayed", AsItIs)
@@ -52,7 +53,7 @@ def train(resident, monkeypatch, likelihood="nb", epochs=3, **plan):
     plan = {"thinning": 0.0, **plan}
     with monkeypatch.context() as patch:
         if not resident:
-            patch.setattr(_training, "can_hold", lambda trainer: False)
+            patch.setattr(_splitter, "can_hold", lambda trainer: False)
         model.train(epochs, batch_size=8, plan_kwargs=plan, accelerator=ACCELERATOR)
     return model
 
@@ -196,3 +197,26 @@ def test_distributions_look_at_their_arguments_afterwards():
 def test_a_number_that_is_not_finite_is_told(holds, monkeypatch):
     with pytest.raises(FloatingPointError, match="no longer finite"):
         train(True, monkeypatch, lr=1e6)
+
+
+def test_only_a_wait_is_taken_for_one(monkeypatch):
+    """Torch tells of the mode itself when it is first asked for, in much the same words."""
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_sync_debug_mode",
+        lambda mode: warnings.warn(
+            "Synchronization debug mode is a prototype feature and does not yet detect all "
+            "synchronizing operations",
+            stacklevel=1,
+        ),
+    )
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with _resident._noting_waits() as waits:
+            warnings.warn("another", stacklevel=1)
+        assert not waits
+        with _resident._noting_waits() as waits:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        assert len(waits) == 1
+    assert [str(w.message) for w in told] == ["another"]

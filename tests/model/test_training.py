@@ -200,3 +200,22 @@ def test_datamodule_in_place_of_adata(adata):
     assert model.predict(make_adata(seed=2)).shape == (len(adata),)
     with pytest.raises(ValueError, match="likelihood='auto' reads the data"):
         CIVAE(registry=source.registry)
+
+
+def test_rows_are_read_without_a_copy_of_all_indices(adata):
+    """As anndata reads a file whose row pointers are of 64 bits; scipy copies the others at each look then."""
+    x = adata.layers["counts"]
+    x.indptr = x.indptr.astype(np.int64)
+    CIVAE.setup_anndata(adata)
+    model = CIVAE(adata)
+    for indices in (None, np.arange(20, 0, -2)):
+        loader = model._make_data_loader(adata, indices=indices, batch_size=200)
+        held = getattr(loader.dataset, "dataset", loader.dataset).data["X"]
+        assert held.indices.dtype == held.indptr.dtype == np.int32
+        assert np.shares_memory(held.data, x.data)
+        assert np.shares_memory(held.indices, x.indices)
+        (some,) = loader
+        expected = x.toarray() if indices is None else x.toarray()[indices]
+        np.testing.assert_array_equal(some["X"], expected)
+    assert adata.layers["counts"] is x
+    assert x.indptr.dtype == np.int64

@@ -18,10 +18,10 @@ from lightning.pytorch.plugins import MixedPrecision
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.dataloaders import AnnDataLoader
 from torch.distributions import Distribution
 
 from ..module import check_finite
+from ._loader import CellsLoader
 
 # Share of the free memory of the device that the data may take.
 MEMORY_SHARE = 0.5
@@ -81,7 +81,7 @@ class Resident(NamedTuple):
             return None
         parts: dict[str, list[torch.Tensor]] = {}
         tensors = {REGISTRY_KEYS.X_KEY: torch.empty(x.shape, dtype=dtype, device=device)}
-        loader = AnnDataLoader(
+        loader = CellsLoader(
             manager,
             batch_size=CELLS_A_COPY,
             load_sparse_tensor=isinstance(x, sparse.csr_matrix),
@@ -269,9 +269,9 @@ def _noting_waits() -> Iterator[list]:
             yield waits
         finally:
             torch.cuda.set_sync_debug_mode(before)
-            waits += [w for w in told if "synchronizing" in str(w.message)]
-    for warning in told:
-        if warning not in waits:
+            waits += [w for w in told if "called a synchronizing" in str(w.message)]
+    for warning in told:  # but for what torch says of this mode when it is first asked for
+        if warning not in waits and "Synchronization debug mode" not in str(warning.message):
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )

@@ -22,14 +22,15 @@ from . import _checks
 from ._decoding import Encoded
 from ._generation import GenerationMixin
 from ._keeping import CHECKPOINT, Keeper, NonFiniteError, SafeTrainRunner, describe_run, resume_path
+from ._loader import CellsLoader
 from ._random import seeded
+from ._splitter import CellsSplitter
 from ._training import (
     LEARNING_RATE,
     LR_DECAY,
     STEPWISE,
     THINNING,
     WARMUP_SHARE,
-    CellsSplitter,
     CIVAETrainingPlan,
     default_epochs,
     fit_temperature,
@@ -46,6 +47,7 @@ class TrainingMixin(GenerationMixin):
     _training_plan_cls = CIVAETrainingPlan
     _train_runner_cls = SafeTrainRunner
     _data_splitter_cls = CellsSplitter
+    _data_loader_cls = CellsLoader
 
     def train(
         self,

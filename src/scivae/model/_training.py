@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
-from scvi.dataloaders import DataSplitter
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
@@ -29,10 +28,8 @@ from ..module._civae import NotADistributionError
 from ._keeping import NonFiniteError, check_weights, non_finite
 from ._resident import (
     Chosen,
-    ChosenLoader,
     Replayed,
     Resident,
-    can_hold,
     rates_on_device,
 )
 
@@ -119,52 +116,6 @@ def quiet_about_rows() -> Iterator[None]:
 def minibatches_a_block(batch_size: int, n_vars: int) -> int:
     """Minibatches that are read, and trained on, between two looks of the framework."""
     return int(np.clip(BLOCK_VALUES // (batch_size * n_vars), 1, 32))
-
-
-class CellsSplitter(DataSplitter):
-    """scvi-tools' splitter, which leaves sparse counts as they are, and all cells on a GPU that holds them.
-
-    Parameters
-    ----------
-    *args, **kwargs
-        Passed to :class:`scvi.dataloaders.DataSplitter`.
-    minibatch_size
-        Of the training plan.
-    """
-
-    def __init__(self, *args, minibatch_size: int | None = None, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.minibatch_size = minibatch_size
-        self.resident: Resident | None = None
-
-    def train_dataloader(self):
-        """Loader of the cells to train on."""
-        if self.minibatch_size is not None and not self.drop_last and can_hold(self.trainer):
-            self.resident = Resident.of(self.adata_manager, self.trainer.strategy.root_device)
-        return self._chosen(self.train_idx, shuffle=True) or super().train_dataloader()
-
-    def val_dataloader(self):
-        """Loader of the cells that are held out."""
-        return self._chosen(self.val_idx, shuffle=False) or super().val_dataloader()
-
-    def _chosen(self, indices: np.ndarray, shuffle: bool) -> ChosenLoader | None:
-        if self.resident is None or self.minibatch_size is None or not len(indices):
-            return None
-        return ChosenLoader(self.resident, indices, self.minibatch_size, shuffle)
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int):
-        """Nothing is copied that is there."""
-        if isinstance(batch, Chosen):
-            return batch
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int):
-        """Nothing is made dense."""
-        return batch
-
-    def teardown(self, stage: str | None = None) -> None:
-        """Give back the memory of the device."""
-        self.resident = None
 
 
 class CIVAETrainingPlan(TrainingPlan):

@@ -10,6 +10,7 @@ more.
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from ._gammas import gamma_tables
 from ._kernels import score
 from ._negative_binomial import EPS
 from ._rows import Rows
-from ._threads import in_threads
+from ._threads import beside, in_threads
 
 # Values of the logits that are worked on between two products of matrices: a megabyte.
 CHUNK_VALUES = 2**18
@@ -35,6 +36,13 @@ class _Gradient(NamedTuple):
     weight: torch.Tensor  # (n_vars, n_hidden)
     bias: torch.Tensor  # (n_vars,)
     theta: torch.Tensor  # (n_vars,)
+    pending: tuple[Future, ...]  # what still adds to the slope by weight, which is needed last
+
+    def times(self, factor: torch.Tensor) -> _Gradient:
+        """All slopes times a number, in place."""
+        for product in self.pending:
+            product.result()
+        return _Gradient(*(slope.mul_(factor) for slope in self[:4]), ())
 
 
 class _Last(NamedTuple):
@@ -85,7 +93,7 @@ def _part(
             (by_theta, by_bias),
         )
     )
-    n_large = 0
+    n_large, pending = 0, []
     for first in range(0, n_obs, size):
         part = slice(first, min(first + size, n_obs))
         logits = times(hidden[part], weight.t(), bias)
@@ -104,12 +112,12 @@ def _part(
         )
         if keep:
             slope = logits.to(weight.dtype)  # by the logits, which they have become
+            pending += [beside(_add_product, by_weight, slope.t(), hidden[part].to(weight.dtype))]
             by_hidden[part] = slope @ weight
-            _add_product(by_weight, slope.t(), hidden[part].to(weight.dtype))
     if not keep:
         return log_prob, None
     by_theta += by_cell.sum() * theta * inverse
-    return log_prob, _Gradient(by_hidden, by_weight, by_bias, by_theta)
+    return log_prob, _Gradient(by_hidden, by_weight, by_bias, by_theta, tuple(pending))
 
 
 def _all(
@@ -162,7 +170,9 @@ class CompiledLoss(torch.autograd.Function):
         gradient, rows = ctx.gradient, ctx.rows
         ctx.gradient = ctx.rows = None  # not to be kept for as long as the loss is
         if (grad == grad[0]).all():  # as in a mean over cells
-            gradient = _Gradient(*(slope.mul_(grad[0]) for slope in gradient))
+            gradient = gradient.times(grad[0])
         else:
-            gradient = _all(hidden, rows, -grad.contiguous(), last, True)[1]
+            gradient = _all(hidden, rows, -grad.contiguous(), last, True)[1].times(
+                grad.new_ones(())
+            )
         return *gradient[:3], gradient.theta * last.theta, None, None

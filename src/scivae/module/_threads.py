@@ -60,6 +60,15 @@ def ahead(calls: Iterable[Callable[[], Any]], n: int) -> Iterator[Any]:
     yield from (call.result() for call in waiting)
 
 
+def beside(function: Callable, *arguments: Any) -> Future:
+    """Call in a thread that would be idle, if there is one, while this one goes on."""
+    if _threads and n_sharing() == 1:
+        return _threads[-1].sharing.submit(function, *arguments)
+    done: Future = Future()
+    done.set_result(function(*arguments))
+    return done
+
+
 def in_threads(function: Callable, *arguments: Sequence) -> list:
     """``map``: this thread takes the first, the others those that remain."""
     first, *others = zip(*arguments, strict=True)

@@ -224,7 +224,8 @@ class TrainingMixin(GenerationMixin):
                 at_once = minibatches_a_block(size, self.module.n_input)
                 kwargs.setdefault("log_every_n_steps", 1)
         if datamodule is None:
-            datasplitter_kwargs["minibatch_size"] = plan_kwargs.get("minibatch_size")
+            if not self.module.extra_payload_autotune:  # which graphs do not hand out
+                datasplitter_kwargs["minibatch_size"] = plan_kwargs.get("minibatch_size")
             batch_size *= at_once
             kwargs.setdefault("load_sparse_tensor", self._counts_are_rows(self.adata))
         elif hasattr(datamodule, "take_together"):

@@ -226,12 +226,15 @@ class CIVAETrainingPlan(TrainingPlan):
         """Train on what the loader yielded, and log the terms of the loss."""
         kl_weight = self.loss_kwargs["kl_weight"] = self.kl_weight
         self.log("kl_weight", kl_weight, on_step=True, on_epoch=False)
-        if isinstance(batch, Chosen):
-            output = self._in_graphs(batch)
-        else:
-            output = joined([self._step(tensors) for tensors in self._minibatches(batch)])
+        output = self._losses(batch)
         self._log_step(output, self.train_metrics, "train")
         return output.loss
+
+    def _losses(self, batch: dict | Chosen) -> LossOutput:
+        """Losses, and in training steps, on what the loader yielded."""
+        if isinstance(batch, Chosen):
+            return self._in_graphs(batch)
+        return joined([self._step(tensors) for tensors in self._minibatches(batch)])
 
     def _step(self, tensors: dict, optimizer: Any = None, checked: bool = False) -> LossOutput:
         """Loss of one minibatch; where optimization is not the framework's, with a step of the optimizer."""
@@ -241,10 +244,9 @@ class CIVAETrainingPlan(TrainingPlan):
         if not self.training or self.automatic_optimization:
             return output
         optimizer = optimizer or self.optimizers()
+        # what zero_grad does, without what it looks up each time
         for group in optimizer.param_groups:
-            for weight in group[
-                "params"
-            ]:  # what zero_grad does, without what it looks up each time
+            for weight in group["params"]:
                 weight.grad = None
         # Gradients are of the precision of what they are of, whatever the mode of the forward pass.
         with torch.autocast(output.loss.device.type, enabled=False):
@@ -268,9 +270,8 @@ class CIVAETrainingPlan(TrainingPlan):
                 if self.training:
                     self._kl_weight.fill_(self.kl_weight)
                 outputs.append(Terms(*self._graphs[self.training](indices)).output())
-                for _ in (
-                    indices if self.training else ()
-                ):  # what the framework counts of its own steps
+                # what the framework counts of its own steps
+                for _ in range(len(indices) if self.training else 0):
                     optimizer._on_before_step()
                     optimizer._on_after_step()
         return joined(outputs)
@@ -295,11 +296,7 @@ class CIVAETrainingPlan(TrainingPlan):
 
     def validation_step(self, batch: dict | Chosen, batch_idx: int) -> None:
         """Log the terms of the loss on held-out cells."""
-        if isinstance(batch, Chosen):
-            output = self._in_graphs(batch)
-        else:
-            output = joined([self._step(tensors) for tensors in self._minibatches(batch)])
-        self._log_step(output, self.val_metrics, "validation")
+        self._log_step(self._losses(batch), self.val_metrics, "validation")
 
     def _log_step(self, output: LossOutput, metrics: dict, mode: str) -> None:
         self.log(

@@ -38,11 +38,12 @@ class _Gradient(NamedTuple):
     theta: torch.Tensor  # (n_vars,)
     pending: tuple[Future, ...]  # what still adds to the slope by weight, which is needed last
 
-    def times(self, factor: torch.Tensor) -> _Gradient:
-        """All slopes times a number, in place."""
+    def scale(self, factor: torch.Tensor) -> None:
+        """Multiply all slopes by a number."""
         for product in self.pending:
             product.result()
-        return _Gradient(*(slope.mul_(factor) for slope in self[:4]), ())
+        for slope in (self.hidden, self.weight, self.bias, self.theta):
+            slope.mul_(factor)
 
 
 class _Last(NamedTuple):
@@ -169,10 +170,9 @@ class CompiledLoss(torch.autograd.Function):
         last = _Last(*last)
         gradient, rows = ctx.gradient, ctx.rows
         ctx.gradient = ctx.rows = None  # not to be kept for as long as the loss is
-        if (grad == grad[0]).all():  # as in a mean over cells
-            gradient = gradient.times(grad[0])
-        else:
-            gradient = _all(hidden, rows, -grad.contiguous(), last, True)[1].times(
-                grad.new_ones(())
-            )
+        factor = grad[0]
+        if not (grad == factor).all():  # as it is in a mean over cells
+            factor = grad.new_ones(())
+            gradient = _all(hidden, rows, -grad.contiguous(), last, True)[1]
+        gradient.scale(factor)
         return *gradient[:3], gradient.theta * last.theta, None, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -345,7 +346,7 @@ class CIVAETrainingPlan(TrainingPlan):
 
     def _check(self, output: LossOutput) -> None:
         """Raise unless the loss is finite."""
-        if output.loss.isfinite():
+        if math.isfinite(output.loss.item()):
             return
         terms = {
             "reconstruction": output.reconstruction_loss_sum,

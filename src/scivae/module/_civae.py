@@ -277,10 +277,10 @@ class CIVAEModule(VAE):
         labeled = (true < self.n_classes).reshape(-1)
         # Masked rather than chosen: how many there are is a question a GPU would have to be waited for.
         y = true.reshape(-1).clamp(max=self.n_classes - 1)
-        still = z.detach()
-        logits = self.discriminator(still + self.pulls[y].view(*true.shape, 1) * (z - still))
+        still, pulls = z.detach(), self.pulls.index_select(0, y)
+        logits = self.discriminator(still + pulls.view(*true.shape, 1) * (z - still))
         cross_entropy = F.cross_entropy(logits.reshape(-1, self.n_classes), y, reduction="none")
-        penalty = cross_entropy * self.class_weights[y] * labeled
+        penalty = cross_entropy * self.class_weights.index_select(0, y) * labeled
         beta = self.discriminator_weight * (kl_weight if self.warm_up_discriminator else 1.0)
         return LossOutput(
             loss=loss + beta * penalty.mean(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +28,16 @@ def _drawn(seed: int | None) -> int:
     return int(torch.randint(2**62, ())) if seed is None else seed
 
 
+_of_thread = threading.local()
+
+
 def _generator(seed: int | None) -> np.random.Generator:
-    return np.random.default_rng(_drawn(seed))
+    """The thread's generator, with this seed: compiled code is slow to take up a new one."""
+    state = np.random.PCG64(_drawn(seed)).state
+    if not hasattr(_of_thread, "generator"):
+        _of_thread.generator = np.random.default_rng(0)
+    _of_thread.generator.bit_generator.state = state
+    return _of_thread.generator
 
 
 class Matrix(NamedTuple):

@@ -20,7 +20,7 @@ On a GPU, where most methods wait for Python, CI-VAE trains for ten times as man
 ceiling" is the time that a minibatch needs at least, by operations or by bytes, as a share of what it took:
 five products of the network's shapes at the speed of a large product in single precision; or what has to be
 read and written (counts, logits, their slopes, weights and what Adam keeps) at the speed of a large copy.
-"TF32" is after torch.set_float32_matmul_precision("high"). Memory is the largest that was taken on the device.
+"TF32" is after torch.set_float32_matmul_precision("high").
 """
 
 from __future__ import annotations
@@ -161,17 +161,12 @@ def training(args) -> pd.DataFrame:
         epochs = {
             name: args.epochs * (10 if on_gpu and name in OURS_ON_GPU else 1) for name in names
         }
-        peaks: dict[str, float] = {}
 
-        def seconds(name: str, n: int, models=models, epochs=epochs, size=batch_size, peaks=peaks):
+        def seconds(name: str, n: int, models=models, epochs=epochs, size=batch_size):
             torch.set_float32_matmul_precision("high" if "TF32" in name else "highest")
-            if on_gpu:
-                torch.cuda.reset_peak_memory_stats()
             total = args.rounds * epochs[name] + 1
             took = train(models[name], size, n, total, args.accelerator, **settings_of(name)) / n
             torch.set_float32_matmul_precision("highest")
-            if on_gpu:
-                peaks[name] = torch.cuda.max_memory_allocated() / 1e6
             return took
 
         for name in names:
@@ -200,7 +195,8 @@ def training(args) -> pd.DataFrame:
                 else np.median(speed * needed / np.array(limit))
             )
             row["ELBO"] = float(models[name].get_elbo(held_out.copy()))
-            row["peak memory, MB"] = peaks[name] if on_gpu else memory(name, batch_size, args)
+            if not on_gpu:
+                row["peak memory, MB"] = memory(name, batch_size, args)
             rows.append(row)
             print(row, flush=True)
     return pd.DataFrame(rows)

@@ -219,3 +219,10 @@ def test_rows_are_read_without_a_copy_of_all_indices(adata):
         np.testing.assert_array_equal(some["X"], expected)
     assert adata.layers["counts"] is x
     assert x.indptr.dtype == np.int64
+
+
+def test_a_last_minibatch_that_is_not_whole_can_be_dropped(adata):
+    CIVAE.setup_anndata(adata)
+    model = CIVAE(adata)
+    model.train(1, batch_size=50, datasplitter_kwargs={"drop_last": True})
+    assert model.trainer.global_step == len(model.train_indices) // 50 > 0

@@ -17,6 +17,7 @@ from torch.utils.data import RandomSampler
 from . import _files
 from ._plain import from_plain, to_plain
 from ._resident import ChosenLoader
+from ._splitter import CellsSplitter
 
 CHECKPOINT = "training.ckpt"
 
@@ -125,6 +126,14 @@ class Keeper(Callback):
         """Write the last checkpoint."""
         self._finished = True
         self._write(trainer)
+
+    def on_exception(
+        self, trainer: Trainer, plan: LightningModule, exception: BaseException
+    ) -> None:
+        """Give back what a GPU holds, as the framework does not where training breaks off."""
+        plan.on_fit_end()
+        if isinstance(trainer.datamodule, CellsSplitter):
+            trainer.datamodule.teardown()
 
     def _write(self, trainer: Trainer) -> None:
         if self.path is None or self._loop is None:

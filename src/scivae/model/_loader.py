@@ -13,7 +13,8 @@ class CellsLoader(AnnDataLoader):
     """scvi-tools' loader, which reads some rows of a sparse matrix without a copy of all of its indices.
 
     That is what scipy makes each time where column indices and row pointers are of different types, as
-    anndata can leave them. The matrix of the user stays as it is; this one shares its memory.
+    anndata can leave them. The matrix of the user stays as it is; this one shares its memory, but for row pointers
+    and, beyond 2³¹ values, column indices.
 
     Parameters
     ----------

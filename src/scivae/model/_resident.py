@@ -9,12 +9,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.plugins import MixedPrecision, Precision
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
@@ -31,6 +33,13 @@ MINIBATCHES_A_GRAPH = 16
 MINIBATCHES_A_BLOCK = 128
 # Cells that are copied to the device at once.
 CELLS_A_COPY = 4096
+# What a callback can only see of a step that Python takes.
+STEP_HOOKS = (
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
 
 
 def narrowest(values: np.ndarray) -> torch.dtype:
@@ -74,10 +83,15 @@ class Resident(NamedTuple):
         x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         if not (isinstance(x, np.ndarray) or sparse.issparse(x)):
             return None
+        room = MEMORY_SHARE * free_memory(device) / (x.shape[0] * x.shape[1])  # bytes a value
+        if room < 1:
+            return None
         values = x.data if sparse.issparse(x) else x
-        check_finite(torch.from_numpy(values))
-        dtype = narrowest(values)
-        if x.shape[0] * x.shape[1] * dtype.itemsize > MEMORY_SHARE * free_memory(device):
+        check_finite(values)
+        # values that are stored twice are summed, and may need more bytes than either
+        summed = sparse.issparse(x) and not x.has_canonical_format
+        dtype = torch.float32 if summed else narrowest(values)
+        if room < dtype.itemsize:
             return None
         parts: dict[str, list[torch.Tensor]] = {}
         tensors = {REGISTRY_KEYS.X_KEY: torch.empty(x.shape, dtype=dtype, device=device)}
@@ -92,6 +106,10 @@ class Resident(NamedTuple):
             for key, value in some.items():
                 parts.setdefault(key, []).append(value)
         return cls(tensors | {key: torch.cat(part).to(device) for key, part in parts.items()})
+
+    def free(self) -> None:
+        """Give back the memory, whoever still holds this."""
+        self.tensors.clear()
 
     def at(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
         """Some of the cells, counts as float32."""
@@ -158,10 +176,18 @@ def free_memory(device: torch.device) -> int:
 
 
 def can_hold(trainer: Trainer) -> bool:
-    """Whether training is on one GPU, in steps that can be recorded."""
+    """Whether training is on one GPU, in steps that can be recorded: in single precision, seen by no callback."""
     plugin = trainer.precision_plugin
-    scaled = isinstance(plugin, MixedPrecision) and plugin.scaler is not None
-    return trainer.strategy.root_device.type == "cuda" and trainer.world_size == 1 and not scaled
+    single = type(plugin) is Precision or (
+        isinstance(plugin, MixedPrecision) and plugin.scaler is None
+    )
+    seen = any(
+        is_overridden(hook, callback, parent=Callback)
+        for callback in trainer.callbacks
+        for hook in STEP_HOOKS
+    )
+    on_one_gpu = trainer.strategy.root_device.type == "cuda" and trainer.world_size == 1
+    return on_one_gpu and single and not seen
 
 
 @contextmanager
@@ -215,7 +241,7 @@ class Replayed:
         self.function = function
         self.waits = False
         self._recorded: dict[tuple[int, ...], _Recorded | None] = {}
-        self._stream = torch.cuda.Stream()
+        self._stream = _side_stream()
 
     def __call__(self, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
         shape = tuple(indices.shape)
@@ -244,9 +270,21 @@ class Replayed:
 
     def _record(self, indices: torch.Tensor) -> _Recorded:
         graph, given = torch.cuda.CUDAGraph(), indices.clone()
-        with torch.cuda.graph(graph):
-            results = self.function(given)
+        try:
+            with torch.cuda.graph(graph):
+                results = self.function(given)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "a step of training cannot be recorded for the GPU, as the network, or another thread, does "
+                "what a recording must not; train with plan_kwargs={'minibatch_size': None}."
+            ) from error
         return _Recorded(graph, given, results)
+
+
+@cache
+def _side_stream() -> torch.cuda.Stream:
+    """One for all, as what a stream has once used stays with it."""
+    return torch.cuda.Stream()
 
 
 class _Recorded(NamedTuple):

@@ -56,5 +56,7 @@ class CellsSplitter(DataSplitter):
         return batch
 
     def teardown(self, stage: str | None = None) -> None:
-        """Give back the memory of the device."""
+        """Give back the memory of the device: the trainer, which the model keeps, still has the loaders."""
+        if self.resident is not None:
+            self.resident.free()
         self.resident = None

@@ -221,7 +221,8 @@ class TrainingMixin(GenerationMixin):
             size = batch_size if datamodule is None else getattr(datamodule, "batch_size", 0)
             if datamodule is None or hasattr(datamodule, "take_together"):
                 plan_kwargs["minibatch_size"] = size
-                at_once = minibatches_a_block(size, self.module.n_input)
+                if not datasplitter_kwargs.get("drop_last"):  # which drops what is read at once
+                    at_once = minibatches_a_block(size, self.module.n_input)
                 kwargs.setdefault("log_every_n_steps", 1)
         if datamodule is None:
             if not self.module.extra_payload_autotune:  # which graphs do not hand out

@@ -259,7 +259,7 @@ class CIVAETrainingPlan(TrainingPlan):
         """Losses, and in training steps, on cells that the device holds."""
         optimizer = self.optimizers()
         groups = optimizer.param_groups
-        recordable = all("capturable" in group for group in groups)
+        recordable = all(group.get("fused") for group in groups)
         if self.training not in self._graphs:
             self._kl_weight = self._kl_weight.to(chosen.indices.device)
             self._rates = self._rates or [self._kl_weight.clone() for _ in groups]

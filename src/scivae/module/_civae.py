@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module import VAE
@@ -25,9 +26,10 @@ from ._rows import Matrix, Rows, sparse_linear, store_by_input
 from ._thinning import mask, thin
 
 
-def check_finite(x: torch.Tensor) -> None:
-    """Raise for a minibatch with NaN or infinity."""
-    if not x.isfinite().all():
+def check_finite(x: torch.Tensor | np.ndarray) -> None:
+    """Raise for a minibatch, or all values, with NaN or infinity."""
+    finite = np.isfinite(x) if isinstance(x, np.ndarray) else x.isfinite()
+    if not finite.all():
         raise ValueError(
             "expression values must be finite, but a minibatch holds NaN or infinity: the data were "
             "changed after setup_anndata; set up a clean copy."
@@ -324,7 +326,7 @@ class CIVAEModule(VAE):
             hidden = first(values)
         else:
             hidden = F.linear(values.to(products), first.weight.to(products)).to(values.dtype)
-            hidden += first.bias
+            hidden = hidden if first.bias is None else hidden + first.bias
         for layer in [*others, *(layer for block in blocks for layer in block)]:
             if layer is not None:
                 hidden = layer(hidden)

@@ -153,9 +153,9 @@ class CompiledLoss(torch.autograd.Function):
         log_theta: torch.Tensor,  # (n_vars,)
         rows: Rows,
         products: torch.dtype | None,
+        keep: bool,  # what the gradient needs
     ) -> torch.Tensor:
         last = _Last(weight.to(products or weight.dtype), bias, log_theta.exp())
-        keep = any(ctx.needs_input_grad)
         equal = -torch.ones_like(rows.totals[:, 0])
         log_prob, ctx.gradient = _all(hidden, rows, equal, last, keep)
         if keep:
@@ -175,4 +175,4 @@ class CompiledLoss(torch.autograd.Function):
             factor = grad.new_ones(())
             gradient = _all(hidden, rows, -grad.contiguous(), last, True)[1]
         gradient.scale(factor)
-        return *gradient[:3], gradient.theta * last.theta, None, None
+        return *gradient[:3], gradient.theta * last.theta, None, None, None

@@ -61,10 +61,11 @@ class MatrixLoss(torch.autograd.Function):
         log_theta: torch.Tensor,  # (n_vars,)
         counts: torch.Tensor,  # (n_obs, n_vars)
         products: torch.dtype | None,
+        keep: bool,  # what the gradient needs
     ) -> torch.Tensor:
         weight, theta = weight.to(products or weight.dtype), log_theta.exp()
         log_prob, *slopes = score(times(hidden, weight.t(), bias), counts, theta)
-        if any(ctx.needs_input_grad):
+        if keep:
             ctx.save_for_backward(hidden, weight, theta, *slopes)
         return log_prob.neg_()
 
@@ -80,6 +81,7 @@ class MatrixLoss(torch.autograd.Function):
             times(by_logits.t(), weighted),
             by_cell @ by_logits,
             (by_cell @ by_theta) * theta,
+            None,
             None,
             None,
         )
@@ -115,8 +117,9 @@ def negative_binomial_loss(
     One number a cell, summed over genes, shape ``(n_obs,)``.
     """
     last = layer.weight, layer.bias, log_theta
+    keep = torch.is_grad_enabled()  # which cannot be asked inside
     if not isinstance(cells, Rows):
-        return MatrixLoss.apply(hidden, *last, cells.counts, products)
+        return MatrixLoss.apply(hidden, *last, cells.counts, products, keep)
     if hidden.dtype == cells.counts.dtype == torch.float32:
-        return CompiledLoss.apply(hidden, *last, cells, products)
-    return MatrixLoss.apply(hidden, *last, cells.dense(cells.counts), products)
+        return CompiledLoss.apply(hidden, *last, cells, products, keep)
+    return MatrixLoss.apply(hidden, *last, cells.dense(cells.counts), products, keep)

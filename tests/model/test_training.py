@@ -226,3 +226,12 @@ def test_a_last_minibatch_that_is_not_whole_can_be_dropped(adata):
     model = CIVAE(adata)
     model.train(1, batch_size=50, datasplitter_kwargs={"drop_last": True})
     assert model.trainer.global_step == len(model.train_indices) // 50 > 0
+    with pytest.raises(ValueError, match="drop_last leaves nothing .* 108 cells .* batch_size=500"):
+        model.train(1, batch_size=500, datasplitter_kwargs={"drop_last": True})
+
+
+@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (1, ValueError), ("x", TypeError)])
+def test_a_minibatch_has_at_least_two_cells(adata, size, error):
+    CIVAE.setup_anndata(adata)
+    with pytest.raises(error, match=r"plan_kwargs\['minibatch_size'\] must be"):
+        CIVAE(adata).train(1, plan_kwargs={"minibatch_size": size})

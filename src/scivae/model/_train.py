@@ -162,6 +162,8 @@ class TrainingMixin(GenerationMixin):
         plan_kwargs = dict(plan_kwargs or {})
         for name in plan_kwargs.keys() & {"lr", "lr_decay", "thinning"}:
             check_number(f"plan_kwargs[{name!r}]", plan_kwargs[name], minimum=0)
+        if plan_kwargs.get("minibatch_size") is not None:
+            check_integer("plan_kwargs['minibatch_size']", plan_kwargs["minibatch_size"], minimum=2)
         _checks.check_arguments("plan_kwargs", plan_kwargs, self._training_plan_cls, TrainingPlan)
         if datamodule is not None and not hasattr(datamodule, "train_dataloader"):
             raise TypeError(
@@ -195,6 +197,11 @@ class TrainingMixin(GenerationMixin):
                 raise ValueError(
                     f"training needs at least two cells, got {n_train}; raise train_size, or pass more "
                     "cells."
+                )
+            if datasplitter_kwargs.get("drop_last") and n_train < batch_size:
+                raise ValueError(
+                    f"drop_last leaves nothing to train on: {n_train} cells are less than "
+                    f"batch_size={batch_size}; lower it."
                 )
             # Batch normalisation cannot train on a last minibatch of one cell.
             while n_train % batch_size == 1:

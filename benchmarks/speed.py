@@ -122,8 +122,13 @@ def seconds_on_gpu(function, rounds: int = 10) -> float:
     return best
 
 
-def least_seconds(n_genes: int, batch_size: int) -> float:
-    """Seconds that a minibatch needs on a GPU, by operations and by bytes, whichever is more."""
+def operations_a_cell(n_genes: int) -> int:
+    """Floating point operations of two products of the encoder and three of the decoder."""
+    return 5 * 2 * n_genes * N_HIDDEN
+
+
+def least_on_gpu(n_genes: int, batch_size: int) -> float:
+    """Seconds that a cell of a minibatch needs, by operations and by bytes, whichever is more."""
     x, n = torch.randn(2**28, device="cuda"), 8192
     square, out = x[: n**2].view(n, n), torch.empty_like(x)
     operations = 2 * n**3 / seconds_on_gpu(lambda: square @ square)
@@ -131,23 +136,18 @@ def least_seconds(n_genes: int, batch_size: int) -> float:
     values, weights = batch_size * n_genes, 2 * N_HIDDEN * n_genes
     # a byte of counts; logits and slopes written, logits read once and slopes twice; Adam reads four, writes three
     moved = values * (1 + 4 * (2 + 3)) + weights * 4 * 7
-    return max(5 * 2 * values * N_HIDDEN / operations, moved / bytes_)
+    return max(operations_a_cell(n_genes) / operations, moved / bytes_ / batch_size)
 
 
-def ceiling(n_genes: int, batch_size: int) -> float:
-    """Floating point operations a second in products of the network's shapes."""
+def least_on_cpu(n_genes: int, batch_size: int) -> float:
+    """Seconds that a cell needs at the speed of products of the network's shapes."""
     x, w = torch.randn(batch_size, n_genes), torch.randn(n_genes, N_HIDDEN)
     best = np.inf
     for _ in range(50):
         start = time.perf_counter()
         x @ w
         best = min(best, time.perf_counter() - start)
-    return 2 * x.numel() * N_HIDDEN / best
-
-
-def settings_of(name: str) -> dict:
-    """Arguments of training of a row."""
-    return {"precision": "bf16-mixed"} if "bfloat16" in name else {}
+    return operations_a_cell(n_genes) * best / (2 * x.numel() * N_HIDDEN)
 
 
 def training(args) -> pd.DataFrame:
@@ -163,21 +163,21 @@ def training(args) -> pd.DataFrame:
         }
 
         def seconds(name: str, n: int, models=models, epochs=epochs, size=batch_size):
+            more = {"precision": "bf16-mixed"} if "bfloat16" in name else {}
             torch.set_float32_matmul_precision("high" if "TF32" in name else "highest")
             total = args.rounds * epochs[name] + 1
-            took = train(models[name], size, n, total, args.accelerator, **settings_of(name)) / n
+            took = train(models[name], size, n, total, args.accelerator, **more) / n
             torch.set_float32_matmul_precision("highest")
             return took
 
         for name in names:
             seconds(name, 1)
         took: dict[str, list[float]] = {name: [] for name in names}  # an epoch
-        limit = []
+        least = []  # seconds a cell
         for i in range(args.rounds):
             for name in np.roll(names, i):  # none is always first
                 took[name].append(seconds(name, epochs[name]))
-            limit.append(0.0 if on_gpu else ceiling(args.n_genes, batch_size))
-        least = least_seconds(args.n_genes, batch_size) if on_gpu else 0.0
+            least.append((least_on_gpu if on_gpu else least_on_cpu)(args.n_genes, batch_size))
         for name in names:
             speed = args.n_cells / np.array(took[name])
             row = {"batch": batch_size, "method": name, "cells a second": float(np.median(speed))}
@@ -186,14 +186,7 @@ def training(args) -> pd.DataFrame:
                 row[f"× {peer}"] = (
                     f"{np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f})"
                 )
-            needed = (
-                5 * 2 * args.n_genes * N_HIDDEN
-            )  # two products of the encoder, three of the decoder
-            row["of the ceiling"] = float(
-                np.median(speed) * least / batch_size
-                if on_gpu
-                else np.median(speed * needed / np.array(limit))
-            )
+            row["of the ceiling"] = float(np.median(speed * np.array(least)))
             row["ELBO"] = float(models[name].get_elbo(held_out.copy()))
             if not on_gpu:
                 row["peak memory, MB"] = memory(name, batch_size, args)

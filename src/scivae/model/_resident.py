@@ -165,7 +165,7 @@ class ChosenLoader:
         indices = self.indices
         if self.shuffle:
             indices = indices[torch.randperm(len(indices), generator=self.generator)]
-        device = next(iter(self.cells.tensors.values())).device
+        device = self.cells.tensors[REGISTRY_KEYS.X_KEY].device
         for some in indices.to(device).split(self.size):
             yield Chosen(self.cells, some, self.minibatch_size)
 

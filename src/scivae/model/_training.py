@@ -15,24 +15,10 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
-from ..module import (
-    CIVAEModule,
-    Matrix,
-    Rows,
-    ahead,
-    check_finite,
-    n_sharing,
-    sharing,
-    thin,
-)
+from ..module import CIVAEModule, Matrix, Rows, ahead, check_finite, n_sharing, sharing, thin
 from ..module._civae import NotADistributionError
 from ._keeping import NonFiniteError, check_weights, non_finite
-from ._resident import (
-    Chosen,
-    Replayed,
-    Resident,
-    rates_on_device,
-)
+from ._resident import Chosen, Replayed, Resident, rates_on_device
 
 # Steps of 128 cells after which more training no longer pays, and the bounds of epochs around them.
 TARGET_STEPS = 2_000
@@ -178,6 +164,11 @@ class CIVAETrainingPlan(TrainingPlan):
             params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
         )
 
+    @property
+    def thinning_now(self) -> float:
+        """Held-out cells are encoded as they are."""
+        return self.thinning if self.training else 0.0
+
     def _loss(self, tensors: dict, checked: bool = False) -> LossOutput:
         """Loss of one minibatch, of which it may be known that it is finite."""
         try:
@@ -188,7 +179,7 @@ class CIVAETrainingPlan(TrainingPlan):
                 loss_kwargs=self.loss_kwargs,
                 get_inference_input_kwargs={
                     "full_forward_pass": not self.update_only_decoder,
-                    "thinning": self.thinning if self.training else 0.0,
+                    "thinning": self.thinning_now,
                     "checked": checked,
                 },
             )[2]
@@ -206,22 +197,23 @@ class CIVAETrainingPlan(TrainingPlan):
 
     def _prepared(self, x: torch.Tensor, size: int) -> Iterator[Rows | Matrix]:
         """Minibatches of counts; on a CPU, a second thread prepares what comes next."""
-        thinning = self.thinning if self.training else 0.0
         if not x.is_cpu:
             check_finite(x := x.to_dense())
-            yield from (Matrix(some, self._seen(some)) for some in x.split(size))
+            yield from map(self._matrix, x.split(size))
             return
         rows = Rows.of(x)
         check_finite(rows.counts)
         parts, n = rows.split(size), n_sharing()
         # A seed for each, so that what is drawn does not depend on which thread comes first.
         seeds = torch.randint(2**62, (-(-len(x) // size),)).tolist()
-        calls = (partial(p.prepare, thinning, s, n) for p, s in zip(parts, seeds, strict=True))
+        lost = self.thinning_now
+        calls = (partial(p.prepare, lost, s, n) for p, s in zip(parts, seeds, strict=True))
         yield from ahead(calls, AHEAD)
 
-    def _seen(self, counts: torch.Tensor) -> torch.Tensor:
-        """What the encoder is given of counts in a matrix."""
-        return thin(counts, self.thinning) if self.training and self.thinning > 0 else counts
+    def _matrix(self, counts: torch.Tensor) -> Matrix:
+        """Counts in a matrix, and what the encoder is given of them."""
+        lost = self.thinning_now
+        return Matrix(counts, thin(counts, lost) if lost > 0 else counts)
 
     def training_step(self, batch: dict | Chosen, batch_idx: int) -> torch.Tensor | None:
         """Train on what the loader yielded, and log the terms of the loss."""
@@ -286,8 +278,7 @@ class CIVAETrainingPlan(TrainingPlan):
         for some in indices:
             tensors: dict[str, Any] = cells.at(some)
             if self.module.reads_rows:
-                x = tensors[REGISTRY_KEYS.X_KEY]
-                tensors[REGISTRY_KEYS.X_KEY] = Matrix(x, self._seen(x))
+                tensors[REGISTRY_KEYS.X_KEY] = self._matrix(tensors[REGISTRY_KEYS.X_KEY])
             outputs.append(self._step(tensors, optimizer, checked=True))
         return Terms.of(joined(outputs))
 

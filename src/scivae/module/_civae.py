@@ -364,7 +364,7 @@ class CIVAEModule(VAE):
         kl_weight: torch.Tensor | float,
         products: torch.dtype | None,
     ) -> LossOutput:
-        """:meth:`loss_of_rows`, with the products of the last layer in a precision of their own."""
+        """:meth:`loss_of_rows`, with the products with all genes in a precision of their own."""
         mean, variance = self.encode_rows(cells, products)
         if mean.is_cpu and not mean.isfinite().all():  # on a GPU, the loss tells in the end
             raise NotADistributionError("KL")

@@ -32,7 +32,7 @@ def gamma_tables(rows: Rows, theta: torch.Tensor) -> tuple[torch.Tensor, ...]:
     ``lgamma(k + theta) - lgamma(theta) - lgamma(k + 1)`` and its slope by theta, each by small count and
     gene, ``(TABLED + 1, n_vars)``, then each of the large counts, ``(n_large,)``.
     """
-    steps = torch.arange(TABLED + 2, dtype=theta.dtype, device=theta.device)
+    steps = torch.arange(TABLED + 2, dtype=theta.dtype)
     terms = theta + steps[:TABLED, None]  # (TABLED, n_vars)
     k = rows.counts.index_select(0, rows.large)
     shape = theta.index_select(0, rows.columns.index_select(0, rows.large))

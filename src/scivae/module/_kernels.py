@@ -153,9 +153,8 @@ def score(
     """Log-probability of each cell, and slopes by all that it depends on."""
     shares = np.empty_like(theta)  # of the library: softmax but for a factor
     for i in range(len(logits)):
-        broken = (
-            highest[i] - highest[i]
-        )  # NaN, and with it all of the cell, if a logit is not finite
+        # NaN, and with it all of the cell, if a logit is not finite
+        broken = highest[i] - highest[i]
         weight = by_cell[i] + broken
         row = logits[i]
         library = libraries[i] / _exponentials(row, highest[i], shares)

@@ -97,13 +97,13 @@ class Rows:
         if x.layout is torch.sparse_csr:
             ends, columns, counts = x.crow_indices().long(), x.col_indices().long(), x.values()
             cells = torch.repeat_interleave(
-                torch.arange(n_obs, device=x.device), ends.diff(), output_size=len(counts)
+                torch.arange(n_obs), ends.diff(), output_size=len(counts)
             )
             return cls(counts, columns, cells, ends[:-1], n_vars)
         values = x.to_dense().reshape(-1)
         flat = torch.from_numpy(np.flatnonzero(values.numpy()))  # in a third of torch's time
         cells = flat // n_vars
-        starts = torch.searchsorted(cells, torch.arange(n_obs, device=x.device))
+        starts = torch.searchsorted(cells, torch.arange(n_obs))
         return cls(values[flat], flat - cells * n_vars, cells, starts, n_vars)
 
     @property

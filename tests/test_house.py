@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "pl": {"geometry", "metrics", "module", "model", "tl"},
     "datasets": set(),
 }
-COMMON = {"_keys", "_errors", "_display", "_progress"}
+COMMON = {"_keys", "_names", "_errors", "_display", "_progress"}
 # Packages that rooms of plain mathematics know nothing of.
 FOREIGN = {
     "geometry": {"anndata", "scvi", "matplotlib", "scanpy"},

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _keys
+from ._names import layer_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -122,7 +123,7 @@ def _values(said: Mapping[str, Any]) -> str:
 
 
 def _layers(data: AnnData) -> str:
-    others = [f"layers[{k!r}]" for k in data.layers]
+    others = [f"layers[{k!r}]" for k in layer_names(data)]
     return listed(["X (log-normalised)" if "layers['counts']" in others else "X", *others])
 
 
@@ -193,7 +194,7 @@ def _trends(data: AnnData, said: Mapping[str, Any]) -> Description:
         ("way", way + (f" in {said['label']}" if said.get("label") is not None else "")),
         ("walks", f"{said.get('n_pairs', 0):,} of {data.n_obs:,} steps, {said.get('method')}"),
         ("genes", f"{listed(data.var_names)}, {said.get('scale')}"),
-        ("layers", listed(data.layers, 4)),
+        ("layers", listed(layer_names(data), 4)),
     ]
     if share is not None:
         facts.append(("stay in their class", f"{share:.0%} of the walks within a class"))
@@ -254,10 +255,12 @@ def _ranks(data: Any) -> Description:
 
 
 # Classes that IPython shows through :func:`describe`, by module and name: none is imported for it.
+# anndata names its class "anndata" from 0.13 on, pandas its own "pandas" from 3 on.
 _TYPES = (
+    ("anndata", "AnnData"),
     ("anndata._core.anndata", "AnnData"),
-    ("pandas.core.frame", "DataFrame"),
     ("pandas", "DataFrame"),
+    ("pandas.core.frame", "DataFrame"),
 )
 
 

@@ -114,7 +114,7 @@ def read_archive(path: Path) -> tuple[sparse.csr_matrix, pd.Index, pd.DataFrame]
             f"the matrix is {counts.shape[1]} genes × {counts.shape[0]} cells, but the archive "
             f"names {len(rows)} genes and {len(columns)} cells"
         )
-    cells = pd.Index(columns[0].to_numpy(), dtype=object)
+    cells = pd.Index(columns[0].to_numpy(), dtype=str)
     if not cells.is_unique:
         name = cells[cells.duplicated()][0]
         raise DamagedFileError(f"the archive names cell {name!r} twice")

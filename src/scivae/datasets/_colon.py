@@ -238,7 +238,7 @@ def _annotate(cells: pd.Index, annotation: pd.DataFrame, files: dict[str, Path])
         raise DamagedFileError(f"{files['annotation'].name} names cell {name!r} twice")
     if not cells.isin(known).any():
         # R turns the dashes of column names into dots.
-        dotted = pd.Index(known.str.replace("-", ".", regex=False), dtype=object)
+        dotted = pd.Index(known.str.replace("-", ".", regex=False), dtype=str)
         if not cells.isin(dotted).any():
             raise DamagedFileError(
                 f"the cells of {files['matrix'].name} must be those of {files['annotation'].name}, "
@@ -249,7 +249,7 @@ def _annotate(cells: pd.Index, annotation: pd.DataFrame, files: dict[str, Path])
     obs = annotation.reindex(cells)
     obs.index.name = None
     for column in obs.columns:
-        text = obs[column].astype(object)
+        text = obs[column]
         text = text.where(~text.astype(str).str.strip().str.lower().isin(_NOTHING), None)
         if column == "tissue":
             obs[column] = _tissue(text)
@@ -313,11 +313,11 @@ def _name_genes(adata: AnnData, ensembl_to_symbol: Mapping[str, str]) -> None:
     names = adata.var["symbol"].astype(str)
     if (ids == "").all():
         symbol_to_ensembl = {symbol: gene for gene, symbol in ensembl_to_symbol.items()}
-        ids = names.map(symbol_to_ensembl).fillna("")
+        ids = names.map(lambda name: symbol_to_ensembl.get(name, ""))
     else:
         # ENSG00000000003.15 -> ENSG00000000003
         bare = ids.str.replace(r"\.\d+$", "", regex=True)
-        names = names.where(names != "", bare.map(ensembl_to_symbol).fillna(""))
+        names = names.where(names != "", bare.map(lambda gene: ensembl_to_symbol.get(gene, "")))
     taken: set[str] = set()
     unique = []
     for name, gene in zip(names, ids, strict=True):
@@ -329,7 +329,7 @@ def _name_genes(adata: AnnData, ensembl_to_symbol: Mapping[str, str]) -> None:
             number += 1
         taken.add(choice)
         unique.append(choice)
-    adata.var = pd.DataFrame({"gene_ids": ids.to_numpy()}, index=pd.Index(unique, dtype=object))
+    adata.var = pd.DataFrame({"gene_ids": ids.to_numpy()}, index=pd.Index(unique, dtype=str))
 
 
 # ---- the parsed matrix on disk --------------------------------------------------------------

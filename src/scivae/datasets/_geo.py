@@ -74,12 +74,12 @@ def read_counts(path: Path) -> tuple[sparse.csr_matrix, pd.Index, pd.Index]:
             raise DamagedFileError(f"{path.name} is cut short: {error}") from error
     if cells is None or not cells:
         raise DamagedFileError(f"{path.name} has no line of counts")
-    index = pd.Index(cells, dtype=object)
+    index = pd.Index(cells, dtype=str)
     if not index.is_unique:
         raise DamagedFileError(f"{path.name} names cell {index[index.duplicated()][0]!r} twice")
     by_gene = sparse.vstack(blocks, format="csr", dtype=np.float32)
     del blocks
-    return by_gene.T.tocsr(), index, pd.Index(genes, dtype=object)
+    return by_gene.T.tocsr(), index, pd.Index(genes, dtype=str)
 
 
 def _names(line: bytes) -> list[str]:

@@ -97,7 +97,7 @@ def from_images(
 
     if obs_names is None:
         obs_names = [f"image_{i}" for i in range(n_images)]
-    obs = pd.DataFrame(index=pd.Index(list(obs_names), dtype=object))
+    obs = pd.DataFrame(index=pd.Index(list(obs_names), dtype=str))
     if len(obs) != n_images:
         raise ValueError(f"obs_names must name each of the {n_images} images, found {len(obs)}")
     if not obs.index.is_unique:
@@ -107,7 +107,7 @@ def from_images(
         obs[labels_key] = _categorical(labels, n_images)
     row, column = np.divmod(np.arange(height * width), width)
     names = [f"pixel_{r}_{c}" for r, c in zip(row, column, strict=True)]
-    var = pd.DataFrame({"row": row, "column": column}, index=pd.Index(names, dtype=object))
+    var = pd.DataFrame({"row": row, "column": column}, index=pd.Index(names, dtype=str))
     # Arrays and floats only: written to h5ad and zarr as they are.
     uns: dict[str, Any] = {"image": {"shape": np.array([height, width]), "max_value": float(scale)}}
     return ad.AnnData(x, obs=obs, var=var, uns=uns)

@@ -344,7 +344,7 @@ def _draw_truth(
             "log_fold_change": signed,
             "marker_of": marker_of,
         },
-        index=pd.Index([f"gene_{g}" for g in range(n_genes)], dtype=object),
+        index=pd.Index([f"gene_{g}" for g in range(n_genes)], dtype=str),
     )
     return _Truth(var, base, marker, donor, batch, classes, layout)
 
@@ -443,7 +443,7 @@ def _draw_cells(
             "donor": _names("donor", donor, len(truth.donor)),
             "batch": _names("batch", batch, len(truth.batch)),
         },
-        index=pd.Index([f"cell_{i}" for i in range(start, start + n)], dtype=object),
+        index=pd.Index([f"cell_{i}" for i in range(start, start + n)], dtype=str),
     )
     return counts, obs
 

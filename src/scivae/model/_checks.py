@@ -15,6 +15,7 @@ from scipy import sparse
 
 from .. import _keys
 from .._errors import check_type, near_matches, shown
+from .._names import as_objects, layer_names, same_names
 from ..module import COUNT_LIKELIHOODS, LIKELIHOODS
 from ._decoding import MAX_RATE
 
@@ -82,7 +83,7 @@ class Found(NamedTuple):
         library = summary.median_sum
         if size_factor_key is not None:
             library = float(adata.obs[size_factor_key].median())
-        return cls(summary, counts, library, list(adata.layers), adata.obs_names, adata.n_obs)
+        return cls(summary, counts, library, layer_names(adata), adata.obs_names, adata.n_obs)
 
     def to_plain(self) -> dict[str, Any]:
         """Numbers and text, for a registry. Cells without counts are not told apart there."""
@@ -113,7 +114,7 @@ class Found(NamedTuple):
             summary,
             counts,
             found["library"],
-            found["layers"],
+            [name for name in found["layers"] if name is not None],  # X, by anndata 0.13
             pd.Index([]),
             n_obs,
             None if nats is None else np.asarray(nats),
@@ -142,11 +143,12 @@ def resolve_layer(adata: AnnData, layer: str | None) -> str:
     if layer is None:
         layer = _keys.COUNTS_LAYER if _keys.COUNTS_LAYER in adata.layers else X_LAYER
     check_type("layer", layer, str, "the name of a layer")
-    if layer not in adata.layers and (layer != X_LAYER or adata.X is None):
+    names = layer_names(adata)
+    if layer not in names and (layer != X_LAYER or adata.X is None):
         rule = "'X'" if adata.X is not None else "there must be values in adata.X"
         raise KeyError(
             f"layer must be a key of adata.layers or {rule}, got {layer!r}; the layers there are: "
-            f"{shown(adata.layers) or 'none'}.{near_matches(layer, adata.layers)}"
+            f"{shown(names) or 'none'}.{near_matches(layer, names)}"
         )
     return layer
 
@@ -314,7 +316,8 @@ def check_values(
         elif training and not summary.integer:
             what = "values that are not whole numbers"
         if what:
-            others = [name for name in adata.layers if name != layer]
+            listed = adata.layers if isinstance(adata, Found) else layer_names(adata)
+            others = [name for name in listed if name != layer]
             raise ValueError(
                 f"likelihood={likelihood!r} needs raw counts, but {here} holds {what}; pass "
                 f"layer= with the name of the raw counts to setup_anndata (layers there are: "
@@ -337,10 +340,10 @@ def check_values(
 
 def check_genes(adata: AnnData, expected: np.ndarray) -> None:
     """Raise a ValueError unless the genes are those of the model, in the same order."""
-    genes = pd.Index(expected)
-    if adata.var_names.equals(genes):
+    genes = pd.Index(expected, dtype=object)
+    if same_names(adata.var_names, genes):
         return
-    missing = genes.difference(adata.var_names, sort=False)
+    missing = genes[~genes.isin(as_objects(adata.var_names))]
     if len(missing):
         raise ValueError(
             f"adata must have the {len(genes)} genes that the model was trained on, but "

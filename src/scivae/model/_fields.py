@@ -56,7 +56,9 @@ class LabelsField(CategoricalObsField):
         labeled = column.notna().to_numpy()
         self._check_kind(column[labeled])
         if self._unlabeled_category is not None:
-            labeled &= (column != self._unlabeled_category).to_numpy(dtype=bool, na_value=False)
+            labeled = labeled & (column != self._unlabeled_category).to_numpy(
+                dtype=bool, na_value=False
+            )
         return column, labeled
 
     def _check_kind(self, labels: pd.Series) -> None:

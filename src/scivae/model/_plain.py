@@ -16,6 +16,9 @@ import torch
 # Key of a dict that stands for something else.
 _KIND = "__scivae__"
 
+# How the type of text is written. It is read as pandas takes it: "object" in pandas 2, "str" in 3.
+_TEXT = "str"
+
 
 def to_plain(value: Any) -> Any:
     """A value, with the arrays and tables in it written out as plain values.
@@ -45,7 +48,7 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, pd.DataFrame):
         return {
             _KIND: "table",
-            "dtypes": [str(dtype) for dtype in value.dtypes],
+            "dtypes": [_TEXT if isinstance(d, pd.StringDtype) else str(d) for d in value.dtypes],
             **to_plain(value.to_dict(orient="tight")),
         }
     return value
@@ -70,7 +73,8 @@ def from_plain(value: Any) -> Any:
     if kind == "table":
         dtypes = fields.pop("dtypes")
         table = pd.DataFrame.from_dict(fields, orient="tight")
-        return table.astype(dict(zip(table.columns, dtypes, strict=True)))
+        named = zip(table.columns, dtypes, strict=True)
+        return table.astype({name: dtype for name, dtype in named if dtype != _TEXT})
     return fields
 
 

@@ -16,6 +16,7 @@ from anndata import AnnData
 from anndata.io import read_elem, sparse_dataset, write_elem
 from scipy import sparse
 
+from .._names import layer_names
 from . import _files
 from ._checks import X_LAYER, values_of
 
@@ -97,7 +98,7 @@ class Cells:
             if self.adata is not None:
                 obs, var_names = self.adata.obs, self.adata.var_names
                 obs = obs[[c for c in dict.fromkeys(columns) if c in obs]].copy()
-                layers, has_x = list(self.adata.layers), self.adata.X is not None
+                layers, has_x = layer_names(self.adata), self.adata.X is not None
             else:
                 obs = self._obs(root, columns)
                 var_names = pd.Index(read_elem(root["var"][root["var"].attrs["_index"]]))
@@ -321,7 +322,7 @@ def write_blocks(
             if number:
                 _append(root, block)
             else:
-                for values in (block.X, *block.layers.values()):
+                for values in (block.X, *(block.layers[name] for name in layer_names(block))):
                     _for_many(values)
                 write_elem(root, "/", block)
         write_elem(root, "uns", uns())
@@ -344,7 +345,7 @@ def _for_many(values: Any) -> None:
 def _append(root: Any, block: AnnData) -> None:
     """Add the rows of a block to every slot of a store that has rows."""
     arrays = {"X": block.X}
-    arrays |= {f"layers/{name}": values for name, values in block.layers.items()}
+    arrays |= {f"layers/{name}": block.layers[name] for name in layer_names(block)}
     arrays |= {f"obsm/{name}": values for name, values in block.obsm.items()}
     for name, values in arrays.items():
         if sparse.issparse(values):
@@ -352,9 +353,23 @@ def _append(root: Any, block: AnnData) -> None:
         else:
             root[name].append(np.asarray(values))
     obs = root["obs"]
-    obs[obs.attrs["_index"]].append(block.obs_names.to_numpy(dtype=object))
+    _append_column(obs[obs.attrs["_index"]], block.obs_names.to_series())
     for name, column in block.obs.items():
-        if isinstance(column.dtype, pd.CategoricalDtype):
-            obs[f"{name}/codes"].append(column.cat.codes.to_numpy())
-        else:
-            obs[str(name)].append(column.to_numpy())
+        _append_column(obs[str(name)], column)
+
+
+def _append_column(stored: Any, column: pd.Series) -> None:
+    """Add values to a column that is stored as an array, as categories, or as values and a mask."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        stored["codes"].append(column.cat.codes.to_numpy())
+    elif str(stored.attrs.get("encoding-type")).startswith("nullable"):
+        missing = column.isna().to_numpy()
+        kept = column.astype(object).to_numpy(copy=True)
+        # What stands under the mask is never read.
+        kept[missing] = np.zeros(1, dtype=stored["values"].dtype)[0]
+        stored["values"].append(kept.astype(stored["values"].dtype))
+        stored["mask"].append(missing)
+    elif column.dtype.kind in "Ubiufc":
+        stored.append(column.to_numpy())
+    else:
+        stored.append(column.to_numpy(dtype=object))

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from .. import _keys
 from .._errors import near_matches, shown
+from .._names import layer_names, same_names
 from ._check import check_anndata, check_count
 from ._embedding import Method, check_method, embed_points, principal_components, some_of
 from ._path import axis_name
@@ -201,7 +202,7 @@ def augmentation(
     check_count("n_pcs", n_pcs, minimum=2)
     check_count("max_cells", max_cells)
     _check_samples(synthetic)
-    if not real.var_names.equals(synthetic.var_names):
+    if not same_names(real.var_names, synthetic.var_names):
         raise ValueError(
             "real and synthetic must have the same variables in the same order, got "
             f"{real.n_vars} and {synthetic.n_vars}; use real[:, synthetic.var_names]."
@@ -297,10 +298,11 @@ def _comparable(
         ("real", real, kept[0]),
         ("synthetic", synthetic, kept[1]),
     ):
-        if layer is not None and layer not in data.layers:
+        names = layer_names(data)
+        if layer is not None and layer not in names:
             raise KeyError(
                 f"layer must be a layer of both, got {layer!r}, which {argument} lacks; it has: "
-                f"{shown(data.layers) or 'none'}.{near_matches(layer, data.layers)}"
+                f"{shown(names) or 'none'}.{near_matches(layer, names)}"
             )
         values = (data.X if layer is None else data.layers[layer])[cells]
         parts.append(values if sparse.issparse(values) else np.asarray(values))

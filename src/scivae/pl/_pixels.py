@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from .._errors import shown
+from .._names import layer_names
 
 
 def image_shape(data: Any, shape: Sequence[int] | None = None) -> tuple[int, int]:
@@ -47,10 +48,11 @@ def image_shape(data: Any, shape: Sequence[int] | None = None) -> tuple[int, int
 def matrix(data: Any, layer: str | None = None) -> np.ndarray:
     """Values of an AnnData or array, dense, shape ``(n, n_vars)``."""
     if hasattr(data, "obs_names"):
-        if layer is not None and layer not in data.layers:
+        names = layer_names(data)
+        if layer is not None and layer not in names:
             raise KeyError(
                 f"layer must be a key of layers, got {layer!r}; those there are: "
-                f"{shown(data.layers) or 'none'}."
+                f"{shown(names) or 'none'}."
             )
         data = data.X if layer is None else data.layers[layer]
     dense = data.toarray() if sparse.issparse(data) else np.asarray(data)

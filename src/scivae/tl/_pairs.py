@@ -181,7 +181,7 @@ def _groups(
                     f"adata.obs[{labels_key!r}] == {label!r}; the labels of that group are: "
                     f"{shown(labels[mask].dropna().unique(), 20) or 'none'}."
                 )
-            mask &= of_label
+        masks = [mask & of_label for mask in masks]
     return masks[0], masks[1]
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import check_integer, check_key, shown
+from .._names import as_objects, layer_names, same_names
 from .._progress import track
 from . import _validate
 
@@ -224,11 +225,11 @@ def embed(
         placed = (weight[:, :, None] * coordinates[index]).sum(axis=1)
 
     genes = generated.var_names
-    order = adata.var_names.get_indexer(genes)
-    kept = slice(None) if genes.equals(adata.var_names) else order
+    order = adata.var_names.get_indexer(as_objects(genes))
+    kept = slice(None) if same_names(genes, adata.var_names) else order
     layers = {
         name: _stack(adata.layers[name][:, kept], generated.layers[name])
-        for name in adata.layers
+        for name in layer_names(adata)
         if name in generated.layers
     }
     x = None

@@ -356,7 +356,7 @@ def _between(
     mask = adata.obs[key].isin(levels).to_numpy()
     labels_key, label = attrs.get("labels_key"), attrs.get("label")
     if label is not None and labels_key in adata.obs:
-        mask &= (adata.obs[labels_key] == label).to_numpy(dtype=bool, na_value=False)
+        mask = mask & (adata.obs[labels_key] == label).to_numpy(dtype=bool, na_value=False)
     return levels, np.flatnonzero(mask)
 
 

@@ -388,10 +388,10 @@ def _text(
         f"  linear separability of z           {report['separability']:6.1%}   "
         "fitted on training cells, scored on these",
         f"  generated cells of the right class {report['purity']:6.1%}   "
-        f"of {report['n_synthetic']}, by a classifier fitted on real cells only",
+        f"of {report['n_synthetic']}, by a classifier that knows the cells they start from",
         f"    in the worst class               {report['worst_purity']:6.1%}   "
         f"{report['worst_class']}",
-        f"    the same classifier, real cells  {report['judge']:6.1%}   held out",
+        f"    the same classifier, real cells  {report['judge']:6.1%}   held out, which it does not know",
         f"  drawn cells that were accepted     {report['yield']:6.1%}",
         "",
         f"  walk       {ends[0]} → {ends[1]}, in class {label}",
@@ -400,7 +400,7 @@ def _text(
         found = genes[genes["fdr"] <= SIGNIFICANT]
         lines.append(
             f"  genes      {len(found)} of {len(genes)} change from {request.source} to "
-            f"{request.target} (false discovery rate {SIGNIFICANT:.0%})"
+            f"{request.target} (false discovery rate {SIGNIFICANT:.0%}; cells, not donors)"
         )
         for shape in ("up", "down", "transient"):
             names = found.index[found["shape"] == shape][:8]

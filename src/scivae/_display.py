@@ -204,9 +204,9 @@ def _trends(data: AnnData, said: Mapping[str, Any]) -> Description:
         f"trends of {counted(data.n_vars, 'gene')} (AnnData, {data.n_obs:,} steps × {data.n_vars:,})",
         tuple(facts),
         (
-            ("genes = scivae.tl.rank_genes(trends)", "what changes, when, how surely"),
+            ("genes = scivae.tl.rank_genes(trends)", "which genes differ, by cells"),
             ("scivae.pl.gene_trends(trends, genes.index[:6])", "curves of the first six"),
-            ("scivae.pl.trend_heatmap(trends, genes)", "in the order in which they change"),
+            ("scivae.pl.trend_heatmap(trends, genes)", "by position of the decoded change"),
         ),
     )
 
@@ -249,7 +249,7 @@ def _ranks(data: Any) -> Description:
         tuple(facts),
         (
             ("scivae.pl.gene_trends(trends, genes.index[:6])", "curves of the first six"),
-            ("scivae.pl.trend_heatmap(trends, genes)", "in the order in which they change"),
+            ("scivae.pl.trend_heatmap(trends, genes)", "by position of the decoded change"),
         ),
     )
 

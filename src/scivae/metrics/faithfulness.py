@@ -1,7 +1,8 @@
 """Whether generated cells are what they are said to be, judged by classifiers of real cells.
 
-The model never judges itself: a judge is fitted on real cells, in gene space, and knows neither the
-model nor anything that the model made.
+The model never judges itself: a judge is fitted on real cells, in gene space. Fit it on cells that
+the model was not trained on and that no generated cell starts from. A judge that knows these cells
+rewards a model that remembers them: with permuted labels it finds their labels again.
 """
 
 from __future__ import annotations

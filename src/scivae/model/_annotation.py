@@ -41,7 +41,7 @@ class AnnotationMixin(GenerationMixin):
             columns that the model was set up on. Labels are not needed.
         key_added
             The word in ``obsm["X_civae"]`` (posterior means, float32, shape ``(n_obs, n_latent)``),
-            ``obs["civae_predicted"]`` (classes) and ``obs["civae_confidence"]`` (their calibrated
+            ``obs["civae_predicted"]`` (classes) and ``obs["civae_confidence"]`` (their
             probabilities, in [0, 1]).
         batch_size
             Cells in a minibatch.

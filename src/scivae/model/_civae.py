@@ -106,23 +106,19 @@ class CIVAE(
         The choice is in :attr:`likelihood`.
     discriminator_weight
         :math:`\beta`, in nats a labeled cell; the reconstruction term is a sum over genes. It
-        rises during the warm-up, so that cells shape the latent space before labels do: a few labeled
-        cells are not learned by heart (of colorectal cells with one label in a hundred, macro-F1 rises from
-        0.70 to 0.77). ``"auto"``, the default, takes four fifths of the nats that as many principal
+        rises during the warm-up, so that cells shape the latent space before labels do, and a few
+        labeled cells are not learned by heart. ``"auto"``, the default, takes four fifths of the nats that as many principal
         components tell of a cell, which are more the more genes there are and the more deeply they are
         sequenced; 50 where there are no values to read (a datamodule of others, or one that has not
         checked its cells).
     kl_weight
         :math:`\alpha`, reached at the end of the warm-up, the first half of the epochs. At 1, that
-        of the evidence lower bound, reconstruction is worse on each data set that was tried. Purity
-        is the same with 1,000 and 2,000 genes, and may be lower with all 4,210 of colorectal cancer
-        (0.95 against 0.96 before, with other settings changed too).
+        of the evidence lower bound, reconstruction is worse on each data set that was tried.
     class_weights
         Weights of the classes in the cross-entropy. ``"balanced"``, the default, makes them
         proportional to one over the number of cells, with mean one over cells: without it a type of
         30 cells among thousands hardly moves the loss, and it is the rare types for which one wants
-        more cells (on colorectal cancer the class purity of the worst type rises from 0.73 to 0.83,
-        at no cost elsewhere). The boundary is fitted with these weights. Cells are moved with them
+        more cells. The boundary is fitted with these weights. Cells are moved with them
         too, but with no more than a quarter of the number of cells of their class (unlabeled ones
         are counted in by the share of the labels that are of it): five cells that are pulled a
         hundred times as hard as others would be learned by heart, and cells made of them would be
@@ -448,7 +444,7 @@ class CIVAE(
         indices
             Positions of the cells, or a mask; ``None`` for all.
         soft
-            Return probabilities. They are calibrated: logits are divided by a temperature that was
+            Return probabilities: the softmax of the logits divided by a temperature that was
             fitted on the held-out cells of training (Guo et al., "On calibration of modern neural
             networks", 2017).
         batch_size
@@ -498,7 +494,7 @@ class CIVAE(
         return pd.DataFrame(self._probabilities(logits), index=names, columns=self.classes)
 
     def _probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Calibrated probabilities, shape ``(n, n_classes)``."""
+        """Probabilities after temperature scaling, shape ``(n, n_classes)``."""
         return scipy.special.softmax(logits / self.temperature_, axis=1)
 
     def _require_trained(self) -> None:

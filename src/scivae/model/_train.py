@@ -79,8 +79,7 @@ class TrainingMixin(GenerationMixin):
         train_size, validation_size
             Shares of the cells to train on (0.9) and to hold out (the rest). Every class has its
             share in both, and one of which less than one cell would be held out is trained on as a
-            whole. ``train_size=1.0`` uses every label (a quarter of the labels of colorectal cells:
-            macro-F1 0.90 in place of 0.88), but then nothing calibrates :meth:`predict`, and
+            whole. ``train_size=1.0`` uses every label, but then nothing calibrates :meth:`predict`, and
             the threshold of :meth:`augment` comes from cells that were trained on.
         shuffle_set_split
             ``False`` takes the parts in the order of the cells.
@@ -90,9 +89,8 @@ class TrainingMixin(GenerationMixin):
             For :class:`scvi.train.TrainingPlan`: ``lr`` (0.002, unless given), ``lr_decay``, the share of
             the epochs over which it falls to zero (the last half), ``n_epochs_kl_warmup`` (the first
             half), and ``thinning``, the largest share of its counts that a cell can lose
-            before it is encoded in training (0.7 for counts): on colorectal cancer this raises the
-            class purity of generated cells and held-out separability alike. Continuous values are
-            lost whole (0, unless given). Several minibatches make
+            before it is encoded in training (0.7 for counts), which raises held-out separability.
+            Continuous values are lost whole (0, unless given). Several minibatches make
             one step of the framework, which is what callbacks and logs see; ``minibatch_size=None``
             gives them every minibatch, at some cost in speed.
         datasplitter_kwargs

@@ -148,7 +148,7 @@ def trend_heatmap(
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """Genes by steps, in the order in which they change.
+    """Decoded genes by steps, ordered by the switch positions of their decoded curves.
 
     Parameters
     ----------

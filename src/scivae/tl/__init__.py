@@ -1,4 +1,4 @@
-"""Verbs on AnnData: pairs of populations, trends of genes along paths, real beside generated cells."""
+"""Functions on AnnData: pairs of populations, decoded trends of genes, real beside generated cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which genes change along a path: when, how, and how surely."""
+"""Which genes differ between the two ends of a path, and the form of their decoded curves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rank_genes(
     min_change: float | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What changes along a path, when, how, and how surely.
+    """Genes that differ between the two ends of a path, and the form of their decoded curves.
 
     Parameters
     ----------
@@ -72,7 +72,12 @@ def rank_genes(
     within a donor where there are donors. Every cell counts once, however many paths it ends, and no
     decoded value enters: a decoder smooths, so that among decoded values every difference, however
     it came about, stands out from nearly no noise. A difference counts only in the direction of the
-    decoded trend, which can only raise p-values. What the path adds to the test is order and form.
+    decoded trend, which can only raise p-values. The path adds nothing to the test.
+
+    *What is not.* Donors. Cells of a donor are alike, so differences between donors alone make many
+    genes significant: the p-values are about the cells of this sample. ``shape`` and ``switch``
+    describe decoded curves. They do not tell the order in which genes change in cells: where the
+    middle stages are measured, the two are about uncorrelated.
 
     A transient gene can be equal at both ends. What shows it is measured cells in between (see
     ``between`` of :func:`gene_trends`); without them its middle rests on the model alone, and the
@@ -83,8 +88,7 @@ def rank_genes(
     The null is exact if which cells are paired does not depend on their expression within a group:
     for the methods ``ot``, ``random`` and ``all`` of :func:`pair_cells`, not for ``nearest``, whose
     p-values are too large. Groups that are themselves found by clustering the same cells differ by
-    construction, and no test of this kind can tell. Cells of a donor are no independent donors:
-    with few donors, look at ``agreement``.
+    construction, and no test of this kind can tell.
 
     The statistic is the sum of the squared ``z``. Where fewer than ten permutations of a gene reach
     it, those of 100 genes of similar kurtosis are taken together, and beyond these the tail is

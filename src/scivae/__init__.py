@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from . import _display
 
 if TYPE_CHECKING:
-    from . import datasets, geometry, metrics, model, pl, tl
+    from . import datasets, geometry, metrics, model, pl, stats, tl
 
-__all__ = ["datasets", "geometry", "metrics", "model", "pl", "tl"]
+__all__ = ["datasets", "geometry", "metrics", "model", "pl", "stats", "tl"]
 __version__ = version("scivae-tools")
 
 

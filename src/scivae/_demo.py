@@ -274,10 +274,11 @@ def _augment(model: CIVAE, adata: AnnData, key: str, request: Request) -> AnnDat
             _say(f"  left out: {error}")
     if not parts:
         raise RuntimeError("no class could be augmented; train longer, with --epochs.")
-    synthetic = anndata.concat(parts, index_unique="-", keys=[str(i) for i in range(len(parts))])
-    uns = parts[0].uns[_keys.UNS]
+    keys = [str(i) for i in range(len(parts))]
+    synthetic = anndata.concat(parts, index_unique="-", keys=keys, merge="same")
     classes = pd.concat([part.uns[_keys.UNS]["classes"] for part in parts])
-    synthetic.uns[_keys.UNS] = {**uns, "classes": classes}
+    uns = {**parts[0].uns[_keys.UNS], "classes": classes}
+    synthetic.uns.update({**parts[0].uns, _keys.UNS: uns})
     return synthetic
 
 

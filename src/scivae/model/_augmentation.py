@@ -258,7 +258,8 @@ class AugmentationMixin(GenerationMixin):
         -------
         AnnData of n cells, class by class. ``uns["civae"]["classes"]`` tells for each class how many
         cells were drawn and accepted, and the threshold; ``obs["civae_confidence"]`` has the
-        probability that each cell reached. With ``store``: its path, for :func:`anndata.read_zarr`.
+        probability that each cell reached. Genes keep their annotation, columns of the setup the type
+        and the colors that they have in ``adata``, so that both can be joined. With ``store``: its path, for :func:`anndata.read_zarr`.
         The cells are the same; names of paths are text there, not categories.
 
         Raises
@@ -313,7 +314,7 @@ class AugmentationMixin(GenerationMixin):
         rounds = (
             made
             for source in sources
-            for made in self._rounds(source, counts[source.code], sample, seed, drawn)
+            for made in self._rounds(adata, source, counts[source.code], sample, seed, drawn)
         )
 
         def uns() -> dict[str, Any]:
@@ -330,9 +331,11 @@ class AugmentationMixin(GenerationMixin):
         with progress("making cells", sum(counts.values()), unit="cells"):
             if target is None:
                 made = list(rounds)
-                generated = self._cells(made, uns())
+                generated = self._cells(adata, made, uns())
             else:
-                write_blocks(target, self._blocks(rounds, sources), lambda: {_keys.UNS: uns()})
+                write_blocks(
+                    target, self._blocks(adata, rounds, sources), lambda: {_keys.UNS: uns()}
+                )
                 generated = target
         if key_added is not None:
             adata.uns.setdefault(key_added, {})[_keys.AUGMENTATION] = _summary(
@@ -340,23 +343,28 @@ class AugmentationMixin(GenerationMixin):
             )
         return generated
 
-    def _cells(self, made: Sequence[Augmented], uns: dict[str, Any], start: int = 0) -> AnnData:
+    def _cells(
+        self, adata: AnnData, made: Sequence[Augmented], uns: dict[str, Any], start: int = 0
+    ) -> AnnData:
         """AnnData of some of the cells, numbered from ``start``."""
         obs = pd.concat([part.obs for part in made])
         obs.index = pd.Index([f"augmented_{i}" for i in range(start, start + len(obs))])
         return self._assemble(
+            adata,
             _stacked([part.values for part in made]),
             self._categories(obs),
             np.concatenate([part.latent for part in made]),
             uns,
         )
 
-    def _blocks(self, rounds: Iterable[Augmented], sources: Sequence[Source]) -> Iterator[AnnData]:
+    def _blocks(
+        self, adata: AnnData, rounds: Iterable[Augmented], sources: Sequence[Source]
+    ) -> Iterator[AnnData]:
         """AnnData of each round, whose columns can be appended to those of the round before."""
         ends = pd.Index(np.concatenate([source.names for source in sources])).unique()
         start = 0
         for made in rounds:
-            cells = self._cells([made], {}, start)
+            cells = self._cells(adata, [made], {}, start)
             start += cells.n_obs
             # Every cell has a path of its own: as categories, all of them would have to be held.
             cells.obs[_keys.PATH] = made.obs[_keys.PATH].to_numpy()
@@ -412,7 +420,13 @@ class AugmentationMixin(GenerationMixin):
         )
 
     def _rounds(
-        self, source: Source, n: int, sample: bool, seed: int, drawn: dict[int, int]
+        self,
+        adata: AnnData,
+        source: Source,
+        n: int,
+        sample: bool,
+        seed: int,
+        drawn: dict[int, int],
     ) -> Iterator[Augmented]:
         """Draw cells of one class until n are accepted; count them in ``drawn``."""
         code = source.code
@@ -445,8 +459,9 @@ class AugmentationMixin(GenerationMixin):
             if len(good) == 0:
                 continue
             first, last = source.names[new.first[good]], source.names[new.last[good]]
-            obs = self.setup.obs(conditions.take(good), pd.RangeIndex(len(good)))
-            obs[self.setup.labels_key] = self.classes[code]
+            label = self._class_column(adata, np.full(len(good), code))
+            obs = self.setup.obs(conditions.take(good), pd.RangeIndex(len(good)), adata.obs)
+            obs[self.setup.labels_key] = label
             obs[_keys.KIND] = _keys.AUGMENTED
             obs[_keys.PATH] = [
                 x if source.covariance is not None else f"{x} → {y}"
@@ -455,7 +470,7 @@ class AugmentationMixin(GenerationMixin):
             obs[_keys.T] = new.t[good]
             obs[_keys.SOURCE] = first
             obs[_keys.TARGET] = last
-            obs[_keys.PREDICTED] = self.classes[code]
+            obs[_keys.PREDICTED] = label
             obs[_keys.MARGIN] = self.linear_classes.margin(z[good], code)
             obs[_keys.CONFIDENCE] = reached[good]
             yield Augmented(values[good], z[good], obs)

@@ -41,6 +41,7 @@ class LabelsField(CategoricalObsField):
 
     UNLABELED_CATEGORY = "unlabeled_category"
     N_CLASSES = "n_classes"
+    ORDERED = "ordered_classes"
 
     def __init__(self, registry_key: str, obs_key: str, unlabeled_category: Any = None) -> None:
         super().__init__(registry_key, obs_key)
@@ -96,15 +97,17 @@ class LabelsField(CategoricalObsField):
                 f"at least one cell needs a label, but adata.obs[{key!r}] has none; "
                 "check labels_key and unlabeled_category."
             )
-        return self._write(adata, column, labeled, classes)
+        ordered = isinstance(column.dtype, pd.CategoricalDtype) and bool(column.dtype.ordered)
+        return self._write(adata, column, labeled, classes, ordered)
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
         """Write the codes of other cells by the classes of the registry."""
         classes = state_registry[self.CATEGORICAL_MAPPING_KEY][: state_registry[self.N_CLASSES]]
+        ordered = bool(state_registry.get(self.ORDERED, False))
         key = self._original_attr_key
         if key not in adata_target.obs.columns:
             column = pd.Series(np.nan, index=adata_target.obs_names, dtype=object)
-            return self._write(adata_target, column, np.zeros(len(column), bool), classes)
+            return self._write(adata_target, column, np.zeros(len(column), bool), classes, ordered)
         column, labeled = self._labels(adata_target)
         unseen = set(column[labeled].unique()) - set(classes)
         if unseen:
@@ -113,10 +116,15 @@ class LabelsField(CategoricalObsField):
                 f"holds {shown(sorted(map(str, unseen)), 5)}; set them to NaN, or drop the column: "
                 "cells without a label can be encoded and predicted."
             )
-        return self._write(adata_target, column, labeled, classes)
+        return self._write(adata_target, column, labeled, classes, ordered)
 
     def _write(
-        self, adata: AnnData, column: pd.Series, labeled: np.ndarray, classes: np.ndarray
+        self,
+        adata: AnnData,
+        column: pd.Series,
+        labeled: np.ndarray,
+        classes: np.ndarray,
+        ordered: bool,
     ) -> dict:
         codes = np.full(adata.n_obs, len(classes), dtype=np.int64)
         codes[labeled] = pd.Index(classes).get_indexer(column[labeled])
@@ -129,6 +137,7 @@ class LabelsField(CategoricalObsField):
             self.ORIGINAL_ATTR_KEY: self._original_attr_key,
             self.UNLABELED_CATEGORY: self._unlabeled_category,
             self.N_CLASSES: len(classes),
+            self.ORDERED: ordered,
         }
 
     def get_summary_stats(self, state_registry: dict) -> dict:

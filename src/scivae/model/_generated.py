@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,14 @@ from .. import _keys
 from ..geometry import Crossings
 from ._checks import X_LAYER
 
+if TYPE_CHECKING:
+    from ._setup import Setup
+
+LOG1P = "log1p"  # where scanpy notes that X is on a log scale, and looks for the base
+IMAGE = "image"  # height and width, where genes are pixels
 TARGET_SUM = 1e4
+# Bytes of a key, at most: each is the name of a folder in a zarr store.
+MAX_KEY = 200
 
 
 def log_normalize(counts: Any) -> Any:
@@ -34,10 +43,10 @@ def log_normalize(counts: Any) -> Any:
 def assemble(
     values: Any,
     *,
+    real: AnnData,
+    setup: Setup,
     obs: pd.DataFrame,
-    var: pd.DataFrame,
     latent: np.ndarray,
-    layer: str,
     counts: bool,
     uns: dict[str, Any],
     layers: dict[str, Any] | None = None,
@@ -48,31 +57,61 @@ def assemble(
     ----------
     values
         Shape ``(n, n_vars)``, dense or CSR.
-    obs, var
-        Annotations.
+    real
+        The real cells. Their annotation of genes, the names of their indices and the colors of the
+        columns of the setup are kept.
+    setup
+        What the model was set up on.
+    obs
+        Annotation of the generated cells.
     latent
         Latent points, shape ``(n, n_latent)``.
-    layer
-        Layer of the values, or ``"X"``.
     counts
-        Whether they are counts; then X beside a layer is log-normalised.
+        Whether the values are counts; then X beside a layer is log-normalized.
     uns
-        What to say about how they were made.
+        What to say about how the cells were made.
     layers
         Further layers.
     """
-    if layer == X_LAYER:
-        x, own = values, {}
-    else:
-        x, own = (log_normalize(values) if counts else values), {layer: values}
+    entries = {_keys.UNS: uns, **colors_of(real, obs, setup)}
+    own: dict[str, Any] = {} if setup.layer == X_LAYER else {setup.layer: values}
+    x = values
+    if own and counts:
+        x = log_normalize(values)
+        entries[LOG1P] = {}  # no base: the natural logarithm
+    elif not counts and LOG1P in real.uns:
+        entries[LOG1P] = real.uns[LOG1P]
+    if IMAGE in real.uns:
+        entries[IMAGE] = real.uns[IMAGE]
+    var = real.var.copy()
+    var.index = pd.Index(setup.genes.astype(str), name=var.index.name)
+    if real.obs_names.name not in obs:
+        obs.index.name = real.obs_names.name
     return AnnData(
         X=x,
         obs=obs,
         var=var,
+        varm={key: value.copy() for key, value in real.varm.items()},
         layers={**own, **(layers or {})},
         obsm={_keys.LATENT: np.asarray(latent, dtype=np.float32)},
-        uns={_keys.UNS: uns},
+        uns=copy.deepcopy(entries),
     )
+
+
+def colors_of(real: AnnData, obs: pd.DataFrame, setup: Setup) -> dict[str, Any]:
+    """Colors that ``real.uns`` holds for the columns of the setup, and those of predicted classes."""
+    found = {}
+    for column in (setup.labels_key, setup.batch_key, *setup.categorical):
+        colors = real.uns.get(f"{column}_colors")
+        kind = None if column is None else obs[column].dtype
+        if colors is None or not isinstance(kind, pd.CategoricalDtype):
+            continue
+        own = real.obs[column].dtype if column in real.obs else kind
+        if own == kind and len(colors) == len(kind.categories):
+            found[f"{column}_colors"] = colors
+            if column == setup.labels_key:
+                found[f"{_keys.PREDICTED}_colors"] = colors
+    return found
 
 
 def provenance(model_parameters: dict[str, Any], **details: Any) -> dict[str, Any]:
@@ -107,9 +146,42 @@ def crossings_table(crossings: Crossings, classes: np.ndarray) -> pd.DataFrame:
     )
 
 
-def safe_key(name: str) -> str:
-    """A name that file formats take as a key: slashes would open a group."""
-    return name.replace("/", "|")
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, with `` (2)`` and so on after those that were there before."""
+    taken: set[str] = set(names)
+    seen: set[str] = set()
+    out = []
+    for name in names:
+        new, n = name, 1
+        while new in seen or (n > 1 and new in taken):
+            n += 1
+            new = f"{name} ({n})"
+        seen.add(new)
+        out.append(new)
+    return out
+
+
+def safe_key(name: str, taken: Callable[[str], bool] = lambda key: False) -> str:
+    """A key that every file format takes, as near to a name as can be.
+
+    A slash would open a group, some signs have no place in a key, and a long name none on the disk.
+    So two names can have one key: it is numbered while it is ``taken``.
+
+    Parameters
+    ----------
+    name
+        Any text.
+    taken
+        Whether a key stands for something else.
+    """
+    key = "".join(sign if sign.isprintable() else " " for sign in name.replace("/", "|"))
+    if len(key.encode()) > MAX_KEY:
+        key = key.encode()[:MAX_KEY].decode(errors="ignore") + "…"
+    new, n = key, 1
+    while taken(new):
+        n += 1
+        new = f"{key} ({n})"
+    return new
 
 
 def storable(value: Any) -> Any:

@@ -17,6 +17,7 @@ from .._errors import as_numbers, check_bool, check_integer, check_key
 from ..geometry import LinearClasses
 from ..module import COUNT_LIKELIHOODS, CIVAEModule
 from . import _checks
+from ._columns import column_like
 from ._decoding import Encoded, decoded_blocks, sample_blocks
 from ._generated import assemble
 from ._setup import Setup
@@ -161,12 +162,15 @@ class GenerationMixin:
                 f"adata.uns[{key_added!r}] already holds something else; pass another key_added."
             )
 
-    def _categories(self, obs: pd.DataFrame) -> pd.DataFrame:
-        """Make the columns of names categorical, classes in the order of the model."""
+    def _class_column(self, adata: AnnData, codes: np.ndarray) -> Any:
+        """Classes by their codes, in the type of the labels of the real cells."""
         setup = self.setup
-        classes = pd.CategoricalDtype(pd.Index(setup.classes).infer_objects())
-        for column in (setup.labels_key, _keys.PREDICTED):
-            obs[column] = obs[column].astype(classes)
+        kind = pd.CategoricalDtype(pd.Index(setup.classes).infer_objects(), setup.ordered)
+        values = pd.Categorical.from_codes(codes, dtype=kind)
+        return column_like(values, adata.obs.get(setup.labels_key))
+
+    def _categories(self, obs: pd.DataFrame) -> pd.DataFrame:
+        """Make the columns of text categorical."""
         for column in (_keys.KIND, _keys.PATH, _keys.SOURCE, _keys.TARGET):
             if column in obs:
                 obs[column] = pd.Categorical(obs[column])
@@ -174,20 +178,20 @@ class GenerationMixin:
 
     def _assemble(
         self,
+        adata: AnnData,
         values: Any,
         obs: pd.DataFrame,
         latent: np.ndarray,
         uns: dict[str, Any],
         layers: dict[str, np.ndarray] | None = None,
     ) -> AnnData:
-        """AnnData of generated cells on the genes of the model."""
-        setup = self.setup
+        """AnnData of generated cells on the genes of the model, with what ``adata`` says of these."""
         return assemble(
             values,
+            real=adata,
+            setup=self.setup,
             obs=obs,
-            var=pd.DataFrame(index=pd.Index(setup.genes.astype(str))),
             latent=latent,
-            layer=setup.layer,
             counts=self.likelihood in COUNT_LIKELIHOODS,
             uns=uns,
             layers=layers,

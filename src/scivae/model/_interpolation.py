@@ -18,7 +18,7 @@ from ..module import CIVAEModule
 from . import _checks
 from ._cells import resolve_cells
 from ._decoding import Conditions, Encoded, decoded_blocks, draw, interpolate_conditions, likelihood
-from ._generated import crossings_table, provenance, safe_key, storable
+from ._generated import crossings_table, distinct, provenance, safe_key, storable
 from ._generation import GenerationMixin
 
 METHODS = ("linear", "spherical", "geodesic")
@@ -130,7 +130,9 @@ class InterpolationMixin(GenerationMixin):
         AnnData of ``n_pairs · n_steps`` rows, expected values, walk by walk. ``obs`` has the position
         ``civae_t``, the walk ``civae_path``, its ends ``civae_source`` and ``civae_target``, the class
         by the discriminator ``civae_predicted``, and ``civae_margin``: the logit of the walk's class
-        minus the best other. The walk's class is the class of its source.
+        minus the best other. The walk's class is the class of its source. Genes keep their
+        annotation (``var``, ``varm``), columns of the setup the type and the colors that they have in
+        ``adata``, so that both can be joined.
 
         Written back: ``adata.obs[key_added + "_t"]``, the position along the nearest walk of every
         real cell of the classes at the ends, and ``adata.uns[key_added]["paths"]``, for each call
@@ -186,8 +188,8 @@ class InterpolationMixin(GenerationMixin):
         paths = self._paths(adata, a, b, n_steps, method, transform_batch, library_size)
         sources, targets = adata.obs_names[a].astype(str), adata.obs_names[b].astype(str)
         self._warn_if_misclassified(paths, sources, targets)
-        names = sources + " → " + targets
-        obs = self._path_obs(paths, sources, targets, names)
+        names = pd.Index(distinct([f"{x} → {y}" for x, y in zip(sources, targets, strict=True)]))
+        obs = self._path_obs(adata, paths, sources, targets, names)
         values, layers = self._path_values(paths, n_samples, seed)
         details = {
             "kind": _keys.INTERPOLATED,
@@ -200,7 +202,9 @@ class InterpolationMixin(GenerationMixin):
             "transform_batch": None if transform_batch is None else str(transform_batch),
         }
         uns = provenance(self.init_params_["non_kwargs"], **details)
-        generated = self._assemble(values, obs, paths.points.reshape(len(obs), -1), uns, layers)
+        generated = self._assemble(
+            adata, values, obs, paths.points.reshape(len(obs), -1), uns, layers
+        )
         if key_added is not None:
             self._write_back(adata, key_added, paths, sources, targets, details)
         return generated
@@ -290,7 +294,12 @@ class InterpolationMixin(GenerationMixin):
             )
 
     def _path_obs(
-        self, paths: Paths, sources: pd.Index, targets: pd.Index, names: pd.Index
+        self,
+        adata: AnnData,
+        paths: Paths,
+        sources: pd.Index,
+        targets: pd.Index,
+        names: pd.Index,
     ) -> pd.DataFrame:
         """Annotation of every row."""
         classes = self.linear_classes
@@ -300,14 +309,14 @@ class InterpolationMixin(GenerationMixin):
         predicted = classes.predict(paths.points)
         label = np.where(paths.within[:, None], paths.start_class[:, None], predicted)
         label[:, 0], label[:, -1] = paths.start_class, paths.end_class
-        obs = self.setup.obs(interpolate_conditions(*paths.ends, t), index)
-        obs[self.setup.labels_key] = self.classes[label.ravel()]
+        obs = self.setup.obs(interpolate_conditions(*paths.ends, t), index, adata.obs)
+        obs[self.setup.labels_key] = self._class_column(adata, label.ravel())
         obs[_keys.KIND] = _keys.INTERPOLATED
         obs[_keys.PATH] = names[pair]
         obs[_keys.T] = t
         obs[_keys.SOURCE] = sources[pair]
         obs[_keys.TARGET] = targets[pair]
-        obs[_keys.PREDICTED] = self.classes[predicted.ravel()]
+        obs[_keys.PREDICTED] = self._class_column(adata, predicted.ravel())
         obs[_keys.MARGIN] = paths.margins(classes).ravel()
         return self._categories(obs)
 
@@ -384,7 +393,18 @@ class InterpolationMixin(GenerationMixin):
         name = f"{sources[0]} → {targets[0]}"
         if len(sources) > 1:
             name += f" and {len(sources) - 1} more"
-        adata.uns.setdefault(key_added, {}).setdefault(_keys.PATHS, {})[safe_key(name)] = entry
+        written = adata.uns.setdefault(key_added, {}).setdefault(_keys.PATHS, {})
+
+        walked = [[str(name) for name in names] for names in (sources, targets)]
+
+        def taken(key: str) -> bool:
+            """Whether this is the key of walks between other cells."""
+            pairs = written.get(key, {}).get("pairs")
+            return pairs is not None and walked != [
+                pairs[end].astype(str).tolist() for end in ("source", "target")
+            ]
+
+        written[safe_key(name, taken)] = entry
         adata.obs[_keys.t_key(key_added)] = position
 
 

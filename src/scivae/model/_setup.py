@@ -10,6 +10,7 @@ from scvi import REGISTRY_KEYS
 
 from .._errors import check_type, near_matches, shown
 from ._checks import MAX_VALUE, X_LAYER, check_columns
+from ._columns import column_like, numbers_like
 from ._decoding import Conditions
 from ._fields import LabelsField
 
@@ -29,6 +30,8 @@ class Setup(NamedTuple):
         Names of the classes, in the order of the discriminator.
     unlabeled_category
         Value of unlabeled cells, or ``None``.
+    ordered
+        Whether the classes are the categories of an ordered column.
     batch_key
         Column of the batches, or ``None`` if there is one batch only.
     batches
@@ -46,6 +49,7 @@ class Setup(NamedTuple):
     labels_key: str
     classes: np.ndarray
     unlabeled_category: Any
+    ordered: bool
     batch_key: str | None
     batches: np.ndarray
     categorical: dict[str, np.ndarray]
@@ -79,6 +83,7 @@ class Setup(NamedTuple):
             labels_key=labels["original_key"],
             classes=mapping[:n_classes],
             unlabeled_category=unlabeled,
+            ordered=bool(labels.get(LabelsField.ORDERED, False)),
             batch_key=None if batch_key is None or batch_key.startswith("_scvi") else batch_key,
             batches=np.asarray(batch["categorical_mapping"]),
             categorical={
@@ -97,23 +102,34 @@ class Setup(NamedTuple):
         """Code of a batch; a KeyError names those there are."""
         return _code(batch, self.batches, "transform_batch", "batch")
 
-    def obs(self, conditions: Conditions, index: pd.Index) -> pd.DataFrame:
-        """Columns of ``obs`` that hold the covariates of the setup."""
+    def obs(self, conditions: Conditions, index: pd.Index, real: pd.DataFrame) -> pd.DataFrame:
+        """Columns of ``obs`` that hold the covariates of the setup.
+
+        Parameters
+        ----------
+        conditions
+            Covariates of n cells.
+        index
+            Their names.
+        real
+            ``obs`` of the real cells, whose columns say of which type those of the new cells are.
+        """
         columns: dict[str, Any] = {}
+        named: list[tuple[str, np.ndarray, np.ndarray]] = []
         if self.batch_key is not None:
-            columns[self.batch_key] = pd.Categorical.from_codes(
-                conditions.batch, categories=pd.Index(self.batches).infer_objects()
-            )
+            named.append((self.batch_key, conditions.batch, self.batches))
         if conditions.categorical is not None:
             for i, (key, categories) in enumerate(self.categorical.items()):
-                columns[key] = pd.Categorical.from_codes(
-                    conditions.categorical[:, i], categories=pd.Index(categories).infer_objects()
-                )
+                named.append((key, conditions.categorical[:, i], categories))
+        for key, codes, categories in named:
+            values = pd.Categorical.from_codes(codes, pd.Index(categories).infer_objects())
+            columns[key] = column_like(values, real.get(key))
         if conditions.continuous is not None:
             for i, key in enumerate(self.continuous):
-                columns[key] = conditions.continuous[:, i].astype(np.float32)
+                columns[key] = numbers_like(conditions.continuous[:, i], real.get(key))
         if self.size_factor_key is not None:
-            columns[self.size_factor_key] = np.exp(conditions.log_library)
+            size = np.exp(conditions.log_library)
+            columns[self.size_factor_key] = numbers_like(size, real.get(self.size_factor_key))
         return pd.DataFrame(columns, index=index)
 
     def conditions(

@@ -235,7 +235,12 @@ def embed(
     x = None
     if adata.X is not None and generated.X is not None:
         x = _stack(adata.X[:, kept], generated.X)
-    uns = {k: v for k, v in adata.uns.items() if str(k).endswith("_colors")}
+    uns = {
+        key: value
+        for key, value in {**generated.uns, **adata.uns}.items()
+        if str(key).endswith("_colors")
+        or (key == "log1p" and key in generated.uns and key in adata.uns)
+    }
     if _keys.UNS in generated.uns:
         uns[_keys.UNS] = dict(generated.uns[_keys.UNS])
     return anndata.AnnData(
@@ -348,26 +353,39 @@ def _join_obs(adata: AnnData, generated: AnnData) -> pd.DataFrame:
         second.index = pd.Index(
             [f"{n}-generated" if t else n for n, t in zip(second.index, taken, strict=True)]
         )
-    columns: dict[str, Any] = {}
-    for key in [*first.columns, *(c for c in second.columns if c not in first)]:
-        parts = [
-            part[key] if key in part else pd.Series(np.nan, index=part.index, dtype=object)
-            for part in (first, second)
-        ]
-        values = pd.concat([part.astype(object) for part in parts])
-        kinds = [frame[key].dtype for frame in (first, second) if key in frame]
-        categories = [k.categories for k in kinds if isinstance(k, pd.CategoricalDtype)]
-        if categories:
-            levels = list(dict.fromkeys(level for c in categories for level in c))
-            levels += [v for v in pd.unique(values.dropna()) if v not in set(levels)]
-            ordered = isinstance(kinds[0], pd.CategoricalDtype) and bool(kinds[0].ordered)
-            columns[key] = pd.Categorical(values, categories=levels, ordered=ordered)
-        elif all(pd.api.types.is_bool_dtype(k) for k in kinds):
-            columns[key] = pd.array(values, dtype="boolean" if values.hasnans else "bool")
-        elif all(pd.api.types.is_numeric_dtype(k) for k in kinds):
-            columns[key] = pd.to_numeric(values).to_numpy()
-        else:
-            columns[key] = values.to_numpy()
+    columns = {
+        key: _join_column(first.get(key), second.get(key), len(first), len(second))
+        for key in [*first.columns, *(c for c in second.columns if c not in first)]
+    }
     obs = pd.DataFrame(columns, index=first.index.append(second.index))
     obs[_keys.KIND] = pd.Categorical(obs[_keys.KIND])
     return obs
+
+
+def _join_column(real: Any, generated: Any, n_real: int, n_generated: int) -> Any:
+    """One column of both, of the type that both have; missing where one of them has no such column."""
+    if real is not None and generated is not None and real.dtype == generated.dtype:
+        return pd.concat([real, generated]).array
+    found = [part for part in (real, generated) if part is not None]
+    if len(found) == 1 and not pd.api.types.is_bool_dtype(found[0].dtype):
+        rows = np.arange(n_real + n_generated) - (0 if generated is None else n_real)
+        rows[(rows < 0) | (rows >= len(found[0]))] = -1
+        # Keeps categories and extension types; integers become floats where some are missing.
+        return found[0].reset_index(drop=True).reindex(rows).array
+    parts = [
+        pd.Series(np.full(n, np.nan, dtype=object)) if part is None else part.astype(object)
+        for part, n in ((real, n_real), (generated, n_generated))
+    ]
+    values = pd.concat(parts)
+    kinds = [part.dtype for part in found]
+    categories = [k.categories for k in kinds if isinstance(k, pd.CategoricalDtype)]
+    if categories:
+        levels = list(dict.fromkeys(level for c in categories for level in c))
+        levels += [v for v in pd.unique(values.dropna()) if v not in set(levels)]
+        ordered = isinstance(kinds[0], pd.CategoricalDtype) and bool(kinds[0].ordered)
+        return pd.Categorical(values, categories=levels, ordered=ordered)
+    if all(pd.api.types.is_bool_dtype(k) for k in kinds):
+        return pd.array(values, dtype="boolean" if values.hasnans else "bool")
+    if all(pd.api.types.is_numeric_dtype(k) for k in kinds):
+        return pd.to_numeric(values).to_numpy()
+    return values.to_numpy()

@@ -30,6 +30,7 @@ Q95_LAYER: Final = "q95"
 MEAN_LAYER: Final = "mean"
 SD_LAYER: Final = "sd"
 NULL: Final = "civae_null"
+SAMPLES: Final = "civae_samples"
 
 # obs columns of generated AnnData.
 KIND: Final = "civae_kind"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from .. import _keys
 from .._errors import check_choice, check_integer, check_type, near_matches, shown
 from . import _validate
-from ._null import Membership
+from ._samples import cells_of, collect
 from ._walk import Walk
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ RAW_SCALE = "units of the data"
 MEAN, SD = _keys.MEAN_LAYER, _keys.SD_LAYER
 # Values that are held for the quantiles of one step (64 MiB).
 _VALUES_HELD = 2**24
-# Measured cells of a group that are kept for the null.
-_NULL_CELLS = 5000
 
 
 def gene_trends(
@@ -64,7 +62,8 @@ def gene_trends(
     donor_key
         Column of ``obs`` with the donors, for the mean of each donor and the null of
         :func:`rank_genes`. ``None``: the column ``donor`` of ``pairs``, if there is one. A pair
-        whose ends differ in donor counts for none of them.
+        whose ends differ in donor counts for none of them. Where no donor has both groups, the test
+        compares donors between the groups.
     between
         Groups that are known to lie between source and target, whose measured cells tell
         :func:`rank_genes` of transient genes. ``None``: those between the two where the groups are
@@ -88,8 +87,11 @@ def gene_trends(
       ``log1p`` of the expected counts per 10,000, each point of each path normalised by itself. Else
       expected values in the units of the data
     - ``obs["civae_t"]``: the position
-    - ``varm["civae_null"]``: measured values, on the same scale, of the cells at the ends and
-      between them, shape ``(n_genes, n_cells)``; what :func:`rank_genes` tests
+    - ``varm["civae_samples"]``: sums of the counts (means of other data) of each donor and group,
+      shape ``(n_genes, n_samples)``; ``uns["civae"]["samples"]`` says which. What
+      :func:`rank_genes` tests
+    - ``varm["civae_null"]``: measured values, on the same scale, of single cells of the groups (at
+      most 5,000 each), shape ``(n_genes, n_cells)``; tested where there are too few donors
     - ``uns["civae"]``: ``kind="trends"``, ``scale``, parameters, ``donors``, ``share_in_class``
       (share of the pairs of one label of which both ends are classified as it, whose paths stay in
       the class), model, versions
@@ -101,7 +103,13 @@ def gene_trends(
     RuntimeError
         If the model is not trained.
     ValueError
-        If there are no pairs, or an argument is out of its range.
+        If there are no pairs, the donors cannot be told from the groups, or an argument is out of its
+        range.
+
+    Warns
+    -----
+    UserWarning
+        If no donors are given, and a column of ``obs`` looks like donors.
 
     Notes
     -----
@@ -142,8 +150,11 @@ def gene_trends(
         _validate.check_names(adata)
         columns = _columns(model, genes)
         first, second = (_cells(adata, pairs[end], end) for end in ("source", "target"))
-        donors = _donors(adata, pairs, donor_key, first, second)
-        null, said_between = _null(adata, pairs, donors, first, second, between, rng)
+        measured = cells_of(
+            adata, pairs, donor_key=donor_key, between=between, first=first, second=second
+        )
+        kept = collect(model, adata, measured, columns, rng)
+    paired = np.unique(measured.of_pair[measured.of_pair >= 0])
 
     cells, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
     encoded = model._encode(adata, cells)
@@ -157,12 +168,13 @@ def gene_trends(
     order = np.arange(len(pairs)) if held == len(pairs) else rng.permutation(len(pairs))
     start, end = start.take(order), end.take(order)
     walk = Walk(model, start, end, adata, method, t)
-    names = [safe_key(str(name)) for name in donors.names]
+    names = [safe_key(measured.donors[code]) for code in paired]
+    of_pair = np.where(measured.of_pair < 0, -1, np.searchsorted(paired, measured.of_pair))
     layers = {
         name: np.empty((n_steps, len(columns)), dtype=np.float32)
         for name in (MEAN, SD, _keys.Q05_LAYER, _keys.Q95_LAYER, *(f"{MEAN}_{d}" for d in names))
     }
-    for i, step in enumerate(walk.steps(columns, donors.of_pair[order], len(names), held)):
+    for i, step in enumerate(walk.steps(columns, of_pair[order], len(names), held)):
         for name, row in zip(layers, (*step[:4], *step.donors), strict=True):
             layers[name][i] = row
 
@@ -181,11 +193,11 @@ def gene_trends(
         n_pairs=len(pairs),
         quantile_pairs=held,
         donors=np.array(names, dtype=str),
-        between=np.array([str(level) for level in said_between], dtype=str),
+        between=np.array([str(level) for level in measured.between], dtype=str),
         share_in_class=_share_in_class(model, start, end),
         transform_batch=None if transform_batch is None else str(transform_batch),
         seed=int(seed),
-        null=pd.DataFrame({"group": null.group, "donor": null.donor}),
+        **kept.uns,
         **said,
     )
     return AnnData(
@@ -193,17 +205,9 @@ def gene_trends(
         obs=pd.DataFrame({_keys.T: t}, index=[f"step_{i}" for i in range(n_steps)]),
         var=pd.DataFrame(index=pd.Index(model.setup.genes[columns].astype(str))),
         layers=layers,
-        varm={_keys.NULL: _measured(model, adata, null.cells, columns)},
+        varm=kept.varm,
         uns={_keys.UNS: uns},
     )
-
-
-class _Donors(NamedTuple):
-    """Donors of pairs and of cells, as codes; -1 for none."""
-
-    names: list[Any]
-    of_pair: np.ndarray  # (n_pairs,)
-    of_cell: np.ndarray  # (n_obs,)
 
 
 def _check_pairs(pairs: Any) -> None:
@@ -257,127 +261,6 @@ def _cells(adata: AnnData, names: pd.Series, end: str) -> np.ndarray:
             f"with the cells that were paired.{near_matches(name, adata.obs_names)}"
         )
     return found
-
-
-def _donors(
-    adata: AnnData,
-    pairs: pd.DataFrame,
-    donor_key: str | None,
-    first: np.ndarray,
-    second: np.ndarray,
-) -> _Donors:
-    """Donors by a column of the cells, else by that of the pairs."""
-    none = np.full(adata.n_obs, -1)
-    if donor_key is not None:
-        of_cell, names = pd.factorize(_validate.column(adata, "donor_key", donor_key), sort=True)
-        of_pair = np.where(of_cell[first] == of_cell[second], of_cell[first], -1)
-    elif "donor" in pairs:
-        of_pair, names = pd.factorize(pairs["donor"], sort=True)
-        of_cell = none
-        key = pairs.attrs.get("donor_key")
-        if key in adata.obs:  # also of the cells between
-            of_cell = pd.Index(names).get_indexer(adata.obs[key])
-        of_cell[first], of_cell[second] = of_pair, of_pair
-    else:
-        return _Donors([], np.full(len(pairs), -1), np.zeros(adata.n_obs, dtype=int))
-    present = np.unique(of_pair[of_pair >= 0])
-    if not len(present):
-        raise ValueError(
-            "at least one pair must have both ends of one donor, but no pair has; pair within donors "
-            "with scivae.tl.pair_cells(…, donor_key=…), or pass donor_key=None."
-        )
-    code = np.full(len(names) + 1, -1)  # the last: no donor
-    code[present] = np.arange(len(present))
-    return _Donors([names[i] for i in present], code[of_pair], code[of_cell])
-
-
-def _null(
-    adata: AnnData,
-    pairs: pd.DataFrame,
-    donors: _Donors,
-    first: np.ndarray,
-    second: np.ndarray,
-    between: Sequence[Any] | None,
-    rng: np.random.Generator,
-) -> tuple[Membership, list[Any]]:
-    """Measured cells of the null: the ends of the pairs, and those of the groups between."""
-    sources = np.setdiff1d(first, second)
-    targets = np.setdiff1d(second, first)
-    levels, middle = _between(adata, pairs.attrs, between)
-    groups = [sources, np.setdiff1d(middle, np.concatenate([first, second])), targets]
-    groups = [
-        np.sort(rng.choice(g, _NULL_CELLS, replace=False)) if len(g) > _NULL_CELLS else g
-        for g in groups
-    ]
-    cells = np.concatenate(groups)
-    group = np.repeat(np.arange(3), [len(g) for g in groups])
-    kept = donors.of_cell[cells] >= 0
-    cells, group = cells[kept], group[kept]
-    return Membership(cells, group.astype(np.int8), donors.of_cell[cells].astype(np.int32)), levels
-
-
-def _between(
-    adata: AnnData, attrs: dict[Any, Any], between: Sequence[Any] | None
-) -> tuple[list[Any], np.ndarray]:
-    """Groups between source and target, and the positions of their cells."""
-    nothing: tuple[list[Any], np.ndarray] = [], np.array([], dtype=int)
-    if isinstance(between, str):
-        between = [between]
-    if between is not None:
-        check_type("between", between, Iterable, "a list of groups")
-        between = list(between)
-        if not between:
-            return nothing
-    key = attrs.get("groupby")
-    if between is None:
-        if key not in adata.obs or not isinstance(adata.obs[key].dtype, pd.CategoricalDtype):
-            return nothing
-        column = adata.obs[key].cat
-        ends = [list(column.categories).index(attrs[e]) if attrs.get(e) in column.categories else -1
-                for e in ("source", "target")]  # fmt: skip
-        if not column.ordered or min(ends) < 0:
-            return nothing
-        levels = list(column.categories[min(ends) + 1 : max(ends)])
-        levels = [level for level in levels if (adata.obs[key] == level).any()]
-    else:
-        if key is None:
-            raise ValueError(
-                "between needs to know the column of the groups, but pairs.attrs has no 'groupby'; "
-                "set pairs.attrs['groupby']."
-            )
-        groups = _validate.column(adata, "pairs.attrs['groupby']", key)
-        levels = between
-        for level in levels:
-            _validate.group(groups, "between", level, key)
-            if level in (attrs.get("source"), attrs.get("target")):
-                raise ValueError(
-                    f"between must name groups other than source and target, got {level!r}."
-                )
-    mask = adata.obs[key].isin(levels).to_numpy()
-    labels_key, label = attrs.get("labels_key"), attrs.get("label")
-    if label is not None and labels_key in adata.obs:
-        mask = mask & (adata.obs[labels_key] == label).to_numpy(dtype=bool, na_value=False)
-    return levels, np.flatnonzero(mask)
-
-
-def _measured(model: CIVAE, adata: AnnData, cells: np.ndarray, columns: np.ndarray) -> Any:
-    """Measured values of some cells on the scale of the trends, shape ``(n_genes, n_cells)``."""
-    from scipy import sparse
-
-    from ..model._checks import resolve_layer, rows_of, values_of
-    from ..model._compat import get_minify_type
-    from ..model._generated import log_normalize
-    from ..module import COUNT_LIKELIHOODS
-
-    if get_minify_type(adata) is not None:  # there are no measured values left
-        return sparse.csr_matrix((len(columns), 0), dtype=np.float32)
-    order = np.argsort(cells)  # a file on disk wants them in order
-    values = rows_of(values_of(adata, resolve_layer(adata, model.setup.layer)), cells[order])
-    values = sparse.csr_matrix(values, dtype=np.float32)
-    if model.likelihood in COUNT_LIKELIHOODS:
-        values = log_normalize(values)
-    back = np.argsort(order)
-    return sparse.csr_matrix(values[back][:, columns].T)
 
 
 def _share_in_class(model: CIVAE, start: Encoded, end: Encoded) -> float | None:

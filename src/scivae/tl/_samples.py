@@ -1,0 +1,491 @@
+"""Which measured cells and donors a comparison of two groups rests on."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .. import _keys
+from .._errors import check_type
+from . import _validate
+from ._null import BETWEEN, SOURCE, TARGET
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ..model import CIVAE
+
+GROUPS = ("source", "between", "target")  # by the codes SOURCE, BETWEEN and TARGET
+NONE = -1
+# Measured cells of a group that are kept for the permutation of cells.
+_NULL_CELLS = 5000
+_ROWS = 4096  # of one block of cells
+# A column whose name consists of these words, and of fillers, holds donors, or samples of donors.
+_DONORS = {"donor", "donors", "patient", "patients", "individual", "individuals", "subject", "subjects",
+           "participant", "participants", "person", "mouse", "mice", "animal", "animals"}  # fmt: skip
+_SAMPLES = {"sample", "samples", "biosample", "specimen", "replicate", "orig"}
+_FILLERS = {"id", "ids", "name", "names", "no", "nr", "number", "key", "code", "ident"}
+# Bounds for a column that has the structure of donors, but not the name.
+_FEWEST, _MOST, _CELLS_EACH = 3, 100, 5
+
+
+class Cells(NamedTuple):
+    """Measured cells of a comparison; arrays of shape ``(n_obs,)`` unless said otherwise.
+
+    Attributes
+    ----------
+    group
+        0: source, 1: between, 2: target, -1: none of these, or no donor where donors are known.
+    donor
+        Codes of the donors, -1 for none; 0 for all cells without donors.
+    donors
+        Names of the donors by code; empty without donors.
+    of_pair
+        Code of the donor of each pair, -1 where its ends differ. Shape ``(n_pairs,)``.
+    between
+        Levels of the column of groups that lie between source and target.
+    label
+        Which cells have the label of the pairs; all of them where the pairs have none.
+    candidate
+        Column that looks like donors, where none was given.
+    """
+
+    group: np.ndarray
+    donor: np.ndarray
+    donors: list[str]
+    of_pair: np.ndarray
+    between: list[Any]
+    label: np.ndarray
+    candidate: str | None
+
+
+class Samples(NamedTuple):
+    """What a comparison keeps of its measured cells.
+
+    Attributes
+    ----------
+    varm
+        Measured values of single cells, and sums of each donor and group.
+    uns
+        What the columns of these are.
+    """
+
+    varm: dict[str, Any]
+    uns: dict[str, Any]
+
+
+def cells_of(
+    adata: AnnData,
+    pairs: pd.DataFrame,
+    *,
+    donor_key: str | None,
+    between: Sequence[Any] | str | None,
+    first: np.ndarray,
+    second: np.ndarray,
+) -> Cells:
+    """Groups and donors of the cells.
+
+    All cells of the groups count, where ``pairs.attrs`` names the groups and every pair joins them;
+    otherwise the cells at the ends of the pairs.
+
+    Parameters
+    ----------
+    adata
+        The cells.
+    pairs
+        From :func:`scivae.tl.pair_cells`.
+    donor_key
+        Column of ``obs`` with the donors; ``None``: the column ``donor`` of ``pairs``, if there is
+        one.
+    between
+        As for :func:`scivae.tl.gene_trends`.
+    first, second
+        Positions of the ends of each pair.
+
+    Raises
+    ------
+    KeyError
+        If a column is not there.
+    ValueError
+        If the donors cannot be told from the groups, no cell has a donor, or ``between`` is wrong.
+
+    Warns
+    -----
+    UserWarning
+        If no donors are given, and a column looks like donors.
+    """
+    attrs = pairs.attrs
+    label = _label(adata, attrs)
+    group = _groups(adata, attrs, label, first, second)
+    levels, middle = _between(adata, attrs, between)
+    group[middle & label & (group == NONE)] = BETWEEN
+    donor, of_pair, names = _donors(adata, pairs, donor_key, first, second)
+    candidate = None
+    if names:
+        group[donor == NONE] = NONE
+        _check_donors(donor, names, group, donor_key, attrs)
+    else:
+        candidate = _donor_candidate(adata, group, attrs)
+    return Cells(group, donor, names, of_pair, levels, label, candidate)
+
+
+def collect(
+    model: CIVAE, adata: AnnData, cells: Cells, columns: np.ndarray, rng: np.random.Generator
+) -> Samples:
+    """Measured values of the cells of a comparison, in one pass over them.
+
+    Parameters
+    ----------
+    model
+        Says which layer is measured, and whether it holds counts.
+    adata
+        The cells.
+    cells
+        From :func:`cells_of`.
+    columns
+        Positions of the genes that are wanted.
+    rng
+        Chooses the single cells that are kept, where a group has over 5,000.
+    """
+    from scipy import sparse
+
+    from ..model._checks import resolve_layer, rows_of, values_of
+    from ..model._compat import get_minify_type
+    from ..model._generated import log_normalize
+    from ..module import COUNT_LIKELIHOODS
+    from ..stats.donors import sum_by
+
+    used = np.flatnonzero(cells.group != NONE)
+    kept = np.zeros(adata.n_obs, dtype=bool)
+    for code in (SOURCE, BETWEEN, TARGET):
+        own = np.flatnonzero(cells.group == code)
+        kept[rng.choice(own, _NULL_CELLS, replace=False) if len(own) > _NULL_CELLS else own] = True
+    keys = np.unique(np.stack([cells.donor[used], cells.group[used]]), axis=1)  # (2, n_samples)
+    code_of = {(d, g): i for i, (d, g) in enumerate(keys.T.tolist())}
+    sample = np.array(
+        [code_of[d, g] for d, g in zip(cells.donor[used], cells.group[used], strict=True)], dtype=int
+    )  # fmt: skip
+    n_cells = np.bincount(sample, minlength=keys.shape[1])
+    counts = model.likelihood in COUNT_LIKELIHOODS
+    minified = get_minify_type(adata) is not None  # there are no measured values left
+    if minified:
+        used, kept, keys, n_cells = used[:0], kept & False, keys[:, :0], n_cells[:0]
+    sums = np.zeros((keys.shape[1], len(columns)))
+    totals = np.zeros(keys.shape[1])
+    singles = []
+    if not minified:
+        source = values_of(adata, resolve_layer(adata, model.setup.layer))
+        for start in range(0, len(used), _ROWS):
+            rows = used[start : start + _ROWS]
+            block = sparse.csr_matrix(rows_of(source, rows), dtype=np.float32)
+            own = sample[start : start + _ROWS]
+            sums += sum_by(block[:, columns], own, len(sums))
+            totals += np.bincount(
+                own, np.asarray(block.sum(axis=1, dtype=np.float64)).ravel(), len(sums)
+            )
+            singles.append((log_normalize(block) if counts else block)[kept[rows]][:, columns])
+    if not counts:
+        sums /= np.maximum(n_cells, 1)[:, None]
+    single = np.flatnonzero(kept)
+    null = sparse.vstack(singles).T if singles else np.zeros((len(columns), 0), dtype=np.float32)
+    names = np.array([*cells.donors, ""], dtype=object) if cells.donors else np.array([""], object)
+    return Samples(
+        varm={
+            _keys.NULL: sparse.csr_matrix(null),
+            _keys.SAMPLES: np.ascontiguousarray(sums.T),
+        },
+        uns={
+            "null": pd.DataFrame(
+                {
+                    "group": cells.group[single].astype(np.int8),
+                    "donor": cells.donor[single].astype(np.int32),
+                }
+            ),
+            "samples": pd.DataFrame(
+                {
+                    "donor": names[keys[0]].astype(str),
+                    "group": np.array(GROUPS)[keys[1]],
+                    "n_cells": n_cells,
+                    "total": totals,
+                },
+                index=pd.RangeIndex(keys.shape[1]).astype(str),
+            ),
+            "donor_candidate": cells.candidate,
+        },
+    )
+
+
+def _label(adata: AnnData, attrs: Mapping[Any, Any]) -> np.ndarray:
+    """Which cells have the label that was paired."""
+    key, label = attrs.get("labels_key"), attrs.get("label")
+    if label is None or key not in adata.obs:
+        return np.ones(adata.n_obs, dtype=bool)
+    return (adata.obs[key] == label).to_numpy(dtype=bool, na_value=False)
+
+
+def _groups(
+    adata: AnnData,
+    attrs: Mapping[Any, Any],
+    label: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+) -> np.ndarray:
+    """Codes of source and target cells."""
+    group = np.full(adata.n_obs, NONE, dtype=np.int8)
+    key = attrs.get("groupby")
+    if key in adata.obs and attrs.get("source") is not None and attrs.get("target") is not None:
+        source, target = (
+            (adata.obs[key] == attrs[end]).to_numpy(dtype=bool, na_value=False) & label
+            for end in ("source", "target")
+        )
+        if source[first].all() and target[second].all():
+            group[source], group[target] = SOURCE, TARGET
+            return group
+    group[np.setdiff1d(first, second)] = SOURCE
+    group[np.setdiff1d(second, first)] = TARGET
+    return group
+
+
+def _donors(
+    adata: AnnData,
+    pairs: pd.DataFrame,
+    donor_key: str | None,
+    first: np.ndarray,
+    second: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Donors of cells and of pairs, by a column of ``obs`` or else of the pairs, and their names."""
+    if donor_key is not None:
+        column = _validate.column(adata, "donor_key", donor_key)
+        codes, names = _codes(column, f"adata.obs[{donor_key!r}]")
+        if not names:
+            raise ValueError(
+                f"donor_key must name a column with donors, but adata.obs[{donor_key!r}] is missing "
+                "for every cell."
+            )
+        of_pair = np.where(codes[first] == codes[second], codes[first], NONE)
+        return codes, of_pair, names
+    if "donor" not in pairs:
+        return np.zeros(adata.n_obs, dtype=int), np.full(len(pairs), NONE), []
+    of_pair, names = _codes(pairs["donor"], "pairs['donor']")
+    if not names:
+        raise ValueError("pairs['donor'] must name donors, but is missing for every pair.")
+    donor = np.full(adata.n_obs, NONE)
+    key = pairs.attrs.get("donor_key")
+    if key in adata.obs:  # also of cells that are not paired
+        donor = pd.Index(names, dtype=object).get_indexer(pd.Index(_text(adata.obs[key]), dtype=object))
+    donor[first], donor[second] = of_pair, of_pair
+    return donor, of_pair, names
+
+
+def _text(values: pd.Series) -> np.ndarray:
+    """Values as text, missing ones as None."""
+    out = values.astype(object).to_numpy(dtype=object, copy=True)
+    missing = pd.isna(out)
+    out[~missing] = [str(v) for v in out[~missing]]
+    out[missing] = None
+    return out
+
+
+def _codes(values: pd.Series, where: str) -> tuple[np.ndarray, list[str]]:
+    """Codes and names, sorted as text; -1 for missing ones."""
+    distinct = values.dropna().unique()
+    names = sorted(str(v) for v in distinct)
+    for name, after in zip(names, names[1:], strict=False):
+        if name == after:
+            raise ValueError(
+                f"{where} must name each donor in one way, but {name!r} is there as text and as a "
+                f"number; convert the column with .astype(str)."
+            )
+    return pd.Index(names, dtype=object).get_indexer(pd.Index(_text(values), dtype=object)), names
+
+
+def _check_donors(
+    donor: np.ndarray,
+    names: list[str],
+    group: np.ndarray,
+    donor_key: str | None,
+    attrs: Mapping[Any, Any],
+) -> None:
+    """Raise unless donors are there, and are something else than the groups."""
+    sides = [np.unique(donor[(group == code) & (donor != NONE)]) for code in (SOURCE, TARGET)]
+    where = "pairs['donor']" if donor_key is None else f"adata.obs[{donor_key!r}]"
+    for side, what in zip(sides, ("source", "target"), strict=True):
+        if not len(side):
+            raise ValueError(
+                f"both groups must have cells with a donor, but {where} is missing for every cell of "
+                f"{what}; fill it in, or pass donor_key=None."
+            )
+    if len(sides[0]) == len(sides[1]) == 1 and sides[0][0] != sides[1][0]:
+        groups = attrs.get("groupby")
+        raise ValueError(
+            f"{where} must name donors, but its one value in source ({names[sides[0][0]]!r}) and its "
+            f"one value in target ({names[sides[1][0]]!r}) cannot be told from "
+            f"{'the groups' if groups is None else repr(groups)}; name the column of the donors, or "
+            "pass donor_key=None for p-values within one sample."
+        )
+
+
+def _between(
+    adata: AnnData, attrs: Mapping[Any, Any], between: Sequence[Any] | str | None
+) -> tuple[list[Any], np.ndarray]:
+    """Levels between source and target, and which cells have them."""
+    nothing: tuple[list[Any], np.ndarray] = [], np.zeros(adata.n_obs, dtype=bool)
+    if isinstance(between, str):
+        between = [between]
+    if between is not None:
+        check_type("between", between, Iterable, "a list of groups")
+        between = list(between)
+        if not between:
+            return nothing
+    key = attrs.get("groupby")
+    if between is None:
+        if key not in adata.obs or not isinstance(adata.obs[key].dtype, pd.CategoricalDtype):
+            return nothing
+        column = adata.obs[key].cat
+        ends = [list(column.categories).index(attrs[e]) if attrs.get(e) in column.categories else -1
+                for e in ("source", "target")]  # fmt: skip
+        if not column.ordered or min(ends) < 0:
+            return nothing
+        levels = list(column.categories[min(ends) + 1 : max(ends)])
+        levels = [level for level in levels if (adata.obs[key] == level).any()]
+    else:
+        if key is None:
+            raise ValueError(
+                "between needs to know the column of the groups, but pairs.attrs has no 'groupby'; "
+                "set pairs.attrs['groupby']."
+            )
+        groups = _validate.column(adata, "pairs.attrs['groupby']", key)
+        levels = between
+        for level in levels:
+            _validate.group(groups, "between", level, key)
+            if level in (attrs.get("source"), attrs.get("target")):
+                raise ValueError(
+                    f"between must name groups other than source and target, got {level!r}."
+                )
+    return levels, adata.obs[key].isin(levels).to_numpy(dtype=bool, na_value=False)
+
+
+def _donor_candidate(adata: AnnData, group: np.ndarray, attrs: Mapping[Any, Any]) -> str | None:
+    """A column that looks like donors, which one warning names."""
+    name = donor_column(
+        adata.obs,
+        np.isin(group, (SOURCE, TARGET)),
+        group == TARGET,
+        exclude=[attrs.get("groupby"), attrs.get("labels_key"), *_clusterings(adata)],
+        labels=attrs.get("labels_key"),
+    )
+    if name is not None:
+        values = adata.obs[name]
+        sides = [values[group == code].dropna().unique() for code in (SOURCE, TARGET)]
+        both = len(set(sides[0]) & set(sides[1]))
+        cure = (
+            f"pass donor_key={name!r} to pair_cells"
+            if both
+            else f"pass donor_key={name!r} to gene_trends"
+        )
+        warnings.warn(
+            f"adata.obs[{name!r}] looks like donors ({len(set(sides[0]) | set(sides[1]))} values, "
+            f"{both} with both groups), but donor_key is None, so p-values are of cells within one "
+            f"sample; {cure} for donors as the units.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return name
+
+
+def _clusterings(adata: AnnData) -> list[str]:
+    """Columns that scanpy's clusterings wrote: their settings stand in ``uns`` under the same name."""
+    return [str(name) for name in adata.uns if isinstance(adata.uns[name], Mapping)]
+
+
+def donor_column(
+    obs: pd.DataFrame,
+    used: np.ndarray,
+    target: np.ndarray,
+    *,
+    exclude: Iterable[Any] = (),
+    labels: str | None = None,
+) -> str | None:
+    """Name of the column that looks most like donors, by its name, else by its structure.
+
+    Parameters
+    ----------
+    obs
+        Annotation of all cells.
+    used, target
+        Which cells are compared, and which of these are targets.
+    exclude
+        Columns that are known to be something else.
+    labels
+        Column of cell types. A donor has cells of most types, a state or cluster has not.
+
+    Notes
+    -----
+    By structure, donors are text or categories of three levels or more on a side, each with cells of
+    most types. Anything else would be noticed too often: a subtype is nested in the groups, too.
+    """
+    found: list[tuple[int, str]] = []
+    excluded = {name for name in exclude if isinstance(name, str)}
+    for name in obs.columns:
+        if not isinstance(name, str) or name in excluded or name.startswith("_scvi"):
+            continue
+        values = obs[name]
+        if values.dtype.kind in "fcbmM" and not isinstance(values.dtype, pd.CategoricalDtype):
+            continue
+        codes = pd.factorize(values.astype(object))[0]
+        here = used & (codes >= 0)
+        n_here = int(here.sum())
+        sides = [np.unique(codes[here & side]) for side in (~target, target)]
+        n_levels = len(np.union1d(*sides))
+        if n_levels < 2 or min(map(len, sides)) < 1 or n_levels > n_here / 2:
+            continue
+        if max(map(len, sides)) == 1:  # one value a side: the groups themselves
+            continue
+        rank = _name_rank(name)
+        if rank is None and _has_structure(obs, codes, here, sides, labels, name):
+            rank = 2
+        if rank is not None:
+            found.append((rank, name))
+    return min(found, key=lambda item: item[0])[1] if found else None
+
+
+def _name_rank(name: str) -> int | None:
+    """0 for a name of donors, 1 for one of samples, None for any other."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    words = {re.sub(r"(?<=[a-z]{4})id$", "", word) for word in re.findall("[a-z]+", spaced)}
+    words -= _FILLERS
+    if not words or words - _DONORS - _SAMPLES:
+        return None
+    return 0 if words & _DONORS else 1
+
+
+def _has_structure(
+    obs: pd.DataFrame,
+    codes: np.ndarray,
+    here: np.ndarray,
+    sides: list[np.ndarray],
+    labels: str | None,
+    name: str,
+) -> bool:
+    """Whether a column of an unknown name could hold donors: each has cells of most types."""
+    if labels is None or labels not in obs or obs[name].dtype.kind in "iu":
+        return False
+    types = pd.factorize(obs[labels].astype(object))[0]
+    levels = np.union1d(*sides)
+    sizes = np.bincount(codes[here])
+    if min(map(len, sides)) < _FEWEST or len(levels) > _MOST:
+        return False
+    if np.median(sizes[levels]) < _CELLS_EACH:
+        return False
+    n_types = len(np.unique(types[types >= 0]))
+    if n_types < 2:
+        return False
+    known = (codes >= 0) & (types >= 0)
+    table = np.zeros((codes.max() + 1, types.max() + 1), dtype=int)
+    np.add.at(table, (codes[known], types[known]), 1)
+    return bool(np.median((table[levels] > 0).mean(axis=1)) > 0.5)

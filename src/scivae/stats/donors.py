@@ -118,6 +118,7 @@ def sum_by(values: Any, codes: np.ndarray, n: int) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
+    >>> from scivae.stats import sum_by
     >>> sum_by(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([1, 0, 1]), 2)
     array([[3., 4.],
            [6., 8.]])
@@ -154,6 +155,7 @@ def size_factors(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
+    >>> from scivae.stats import size_factors
     >>> counts = np.outer([1, 2, 4], np.arange(1, 31))
     >>> size_factors(counts, counts.sum(axis=1))
     array([0.5, 1. , 2. ])
@@ -190,6 +192,7 @@ def log_cpm(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
+    >>> from scivae.stats import log_cpm
     >>> log_cpm(np.array([[0.0, 10.0], [0.0, 20.0]]), np.array([1e6, 2e6])).round(2)
     array([[0.42, 3.5 ],
            [0.42, 3.5 ]])
@@ -228,6 +231,7 @@ def variance_prior(
     Examples
     --------
     >>> import numpy as np
+    >>> from scivae.stats import variance_prior
     >>> rng = np.random.default_rng(0)
     >>> true = 0.3 * 8 / rng.chisquare(8, 20_000)
     >>> prior = variance_prior(true * rng.chisquare(4, 20_000) / 4, 4)
@@ -289,6 +293,7 @@ def moderated_test(
     Examples
     --------
     >>> import numpy as np
+    >>> from scivae.stats import moderated_test
     >>> rng = np.random.default_rng(0)
     >>> values = rng.normal(size=(8, 100))
     >>> values[4:, 0] += 5
@@ -417,6 +422,7 @@ def donor_design(donor: np.ndarray, target: np.ndarray) -> DonorDesign:
     Examples
     --------
     >>> import numpy as np
+    >>> from scivae.stats import donor_design
     >>> donor_design(np.array([0, 1, 2, 0, 1, 2, 3]), np.repeat([False, True], [3, 4])).n_donors
     (3,)
     >>> donor_design(np.array([0, 1, 2, 3]), np.repeat([False, True], 2)).kind
@@ -490,6 +496,7 @@ def donor_test(
     Examples
     --------
     >>> import numpy as np
+    >>> from scivae.stats import donor_test
     >>> rng = np.random.default_rng(0)
     >>> counts = rng.poisson(50, size=(8, 100)).astype(float)
     >>> counts[4:, 0] *= 4
@@ -612,7 +619,7 @@ def differences_of_donors(values: np.ndarray, design: DonorDesign) -> np.ndarray
 
 
 def sign_test(differences: np.ndarray) -> SignTest:
-    """Do donors differ in one direction?
+    """Test whether donors differ in one direction.
 
     Parameters
     ----------
@@ -622,6 +629,7 @@ def sign_test(differences: np.ndarray) -> SignTest:
     Examples
     --------
     >>> import numpy as np
+    >>> from scivae.stats import sign_test
     >>> sign_test(np.array([[1.0, 1.0], [2.0, -1.0], [0.5, 1.0], [3.0, 0.0]]))
     SignTest(agreement=array([1.        , 0.66666667]), p_value=array([0.125, 1.   ]))
     """
@@ -660,6 +668,7 @@ def intersection_union(
     Examples
     --------
     >>> import numpy as np
+    >>> from scivae.stats import intersection_union
     >>> intersection_union(*(np.array(v) for v in ([1.0, 1.0], [0.01, 0.01], [2.0, -2.0], [0.04, 0.04])))
     array([0.04, 1.  ])
     """
@@ -678,6 +687,7 @@ def false_discovery_rate(p_value: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
+    >>> from scivae.stats import false_discovery_rate
     >>> false_discovery_rate(np.array([0.01, np.nan, 0.04]))
     array([0.02,  nan, 0.04])
     """
@@ -718,6 +728,7 @@ def permute_donors(
     Examples
     --------
     >>> import numpy as np
+    >>> from scivae.stats import donor_design, permute_donors
     >>> rng = np.random.default_rng(0)
     >>> values = rng.normal(size=(16, 200))
     >>> values[8:, :20] += 4

@@ -277,7 +277,9 @@ def _donors(
     donor = np.full(adata.n_obs, NONE)
     key = pairs.attrs.get("donor_key")
     if key in adata.obs:  # also of cells that are not paired
-        donor = pd.Index(names, dtype=object).get_indexer(pd.Index(_text(adata.obs[key]), dtype=object))
+        donor = pd.Index(names, dtype=object).get_indexer(
+            pd.Index(_text(adata.obs[key]), dtype=object)
+        )
     donor[first], donor[second] = of_pair, of_pair
     return donor, of_pair, names
 

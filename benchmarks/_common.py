@@ -36,7 +36,7 @@ def peak() -> float:
     """
     status = Path("/proc/self/status")
     if status.exists():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
         return int(lines["VmHWM"].split()[0]) / 1e3
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
@@ -65,7 +65,7 @@ def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str | 
     """Write every row as CSV, and mean ± sd over seeds as Markdown, under ``docs/evidence``."""
     by = [by] if isinstance(by, str) else by
     DOCS.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(DOCS / f"{name}.csv", index=False, float_format="%.6g")
+    rows.to_csv(DOCS / f"{name}.csv", index=False, float_format="%.6g", encoding="utf-8")
     groups = rows.groupby(by, sort=False)
     columns = [c for c in rows.select_dtypes("number") if c not in (*by, "seed")]
     mean, sd = groups[columns].mean(), groups[columns].std().fillna(0)
@@ -89,13 +89,14 @@ def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str | 
 
 def write_markdown(name: str, title: str, text: str, table: pd.DataFrame) -> None:
     """Write a table as it is, as CSV and as Markdown, under ``docs/evidence``."""
-    table.to_csv(DOCS / f"{name}.csv", index=False, float_format="%.6g")
+    table.to_csv(DOCS / f"{name}.csv", index=False, float_format="%.6g", encoding="utf-8")
     _write(name, title, text, table)
 
 
 def _write(name: str, title: str, text: str, table: pd.DataFrame) -> None:
     (DOCS / f"{name}.md").write_text(
-        f"# {title}\n\n{text}\n\n{markdown_table(table)}\n\n{provenance()}\n"
+        f"# {title}\n\n{text}\n\n{markdown_table(table)}\n\n{provenance()}\n",
+        encoding="utf-8",
     )
 
 

@@ -252,7 +252,7 @@ def _arguments(study: Study, argv: list[str]) -> argparse.Namespace:
 def replace(path: Path, text: str) -> None:
     """Write a file such that it is whole at every moment."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

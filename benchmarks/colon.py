@@ -150,7 +150,7 @@ def ranked_genes(model, pairs, held, predicted, name: str, seed: int) -> tuple[p
     observed = fold_change(per_10k(held.layers["counts"]), is_tumor(held))
     genes["held_out"] = pd.Series(observed, index=held.var_names)
     genes["predicted"] = pd.Series(predicted, index=held.var_names)
-    genes.to_csv(CACHE / f"genes_{name}_{seed}.csv")
+    genes.to_csv(CACHE / f"genes_{name}_{seed}.csv", encoding="utf-8")
     if seed == 0:
         trends.write_h5ad(CACHE / f"trends_{name}.h5ad")
     return genes, trends.uns["civae"].get("share_in_class", np.nan)

@@ -242,7 +242,7 @@ def in_process(name: str, args, batch_size: int) -> dict:
     words = [__file__, "--task", name, "--folder", args.folder, "--batch-size", batch_size]
     words += ["--trained", args.trained, "--augmented", args.augmented]
     done = subprocess.run(
-        [sys.executable, *map(str, words)], capture_output=True, text=True, check=False
+        [sys.executable, *map(str, words)], capture_output=True, encoding="utf-8", check=False
     )
     if done.returncode:
         sys.exit(f"{name}: {done.stderr[-2000:]}")

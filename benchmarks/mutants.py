@@ -104,7 +104,7 @@ def mutants(room: str) -> list[dict]:
     files = [SOURCE / room / name for name in LOSS] if room == "module" else None
     found = []
     for file in files or sorted((SOURCE / room).glob("*.py")):
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         skip = left_out(ast.parse(text), LOSS.get(file.name) if room == "module" else None)
         nodes, todo = [], [parso.parse(text)]
         while todo:  # in the order of MutationVisitor
@@ -219,7 +219,7 @@ def main() -> None:
     os.chdir(ROOT)
     rows = []
     if TABLE.exists():
-        with TABLE.open() as file:
+        with TABLE.open(encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     by_key = {tuple(str(row[k]) for k in KEY): row for row in rows}
     sample = []
@@ -231,7 +231,9 @@ def main() -> None:
     load_libraries()
     if args.check:
         for mutant in {m["file"]: m for m in sample}.values():
-            found = outcome(mutant, (SOURCE / mutant["file"]).read_text(), args.survivors)
+            found = outcome(
+                mutant, (SOURCE / mutant["file"]).read_text(encoding="utf-8"), args.survivors
+            )
             print(mutant["file"], {"survived": "passes"}.get(found, "FAILS unchanged"), flush=True)
         return
     for mutant in sample:
@@ -241,7 +243,7 @@ def main() -> None:
         if args.report or (done and not again) or time.monotonic() - began > 60 * args.minutes:
             continue
         operator = operators()[mutant["operator"]]()
-        text = (SOURCE / mutant["file"]).read_text()
+        text = (SOURCE / mutant["file"]).read_text(encoding="utf-8")
         code = MutationVisitor.mutate_code(text, operator, mutant["occurrence"])
         before, after = text.splitlines(), code.splitlines()
         where = mutant["line"] - 1
@@ -256,7 +258,7 @@ def main() -> None:
         by_key[key] = row
         print(*(row[k] for k in ("file", "line", "outcome", "seconds", "after")), flush=True)
         TABLE.parent.mkdir(exist_ok=True)
-        with TABLE.open("w", newline="") as file:
+        with TABLE.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(by_key.values())

@@ -336,11 +336,14 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
     for part in args.only:
         made[part] = globals()[part](args)
         name = f"speed_{part}" + ("_gpu" if args.accelerator == "gpu" else "")
-        made[part].to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
+        made[part].to_csv(
+            folder / f"{name}.csv", index=False, float_format="%.6g", encoding="utf-8"
+        )
         text = "\n\n".join(" ".join(p.split()) for p in __doc__.split("\n\n")[2:])
         (folder / f"{name}.md").write_text(
             f"# Speed: {part.replace('_', ' ')}\n\n{text}\n\n{markdown_table(made[part])}\n\n"
-            f"{provenance()} · {machine(args.accelerator)}\n"
+            f"{provenance()} · {machine(args.accelerator)}\n",
+            encoding="utf-8",
         )
         if part == "growth":
             plot(made[part], folder / "speed_growth.png")

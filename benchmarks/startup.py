@@ -35,7 +35,10 @@ def main() -> None:
     for turn in range(ROUNDS + 1):
         for name, code in IMPORTS.items():
             done = subprocess.run(
-                [sys.executable, "-c", MEASURE, code], capture_output=True, text=True, check=True
+                [sys.executable, "-c", MEASURE, code],
+                capture_output=True,
+                encoding="utf-8",
+                check=True,
             )
             seconds, memory = map(float, done.stdout.split())
             if turn:  # the first fills the caches of the system

@@ -59,7 +59,7 @@ The tests are a part of the suite: """
 
 def run(*command: str, **kwargs) -> subprocess.CompletedProcess:
     """Run a command, and stop with its output if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **kwargs)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, **kwargs)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
     return done
@@ -73,7 +73,7 @@ def measure(name: str, python: str, torch: str) -> tuple[dict[str, object], int]
         interpreter = str(folder / "bin" / "python")
         run("uv", "venv", "--quiet", "--allow-existing", "--python", python, str(folder))
         overrides = folder / "overrides.txt"
-        overrides.write_text(f"torch=={torch}\n")
+        overrides.write_text(f"torch=={torch}\n", encoding="utf-8")
         pip = ("uv", "pip", "install", "--quiet", "--python", interpreter)
         run(*pip, "--overrides", str(overrides), *options["install"], "-e", ".[test]", "pip")
         for requirement in options.get("unmet", ()):
@@ -88,7 +88,7 @@ def measure(name: str, python: str, torch: str) -> tuple[dict[str, object], int]
         done = subprocess.run(
             [interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             cwd=ROOT,
             env=environment,
         )

@@ -162,13 +162,13 @@ def copy_notebooks() -> None:
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
     for notebook in sorted((ROOT / "tutorials").glob("*.ipynb")):
-        contents = json.loads(notebook.read_text())
+        contents = json.loads(notebook.read_text(encoding="utf-8"))
         # One that was stored without being run does not name its language.
         contents["metadata"].setdefault("language_info", {"name": "python"})
-        (target / notebook.name).write_text(json.dumps(contents))
+        (target / notebook.name).write_text(json.dumps(contents), encoding="utf-8")
     if not any(target.iterdir()):
         (target / "none.md").write_text(
-            "# None here\n\nThis copy of the source has no notebooks.\n"
+            "# None here\n\nThis copy of the source has no notebooks.\n", encoding="utf-8"
         )
 
 

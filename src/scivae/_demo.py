@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from pathlib import Path
@@ -91,6 +92,7 @@ def run(request: Request) -> dict[str, Any]:
     """
     started = time.perf_counter()
     request = _with_defaults(request)
+    _check_out(request.out)
     adata = _load(request)
     key = request.labels_key or _keys.LABELS_KEY
     model = _train(request, adata, key)
@@ -113,7 +115,7 @@ def run(request: Request) -> dict[str, Any]:
     _figures(out, model, adata, path, trends, genes, key)
     report["seconds"] = time.perf_counter() - started
     text = _text(report, request, label, ends, genes)
-    (out / "report.txt").write_text(text)
+    (out / "report.txt").write_text(text, encoding="utf-8")
     print(text)
     return report
 
@@ -137,6 +139,18 @@ def _with_defaults(request: Request) -> Request:
             defaults.pop(name, None)
     fill: dict[str, Any] = {k: v for k, v in defaults.items() if getattr(request, k) is None}
     return request._replace(**fill)
+
+
+def _check_out(out: Path) -> None:
+    """Raise before anything is done if the results could not be written afterwards."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        what = "a file" if there == out else f"in {there}, which is a file"
+        raise ValueError(f"--out must be a folder, but {out} is {what}; choose another.")
+    if not os.access(there, os.W_OK):
+        raise ValueError(
+            f"--out must be a folder that can be written to, but {there} is not; choose another."
+        )
 
 
 def _load(request: Request) -> AnnData:
@@ -329,7 +343,7 @@ def _write(
     path.write_h5ad(out / "path.h5ad")
     synthetic.write_h5ad(out / "synthetic.h5ad")
     if genes is not None:
-        genes.to_csv(out / "genes.csv")
+        genes.to_csv(out / "genes.csv", encoding="utf-8")
 
 
 def _figures(
@@ -407,5 +421,6 @@ def _text(
             names = found.index[found["shape"] == shape][:8]
             if len(names):
                 lines.append(f"             {shape + ':':<11}{', '.join(names)}")
-    lines += ["", f"  results in {request.out}/  ({report['seconds']:.0f} s)", ""]
+    folder = os.fsencode(request.out).decode("utf-8", errors="replace")
+    lines += ["", f"  results in {folder}/  ({report['seconds']:.0f} s)", ""]
     return "\n".join(lines)

@@ -49,7 +49,7 @@ class Description(NamedTuple):
             code = max(len(c) for c, _ in self.steps)
             lines.append("next:")
             lines += [f"  {c:<{code}}  # {what}" for c, what in self.steps]
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     def _repr_html_(self) -> str:
         # Colours and lines are those of the page, light or dark.
@@ -75,6 +75,24 @@ class Description(NamedTuple):
             '<div style="border-left:3px solid #0072B2;padding:2px 0 2px 10px;max-width:60em">'
             f"<div><b>{html.escape(self.title)}</b></div>{table}{facts}</table>{after}</div>"
         )
+
+
+# Signs that a console may not know, in signs that all know.
+_PLAIN = {"→": "->", "×": "x", "–": "-", "…": "...", "α": "alpha", "β": "beta"}
+
+
+def printable(text: str) -> str:
+    """Text that :func:`print` can show: signs that the console does not know are replaced."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    plain: dict[int, str] = {}
+    for sign in set(text):
+        try:
+            sign.encode(encoding)
+        except UnicodeEncodeError:
+            plain[ord(sign)] = _PLAIN.get(sign, "?")
+        except LookupError:  # an encoding of someone's own
+            return text
+    return text.translate(plain)
 
 
 def listed(names: Iterable[Any], n: int = 6) -> str:

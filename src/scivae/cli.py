@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 EXAMPLES = """\
 examples:
@@ -36,11 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     Exit status: 0, or 2 where the input is at fault.
     """
-    args = _parser().parse_args(argv)
+    with _signs_replaced(sys.stdout), _signs_replaced(sys.stderr):
+        return _run(_parser().parse_args(argv))
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run a command; tell what is at fault in one line."""
     from ._demo import Request, run
 
     names = Request._fields
-    request = Request(**{k: v for k, v in vars(args).items() if k in names})
+    request = Request(**{k: _text(v) for k, v in vars(args).items() if k in names})
     try:
         run(request)
     except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
@@ -48,6 +56,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"scivae: error: {message}", file=sys.stderr)
         return 2
     return 0
+
+
+def _text(value: Any) -> Any:
+    """An argument whose bytes are UTF-8, whatever the locale took them for."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return os.fsencode(value).decode("utf-8")
+    except UnicodeError:
+        return value
+
+
+@contextmanager
+def _signs_replaced(stream: Any) -> Iterator[None]:
+    """Let a console that cannot show a sign show a question mark, instead of an error."""
+    errors = getattr(stream, "errors", None)
+    if errors is None or not hasattr(stream, "reconfigure"):
+        yield
+        return
+    stream.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors=errors)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._display import Description, counted, listed
+from .._display import Description, counted, listed, printable
 from .._errors import near_matches, shown
 from ._checks import where
 from ._generation import GenerationMixin
@@ -63,7 +63,7 @@ class Labels(Mapping[str, Any]):
         return list(self)
 
     def __repr__(self) -> str:
-        return f"{counted(len(self), 'class')}: {listed(self, 30)}"
+        return printable(f"{counted(len(self), 'class')}: {listed(self, 30)}")
 
 
 class ReprMixin(GenerationMixin):

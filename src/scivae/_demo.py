@@ -12,6 +12,7 @@ import numpy as np
 
 from . import _keys
 from ._errors import near_matches, shown
+from ._names import any_text_written
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -339,9 +340,10 @@ def _features(model: CIVAE, adata: AnnData) -> Any:
 def _write(
     out: Path, adata: AnnData, path: AnnData, synthetic: AnnData, genes: pd.DataFrame | None
 ) -> None:
-    adata.write_h5ad(out / "cells.h5ad")
-    path.write_h5ad(out / "path.h5ad")
-    synthetic.write_h5ad(out / "synthetic.h5ad")
+    with any_text_written():
+        adata.write_h5ad(out / "cells.h5ad")
+        path.write_h5ad(out / "path.h5ad")
+        synthetic.write_h5ad(out / "synthetic.h5ad")
     if genes is not None:
         genes.to_csv(out / "genes.csv", encoding="utf-8")
 

@@ -92,7 +92,7 @@ class Found(NamedTuple):
             "class_counts": self.class_counts.tolist(),
             "n_obs": self.n_obs,
             "library": self.library,
-            "layers": list(self.layers),
+            "layers": layer_names(self),
             "nats": None if self.nats is None else self.nats.tolist(),
         }
 
@@ -114,7 +114,7 @@ class Found(NamedTuple):
             summary,
             counts,
             found["library"],
-            [name for name in found["layers"] if name is not None],  # X, by anndata 0.13
+            found["layers"],
             pd.Index([]),
             n_obs,
             None if nats is None else np.asarray(nats),
@@ -316,8 +316,7 @@ def check_values(
         elif training and not summary.integer:
             what = "values that are not whole numbers"
         if what:
-            listed = adata.layers if isinstance(adata, Found) else layer_names(adata)
-            others = [name for name in listed if name != layer]
+            others = [name for name in layer_names(adata) if name != layer]
             raise ValueError(
                 f"likelihood={likelihood!r} needs raw counts, but {here} holds {what}; pass "
                 f"layer= with the name of the raw counts to setup_anndata (layers there are: "

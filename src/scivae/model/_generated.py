@@ -14,6 +14,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from .. import _keys
+from .._names import native_text, same_names
 from ..geometry import Crossings
 from ._checks import X_LAYER
 
@@ -89,9 +90,12 @@ def assemble(
         obs.index.name = real.obs_names.name
     return AnnData(
         X=x,
-        obs=obs,
-        var=var,
-        varm={key: value.copy() for key, value in real.varm.items()},
+        obs=native_text(obs),
+        var=native_text(var),
+        varm={
+            key: native_text(value) if isinstance(value, pd.DataFrame) else value.copy()
+            for key, value in real.varm.items()
+        },
         layers={**own, **(layers or {})},
         obsm={_keys.LATENT: np.asarray(latent, dtype=np.float32)},
         uns=copy.deepcopy(entries),
@@ -107,7 +111,9 @@ def colors_of(real: AnnData, obs: pd.DataFrame, setup: Setup) -> dict[str, Any]:
         if colors is None or not isinstance(kind, pd.CategoricalDtype):
             continue
         own = real.obs[column].dtype if column in real.obs else kind
-        if own == kind and len(colors) == len(kind.categories):
+        if not isinstance(own, pd.CategoricalDtype) or len(colors) != len(kind.categories):
+            continue
+        if same_names(own.categories, kind.categories):
             found[f"{column}_colors"] = colors
             if column == setup.labels_key:
                 found[f"{_keys.PREDICTED}_colors"] = colors

@@ -13,6 +13,7 @@ import torch
 from anndata import AnnData
 from scvi.data import AnnDataManager
 
+from .._names import any_text_written
 from . import _files
 from ._compat import SAVE_KEYS, SETUP_METHOD_NAME
 from ._plain import foreign, from_plain, to_plain
@@ -99,9 +100,10 @@ class SavingMixin:
             cure = "pass overwrite=True to replace the model in it, or " if target.is_dir() else ""
             raise ValueError(f"{target} already exists; {cure}choose another folder.")
         with _files.new_files(target) as part:
-            super().save(part, prefix, True, save_anndata, **kwargs)  # type: ignore[misc]
+            with any_text_written():
+                super().save(part, prefix, True, save_anndata, **kwargs)  # type: ignore[misc]
             path = part / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
-            contents = _files.read(path, trusted=True)  # written on the line before the last
+            contents = _files.read(path, trusted=True)  # just written
             # scvi-tools adds the parameters of whatever Pyro models the process holds.
             contents[_PARTS[0]].pop("pyro_param_store", None)
             plain = {part: to_plain(contents[part]) for part in _PARTS}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from .._names import layer_names
 from ..tl._genes import describe
 from ..tl._trends import MEAN
 from ._check import check_count, check_genes, check_trends
@@ -108,7 +109,7 @@ def gene_trends(
     overlaid = len(names) > 1 and (overlay or _is_single(ax))
     if bands is None:
         bands = not overlaid or len(names) <= FEW_BANDS
-    has_bands = bands and {_keys.Q05_LAYER, _keys.Q95_LAYER} <= set(trends.layers)
+    has_bands = bands and {_keys.Q05_LAYER, _keys.Q95_LAYER} <= set(layer_names(trends))
     if overlaid:
         with drawing(ax, show=show) as drawn:
             _overlay(drawn, trends, names, bands=has_bands, donors=donor_names)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import check_integer, check_key, shown
-from .._names import as_objects, layer_names, same_names
+from .._names import as_objects, layer_names, native_text, same_names
 from .._progress import track
 from . import _validate
 
@@ -242,11 +242,14 @@ def embed(
         or (key == "log1p" and key in generated.uns and key in adata.uns)
     }
     if _keys.UNS in generated.uns:
-        uns[_keys.UNS] = dict(generated.uns[_keys.UNS])
+        uns[_keys.UNS] = {
+            key: native_text(value) if isinstance(value, pd.DataFrame) else value
+            for key, value in generated.uns[_keys.UNS].items()
+        }
     return anndata.AnnData(
         X=x,
-        obs=_join_obs(adata, generated),
-        var=adata.var.iloc[order].copy(),
+        obs=native_text(_join_obs(adata, generated)),
+        var=native_text(adata.var.iloc[order]),
         layers=layers,
         obsm={
             _keys.LATENT: np.concatenate([real, latent.astype(real.dtype)]),

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "pl": {"geometry", "metrics", "stats", "module", "model", "tl"},
     "datasets": set(),
 }
-COMMON = {"_keys", "_names", "_errors", "_display", "_progress"}
+COMMON = {"_keys", "_names", "_storage", "_errors", "_display", "_progress"}
 # Packages that rooms of plain mathematics know nothing of.
 FOREIGN = {
     "geometry": {"anndata", "scvi", "matplotlib", "scanpy"},

@@ -51,4 +51,7 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
                 yield {"requests": rows, "splits": [np.arange(len(rows))]}
 
     for batch in Loader(batch_sampler=Pools(), preload_to_gpu=False).add_dataset(matrix):
-        yield batch["X"].astype(np.float32, copy=False)
+        values = batch["X"].astype(np.float32, copy=False)
+        if hasattr(values, "sum_duplicates"):  # which need not be in order in a file
+            values.sum_duplicates()
+        yield values

@@ -16,6 +16,7 @@ from scipy import sparse
 from .. import _keys
 from .._errors import check_type, near_matches, shown
 from .._names import as_objects, layer_names, same_names
+from .._storage import rows_of
 from ..module import COUNT_LIKELIHOODS, LIKELIHOODS
 from ._decoding import MAX_RATE
 
@@ -136,6 +137,11 @@ def check_adata(adata: Any) -> None:
             f"as in adata[{first!r}] (there are: {shown(modalities)}), with the labels in its own obs."
         )
     check_type("adata", adata, AnnData, "an AnnData")
+    if not isinstance(adata.obs, pd.DataFrame):
+        raise TypeError(
+            f"adata.obs must be in memory, but is a {type(adata.obs).__name__} that is read lazily; "
+            "pass adata.to_memory(), or give the path of the file to BlockDataModule."
+        )
 
 
 def resolve_layer(adata: AnnData, layer: str | None) -> str:
@@ -195,12 +201,6 @@ def check_shape(adata: AnnData) -> None:
             f"adata.var_names must be unique, but {shown(repeated, 3)} appear more than once; "
             "call adata.var_names_make_unique()."
         )
-
-
-def rows_of(x: Any, index: Any) -> Any:
-    """Some rows of an array of any kind (dense, sparse, backed, dask), in memory."""
-    rows = x[index]
-    return rows.compute() if hasattr(rows, "compute") else rows
 
 
 def iter_blocks(x: Any, n_rows: int = 4096) -> Iterator[tuple[int, Any]]:

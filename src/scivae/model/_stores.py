@@ -17,8 +17,9 @@ from anndata.io import read_elem, sparse_dataset, write_elem
 from scipy import sparse
 
 from .._names import layer_names
+from .._storage import rows_of
 from . import _files
-from ._checks import X_LAYER, values_of
+from ._checks import X_LAYER, check_adata, values_of
 
 
 def import_zarr() -> Any:
@@ -48,7 +49,9 @@ class Cells:
 
     def __init__(self, source: Any):
         self.adata = source if isinstance(source, AnnData) else None
-        if self.adata is None:
+        if self.adata is not None:
+            check_adata(self.adata)
+        else:
             if not isinstance(source, (str, os.PathLike)):
                 raise TypeError(
                     "cells are read from the path of an h5ad file or zarr store, or from an AnnData, "
@@ -58,9 +61,16 @@ class Cells:
             if not self.path.exists():
                 raise FileNotFoundError(f"there is no h5ad file and no zarr store at {self.path}.")
             with self.opened() as root:
-                if root.attrs.get("encoding-type") != "anndata":
+                # Files of anndata before 0.8 do not say what they are.
+                said = root.attrs.get("encoding-type", "anndata")
+                if said != "anndata" or not {"obs", "var"} <= set(root):
                     raise ValueError(
                         f"{self.path} holds no AnnData; write one with adata.write_h5ad or write_zarr."
+                    )
+                if not all(hasattr(root[table], "keys") for table in ("obs", "var")):
+                    raise ValueError(
+                        f"cells are read from files of anndata 0.7 or later, but {self.path} is older; "
+                        f"run anndata.read_h5ad({str(self.path)!r}).write_h5ad(...) to write it anew."
                     )
 
     def __str__(self) -> str:
@@ -101,7 +111,8 @@ class Cells:
                 layers, has_x = layer_names(self.adata), self.adata.X is not None
             else:
                 obs = self._obs(root, columns)
-                var_names = pd.Index(read_elem(root["var"][root["var"].attrs["_index"]]))
+                with _old_files():
+                    var_names = pd.Index(read_elem(root["var"][root["var"].attrs["_index"]]))
                 layers = list(root["layers"]) if "layers" in root else []
                 has_x = "X" in root
         empty = sparse.csr_matrix((len(obs), len(var_names)), dtype=np.float32)
@@ -126,14 +137,11 @@ class Cells:
         """Some columns and rows of ``obs`` of an open file."""
         obs = root["obs"]
         names = set(self.columns)
-        return pd.DataFrame(
-            {
-                name: read_elem(obs[name])[rows]
-                for name in dict.fromkeys(columns)
-                if isinstance(name, str) and name in names
-            },
-            index=pd.Index(read_elem(obs[obs.attrs["_index"]])[rows]).astype(str),
-        )
+        wanted = [n for n in dict.fromkeys(columns) if isinstance(n, str) and n in names]
+        with _old_files():
+            found = {name: read_elem(obs[name])[rows] for name in wanted}
+            index = pd.Index(read_elem(obs[obs.attrs["_index"]])[rows])
+        return pd.DataFrame(found, index=index.astype(str))
 
     def matrix(self, root: Any, layer: str) -> Any:
         """The values of a layer, not read yet, whose slices are rows as CSR or as an array.
@@ -146,6 +154,8 @@ class Cells:
         where = "X" if layer == X_LAYER else f"layers/{layer}"
         if self.adata is not None:
             matrix = values_of(self.adata, layer)
+            if sparse.issparse(matrix) and matrix.format == "csc":
+                matrix = matrix.tocsr()  # is in memory as a whole
             kind = getattr(matrix, "format", "array")
             known = sparse.issparse(matrix) or hasattr(matrix, "group") or _is_array(matrix)
         else:
@@ -170,13 +180,15 @@ class Cells:
     def to_memory(self, rows: np.ndarray, layer: str) -> AnnData:
         """Some cells with all of their ``obs``, and the values of a layer."""
         if self.adata is not None and not self.adata.isbacked:
-            return self.adata[rows].copy()
+            chosen = self.adata[rows].copy()
+            return chosen.to_memory() if hasattr(values_of(chosen, layer), "compute") else chosen
         with self.opened() as root:
             columns = self.columns
             if self.adata is not None:
                 obs, var = self.adata.obs.iloc[rows].copy(), self.adata.var.copy()
             else:
-                obs, var = self._obs(root, columns, rows), read_elem(root["var"])
+                with _old_files():
+                    obs, var = self._obs(root, columns, rows), read_elem(root["var"])
             order = np.argsort(rows, kind="stable")
             values = self.matrix(root, layer)[rows[order]][np.argsort(order)]
         own = {"X": values} if layer == X_LAYER else {"layers": {layer: values}}
@@ -184,7 +196,16 @@ class Cells:
 
 
 def _is_array(matrix: Any) -> bool:
-    return isinstance(matrix, (np.ndarray, h5py.Dataset))
+    lazy = hasattr(matrix, "compute") or type(matrix).__module__.partition(".")[0] == "zarr"
+    return lazy or isinstance(matrix, (np.ndarray, h5py.Dataset))
+
+
+@contextmanager
+def _old_files() -> Iterator[None]:
+    """Let anndata read what it wrote before 0.8 without a word on each column."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* was written without encoding metadata")
+        yield
 
 
 class Annotation:
@@ -259,10 +280,13 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
     pools
         For each pool, first row of each stretch, and the row after its last.
     """
-    if not hasattr(matrix, "format"):  # an array
+    if not hasattr(matrix, "format"):  # an array, whose rows may be sparse
         for spans in pools:
-            blocks = [matrix[start:stop] for start, stop in spans]
-            yield np.concatenate([np.asarray(block, dtype=np.float32) for block in blocks])
+            blocks = [rows_of(matrix, slice(start, stop)) for start, stop in spans]
+            if sparse.issparse(blocks[0]):
+                yield _canonical(sparse.vstack(blocks, format="csr", dtype=np.float32))
+            else:
+                yield np.concatenate([block.astype(np.float32, copy=False) for block in blocks])
         return
     # Into the arrays of the pool at once: three times faster than to stack what anndata's slices give.
     if sparse.issparse(matrix):
@@ -284,7 +308,15 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
         rows = np.concatenate(pointers)
         if ends[-1] <= np.iinfo(np.int32).max:
             rows = rows.astype(np.int32)
-        yield sparse.csr_matrix((values, columns, rows), shape=(len(rows) - 1, matrix.shape[1]))
+        shape = (len(rows) - 1, matrix.shape[1])
+        yield _canonical(sparse.csr_matrix((values, columns, rows), shape=shape))
+
+
+def _canonical(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The matrix with each value once and by column, as it need not be in a file."""
+    if not matrix.has_canonical_format:
+        matrix.sum_duplicates()
+    return matrix
 
 
 def new_store(path: str | os.PathLike, argument: str = "store") -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import check_choice, check_number
-from ._checks import rows_of
+from .._storage import rows_of
 from ._generated import log_normalize
 from ._setup import Setup
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from .. import _keys
 from .._errors import near_matches, shown
+from .._storage import dense
 from ._style import PALE, T_CMAP, VALUE_CMAP, category_colors, colorbar, legend_below, lettering
 
 if TYPE_CHECKING:
@@ -32,9 +32,8 @@ def values_of(adata: AnnData, color: str) -> pd.Series:
     if color in adata.obs.columns:
         return adata.obs[color]
     if color in adata.var_names:
-        column = adata[:, color].X
-        dense = column.toarray() if sparse.issparse(column) else np.asarray(column)
-        return pd.Series(dense.ravel(), index=adata.obs_names, name=color)
+        values = dense(adata[:, color].X)
+        return pd.Series(values.ravel(), index=adata.obs_names, name=color)
     columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]
     raise KeyError(
         f"color must be a column of obs or a gene, got {color!r}; the columns are: "

@@ -11,6 +11,7 @@ from .. import _keys
 from .._errors import check_integer, check_key, shown
 from .._names import as_objects, layer_names, native_text, same_names
 from .._progress import track
+from .._storage import in_memory
 from . import _validate
 
 if TYPE_CHECKING:
@@ -337,6 +338,7 @@ def _stack(real: Any, generated: Any) -> Any:
     """Rows of both, sparse where the real ones are."""
     from scipy import sparse
 
+    real = in_memory(real)
     if sparse.issparse(real):
         return sparse.vstack([real, sparse.csr_matrix(generated)], format="csr")
     if sparse.issparse(generated):

@@ -154,7 +154,8 @@ def collect(
     """
     from scipy import sparse
 
-    from ..model._checks import resolve_layer, rows_of, values_of
+    from .._storage import rows_of
+    from ..model._checks import resolve_layer, values_of
     from ..model._compat import get_minify_type
     from ..model._generated import log_normalize
     from ..module import COUNT_LIKELIHOODS

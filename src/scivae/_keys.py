@@ -73,6 +73,11 @@ def confidence_key(key_added: str = KEY_ADDED) -> str:
     return f"{key_added}_confidence"
 
 
+def novelty_key(key_added: str = KEY_ADDED) -> str:
+    """Name of the obs column that says how unlike all classes real cells are."""
+    return f"{key_added}_novelty"
+
+
 def latent_key(key_added: str = KEY_ADDED) -> str:
     """Name of the obsm slot of the latent representation."""
     return f"X_{key_added}"

@@ -56,6 +56,8 @@ DEFAULTS = {
         "seed": 0,
         "n_jobs": None,
     },
+    "conformal_p_values": {},
+    "conformal_thresholds": {"level": 0.9, "min_cells": 20, "seed": None},
     "copying_test": {},
     "cycle_consistency": {"average": "cells"},
     "density_coverage": {"k": 5},
@@ -83,6 +85,7 @@ DEFAULTS = {
     "path_purity": {"x_real": None, "y_real": None, "paths": None},
     "precision_recall": {"k": 3},
     "reconstruction_error": {"value_range": None},
+    "set_coverage": {},
     "wasserstein_1": {"max_points": None, "seed": 0},
 }
 

@@ -177,15 +177,17 @@ def test_results_do_not_depend_on_how_cells_are_stored(adata, tmp_path):
         model = trained_from(data)
         history = {k: v.to_numpy(float).ravel() for k, v in model.history.items()}
         z = model.get_latent_representation(dataloader=data.inference_dataloader())
-        results.append((history, z, model.temperature_))
-    history, z, temperature = results[0]
+        results.append((history, z, model.calibration_))
+    history, z, calibration = results[0]
     assert {"reconstruction_loss_train", "accuracy_validation"} <= history.keys()
-    for other, other_z, other_temperature in results[1:]:
+    for other, other_z, other_calibration in results[1:]:
         assert other.keys() == history.keys()
         for key, values in history.items():
             np.testing.assert_array_equal(other[key], values, err_msg=key)
         np.testing.assert_array_equal(other_z, z)
-        assert other_temperature == temperature != 1.0
+        assert other_calibration.keys() == calibration.keys()
+        for key, values in calibration.items():
+            np.testing.assert_allclose(other_calibration[key], values, rtol=1e-4, err_msg=key)
 
 
 @pytest.mark.parametrize("store", ["zarr 2", "zarr 3"])
@@ -335,7 +337,8 @@ def test_annotate_writes_into_the_file(adata, tmp_path, store):
     assert cells.obs["civae_predicted"].tolist() == model.predict(expected).tolist()
     np.testing.assert_allclose(cells.obs["civae_confidence"], soft.max(axis=1), atol=1e-5)
     assert list(cells.obs.columns[:5]) == ["cell_type", "batch", "site", "age", "size"]
-    assert len(cells.obs.columns) == 7
+    assert list(cells.obs.columns[5:]) == ["civae_predicted", "civae_confidence", "civae_novelty"]
+    np.testing.assert_allclose(cells.obs["civae_novelty"], model.novelty(expected), atol=1e-4)
     assert cells.obs_names.equals(expected.obs_names)
 
 
@@ -357,7 +360,7 @@ def test_annotate_leaves_nothing_when_it_fails(adata, tmp_path, store, trained, 
     trained.annotate(source)
     read = anndata.read_zarr if "zarr" in store else anndata.read_h5ad
     before = snapshot(read(source))
-    monkeypatch.setattr("scivae.model._annotation.encoded_minibatches", lambda *_: iter(["x"]))
+    monkeypatch.setattr(type(trained), "_with_novelty", lambda *_: iter([("x", None)]))
     with pytest.raises(AttributeError):
         trained.annotate(source)
     assert_unchanged(read(source), before)

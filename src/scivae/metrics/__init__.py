@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from .calibration import Calibration, calibration_error, expected_calibration_error
 from .classification import f1_per_class, macro_f1
+from .conformal import (
+    SetCoverage,
+    conformal_p_values,
+    conformal_thresholds,
+    set_coverage,
+)
 from .differences import LogFoldChangeAgreement, log_fold_change_agreement
 from .faithfulness import Judge, Purity, cycle_consistency, fit_judges, path_purity
 from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
@@ -30,10 +36,13 @@ __all__ = [
     "PrecisionRecall",
     "Purity",
     "Reconstruction",
+    "SetCoverage",
     "Smoothness",
     "TwoSampleTest",
     "calibration_error",
     "classifier_two_sample_test",
+    "conformal_p_values",
+    "conformal_thresholds",
     "copying_test",
     "cycle_consistency",
     "density_coverage",
@@ -50,5 +59,6 @@ __all__ = [
     "path_purity",
     "precision_recall",
     "reconstruction_error",
+    "set_coverage",
     "wasserstein_1",
 ]

@@ -1,4 +1,4 @@
-"""The latent space and the classes of the cells of a file, written into it."""
+"""The latent space, the classes and the novelty of cells, written beside them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import check_integer, check_key
+from ._calibration import CalibrationMixin
 from ._decoding import encoded_minibatches
-from ._generation import GenerationMixin
 from ._random import seeded
 from ._stores import Annotation
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from ._blocks import BlockDataModule
 
 
-class AnnotationMixin(GenerationMixin):
+class AnnotationMixin(CalibrationMixin):
     """The method ``annotate`` of ``CIVAE``."""
 
     def annotate(
         self,
-        data: BlockDataModule | str | os.PathLike,
+        data: BlockDataModule | AnnData | str | os.PathLike,
         *,
         key_added: str = _keys.KEY_ADDED,
         batch_size: int = 1024,
     ) -> None:
-        """Write the latent space and the classes of the cells of a file into it.
+        """Write the latent space, classes and novelty of cells into their file or AnnData.
 
         Cells are read and their latent points written block by block, so that any number takes the
         memory of a few thousand. What has the same names is replaced, when all is done.
@@ -37,12 +39,14 @@ class AnnotationMixin(GenerationMixin):
         Parameters
         ----------
         data
-            The cells: a :class:`BlockDataModule`, or the path of an h5ad file or zarr store with the
-            columns that the model was set up on. Labels are not needed.
+            The cells: a :class:`BlockDataModule`, an AnnData, or the path of an h5ad file or zarr
+            store, with the columns that the model was set up on. Labels are not needed.
         key_added
             The word in ``obsm["X_civae"]`` (posterior means, float32, shape ``(n_obs, n_latent)``),
-            ``obs["civae_predicted"]`` (classes) and ``obs["civae_confidence"]`` (their
-            probabilities, in [0, 1]).
+            ``obs["civae_predicted"]`` (classes), ``obs["civae_confidence"]`` (their
+            probabilities, in [0, 1]) and ``obs["civae_novelty"]`` (how unlike all classes a cell
+            is, in [0, 1]; see :meth:`novelty`, which writes nothing). The last is left out for a
+            model that has no held-out cells to compare with.
         batch_size
             Cells in a minibatch.
 
@@ -86,6 +90,8 @@ class AnnotationMixin(GenerationMixin):
         kind = np.min_scalar_type(len(self.classes))
         predicted = np.empty(data.n_obs, dtype=kind)
         confidence = np.empty(data.n_obs, dtype=np.float32)
+        has_novelty = self.calibration_ is not None and "distances" in self.calibration_
+        novelty = np.empty(data.n_obs if has_novelty else 0, dtype=np.float32)
         loader = data.inference_dataloader(batch_size=batch_size)
         with data.cells.opened("r+") as root:
             shape = (data.n_obs, self.module.n_latent)
@@ -95,20 +101,28 @@ class AnnotationMixin(GenerationMixin):
                 with self._evaluating() as module, seeded(self._seed):
                     start = 0
                     matrix = data.cells.matrix(root, data.layer)
-                    for part in encoded_minibatches(module, loader.minibatches(matrix)):
+                    minibatches = loader.minibatches(matrix)
+                    for part, unlike in (
+                        self._with_novelty(module, minibatches)
+                        if has_novelty
+                        else ((part, None) for part in encoded_minibatches(module, minibatches))
+                    ):
                         rows = slice(start, start + len(part.mean))
                         written.latent[rows] = part.mean
                         logits = classes.logits(part.mean)
                         predicted[rows] = logits.argmax(axis=1)
                         confidence[rows] = self._probabilities(logits).max(axis=1)
+                        if unlike is not None:
+                            novelty[rows] = unlike
                         start = rows.stop
             except BaseException:
                 written.discard()
                 raise
             names = pd.Index(self.classes).infer_objects()
-            written.finish(
-                {
-                    _keys.predicted_key(key_added): pd.Categorical.from_codes(predicted, names),
-                    _keys.confidence_key(key_added): confidence,
-                }
-            )
+            columns = {
+                _keys.predicted_key(key_added): pd.Categorical.from_codes(predicted, names),
+                _keys.confidence_key(key_added): confidence,
+            }
+            if has_novelty:
+                columns[_keys.novelty_key(key_added)] = novelty
+            written.finish(columns)

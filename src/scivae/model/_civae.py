@@ -38,6 +38,7 @@ from ..module import COUNT_LIKELIHOODS, CIVAEModule
 from . import _checks
 from ._annotation import AnnotationMixin
 from ._augmentation import AugmentationMixin
+from ._calibration import check_level
 from ._cells import resolve_indices
 from ._compat import get_minify_type
 from ._decoding import Encoded, encoded_minibatches
@@ -287,7 +288,7 @@ class CIVAE(
             )
         self._seed = seed
         self.labels = Labels(self.classes)  # no property: IPython completes no keys of those
-        self.temperature_ = 1.0
+        self.temperature_, self.calibration_, self.mapped_ = 1.0, None, False
         self.default_library_ = default_library
         self._model_summary_string = (
             f"CIVAE of {n_classes} classes ({shown(setup.classes, 6)}), with n_hidden: {n_hidden}, "
@@ -434,8 +435,11 @@ class CIVAE(
         soft: bool = False,
         batch_size: int | None = None,
         dataloader: Iterable[dict[str, torch.Tensor]] | None = None,
+        *,
+        return_sets: bool = False,
+        level: float = 0.9,
     ) -> np.ndarray | pd.DataFrame:
-        """Classes of cells, by the discriminator.
+        """Classes of cells, by the discriminator: one, probabilities, or a set with stated coverage.
 
         Parameters
         ----------
@@ -444,23 +448,44 @@ class CIVAE(
         indices
             Positions of the cells, or a mask; ``None`` for all.
         soft
-            Return probabilities: the softmax of the logits divided by a temperature that was
+            Return probabilities: the softmax of the logits, divided by a temperature that was
             fitted on the held-out cells of training (Guo et al., "On calibration of modern neural
-            networks", 2017).
+            networks", 2017), if these say that it helps.
         batch_size
             Cells in a minibatch.
         dataloader
             Minibatches in place of ``adata``, as :meth:`BlockDataModule.inference_dataloader` gives
             them.
 
+        return_sets
+            Return prediction sets: all classes that a cell could be of. A set holds the true class
+            of a cell with probability ``level``, if the cell is like those that training held out:
+            not of another donor, batch or unknown class. A class with 20 or more held-out cells is
+            covered at this level by itself; the others are together.
+        level
+            Coverage of the sets, between 0 and 1.
+
         Returns
         -------
-        Names of the classes, shape ``(n,)``, or a DataFrame of probabilities, cells × classes.
+        Names of the classes, shape ``(n,)``; with ``soft`` a DataFrame of probabilities, cells ×
+        classes; with ``return_sets`` a boolean DataFrame, cells × classes, true where the class
+        belongs to the set of the cell. An empty row means that no class fits well enough at this
+        level: more often than the level says, the first choice is right.
 
         Raises
         ------
         RuntimeError
             If the model is not trained.
+        ValueError
+            If sets are asked for and the model has no scores of held-out cells; :meth:`calibrate`
+            makes them.
+
+        Notes
+        -----
+        Split conformal prediction on the odds against each class. The rank of the threshold among n
+        held-out scores is rounded at random, once, by the seed of the model, so that the coverage is
+        ``level`` itself, not up to 1 / (n + 1) above it
+        (:func:`scivae.metrics.conformal_thresholds`).
 
         Examples
         --------
@@ -471,9 +496,18 @@ class CIVAE(
         >>> model.train(max_epochs=2, enable_progress_bar=False)
         >>> model.predict(soft=True).shape
         (700, 10)
+        >>> sets = model.predict(return_sets=True, level=0.8)
+        >>> sets.shape, sets.dtypes.unique().tolist()
+        ((700, 10), [dtype('bool')])
         """
         self._require_trained()
         check_bool("soft", soft)
+        check_bool("return_sets", return_sets)
+        if return_sets:
+            check_level(level)
+            self._require_calibration("scores")
+            if soft:
+                raise ValueError("soft=True and return_sets=True are two results; ask for one.")
         if batch_size is not None:
             check_integer("batch_size", batch_size, minimum=1)
         names: pd.Index | None = None
@@ -489,6 +523,8 @@ class CIVAE(
                 )
             means = np.concatenate([part.mean for part in self._encode_all(dataloader)])
         logits = self.linear_classes.logits(means)
+        if return_sets:
+            return pd.DataFrame(self._sets_of(logits, level), index=names, columns=self.classes)
         if not soft:
             return self.classes[logits.argmax(axis=1)]
         return pd.DataFrame(self._probabilities(logits), index=names, columns=self.classes)
@@ -606,13 +642,19 @@ class CIVAE(
         """Posterior, labels and conditions of some cells of a validated AnnData, in their order."""
         # Loaders read files in sorted order, whatever the order asked for.
         cells, inverse = np.unique(indices, return_inverse=True)
-        loader = self._make_data_loader(
+        loader = self._minibatches(adata, cells, batch_size)
+        return Encoded.concatenate(self._encode_all(loader)).take(inverse)
+
+    def _minibatches(
+        self, adata: AnnData, cells: np.ndarray, batch_size: int | None = None
+    ) -> Iterable[dict[str, torch.Tensor]]:
+        """Minibatches of some cells of a validated AnnData, whose positions increase."""
+        return self._make_data_loader(
             adata=adata,
             indices=cells,
             batch_size=batch_size or max(128, BLOCK_VALUES // self.module.n_input),
             load_sparse_tensor=self._counts_are_rows(adata),
         )
-        return Encoded.concatenate(self._encode_all(loader)).take(inverse)
 
     def _encode_all(self, loader: Iterable[dict[str, torch.Tensor]]) -> list[Encoded]:
         """Posterior, labels and conditions of all minibatches."""

@@ -227,7 +227,12 @@ class SavingMixin:
         (300,)
         """
         reference = cls._reference(reference_model, trusted)
-        return super().load_query_data(adata, reference, **kwargs)  # type: ignore[misc]
+        mapped = super().load_query_data(adata, reference, **kwargs)  # type: ignore[misc]
+        # Its classes are the reference's, and so are the cells that say how far to trust them.
+        for name in ("temperature_", "calibration_"):
+            setattr(mapped, name, getattr(reference, name))
+        mapped.mapped_ = True
+        return mapped
 
     @classmethod
     def prepare_query_anndata(

@@ -19,8 +19,7 @@ from scvi.train import TrainingPlan
 from .._errors import check_bool, check_integer, check_number, check_type
 from ..module import COUNT_LIKELIHOODS
 from . import _checks
-from ._decoding import Encoded
-from ._generation import GenerationMixin
+from ._calibration import CalibrationMixin
 from ._keeping import CHECKPOINT, Keeper, NonFiniteError, SafeTrainRunner, describe_run, resume_path
 from ._loader import CellsLoader
 from ._random import seeded
@@ -33,7 +32,6 @@ from ._training import (
     WARMUP_SHARE,
     CIVAETrainingPlan,
     default_epochs,
-    fit_temperature,
     minibatches_a_block,
     quiet_about_rows,
     stratified_split,
@@ -41,7 +39,7 @@ from ._training import (
 )
 
 
-class TrainingMixin(GenerationMixin):
+class TrainingMixin(CalibrationMixin):
     """The method ``train`` of ``CIVAE``."""
 
     _training_plan_cls = CIVAETrainingPlan
@@ -65,7 +63,7 @@ class TrainingMixin(GenerationMixin):
         checkpoint_dir: str | os.PathLike | None = None,
         **kwargs,
     ) -> None:
-        """Train the model, then fit the temperature of its probabilities on the held-out cells.
+        """Train the model, then calibrate its probabilities, sets and novelty on the held-out cells.
 
         Parameters
         ----------
@@ -300,25 +298,3 @@ class TrainingMixin(GenerationMixin):
             f"The model has the weights of the end of epoch {keeper.epochs - 1}, and can be used "
             "and saved."
         )
-
-    def _calibrate(self, datamodule: Any = None) -> None:
-        """Fit the temperature on held-out labeled cells, if there are some."""
-        self.temperature_ = 1.0
-        if hasattr(datamodule, "inference_dataloader"):
-            if not getattr(datamodule, "n_val", 0):
-                return
-            loader = datamodule.inference_dataloader(datamodule.val_idx)
-            held_out = Encoded.concatenate(self._encode_all(loader))
-        elif (
-            self.adata is None
-            or self.validation_indices is None
-            or not len(self.validation_indices)
-        ):
-            return
-        else:
-            held_out = self._encode(self.adata, np.sort(self.validation_indices))
-        labeled = held_out.labels < len(self.classes)
-        if labeled.any():
-            self.temperature_ = fit_temperature(
-                self.linear_classes.logits(held_out.mean[labeled]), held_out.labels[labeled]
-            )

@@ -1,0 +1,242 @@
+"""Prediction sets and p-values that held-out cells calibrate (split conformal prediction).
+
+Every function takes scores of *nonconformity*: the greater, the less a cell is like what it is scored
+for. No assumption is made about the model; only that calibration cells and new cells are exchangeable.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ._validate import (
+    Labels,
+    Points,
+    as_labels,
+    as_points,
+    as_vector,
+    check_integer,
+    check_known,
+    check_rows,
+)
+
+
+class SetCoverage(NamedTuple):
+    """Made by :func:`set_coverage`.
+
+    Attributes
+    ----------
+    coverage
+        Fraction of the cells whose set holds their own label.
+    mean_size
+        Mean number of classes in a set.
+    empty
+        Fraction of the cells whose set is empty.
+    single
+        Fraction of the cells whose set is one class.
+    per_class
+        ``{label: coverage}``.
+
+    Examples
+    --------
+    >>> from scivae.metrics import set_coverage
+    >>> set_coverage([[True, False], [True, True]], ["b", "b"], classes=["a", "b"]).per_class
+    {'b': 0.5}
+    """
+
+    coverage: float
+    mean_size: float
+    empty: float
+    single: float
+    per_class: dict[str, float]
+
+
+def conformal_thresholds(
+    scores: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    classes: npt.ArrayLike,
+    level: float = 0.9,
+    min_cells: int = 20,
+    seed: int | None = None,
+) -> Points:
+    """Greatest score with which a class belongs to a prediction set.
+
+    Split conformal prediction. A class with at least ``min_cells`` calibration cells has a threshold
+    of its own, so that its cells are covered at the level too (Mondrian conformal prediction); the
+    cells of all other classes share one.
+
+    With n calibration cells the threshold is the k-th smallest of their scores, and covers a new cell
+    with probability k / (n + 1), exactly if no two scores are equal. ``level`` times (n + 1) is rarely
+    an integer.
+
+    Parameters
+    ----------
+    scores
+        Score of each calibration cell for its *own* label, ``(n,)``.
+    y
+        Their labels, ``(n,)``.
+    classes
+        All classes, ``(n_classes,)``.
+    level
+        Probability with which a set is to hold the label, in (0, 1).
+    min_cells
+        Calibration cells from which a class has a threshold of its own.
+    seed
+        ``None`` rounds k up: the coverage is at least ``level``, and up to 1 / (n + 1) above it. An
+        integer rounds k up or down at random, with the probability that makes the coverage exactly
+        ``level``. The draw is made once, by this seed, not once a cell; sets of a lower level are
+        subsets of those of a higher one.
+
+    Returns
+    -------
+    Thresholds, ``(n_classes,)``; infinite where there are too few calibration cells for the level.
+
+    Raises
+    ------
+    ValueError
+        If lengths disagree, a label is not among ``classes``, or an argument is out of its range.
+
+    References
+    ----------
+    Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World" (2005), sections 2.2, 2.4 and
+    4.5; Sadinle, Lei and Wasserman, "Least ambiguous set-valued classifiers with bounded error
+    levels", Journal of the American Statistical Association 114 (2019).
+
+    Examples
+    --------
+    >>> from scivae.metrics import conformal_thresholds
+    >>> scores, y = [0.1, 0.2, 0.3, 0.4], ["a", "a", "b", "b"]
+    >>> conformal_thresholds(scores, y, classes=["a", "b"], level=0.6).tolist()
+    [0.3, 0.3]
+    """
+    values = as_vector(scores, "scores")
+    labels, names = as_labels(y, "y"), _as_classes(classes)
+    check_rows(labels, "y", values, "scores")
+    check_known(labels, "y", names, "classes")
+    check_integer(min_cells, "min_cells", minimum=1)
+    if isinstance(level, bool) or not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1): got {level!r}; choose such as 0.9")
+    if seed is not None:
+        check_integer(seed, "seed", minimum=0)
+    # One draw a class, and one for those that share: the same for every level.
+    draws = (
+        np.full(names.size + 1, None)
+        if seed is None
+        else np.random.default_rng(seed).random(names.size + 1)
+    )
+    own = {name: values[labels == name] for name in names}
+    shared = [x for x in own.values() if x.size < min_cells]
+    pooled = _threshold(np.concatenate(shared) if shared else values[:0], level, draws[-1])
+    return np.array(
+        [
+            _threshold(x, level, draw) if x.size >= min_cells else pooled
+            for x, draw in zip(own.values(), draws[:-1], strict=True)
+        ]
+    )
+
+
+def _threshold(scores: Points, level: float, draw: float | None) -> float:
+    """The k-th smallest score; infinite for k beyond them all, and for none below the first."""
+    target = level * (scores.size + 1)
+    # Rounding errors of the product must not count: 0.9 · 10 is 9, not a little more.
+    target = float(np.round(target, 9))
+    k = int(np.ceil(target)) if draw is None else int(np.floor(target + draw))
+    if k > scores.size:
+        return float("inf")
+    return float(np.partition(scores, k - 1)[k - 1]) if k > 0 else float("-inf")
+
+
+def conformal_p_values(scores: npt.ArrayLike, calibration: npt.ArrayLike) -> Points:
+    """Conformal p-values: how rarely a calibration cell has as great a score.
+
+    Parameters
+    ----------
+    scores
+        Scores of new cells, ``(n,)``.
+    calibration
+        Scores of calibration cells, ``(m,)``.
+
+    Returns
+    -------
+    p-values ``(1 + #{calibration ≥ score}) / (m + 1)``, shape ``(n,)``. If a cell is exchangeable with
+    the calibration cells, its p-value is at most u with probability at most u.
+
+    Raises
+    ------
+    ValueError
+        If a score is NaN or infinite.
+
+    References
+    ----------
+    Bates et al., "Testing for outliers with conformal p-values", Annals of Statistics 51 (2023).
+
+    Examples
+    --------
+    >>> from scivae.metrics import conformal_p_values
+    >>> conformal_p_values([0.0, 2.5, 9.0], calibration=[1.0, 2.0, 3.0]).tolist()
+    [1.0, 0.5, 0.25]
+    """
+    values = as_vector(scores, "scores")
+    held_out = np.sort(as_vector(calibration, "calibration"))
+    as_great = held_out.size - np.searchsorted(held_out, values, side="left")
+    return (1 + as_great) / (held_out.size + 1)
+
+
+def set_coverage(sets: npt.ArrayLike, y: npt.ArrayLike, *, classes: npt.ArrayLike) -> SetCoverage:
+    """How often prediction sets hold the true label, and how large they are.
+
+    Parameters
+    ----------
+    sets
+        Whether each class belongs to the set of each cell, ``(n, n_classes)``.
+    y
+        True labels, ``(n,)``.
+    classes
+        Label of each column, ``(n_classes,)``.
+
+    Returns
+    -------
+    :class:`SetCoverage`.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, or a label has no column.
+
+    Examples
+    --------
+    >>> from scivae.metrics import set_coverage
+    >>> sets = [[True, False], [True, True], [False, False]]
+    >>> set_coverage(sets, ["a", "b", "b"], classes=["a", "b"]).mean_size
+    1.0
+    """
+    members = as_points(np.asarray(sets, dtype=np.float64), "sets") > 0
+    truth, names = as_labels(y, "y"), _as_classes(classes)
+    check_rows(truth, "y", members, "sets")
+    if names.size != members.shape[1]:
+        raise ValueError(
+            f"classes must have one label for each column of sets: got {names.size} labels for "
+            f"{members.shape[1]} columns; pass the columns of the DataFrame"
+        )
+    check_known(truth, "y", names, "classes")
+    order = np.argsort(names)
+    column = order[np.searchsorted(names, truth, sorter=order)]
+    hit = members[np.arange(truth.size), column]
+    sizes = members.sum(axis=1)
+    return SetCoverage(
+        coverage=float(hit.mean()),
+        mean_size=float(sizes.mean()),
+        empty=float((sizes == 0).mean()),
+        single=float((sizes == 1).mean()),
+        per_class={str(name): float(hit[truth == name].mean()) for name in np.unique(truth)},
+    )
+
+
+def _as_classes(classes: npt.ArrayLike) -> Labels:
+    names = as_labels(classes, "classes")
+    if np.unique(names).size != names.size:
+        raise ValueError("classes must not repeat a label: got one twice; pass each class once")
+    return names

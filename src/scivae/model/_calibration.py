@@ -1,0 +1,446 @@
+"""What cells that were held out say of the model: temperature, prediction sets, novelty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy.special import logsumexp
+
+from .. import _keys
+from .._errors import check_integer, check_number
+from .._progress import track
+from ..metrics import conformal_thresholds
+from ..module import COUNT_LIKELIHOODS, CIVAEModule
+from . import _checks
+from ._cells import resolve_indices
+from ._decoding import Encoded, encoded_minibatches
+from ._generation import GenerationMixin
+from ._novelty import (
+    ClassGaussians,
+    ResidualScale,
+    calibrated_rank,
+    larger_of,
+    log_library_of,
+    with_residuals,
+)
+from ._random import seeded
+from ._training import fit_temperature, quiet_about_rows
+
+# Minibatches of the same cells each time that it is called.
+Loader = Callable[[], Iterable[dict[str, torch.Tensor]]]
+
+# Held-out cells from which a class has a threshold of its own.
+MIN_OF_CLASS = 20
+# Training cells that means and covariances of the classes come from, and the scale of residuals, at most.
+MAX_CELLS, MAX_RESIDUALS = 10_000, 2_000
+# Held-out cells from which a temperature is fitted, and the folds that say whether it helps.
+MIN_FOR_TEMPERATURE = 20
+FOLDS = 10
+
+
+def log_odds_against(logits: np.ndarray) -> np.ndarray:
+    """Logarithm of the odds against each class, shape ``(n, n_classes)``.
+
+    It orders cells as one minus the probability of the class does, and does not round to 0 or 1. No
+    temperature enters: the cells that fit it are those that calibrate the sets.
+    """
+    against = np.zeros(logits.shape)
+    if logits.shape[1] < 2:  # nothing speaks against the only class
+        return against
+    for code in range(logits.shape[1]):
+        others = np.delete(logits, code, axis=1)
+        against[:, code] = logsumexp(others, axis=1) - logits[:, code]
+    return against
+
+
+def useful_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Temperature fitted on held-out cells; 1 where these do not say that it helps.
+
+    Each tenth of the cells is scored with the temperature of the others. A temperature is used only if
+    this lowers their mean cross-entropy by more than its standard error, and if there are at least 20
+    cells.
+
+    Parameters
+    ----------
+    logits
+        Shape ``(n_obs, n_classes)``.
+    labels
+        Codes of the classes, shape ``(n_obs,)``.
+
+    Returns
+    -------
+    The temperature by which logits are to be divided, in [0.05, 20].
+    """
+    if len(labels) < MIN_FOR_TEMPERATURE:
+        return 1.0
+    rows = np.arange(len(labels))
+    # Every class is spread over the folds.
+    fold = np.empty(len(labels), dtype=int)
+    fold[np.argsort(labels, kind="stable")] = rows % FOLDS
+
+    def cross_entropy(scaled: np.ndarray, of: np.ndarray) -> np.ndarray:
+        return logsumexp(scaled, axis=1) - scaled[np.arange(len(of)), of]
+
+    gain = np.empty(len(labels))
+    for number in range(FOLDS):
+        inside = fold == number
+        temperature = fit_temperature(logits[~inside], labels[~inside])
+        gain[inside] = cross_entropy(logits[inside], labels[inside]) - cross_entropy(
+            logits[inside] / temperature, labels[inside]
+        )
+    if gain.mean() <= gain.std() / np.sqrt(len(gain)):
+        return 1.0
+    return fit_temperature(logits, labels)
+
+
+# What the calibration holds of training cells.
+_OF_TRAINING = (
+    *ClassGaussians._fields,
+    *(f"residual_{name}" for name in ResidualScale._fields),
+)
+
+
+class CalibrationMixin(GenerationMixin):
+    """The methods ``novelty`` and ``calibrate`` of ``CIVAE``."""
+
+    temperature_: float
+    # Scores and codes of held-out cells, and what training cells say of classes and residuals.
+    calibration_: dict[str, np.ndarray] | None
+    mapped_: bool  # onto a reference, by load_query_data
+
+    @_checks.leaves_unchanged
+    def calibrate(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> None:
+        """Calibrate probabilities, prediction sets and novelty on labeled cells.
+
+        :meth:`train` does this with the cells that it holds out. Call it for a model that has no
+        calibration, or to calibrate on cells that are more like those to come, such as labeled cells
+        of other donors or of the query. They must not be cells that the model was trained on: it is
+        too sure of those.
+
+        Parameters
+        ----------
+        adata
+            Cells with the genes and labels of the model. ``None``: the training data.
+        indices
+            Positions of the cells, or a mask. ``None``: the cells that training held out, where
+            ``adata`` is the training data, else all.
+        batch_size
+            Cells in a minibatch.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If no cell has a label, or there are no held-out cells.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata, n_latent=4)
+        >>> model.train(max_epochs=5, enable_progress_bar=False)
+        >>> others = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)
+        >>> model.calibrate(others)
+        >>> model.predict(return_sets=True, level=0.95).shape
+        (300, 3)
+        """
+        self._require_trained()
+        if batch_size is not None:
+            check_integer("batch_size", batch_size, minimum=1)
+        own = adata is None or adata is self.adata
+        training = (
+            self._training_loaders()
+        )  # scvi-tools gives a model without cells the next it sees
+        adata = self._validate_anndata(adata)
+        if own and indices is None:
+            held_out = self.validation_indices
+            if held_out is None or not len(held_out):
+                raise ValueError(
+                    "training held out no cells; pass adata= or indices= with labeled cells that the "
+                    "model was not trained on, or train with train_size below 1."
+                )
+            indices = held_out
+        cells = np.unique(resolve_indices(adata, indices))
+        if not self._calibrate_on(lambda: self._minibatches(adata, cells, batch_size), training):
+            raise ValueError(
+                f"calibration needs labels, but none of the {len(cells)} cells has one; "
+                f"fill adata.obs[{self.setup.labels_key!r}] with classes of the model."
+            )
+
+    @_checks.leaves_unchanged
+    def novelty(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        *,
+        batch_size: int | None = None,
+        dataloader: Iterable[dict[str, torch.Tensor]] | None = None,
+    ) -> pd.Series | np.ndarray:
+        """How unlike all classes cells are, from 0 to 1.
+
+        A rank among the cells that training held out: 0.95 means that 95 % of these are less unlike
+        the classes. Cells of the known classes exceed it in 5 % of the cases, if they are like the
+        training cells; other donors or batches exceed it more often. What is ranked is the larger of
+        two scores: the Mahalanobis distance in latent space to the nearest class, and the misfit of
+        the values decoded from there, to which genes that the cell should not express contribute most.
+
+        Parameters
+        ----------
+        adata
+            Cells with the genes of the model; labels are not needed. ``None``: the training data.
+        indices
+            Positions of the cells, or a mask; ``None`` for all.
+        batch_size
+            Cells in a minibatch.
+        dataloader
+            Minibatches in place of ``adata``.
+
+        Returns
+        -------
+        Series with the obs names as index, shape ``(n,)``; an array for a ``dataloader``. Cells that
+        the model was trained on come out lower than others.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If the model has no calibration.
+
+        See Also
+        --------
+        CIVAE.annotate : writes it into ``obs["civae_novelty"]``.
+
+        References
+        ----------
+        Lee et al., "A simple unified framework for detecting out-of-distribution samples and
+        adversarial attacks", NeurIPS 31 (2018); here with a covariance for each class, drawn towards
+        the shared one. Which scores to use was chosen on `pbmc_kang` and `colon_crc`.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata, n_latent=4)
+        >>> model.train(max_epochs=5, enable_progress_bar=False)
+        >>> new = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)
+        >>> bool(model.novelty(new).between(0, 1).all())
+        True
+        """
+        self._require_trained()
+        if batch_size is not None:
+            check_integer("batch_size", batch_size, minimum=1)
+        self._require_calibration("distances")
+        if dataloader is not None:
+            if adata is not None or indices is not None:
+                raise ValueError(
+                    "a dataloader stands in place of adata and indices; pass one only."
+                )
+            return self._novelty_of(dataloader)
+        adata = self._validate_anndata(adata)
+        index = resolve_indices(adata, indices)
+        # Loaders read files in sorted order, whatever the order asked for.
+        cells, inverse = np.unique(index, return_inverse=True)
+        found = self._novelty_of(self._minibatches(adata, cells, batch_size))[inverse]
+        return pd.Series(found, index=adata.obs_names[index], name=_keys.novelty_key())
+
+    def _novelty_of(self, loader: Iterable[dict[str, torch.Tensor]]) -> np.ndarray:
+        with self._evaluating() as module, seeded(self._seed), quiet_about_rows():
+            followed = track(loader, "comparing cells with classes", unit="batches")
+            return np.concatenate([found for _, found in self._with_novelty(module, followed)])
+
+    def _with_novelty(
+        self, module: CIVAEModule, minibatches: Iterable[dict[str, torch.Tensor]]
+    ) -> Iterator[tuple[Encoded, np.ndarray]]:
+        """Cells and their novelty, shape ``(n,)``, block by block."""
+        held = self._require_calibration("distances")
+        gaussians = ClassGaussians(held["means"], held["whitening"])
+        known = [held["distances"]]
+        # Minified data have no values to compare with the decoded ones.
+        if "misfits" in held and module.minified_data_type is None:
+            scale = ResidualScale(*(held[f"residual_{name}"] for name in ResidualScale._fields))
+            known.append(held["misfits"])
+            for part, misfit in _misfits(module, minibatches, scale):
+                scores = [gaussians.distance(part.mean), misfit]
+                yield part, calibrated_rank(larger_of(scores, known), larger_of(known, known))
+        else:
+            for part in encoded_minibatches(module, minibatches):
+                scores = [gaussians.distance(part.mean)]
+                yield part, calibrated_rank(larger_of(scores, known), larger_of(known, known))
+
+    def _sets_of(self, logits: np.ndarray, level: float) -> np.ndarray:
+        """Whether each class belongs to the prediction set of each cell, ``(n, n_classes)``."""
+        held = self._require_calibration("scores")
+        thresholds = conformal_thresholds(
+            held["scores"],
+            held["labels"],
+            classes=np.arange(len(self.classes)),
+            level=check_level(level),
+            min_cells=MIN_OF_CLASS,
+            seed=self._seed,
+        )
+        return log_odds_against(logits) <= thresholds
+
+    def _require_calibration(self, part: str) -> dict[str, np.ndarray]:
+        """Scores of held-out cells; raise where there are none."""
+        if self.calibration_ is not None and part not in self.calibration_:
+            raise ValueError(
+                "this model holds no means of its classes, which come from training cells; load the "
+                "model with its training AnnData and call model.calibrate() again."
+            )
+        if self.calibration_ is None:
+            raise ValueError(
+                "this model holds no scores of held-out cells: it was trained on all labeled cells, "
+                "or saved by an earlier version; call model.calibrate(), with labeled cells that it "
+                "was not trained on where training held out none."
+            )
+        return self.calibration_
+
+    def _calibrate(self, datamodule: Any = None) -> None:
+        """Calibrate on labeled cells that training held out, if there are some.
+
+        A mapped model keeps what its reference learned of held-out cells, unless the query has enough.
+        """
+        if not self.mapped_:
+            self.temperature_, self.calibration_ = 1.0, None
+        if hasattr(datamodule, "inference_dataloader"):
+            index = datamodule.val_idx
+
+            def held_out() -> Iterable[dict[str, torch.Tensor]]:
+                return datamodule.inference_dataloader(index)
+        elif self.adata is None or self.validation_indices is None:
+            return
+        else:
+            index, adata = np.sort(self.validation_indices), self.adata
+
+            def held_out() -> Iterable[dict[str, torch.Tensor]]:
+                return self._minibatches(adata, index)
+
+        if not len(index):
+            return
+        if self.mapped_:  # the classes of a query need not be all that the reference has
+            self._calibrate_on(held_out, None, min_labeled=MIN_OF_CLASS)
+        else:
+            self._calibrate_on(held_out, self._training_loaders(datamodule))
+
+    def _calibrate_on(
+        self, held_out: Loader, training: tuple[Loader, Loader] | None, min_labeled: int = 1
+    ) -> bool:
+        """Set temperature and calibration by held-out cells; those without a label do not count.
+
+        ``training`` are loaders of training cells, as :meth:`_training_loaders` gives them. Without
+        them, what is known of the classes stays what it was. False, with nothing changed, if fewer than
+        ``min_labeled`` held-out cells have a label.
+        """
+        n_classes = len(self.classes)
+        model = {k: v for k, v in (self.calibration_ or {}).items() if k in _OF_TRAINING}
+        with self._evaluating() as module, seeded(self._seed), quiet_about_rows():
+            if training is not None:
+                model = self._describe_classes(module, *training)
+            parts: Iterable[tuple[Encoded, np.ndarray | None]]
+            if "residual_mean" in model:
+                names = (f"residual_{name}" for name in ResidualScale._fields)
+                scale = ResidualScale(*(model[name] for name in names))
+                parts = list(_misfits(module, held_out(), scale))
+            else:
+                parts = [(part, None) for part in encoded_minibatches(module, held_out())]
+        cells = Encoded.concatenate([part for part, _ in parts])
+        labeled = cells.labels < n_classes
+        if labeled.sum() < min_labeled:
+            return False
+        z, labels = cells.mean[labeled], cells.labels[labeled]
+        logits = self.linear_classes.logits(z)
+        against = log_odds_against(logits)
+        found = {"scores": against[np.arange(len(labels)), labels], "labels": labels}
+        if "means" in model:
+            found["distances"] = ClassGaussians(model["means"], model["whitening"]).distance(z)
+        misfits = [misfit for _, misfit in parts if misfit is not None]
+        if misfits:
+            found["misfits"] = np.concatenate(misfits)[labeled]
+        self.temperature_ = useful_temperature(logits, labels)
+        self.calibration_ = {**found, **model}
+        return True
+
+    def _describe_classes(
+        self, module: CIVAEModule, training: Loader, few: Loader
+    ) -> dict[str, np.ndarray]:
+        """What training cells say of the classes and of residuals; predicted where unlabeled."""
+        cells = Encoded.concatenate(list(encoded_minibatches(module, training())))
+        predicted = self.linear_classes.logits(cells.mean).argmax(axis=1)
+        n_classes = len(self.classes)
+        labels = np.where(cells.labels < n_classes, cells.labels, predicted)
+        found = ClassGaussians.fit(cells.mean, labels, n_classes)._asdict()
+        if module.minified_data_type is None:
+            scale = ResidualScale.fit(
+                (
+                    (
+                        (x, log_library_of(part.conditions))
+                        for part, x in with_residuals(module, few())
+                    )
+                    for _ in range(2)
+                ),
+                degree=2 if module.likelihood in COUNT_LIKELIHOODS else 0,
+            )
+            found |= {f"residual_{name}": values for name, values in scale._asdict().items()}
+        return found
+
+    def _training_loaders(self, datamodule: Any = None) -> tuple[Loader, Loader] | None:
+        """Loaders of training cells, of many and of few; ``None`` where there are none."""
+        if hasattr(datamodule, "inference_dataloader"):
+            index = datamodule.train_idx
+
+            def loader(cells: np.ndarray) -> Iterable[dict[str, torch.Tensor]]:
+                return datamodule.inference_dataloader(cells)
+        elif self.adata is None or not self._holds_training_cells(self.adata):
+            return None
+        else:
+            index, adata = self.train_indices, self.adata
+
+            def loader(cells: np.ndarray) -> Iterable[dict[str, torch.Tensor]]:
+                return self._minibatches(adata, cells)
+
+        rng = np.random.default_rng(self._seed)
+        many, few = (_some(np.asarray(index), n, rng) for n in (MAX_CELLS, MAX_RESIDUALS))
+        return lambda: loader(many), lambda: loader(few)
+
+    def _holds_training_cells(self, adata: AnnData) -> bool:
+        """Whether the parts of the split can be positions in this AnnData."""
+        parts = (self.train_indices, self.validation_indices, self.test_indices)
+        sizes = [0 if part is None else len(part) for part in parts]
+        return sizes[0] > 0 and sum(sizes) == adata.n_obs
+
+
+def check_level(level: Any) -> float:
+    """The level of prediction sets as a float; raise unless it lies in (0, 1)."""
+    level = check_number("level", level, minimum=0, maximum=1)
+    if level in (0.0, 1.0):
+        raise ValueError(f"level must lie between 0 and 1, both excluded, got {level:g}.")
+    return level
+
+
+def _misfits(
+    module: CIVAEModule, minibatches: Iterable[dict[str, torch.Tensor]], scale: ResidualScale
+) -> Iterator[tuple[Encoded, np.ndarray]]:
+    """Cells and their misfits, shape ``(n,)``, block by block."""
+    for part, residuals in with_residuals(module, minibatches):
+        yield part, scale.misfit(residuals, log_library_of(part.conditions))
+
+
+def _some(index: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """At most ``n`` positions, in increasing order."""
+    index = np.sort(index)
+    return index if len(index) <= n else np.sort(rng.choice(index, n, replace=False))

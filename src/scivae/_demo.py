@@ -115,7 +115,8 @@ def run(request: Request) -> dict[str, Any]:
     _write(out, adata, path, synthetic, genes)
     _figures(out, model, adata, path, trends, genes, key)
     report["seconds"] = time.perf_counter() - started
-    text = _text(report, request, label, ends, genes)
+    names = (str(adata.obs_names[ends[0]]), str(adata.obs_names[ends[1]]))
+    text = _text(report, request, label, names, genes)
     (out / "report.txt").write_text(text, encoding="utf-8")
     print(text)
     return report
@@ -175,6 +176,23 @@ def _load(request: Request) -> AnnData:
         ) from error
 
 
+def as_words(column: pd.Series) -> pd.Series:
+    """A column as it is spelled on a command line: as text, and whole numbers without a point."""
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        levels = as_words(pd.Series(column.cat.categories))
+        if levels.is_unique:
+            return column.cat.rename_categories(levels.tolist())
+    if pd.api.types.is_float_dtype(column.dtype):
+        known = column.dropna()
+        if (known == known.round()).all() and (known.abs() < 2**53).all():
+            column = column.astype("Int64")
+    return (
+        column.astype(object).where(column.notna()).map(str, na_action="ignore").astype("category")
+    )
+
+
 def _check_groups(adata: AnnData, request: Request, key: str) -> None:
     """Raise before hours of training if what is asked for afterwards is not there."""
     for option, column in (("--labels-key", key), ("--groupby", request.groupby)):
@@ -190,7 +208,7 @@ def _check_groups(adata: AnnData, request: Request, key: str) -> None:
     ):
         if value is None or column is None:
             continue
-        values = adata.obs[column].dropna().astype(str).unique()
+        values = list(as_words(adata.obs[column]).dropna().unique())
         if value not in values:
             raise KeyError(
                 f"{option} must be a value of obs[{column!r}], got {value!r}; they are: "
@@ -206,7 +224,7 @@ def _train(request: Request, adata: AnnData, key: str) -> CIVAE:
         adata._inplace_subset_obs(adata.obs[key].notna().to_numpy())
     # Names on the command line are text, whatever the columns hold.
     for column in {key, request.groupby} - {None}:
-        adata.obs[column] = adata.obs[column].astype(str).astype("category")
+        adata.obs[column] = as_words(adata.obs[column])
     CIVAE.setup_anndata(adata, labels_key=key, layer=request.layer, batch_key=request.batch_key)
     model = CIVAE(adata, seed=request.seed)
     _say(
@@ -225,8 +243,8 @@ def _add_umap(adata: AnnData, model: CIVAE, seed: int) -> None:
     sc.tl.umap(adata, random_state=seed)
 
 
-def _ends(adata: AnnData, request: Request, label: str, key: str) -> tuple[str, str]:
-    """The two cells of the walk: the middle ones of their groups, or two far apart in the class."""
+def _ends(adata: AnnData, request: Request, label: str, key: str) -> tuple[int, int]:
+    """Positions of the two cells of the walk: the middle ones of their groups, or two far apart in the class."""
     inside = (adata.obs[key] == label).to_numpy()
     z = adata.obsm[_keys.LATENT]
     if request.groupby is None:
@@ -235,7 +253,7 @@ def _ends(adata: AnnData, request: Request, label: str, key: str) -> tuple[str, 
         along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
         order = cells[np.argsort(along)]
         first, last = order[len(order) // 20], order[-1 - len(order) // 20]
-        return adata.obs_names[first], adata.obs_names[last]
+        return int(first), int(last)
     found = []
     for option, group in (("--source", request.source), ("--target", request.target)):
         cells = np.flatnonzero(inside & (adata.obs[request.groupby] == group).to_numpy())
@@ -244,7 +262,7 @@ def _ends(adata: AnnData, request: Request, label: str, key: str) -> tuple[str, 
                 f"no cell is {label!r} and of {option} {group!r}; choose another --label or group."
             )
         distance = np.linalg.norm(z[cells] - np.median(z[cells], axis=0), axis=1)
-        found.append(str(adata.obs_names[cells[distance.argmin()]]))
+        found.append(int(cells[distance.argmin()]))
     return found[0], found[1]
 
 

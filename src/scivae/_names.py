@@ -23,7 +23,14 @@ def same_names(names: Iterable[Any], others: Iterable[Any]) -> bool:
     :meth:`pandas.Index.equals` also compares the type: text written by pandas 3 and read by
     pandas 2 is a ``string``, the same text made by pandas 2 is an ``object``.
     """
-    return np.array_equal(as_objects(names), as_objects(others))
+    return np.array_equal(as_text(names), as_text(others))
+
+
+def as_text(names: Iterable[Any]) -> np.ndarray:
+    """Names as text, shape ``(n,)``: files turn numbers into text, and so do generated cells."""
+    import pandas as pd
+
+    return np.fromiter(pd.Index(names).astype(str), dtype=object)
 
 
 def as_objects(names: Iterable[Any]) -> np.ndarray:

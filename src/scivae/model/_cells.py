@@ -9,6 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .._errors import near_matches
+from .._names import as_text
 
 
 def resolve_cells(adata: AnnData, cells: Any, argument: str) -> np.ndarray:
@@ -77,6 +78,10 @@ def _inside(positions: np.ndarray, adata: AnnData, argument: str) -> np.ndarray:
 
 
 def _by_name(names: pd.Index, cells: list[str], argument: str) -> np.ndarray:
+    if (
+        names.inferred_type != "string"
+    ):  # numbers, say, which generated cells and files hold as text
+        names = pd.Index(as_text(names))
     wanted = pd.Index(cells)
     unknown = wanted[~wanted.isin(names)]
     if len(unknown):

@@ -137,6 +137,12 @@ def check_adata(adata: Any) -> None:
             f"as in adata[{first!r}] (there are: {shown(modalities)}), with the labels in its own obs."
         )
     check_type("adata", adata, AnnData, "an AnnData")
+    for slot, index in (("obs_names", adata.obs_names), ("var_names", adata.var_names)):
+        if isinstance(index, pd.MultiIndex):
+            raise TypeError(
+                f"adata.{slot} must be one name each, but are a MultiIndex of {index.nlevels} levels; "
+                f"set adata.{slot} = ['_'.join(map(str, name)) for name in adata.{slot}]."
+            )
     if not isinstance(adata.obs, pd.DataFrame):
         raise TypeError(
             f"adata.obs must be in memory, but is a {type(adata.obs).__name__} that is read lazily; "
@@ -372,7 +378,8 @@ def unchanged_on_error(adata: AnnData, managers: dict[str, Any] | None = None) -
     try:
         yield
     except BaseException:
-        adata.obs = obs
+        if not adata.obs.equals(obs):  # to set it would make text of an index of numbers
+            adata.obs = obs
         adata.obsm = obsm
         adata.uns = uns
         for key in managers.keys() - known:

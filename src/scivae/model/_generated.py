@@ -14,7 +14,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from .. import _keys
-from .._names import native_text, same_names
+from .._names import as_text, native_text, same_names
 from ..geometry import Crossings
 from ._checks import X_LAYER
 
@@ -85,7 +85,7 @@ def assemble(
     if IMAGE in real.uns:
         entries[IMAGE] = real.uns[IMAGE]
     var = real.var.copy()
-    var.index = pd.Index(setup.genes.astype(str), name=var.index.name)
+    var.index = pd.Index(as_text(setup.genes), name=var.index.name)
     if real.obs_names.name not in obs:
         obs.index.name = real.obs_names.name
     return AnnData(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import check_choice, check_integer, shown
+from .._names import as_text
 from .._progress import track
 from . import _validate
 
@@ -133,10 +134,11 @@ def pair_cells(
         if labels_key in adata.obs
         else np.full(len(first), np.nan, dtype=object)
     )
+    names = as_text(adata.obs_names)  # a number would be taken for a position
     pairs = pd.DataFrame(
         {
-            "source": adata.obs_names.to_numpy()[first],
-            "target": adata.obs_names.to_numpy()[second],
+            "source": names[first],
+            "target": names[second],
             "cost": np.linalg.norm(points[first].astype(float) - points[second], axis=1),
             "label": labels,
         }

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import check_integer, check_key, shown
-from .._names import as_objects, layer_names, native_text, same_names
+from .._names import as_text, layer_names, native_text, same_names
 from .._progress import track
 from .._storage import in_memory
 from . import _validate
@@ -226,7 +226,7 @@ def embed(
         placed = (weight[:, :, None] * coordinates[index]).sum(axis=1)
 
     genes = generated.var_names
-    order = adata.var_names.get_indexer(as_objects(genes))
+    order = pd.Index(as_text(adata.var_names)).get_indexer(as_text(genes))
     kept = slice(None) if same_names(genes, adata.var_names) else order
     layers = {
         name: _stack(adata.layers[name][:, kept], generated.layers[name])
@@ -291,16 +291,18 @@ def _generated_latent(
         raise ValueError(
             f"{elsewhere}it has {latent.shape[1]} latent dimensions, adata has {real.shape[1]}; {cure}"
         )
-    foreign = generated.var_names.difference(adata.var_names, sort=False)
+    genes = pd.Index(as_text(generated.var_names))
+    foreign = genes[~genes.isin(as_text(adata.var_names))]
     if len(foreign):
         raise ValueError(
             f"{elsewhere}{len(foreign)} of its {generated.n_vars} genes are not in adata "
             f"({shown(foreign, 3)}); {cure}"
         )
-    if {_keys.T, _keys.SOURCE, _keys.TARGET} <= set(generated.obs) and adata.obs_names.is_unique:
+    names = pd.Index(as_text(adata.obs_names))
+    if {_keys.T, _keys.SOURCE, _keys.TARGET} <= set(generated.obs) and names.is_unique:
         for key, t in ((_keys.SOURCE, 0.0), (_keys.TARGET, 1.0)):
             rows = np.flatnonzero(generated.obs[_keys.T].to_numpy() == t)
-            cells = adata.obs_names.get_indexer(generated.obs[key].astype(str).to_numpy()[rows])
+            cells = names.get_indexer(generated.obs[key].astype(str).to_numpy()[rows])
             rows, cells = rows[cells >= 0], cells[cells >= 0]
             gap = np.abs(latent[rows] - real[cells]).max(axis=1, initial=0)
             if rows.size and gap.max() > _TOLERANCE * max(1.0, float(np.abs(real).max())):

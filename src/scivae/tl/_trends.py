@@ -10,6 +10,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import check_choice, check_integer, check_type, near_matches, shown
+from .._names import as_text
 from . import _validate
 from ._samples import cells_of, collect
 from ._walk import Walk
@@ -203,7 +204,7 @@ def gene_trends(
     return AnnData(
         X=layers[MEAN].copy(),
         obs=pd.DataFrame({_keys.T: t}, index=[f"step_{i}" for i in range(n_steps)]),
-        var=pd.DataFrame(index=pd.Index(model.setup.genes[columns].astype(str))),
+        var=pd.DataFrame(index=pd.Index(as_text(model.setup.genes[columns]))),
         layers=layers,
         varm=kept.varm,
         uns={_keys.UNS: uns},
@@ -228,7 +229,7 @@ def _check_pairs(pairs: Any) -> None:
 
 def _columns(model: CIVAE, genes: Sequence[str] | None) -> np.ndarray:
     """Positions of the genes that are wanted."""
-    known = pd.Index(model.setup.genes.astype(str))
+    known = pd.Index(as_text(model.setup.genes))
     if genes is None:
         return np.arange(len(known))
     if isinstance(genes, str):
@@ -253,7 +254,7 @@ def _columns(model: CIVAE, genes: Sequence[str] | None) -> np.ndarray:
 
 def _cells(adata: AnnData, names: pd.Series, end: str) -> np.ndarray:
     """Positions of cells by name."""
-    found = adata.obs_names.get_indexer(pd.Index(names.astype(str)))
+    found = pd.Index(as_text(adata.obs_names)).get_indexer(as_text(names))
     if (found < 0).any():
         name = str(names.iloc[int(np.argmax(found < 0))])
         raise KeyError(

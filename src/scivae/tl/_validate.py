@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _keys
 from .._errors import check_type, near_matches, shown
+from .._names import as_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,11 +34,16 @@ def check_model(model: Any) -> None:
 
 def check_names(adata: AnnData) -> None:
     """Raise a ValueError where a name stands for several cells."""
-    if not adata.obs_names.is_unique:
-        repeated = adata.obs_names[adata.obs_names.duplicated()]
+    import pandas as pd
+
+    names = pd.Index(as_text(adata.obs_names))
+    if not names.is_unique:
+        cure = "call adata.obs_names_make_unique()"
+        if adata.obs_names.is_unique:  # 1 and "1"
+            cure = f"set adata.obs_names = adata.obs_names.astype(str), and {cure}"
         raise ValueError(
-            f"adata.obs_names must be unique, but {str(repeated[0])!r} is the name of several "
-            "cells; call adata.obs_names_make_unique()."
+            f"adata.obs_names must be unique, but {names[names.duplicated()][0]!r} is the name of "
+            f"several cells; {cure}."
         )
 
 

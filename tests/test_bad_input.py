@@ -189,7 +189,7 @@ TRAIN = {
     "shuffle_set_split": ({"shuffle_set_split": "no"}, TypeError, "shuffle_set_split must be True or False, got 'no' (str)."),
     "check_val_every_n_epoch": ({"check_val_every_n_epoch": 0}, ValueError, "check_val_every_n_epoch must be at least 1, got 0."),
     "plan_kwargs": ({"plan_kwargs": "fast"}, TypeError, "plan_kwargs must be a dict of arguments, got 'fast' (str)."),
-    "plan_kwargs misspelt": ({"plan_kwargs": {"thining": 0.5}}, TypeError, "plan_kwargs must be arguments of scvi.train.TrainingPlan, but 'thining' is none. Did you mean 'thinning'?"),
+    "plan_kwargs misspelt": ({"plan_kwargs": {"thining": 0.5}}, TypeError, "plan_kwargs has no 'thining'. Did you mean 'thinning'?"),
     "lr": ({"plan_kwargs": {"lr": -1}}, ValueError, "plan_kwargs['lr'] must lie in [0, inf], got -1."),
     "thinning": ({"plan_kwargs": {"thinning": 1.0}}, ValueError, "thinning must lie in [0, 1), got 1.0."),
     "datasplitter_kwargs": ({"datasplitter_kwargs": ["x"]}, TypeError, "datasplitter_kwargs must be a dict of arguments, got ['x'] (list)."),

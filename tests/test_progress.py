@@ -1,10 +1,16 @@
-"""Bars come late, go at the end, and stay away when scvi-tools is told to be quiet."""
+"""Bars come late, go at the end, and stay away when scvi-tools is told to be quiet.
+
+Where there is no terminal they are a few lines, and in a notebook one.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,8 +35,8 @@ def bars(monkeypatch, loud):
     made = []
 
     class Bar:
-        def __init__(self, description, total, unit):
-            self.description, self.total, self.done, self.closed = description, total, 0, False
+        def __init__(self, description, total, unit="it", *, done=0, stays=False):
+            self.description, self.total, self.done, self.closed = description, total, done, False
             made.append(self)
 
         def update(self, n):
@@ -40,8 +46,7 @@ def bars(monkeypatch, loud):
         def close(self):
             self.closed = True
 
-    monkeypatch.setattr(_progress, "_tqdm_bar", Bar)
-    monkeypatch.setattr(_progress, "_RichBar", Bar)
+    monkeypatch.setattr(_progress, "bar", Bar)
     return made
 
 
@@ -113,6 +118,91 @@ def test_a_bar_goes_when_the_call_fails(bars):
     assert bars[0].done == 1
     _progress.advance()  # there is no bar left to move
     assert bars[0].done == 1
+
+
+class Terminal(io.StringIO):
+    """What a bar is drawn in."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_has_a_bar(loud, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert list(_progress.track(range(30), "walking along")) == [*range(30)]
+    *drawn, last = terminal.getvalue().split("\r")
+    assert any("walking along" in text and "/30" in text for text in drawn)
+    assert not last.strip()  # it has gone
+    bar = _progress.bar("Training", 3, "epochs", stays=True)
+    for _ in range(3):
+        bar.note({"loss": 995.2431})
+        bar.update(1)
+    bar.close()
+    last = terminal.getvalue().split("\r")[-1]
+    assert last.endswith("\n")
+    assert "Training: 100%" in last
+    assert "loss 995.2" in last
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "expected"),
+    [
+        (400, 0, [*range(40, 401, 40)]),
+        (23, 0, [3, 5, 7, 10, 12, 14, 17, 19, 21, 23]),
+        (3, 0, [1, 2, 3]),
+        (400, 115, [120, *range(160, 401, 40)]),  # what was done before counts
+    ],
+)
+def test_without_a_terminal_there_is_a_line_for_each_tenth(capfd, total, done, expected):
+    bar = _progress.bar("Training", total, "epochs", done=done, stays=True)
+    for i in range(done, total):
+        bar.note({"loss": 1000.0 - i})
+        bar.update(1)
+    bar.close()
+    out, err = capfd.readouterr()
+    assert out == ""
+    pattern = rf"Training: (\d+)/{total} epochs, loss ([\d.]+) \(\d+:\d+, \d+:\d+ left\)"
+    lines = [re.fullmatch(pattern, line) for line in err.splitlines()]
+    assert [int(match[1]) for match in lines] == expected
+    assert [float(match[2]) for match in lines] == [1001.0 - i for i in expected]
+
+
+def test_a_notebook_has_one_line_that_is_written_over(monkeypatch):
+    """Shown anew as the call proceeds, and in the end what an exported notebook keeps."""
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown.append(data["text/plain"])
+
+    def display(data, raw, display_id):
+        shown.append(data["text/plain"])
+        return Handle()
+
+    notebook = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    monkeypatch.setattr(_progress, "REFRESH", 0.0)
+    bar = _progress.bar("Training", 4, "epochs", stays=True)
+    for _ in range(4):
+        bar.note({"loss": 12.3456})
+        bar.update(1)
+    bar.close()
+    assert len(shown) == 6
+    assert shown[0].startswith("Training:   0%|")
+    assert shown[3].startswith("Training:  75%|")
+    assert shown[-1] == "Training: 4/4 epochs, loss 12.35"
+    shown.clear()  # what takes no time is not shown
+    assert list(_progress.track(range(3), "walking along")) == [0, 1, 2]
+    assert shown == []
+
+
+def test_a_process_without_an_error_stream(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    bar = _progress.bar("Training", 3, "epochs", stays=True)
+    bar.update(3)
+    bar.close()
 
 
 @pytest.mark.parametrize("style", ["tqdm", "rich"])

@@ -1,7 +1,11 @@
-"""Progress bars that come when a call takes long, and go when it ends.
+"""Progress of calls that take long.
 
-They obey scvi-tools' settings: ``scvi.settings.progress_bar_style`` says how they look, and with
-``scvi.settings.verbosity`` at ``logging.WARNING`` or above there are none.
+In a terminal it is a bar, which goes when the call ends. In a notebook it is one line of output, written
+over as the call proceeds, so that an exported notebook has one line. Anywhere else (a file, the log of a
+cluster) it is a line for each tenth of the work.
+
+``scvi.settings.progress_bar_style`` says how a bar in a terminal looks, and with ``scvi.settings.verbosity``
+at ``logging.WARNING`` or above there is none.
 """
 
 from __future__ import annotations
@@ -9,14 +13,16 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 Item = TypeVar("Item")
 # Seconds that a call may take before it shows how far it is.
 DELAY = 2.0
+# Lines that are written where there is no terminal, and seconds between two looks of a notebook.
+LINES, REFRESH = 10, 0.25
 _current: ContextVar[Any] = ContextVar("bar", default=None)
 
 
@@ -25,15 +31,54 @@ def is_hidden() -> bool:
     return "scvi" in sys.modules and logging.getLogger("scvi").level >= logging.WARNING
 
 
-def _bar(description: str, total: int | None, unit: str) -> Any:
-    """A bar in the style of scvi-tools' settings, ``None`` where there is to be none.
+class Bar(Protocol):
+    """What shows how far a call is."""
+
+    def update(self, n: int) -> None:
+        """So much more is done."""
+
+    def note(self, numbers: Mapping[str, float]) -> None:
+        """Numbers to show beside it."""
+
+    def close(self) -> None:
+        """No more will be done."""
+
+
+def bar(
+    description: str, total: int | None, unit: str = "it", *, done: int = 0, stays: bool = False
+) -> Bar:
+    """What shows progress where this process runs.
+
+    Parameters
+    ----------
+    description
+        What is being done.
+    total
+        How much there is to do; ``None`` where that is not known.
+    unit
+        Of what.
+    done
+        How much was done before.
+    stays
+        Shown at once, and left when the call ends. ``False``: after :data:`DELAY` seconds, and removed.
+    """
+    delay = 0.0 if stays else DELAY
+    if _in_notebook():
+        return _NotebookLine(description, total, unit, done, delay)
+    style = getattr(getattr(sys.modules.get("scvi"), "settings", None), "progress_bar_style", None)
+    if style == "rich" and not stays:
+        return _rich_bar(description, total, unit, done, delay)
+    if not getattr(sys.stderr, "isatty", bool)():
+        return _Lines(description, total, unit, done, delay)
+    return _TqdmBar(description, total, unit, done, delay, stays)
+
+
+def _bar(description: str, total: int | None, unit: str) -> Bar | None:
+    """What shows the progress of a call, ``None`` where nothing is to.
 
     One step has no middle to tell of.
     """
-    if is_hidden() or total == 1:
-        return None
-    style = getattr(getattr(sys.modules.get("scvi"), "settings", None), "progress_bar_style", None)
-    return (_RichBar if style == "rich" else _tqdm_bar)(description, total, unit)
+    return None if is_hidden() or total == 1 else bar(description, total, unit)
 
 
 @contextmanager
@@ -83,31 +128,177 @@ def track(
             bar.close()
 
 
-def _tqdm_bar(description: str, total: int | None, unit: str) -> Any:
-    from tqdm.auto import tqdm
+def _in_notebook() -> bool:
+    """Whether output goes into a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
 
-    # As scvi-tools does; in a terminal, what is piped on stays free of bars.
-    file = sys.stdout if "ipykernel" in sys.modules else sys.stderr
-    return tqdm(total=total, desc=description, unit=f" {unit}", delay=DELAY, leave=False, file=file)
+
+def _spelled(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+
+
+class _Counted:
+    """How far a call is, and since when it runs."""
+
+    def __init__(self, description: str, total: int | None, unit: str, done: int, delay: float):
+        self.description, self.total, self.unit, self.delay = description, total, unit, delay
+        self.done = self.done_before = done
+        self.numbers: Mapping[str, float] = {}
+        self.start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since the call began."""
+        return time.monotonic() - self.start
+
+    def note(self, numbers: Mapping[str, float]) -> None:
+        self.numbers = numbers
+
+    def line(self) -> str:
+        """How far it is, in words."""
+        of = "" if self.total is None else f"/{self.total}"
+        numbers = f", {_spelled(self.numbers)}" if self.numbers else ""
+        return f"{self.description}: {self.done}{of} {self.unit}{numbers}"
+
+
+class _Lines(_Counted):
+    """A line for each tenth of the work, for files and logs."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._written = self._tenth()
+
+    def _tenth(self) -> int:
+        return LINES * self.done // max(self.total or 1, 1)
+
+    def update(self, n: int) -> None:
+        self.done += n
+        if self.total is not None and self._tenth() > self._written and self.seconds >= self.delay:
+            self._write()
+
+    def _write(self) -> None:
+        from tqdm import tqdm
+
+        if sys.stderr is None:  # a process without a console
+            return
+        self._written = self._tenth()
+        done = self.done - self.done_before
+        left = self.seconds / max(done, 1) * ((self.total or self.done) - self.done)
+        times = [tqdm.format_interval(round(t)) for t in (self.seconds, left)]
+        print(f"{self.line()} ({times[0]}, {times[1]} left)", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class _NotebookLine(_Counted):
+    """One line of output in a notebook, written over until the call ends."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self._handle: Any = None
+        self._shown = self.start - REFRESH
+        self._refresh()
+
+    def update(self, n: int) -> None:
+        self.done += n
+        self._refresh()
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if self.seconds >= self.delay and now - self._shown >= REFRESH:
+            from tqdm import tqdm
+
+            self._shown = now
+            text = tqdm.format_meter(
+                self.done,
+                self.total,
+                self.seconds,
+                ncols=100,
+                prefix=self.description,
+                unit=f" {self.unit}",
+                postfix=_spelled(self.numbers) or None,
+                initial=self.done_before,
+            )
+            self._show(text)
+
+    def _show(self, text: str) -> None:
+        from IPython.display import display
+
+        data = {"text/plain": text}
+        if self._handle is None:
+            self._handle = display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._show(self.line())
+
+
+class _TqdmBar:
+    """A bar of tqdm in a terminal; what is piped on stays free of it."""
+
+    def __init__(
+        self,
+        description: str,
+        total: int | None,
+        unit: str,
+        done: int,
+        delay: float,
+        stays: bool,
+    ):
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=total,
+            desc=description,
+            unit=f" {unit}",
+            initial=done,
+            delay=delay,
+            leave=stays,
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+
+    def update(self, n: int) -> None:
+        self._bar.update(n)
+
+    def note(self, numbers: Mapping[str, float]) -> None:
+        self._bar.set_postfix_str(_spelled(numbers), refresh=False)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def _rich_bar(description: str, total: int | None, unit: str, done: int, delay: float) -> Bar:
+    """A bar of rich where it finds a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return _Lines(description, total, unit, done, delay)
+    return _RichBar(console, description, total, done, delay)
 
 
 class _RichBar:
-    """A bar of rich, with tqdm's delay and the two methods that are needed of it."""
+    """A bar of rich, with a delay."""
 
-    def __init__(self, description: str, total: int | None, unit: str):
-        from rich.console import Console
+    def __init__(self, console: Any, description: str, total: int | None, done: int, delay: float):
         from rich.progress import Progress
 
-        console = Console()
-        seen = console.is_terminal or console.is_jupyter
-        self._bar = Progress(transient=True, console=console, disable=not seen)
-        self._task = self._bar.add_task(description, total=total)
-        self._start = time.monotonic()
+        self._bar = Progress(transient=True, console=console)
+        self._task = self._bar.add_task(description, total=total, completed=done)
+        self._start, self._delay = time.monotonic(), delay
 
     def update(self, n: int) -> None:
         self._bar.advance(self._task, n)
-        if not self._bar.live.is_started and time.monotonic() - self._start >= DELAY:
+        if not self._bar.live.is_started and time.monotonic() - self._start >= self._delay:
             self._bar.start()
+
+    def note(self, numbers: Mapping[str, float]) -> None:
+        pass
 
     def close(self) -> None:
         if self._bar.live.is_started:

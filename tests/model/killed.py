@@ -14,6 +14,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,9 @@ class Kill(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def run(plan: dict, folder: Path | None = None, callbacks: tuple = ()) -> CIVAE:
+def run(
+    plan: dict, folder: Path | None = None, callbacks: tuple = (), num_workers: int = 0
+) -> CIVAE:
     """A training with a scheduler, early stopping and everything else that has a state."""
     adata = make_adata()
     CIVAE.setup_anndata(adata)
@@ -163,6 +166,7 @@ def run(plan: dict, folder: Path | None = None, callbacks: tuple = ()) -> CIVAE:
         early_stopping_min_delta=1e9,
         checkpoint_dir=folder,
         callbacks=list(callbacks),
+        datasplitter_kwargs={"num_workers": num_workers},
         enable_progress_bar=False,
     )
     return model
@@ -170,16 +174,21 @@ def run(plan: dict, folder: Path | None = None, callbacks: tuple = ()) -> CIVAE:
 
 def trainings(root: Path) -> None:
     """Training that was killed and taken up ends as if it had not been, bit for bit."""
-    # a step of the framework for each minibatch, and one for all of them
-    for plan, first, last in (({"minibatch_size": None}, 1, 3), ({}, 0, 0)):
+    # a step of the framework for each minibatch, and one for all of them; and processes that load
+    for plan, first, last, workers in (
+        ({"minibatch_size": None}, 1, 3, 0),
+        ({}, 0, 0, 0),
+        ({}, 0, 0, 2),
+    ):
         whole = run(plan)
         epochs = len(whole.history["train_loss"])
         assert 2 < epochs < 12, "early stopping should have stopped it"
         for at in ((0, first), (2, 0), (epochs - 1, last)):
-            folder = root / f"run{len(plan)}{at}"
-            assert child(lambda f=folder, at=at: run(plan, f, (Kill(*at),))) == signal.SIGKILL  # noqa: B023
+            folder = root / f"run{len(plan)}{workers}{at}"
+            work = partial(run, plan, folder, (Kill(*at),), workers)
+            assert child(work) == signal.SIGKILL
             for _ in range(2):  # the second time, there is nothing left to train
-                again = run(plan, folder)
+                again = run(plan, folder, num_workers=workers)
                 for name, weights in whole.module.state_dict().items():
                     assert torch.equal(weights, again.module.state_dict()[name]), name
                 assert again.history.keys() == whole.history.keys()

@@ -1,14 +1,20 @@
 import copy
+import os
 import re
+import signal
 
+import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from scipy import sparse
+from scvi import REGISTRY_KEYS
 from tests.conftest import make_adata
 
 from scivae.model import CIVAE, _files
+from scivae.model._keeping import joined_histories
 
 PLAN = {"lr": 0.01, "minibatch_size": None}
 
@@ -138,13 +144,149 @@ def test_whatever_stops_training_the_epochs_before_count(error):
                 raise error
 
     model = make()
-    with pytest.raises((error, SystemExit)):  # Lightning turns Ctrl-C into an exit
+    with pytest.raises(error):
         train(model, Stop())
+    assert {len(column) for column in model.history.values()} == {2}
     whole = make()
     train(whole, epochs=2, plan_kwargs={**PLAN, "n_epochs_kl_warmup": 2})
     assert model.is_trained
     for name, weights in whole.module.state_dict().items():
         assert torch.equal(model.module.state_dict()[name].cpu(), weights.cpu()), name
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_epoch_end"])
+def test_ctrl_c_reaches_the_user(hook, capfd):
+    """As what it is, with nothing printed; weights and history are those of the epochs before."""
+
+    class Press(Callback):
+        pressed = False
+
+    def press(self, trainer, plan, *args):
+        if trainer.current_epoch == 2 and not self.pressed:
+            self.pressed = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+    setattr(Press, hook, press)
+    handler = signal.getsignal(signal.SIGINT)
+    model, whole = make(), make()
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(model, Press())
+    assert caught.value.__cause__ is None
+    assert capfd.readouterr() == ("", "")
+    assert signal.getsignal(signal.SIGINT) is handler
+    train(whole, epochs=2, plan_kwargs={**PLAN, "n_epochs_kl_warmup": 2})
+    assert model.is_trained
+    assert not model.module.training
+    for name, weights in whole.module.state_dict().items():
+        assert torch.equal(model.module.state_dict()[name], weights), name
+    for name, column in whole.history.items():
+        assert column.equals(model.history[name]), name
+    train(model, epochs=3)  # and on
+    assert {tuple(column.index) for column in model.history.values()} == {(0, 1, 2, 3, 4)}
+
+
+def test_an_exit_stays_one():
+    class Leave(Callback):
+        def on_train_epoch_end(self, trainer, plan):
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit) as caught:
+        train(make(), Leave())
+    assert caught.value.code == 3
+
+
+def test_the_history_goes_on():
+    """What one training logged and the other did not keeps its epochs."""
+    model = make()
+    train(model, epochs=2, train_size=1.0)
+    assert "accuracy_validation" not in model.history
+    train(model, epochs=4, check_val_every_n_epoch=2)
+    train(model, epochs=1, train_size=1.0)
+    assert list(model.history["train_loss"].index) == [*range(7)]
+    assert list(model.history["accuracy_validation"].index) == [3, 5]
+    assert model.history["train_loss"].index.name == "epoch"
+
+
+def test_histories_are_joined():
+    before = {"a": pd.DataFrame({"a": [1.0, 2.0]}), "b": pd.DataFrame({"b": [3.0]}, index=[1])}
+    after = {"a": pd.DataFrame({"a": [5.0]}), "c": pd.DataFrame({"c": [6.0]})}
+    joined = joined_histories(before, after)
+    assert {name: column[name].to_dict() for name, column in joined.items()} == {
+        "a": {0: 1.0, 1: 2.0, 2: 5.0},
+        "b": {1: 3.0},
+        "c": {2: 6.0},
+    }
+
+
+class Break(Callback):
+    """Breaks training off."""
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer, plan):
+        if trainer.current_epoch == self.epoch:
+            raise KeyError("stopped here")
+
+
+class Plain(LightningDataModule):
+    """Cells in loaders of torch, the order of which is drawn from its global generator."""
+
+    def __init__(self, adata, num_workers: int):
+        super().__init__()
+        keys = {"X": "counts", "labels": "_scvi_labels", "batch": "_scvi_batch"}
+        values = [
+            adata.layers["counts"].toarray(),
+            *(adata.obs[k] for k in list(keys.values())[1:]),
+        ]
+        self.cells = [
+            {
+                REGISTRY_KEYS.X_KEY: torch.tensor(x),
+                REGISTRY_KEYS.LABELS_KEY: torch.tensor([int(label)]),
+                REGISTRY_KEYS.BATCH_KEY: torch.tensor([int(batch)]),
+            }
+            for x, label, batch in zip(*values, strict=True)
+        ]
+        self.options = {"batch_size": 30, "num_workers": num_workers}
+        self.n_val = 0
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(self.cells, shuffle=True, **self.options)
+
+
+@pytest.mark.parametrize("num_workers", [(0, 0), (2, 2), (0, 2)])
+@pytest.mark.parametrize("source", ["blocks", "minibatches", "backed", "datamodule"])
+def test_a_run_that_was_broken_off_ends_where_it_would_have(source, num_workers, tmp_path):
+    """Bit for bit, however many processes load, before and after."""
+    arguments = {"minibatches": {"plan_kwargs": {"minibatch_size": None}}}.get(source, {})
+
+    def run(workers: int, *callbacks, **kwargs) -> CIVAE:
+        adata = make_adata()
+        if source == "backed":
+            adata.X = adata.layers.pop("counts")
+            path = tmp_path / "cells.h5ad"
+            if not path.exists():
+                adata.write_h5ad(path)
+            adata = anndata.read_h5ad(path, backed="r")
+        CIVAE.setup_anndata(adata)
+        if source == "datamodule":
+            registry = CIVAE(adata).registry
+            model = CIVAE(registry=registry, n_latent=4, n_hidden=16, likelihood="nb")
+            kwargs["datamodule"] = Plain(adata, workers)
+        else:
+            model = CIVAE(adata, n_latent=4, n_hidden=16)
+            kwargs["datasplitter_kwargs"] = {"num_workers": workers}
+        train(model, *callbacks, **{"plan_kwargs": {"lr": 0.01}, **arguments, **kwargs})
+        return model
+
+    whole = run(num_workers[0])
+    with pytest.raises(KeyError, match="stopped here"):
+        run(num_workers[0], Break(2), checkpoint_dir=tmp_path / "run")
+    again = run(num_workers[1], checkpoint_dir=tmp_path / "run")
+    for name, weights in whole.module.state_dict().items():
+        assert torch.equal(weights, again.module.state_dict()[name]), name
+    for name, column in whole.history.items():
+        assert column.equals(again.history[name]), name
 
 
 def test_each_epoch_draws_for_itself():
@@ -163,9 +305,10 @@ def test_checkpoint_of_another_run(tmp_path):
     train(make(), epochs=2, checkpoint_dir=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["training.ckpt"]
     for model, kwargs, difference in (
-        (make(seed=1), {}, "seed, initial weights"),
+        (make(seed=1), {}, "seed, split, initial weights"),
         (make(), {"epochs": 3}, "max_epochs, plan_kwargs"),
         (make(), {"plan_kwargs": {"lr": 0.02}}, "plan_kwargs"),
+        (make(), {"shuffle_set_split": False}, "split"),
     ):
         with pytest.raises(ValueError, match=f"differs in {re.escape(difference)}. To go on"):
             train(model, **{"epochs": 2, **kwargs}, checkpoint_dir=tmp_path)

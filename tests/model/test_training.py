@@ -1,3 +1,4 @@
+import copy
 import random
 
 import numpy as np
@@ -235,3 +236,86 @@ def test_a_minibatch_has_at_least_two_cells(adata, size, error):
     CIVAE.setup_anndata(adata)
     with pytest.raises(error, match=r"plan_kwargs\['minibatch_size'\] must be"):
         CIVAE(adata).train(1, plan_kwargs={"minibatch_size": size})
+
+
+def fresh_copy(model, adata, **kwargs) -> CIVAE:
+    """A model that was never trained, with the weights and statistics of one that was."""
+    fresh = CIVAE(adata, **{**model.init_params_["non_kwargs"], **kwargs})
+    assert fresh.module.training
+    fresh.module.load_state_dict(copy.deepcopy(model.module.state_dict()))
+    return fresh
+
+
+ARGUMENTS = {"batch_size": 32, "enable_progress_bar": False, "plan_kwargs": {"lr": 0.01}}
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb"])
+@pytest.mark.parametrize("how", ["a second time", "loaded"])
+def test_training_trains(adata, tmp_path, how, likelihood):
+    """Dropout and batch normalization work as in the first training: the losses are those of a new model."""
+    CIVAE.setup_anndata(adata)
+    model = CIVAE(adata, n_latent=4, n_hidden=16, dropout_rate=0.4, likelihood=likelihood)
+    model.train(2, **ARGUMENTS)
+    if how == "loaded":
+        model.save(tmp_path / "model")
+        model = CIVAE.load(tmp_path / "model", adata)
+    assert not model.module.training
+    fresh = fresh_copy(model, adata)
+    before = copy.deepcopy(model.module.state_dict())
+    model.train(3, **ARGUMENTS)
+    fresh.train(3, **ARGUMENTS)
+    assert len(model.history["train_loss"]) == 5
+    for name, column in fresh.history.items():
+        np.testing.assert_array_equal(model.history[name].to_numpy()[-3:], column.to_numpy())
+    assert_moves(model, before, "z_encoder", "decoder")
+    # Without dropout the losses would be others.
+    dry = fresh_copy(fresh, adata, dropout_rate=0.0)
+    dry.module.load_state_dict(before)
+    dry.train(3, **ARGUMENTS)
+    column = "reconstruction_loss_train"
+    assert (dry.history[column].to_numpy() != fresh.history[column].to_numpy()).all()
+    assert not model.module.training
+
+
+def assert_moves(model, before, *parts):
+    """Running means of the batch normalization of parts of the network, and of no others, have moved."""
+    for name, values in model.module.state_dict().items():
+        if name.endswith("running_mean") and not name.startswith("l_encoder"):
+            moved = not torch.equal(values, before[name])
+            assert moved == name.startswith(parts), name
+
+
+def test_a_query_model_trains_what_is_not_frozen(adata):
+    """As scArches does: weights of new batches, and the batch normalization of the decoder."""
+    CIVAE.setup_anndata(adata, batch_key="batch")
+    model = CIVAE(adata, n_latent=4, n_hidden=16, dropout_rate=0.4)
+    model.train(2, **ARGUMENTS)
+    query = make_adata(seed=1)
+    query.obs["batch"] = "new"
+    mapped = CIVAE.load_query_data(query, model)
+    before = copy.deepcopy(mapped.module.state_dict())
+    seen = set()
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, plan, batch, batch_idx):
+            seen.update(m.training for m in plan.module.modules())
+
+    mapped.train(3, callbacks=[Look()], **ARGUMENTS)
+    assert seen == {True}
+    assert not mapped.module.training
+    assert_moves(mapped, before, "decoder")
+    for name, values in mapped.module.named_parameters():
+        if name == "decoder.px_decoder.fc_layers.Layer 0.0.weight":  # (hidden, latent and batches)
+            same = (values == before[name]).all(0)
+            assert same.tolist() == [True] * (values.shape[1] - 1) + [False]
+        elif name.startswith("decoder.px_decoder.fc_layers.Layer 0.1"):
+            assert not torch.equal(values, before[name]), name
+        else:
+            assert torch.equal(values, before[name]), name
+
+
+def test_a_training_that_does_not_begin_leaves_the_mode(adata):
+    model = make_model(adata)
+    with pytest.raises(ValueError, match="accelerator"):
+        model.train(1, accelerator="abacus")
+    assert not model.module.training

@@ -1,21 +1,27 @@
-"""Training that loses nothing: numbers are watched, good weights kept, a killed run goes on."""
+"""Fault-tolerant training: NaN checks, the last good weights, resuming a killed run."""
 
 from __future__ import annotations
 
+import gc
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ProgressBar
 from scipy import sparse
 from scvi.train import Trainer, TrainRunner
 from torch.utils.data import RandomSampler
 
 from . import _files
+from ._checks import iter_blocks
+from ._compat import begin_epoch_again, loaders_of_training
 from ._plain import from_plain, to_plain
+from ._progress import EpochBar
 from ._resident import ChosenLoader
 from ._splitter import CellsSplitter
 
@@ -46,17 +52,110 @@ def check_weights(plan: LightningModule, when: str) -> None:
 
 
 class SafeTrainer(Trainer):
-    """scvi-tools' trainer, which reads a checkpoint without running what is in it."""
+    """scvi-tools' trainer, with a checkpoint read without running what is in it, and Ctrl-C passed on.
+
+    Parameters
+    ----------
+    callbacks
+        Callbacks of the user, and those of ``train``.
+    enable_progress_bar, simple_progress_bar
+        With both, and none among the callbacks, :class:`EpochBar` shows the progress.
+    progress_bar_refresh_rate
+        0 shows none.
+    **kwargs
+        Passed to :class:`scvi.train.Trainer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        callbacks: list[Callback],
+        enable_progress_bar: bool = True,
+        simple_progress_bar: bool = True,
+        progress_bar_refresh_rate: int = 1,
+        **kwargs: Any,
+    ):
+        shown = enable_progress_bar and progress_bar_refresh_rate > 0
+        has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if shown and simple_progress_bar and not has_bar:
+            callbacks = [*callbacks, EpochBar()]
+        super().__init__(
+            callbacks=callbacks,
+            enable_progress_bar=shown,
+            simple_progress_bar=False,  # the one above takes its place
+            **kwargs,
+        )
+        self.error: BaseException | None = None  # what broke training off
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """Fit the model."""
-        super().fit(*args, weights_only=True, **kwargs)
+        try:
+            super().fit(*args, weights_only=True, **kwargs)
+        except SystemExit as error:
+            # Lightning leaves the process where it was interrupted; that is for the user to decide.
+            self.error = error
+            if isinstance(error.__context__, KeyboardInterrupt):
+                self.error = error.__context__
+                raise self.error from None
+            raise
+        except BaseException as error:
+            self.error = error
+            raise
 
 
 class SafeTrainRunner(TrainRunner):
-    """scvi-tools' runner, with that trainer."""
+    """scvi-tools' runner, with that trainer, and a history of the epochs that the weights have seen."""
 
     _trainer_cls = SafeTrainer
+
+    def _update_history(self) -> None:
+        """Add what was logged to the history of the model; raise what broke training off, if anything did."""
+        model, error = self.model, self.trainer.error
+        if error is not None:
+            kept = [c.epochs for c in self.trainer.callbacks if isinstance(c, Keeper)]
+            logged = getattr(self.trainer.logger, "history", {})
+            for name, column in list(logged.items()):
+                if column.index.name == "epoch":
+                    logged[name] = column[column.index < max(kept, default=0)]
+        was_trained, before = model.is_trained_, model.history_
+        model.is_trained_ = False  # scvi-tools then takes what was logged as it is
+        try:
+            super()._update_history()
+        finally:
+            model.is_trained_ = was_trained
+        if was_trained and isinstance(before, dict) and isinstance(model.history_, dict):
+            model.history_ = joined_histories(before, model.history_)
+        if error is not None:  # before scvi-tools prints that there was one
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            raise error
+
+
+def joined_histories(
+    before: Mapping[str, pd.DataFrame], after: Mapping[str, pd.DataFrame]
+) -> dict[str, pd.DataFrame]:
+    """The history of two trainings, one after the other.
+
+    Parameters
+    ----------
+    before, after
+        A column for each metric, by epoch; what only one of the trainings logged stays.
+    """
+    epochs = [column.index for column in before.values() if len(column)]
+    offset = 1 + max((int(index.max()) for index in epochs), default=-1)
+    joined = dict(before)
+    for name, column in after.items():
+        column = column.set_axis(column.index + offset)
+        joined[name] = pd.concat([before[name], column]) if name in before else column
+    return joined
+
+
+class Kept(NamedTuple):
+    """Weights after some epochs that ended well."""
+
+    epochs: int
+    weights: dict[str, torch.Tensor]
 
 
 class Keeper(Callback):
@@ -79,34 +178,48 @@ class Keeper(Callback):
         self.seed = seed
         self.path = path
         self.run = run
-        self.epochs = 0  # that ended well
-        self.weights: dict[str, torch.Tensor] | None = None
+        # Replaced as a whole: Ctrl-C can come between any two lines.
+        self._kept: Kept | None = None
+        self._begun = False
         self._finished = False
         # State of Lightning's loop at the end of an epoch. The checkpoint is written a little later,
         # when the history and the schedulers have taken note of the epoch.
         self._loop: dict[str, Any] | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that ended well."""
+        return 0 if self._kept is None else self._kept.epochs
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor] | None:
+        """Weights after those epochs, if training began."""
+        return None if self._kept is None else self._kept.weights
 
     def epoch_seed(self, epoch: int, rank: int = 0) -> int:
         """Seed of what an epoch draws, in one of several processes."""
         words = (self.seed, epoch, rank) if rank else (self.seed, epoch)
         return int(np.random.SeedSequence(words).generate_state(1)[0])
 
-    def _keep(self, plan: LightningModule) -> None:
-        self.weights = {k: v.detach().clone() for k, v in plan.module.state_dict().items()}
+    def _keep(self, plan: LightningModule, epochs: int) -> None:
+        self._kept = Kept(
+            epochs, {k: v.detach().clone() for k, v in plan.module.state_dict().items()}
+        )
 
     def on_train_start(self, trainer: Trainer, plan: LightningModule) -> None:
         """Keep the weights that training starts from."""
-        self.epochs = trainer.current_epoch
-        self._keep(plan)
+        self._keep(plan, trainer.current_epoch)
 
     def on_train_epoch_start(self, trainer: Trainer, plan: LightningModule) -> None:
         """Write the checkpoint of the epoch before, and seed the order of the cells."""
         self._write(trainer)
-        loader = trainer.train_dataloader
-        sampler = getattr(getattr(loader, "sampler", None), "sampler", loader)
-        if isinstance(sampler, RandomSampler | ChosenLoader):
-            seed = self.epoch_seed(trainer.current_epoch)
+        seed = self.epoch_seed(trainer.current_epoch)
+        torch.manual_seed(seed)  # for samplers that draw from the global generator
+        for sampler in samplers(loaders_of_training(trainer)):
             sampler.generator = torch.Generator().manual_seed(seed)
+        if not self._begun:
+            begin_epoch_again(trainer)
+        self._begun = True
 
     def on_train_batch_start(
         self, trainer: Trainer, plan: LightningModule, batch: Any, batch_idx: int
@@ -118,8 +231,7 @@ class Keeper(Callback):
     def on_train_epoch_end(self, trainer: Trainer, plan: LightningModule) -> None:
         """Keep the weights, if they are good."""
         check_weights(plan, f"at the end of epoch {trainer.current_epoch}")
-        self.epochs = trainer.current_epoch + 1
-        self._keep(plan)
+        self._keep(plan, trainer.current_epoch + 1)
         self._loop = trainer.fit_loop.state_dict()
 
     def on_train_end(self, trainer: Trainer, plan: LightningModule) -> None:
@@ -169,12 +281,28 @@ class Keeper(Callback):
         getattr(trainer.logger, "history", {}).update(from_plain(state["history"]))
 
 
-def _checksum(*arrays: Any) -> int:
+def samplers(loaders: list[Any]) -> Iterator[RandomSampler | ChosenLoader]:
+    """What sets the order of the cells of loaders, where it is of a kind that takes a generator."""
+    for loader in loaders:
+        found = loader
+        while found is not None and not isinstance(found, RandomSampler | ChosenLoader):
+            inner = getattr(found, "sampler", None)
+            found = None if inner is found else inner
+        if found is not None:
+            yield found
+
+
+def checksum(*arrays: Any) -> int:
+    """A number that differs where arrays do: in memory or in files, dense or sparse."""
     total = 0
     for array in arrays:
-        parts = (array.data, array.indices, array.indptr) if sparse.issparse(array) else (array,)
-        for part in parts:
-            total = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, total)
+        in_memory = isinstance(array, np.ndarray) or sparse.issparse(array)
+        for block in [array] if in_memory else (rows for _, rows in iter_blocks(array)):
+            parts = (
+                (block.data, block.indices, block.indptr) if sparse.issparse(block) else (block,)
+            )
+            for part in parts:
+                total = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, total)
     return total
 
 
@@ -192,8 +320,8 @@ def describe_run(module: torch.nn.Module, arrays: list[Any], **arguments: Any) -
     """
     return {
         **{name: repr(value) for name, value in arguments.items()},
-        "data": _checksum(*arrays),
-        "initial weights": _checksum(*(w.cpu().numpy() for w in module.state_dict().values())),
+        "data": checksum(*arrays),
+        "initial weights": checksum(*(w.cpu().numpy() for w in module.state_dict().values())),
     }
 
 

@@ -17,6 +17,7 @@ from .._names import any_text_written
 from . import _files
 from ._compat import SAVE_KEYS, SETUP_METHOD_NAME
 from ._plain import foreign, from_plain, to_plain
+from ._quiet import quiet_loading
 
 _PARTS = (SAVE_KEYS.MODEL_STATE_DICT_KEY, SAVE_KEYS.VAR_NAMES_KEY, SAVE_KEYS.ATTR_DICT_KEY)
 
@@ -184,7 +185,7 @@ class SavingMixin:
         if adata is None and saved_adata.exists():
             adata = anndata.read_h5ad(saved_adata)
         # scvi-tools reads a file, and trusts it; it is given one that nobody else can write.
-        with tempfile.TemporaryDirectory() as private:
+        with tempfile.TemporaryDirectory() as private, quiet_loading():
             torch.save(parts, Path(private) / SAVE_KEYS.MODEL_FNAME)
             return super().load(private, adata, **kwargs)  # type: ignore[misc]
 

@@ -1,4 +1,4 @@
-"""The method ``train``: what is asked of its arguments, the split, and what is left when it stops."""
+"""The method ``train``: checks of its arguments, the split, and the state that it leaves."""
 
 from __future__ import annotations
 
@@ -11,17 +11,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.train import TrainingPlan
+from scvi.dataloaders import DataSplitter
 
-from .._errors import check_bool, check_integer, check_number, check_type
+from .._errors import check_bool, check_integer, check_number
 from ..module import COUNT_LIKELIHOODS
-from . import _checks
+from . import _arguments, _checks
 from ._calibration import CalibrationMixin
-from ._keeping import CHECKPOINT, Keeper, NonFiniteError, SafeTrainRunner, describe_run, resume_path
+from ._keeping import (
+    CHECKPOINT,
+    Keeper,
+    NonFiniteError,
+    SafeTrainRunner,
+    checksum,
+    describe_run,
+    resume_path,
+)
 from ._loader import CellsLoader
+from ._quiet import quiet_training
 from ._random import seeded
 from ._splitter import CellsSplitter
 from ._training import (
@@ -33,7 +43,6 @@ from ._training import (
     CIVAETrainingPlan,
     default_epochs,
     minibatches_a_block,
-    quiet_about_rows,
     stratified_split,
     threads_share_cells,
 )
@@ -92,7 +101,9 @@ class TrainingMixin(CalibrationMixin):
             one step of the framework, which is what callbacks and logs see; ``minibatch_size=None``
             gives them every minibatch, at some cost in speed.
         datasplitter_kwargs
-            For :class:`scvi.dataloaders.DataSplitter`.
+            For :class:`scvi.dataloaders.DataSplitter` and torch's ``DataLoader``: ``num_workers`` (the
+            results do not depend on it), ``drop_last``, and ``external_indexing``, a split of your
+            own: ``[train, validation, test]``, each with positions of cells or a mask over all.
         datamodule
             A LightningDataModule, for a model that was made from a registry.
         checkpoint_dir
@@ -106,8 +117,13 @@ class TrainingMixin(CalibrationMixin):
 
         Raises
         ------
+        TypeError
+            If an argument is unknown, with what to pass in its place, or of another type.
         ValueError
-            If an argument is out of its range, or ``checkpoint_dir`` holds another run.
+            If an argument is out of its range, waits for held-out cells where there are none, or
+            if ``checkpoint_dir`` holds another run.
+        KeyboardInterrupt
+            On Ctrl-C.
         FloatingPointError
             If the loss or the weights become NaN or infinite; says which, where, and what to try.
         OSError
@@ -115,8 +131,14 @@ class TrainingMixin(CalibrationMixin):
 
         Notes
         -----
-        Whatever stops training (an error, a full disk, Ctrl-C), the model keeps the weights of the
-        last epoch that ended well, and is a trained model if there was one.
+        Whatever stops training (an error, a full disk, Ctrl-C), the model keeps the weights and the
+        history up to the last epoch that ended well, and is a trained model if there was one.
+
+        A second call trains the model further, as does a call on a loaded model. On a query model
+        (:meth:`load_query_data`), it trains what scArches leaves free.
+
+        Progress is a bar in a terminal, one line in a notebook, and a line for each tenth of the
+        epochs elsewhere.
 
         ``history`` holds, for training (``_train``) and held-out (``_validation``) cells, each
         term of J by epoch: ``reconstruction_loss``, ``kl_local``, ``classification_loss``, and the
@@ -132,15 +154,24 @@ class TrainingMixin(CalibrationMixin):
         >>> len(model.history["accuracy_validation"])
         2
         """
+        names = _arguments.Arguments(TrainingMixin.train, self._training_plan_cls)
+        trainer = _arguments.settings("trainer_config", kwargs.pop("trainer_config", None))
+        plan = _arguments.settings("plan_config", kwargs.pop("plan_config", None))
+        plan |= _arguments.settings("plan_kwargs", plan_kwargs)
+        splitter = _arguments.settings("datasplitter_kwargs", datasplitter_kwargs)
+        for where, passed in (
+            ("", kwargs),
+            ("trainer_config", trainer),
+            ("plan_kwargs", plan),
+            ("datasplitter_kwargs", splitter),
+        ):
+            names.check(where, passed)
+        configured = (trainer.pop("max_epochs", None), trainer.pop("check_val_every_n_epoch", 1))
         if max_epochs is None:
-            n_obs = (
-                self.adata.n_obs if self.adata is not None else getattr(datamodule, "n_obs", None)
-            )
-            if n_obs is None:
-                raise ValueError(
-                    "max_epochs is needed with a datamodule that does not say its n_obs."
-                )
-            max_epochs = default_epochs(n_obs)
+            max_epochs = configured[0] or self._default_epochs(datamodule)
+        if check_val_every_n_epoch == 1:
+            check_val_every_n_epoch = configured[1]
+        trainer |= kwargs
         max_epochs = check_integer("max_epochs", max_epochs, minimum=1)
         batch_size = check_integer("batch_size", batch_size, minimum=2)
         if check_val_every_n_epoch is not None:
@@ -149,60 +180,51 @@ class TrainingMixin(CalibrationMixin):
             if share is not None:
                 check_number(name, share, minimum=0, maximum=1)
         check_bool("shuffle_set_split", shuffle_set_split)
-        for name, options in (
-            ("plan_kwargs", plan_kwargs),
-            ("datasplitter_kwargs", datasplitter_kwargs),
-        ):
-            if options is not None:
-                check_type(name, options, Mapping, "a dict of arguments")
-        plan_kwargs = dict(plan_kwargs or {})
-        for name in plan_kwargs.keys() & {"lr", "lr_decay", "thinning"}:
-            check_number(f"plan_kwargs[{name!r}]", plan_kwargs[name], minimum=0)
-        if plan_kwargs.get("minibatch_size") is not None:
-            check_integer("plan_kwargs['minibatch_size']", plan_kwargs["minibatch_size"], minimum=2)
-        _checks.check_arguments("plan_kwargs", plan_kwargs, self._training_plan_cls, TrainingPlan)
+        _arguments.check_plan(plan)
+        _arguments.check_trainer(trainer)
+        callbacks = _arguments.as_callbacks(trainer.pop("callbacks", None))
         if datamodule is not None and not hasattr(datamodule, "train_dataloader"):
             raise TypeError(
                 f"datamodule must be a LightningDataModule, got {type(datamodule).__name__}."
             )
         seed = self._seed if seed is None else check_integer("seed", seed, minimum=0)
-        plan_kwargs = {
+        plan = {
+            **self._plan_of_query(),
             "lr": LEARNING_RATE,
             "lr_decay": LR_DECAY,
             "n_epochs_kl_warmup": max(1, round(WARMUP_SHARE * max_epochs)),
             "thinning": THINNING if self.likelihood in COUNT_LIKELIHOODS else 0.0,
-            **plan_kwargs,
+            **plan,
         }
-        datasplitter_kwargs = dict(datasplitter_kwargs or {})
-        if (
-            datamodule is None
-            and shuffle_set_split
-            and "external_indexing" not in datasplitter_kwargs
-        ):
-            datasplitter_kwargs["external_indexing"] = stratified_split(
-                np.asarray(self._validate_anndata().obs[_checks.LABEL_CODES]),
-                train_size=0.9 if train_size is None else train_size,
+        indexing = None
+        if datamodule is None:
+            indexing = splitter["external_indexing"] = self._split(
+                splitter.get("external_indexing"),
+                train_size=train_size,
                 validation_size=validation_size,
+                shuffle=shuffle_set_split,
                 batch_size=batch_size,
                 seed=seed,
             )
-        indexing = datasplitter_kwargs.get("external_indexing")
-        if indexing is not None:
-            n_train = np.size(indexing[0]) if len(indexing) else 0
+            n_train = len(indexing[0])
             if n_train < 2:
                 raise ValueError(
                     f"training needs at least two cells, got {n_train}; raise train_size, or pass more "
                     "cells."
                 )
-            if datasplitter_kwargs.get("drop_last") and n_train < batch_size:
+            if splitter.get("drop_last") and n_train < batch_size:
                 raise ValueError(
                     f"drop_last leaves nothing to train on: {n_train} cells are less than "
                     f"batch_size={batch_size}; lower it."
                 )
-            # Batch normalisation cannot train on a last minibatch of one cell.
+            # Batch normalization cannot train on a last minibatch of one cell.
             while n_train % batch_size == 1:
                 batch_size += 1
-        if indexing is not None and (len(indexing) < 2 or not len(indexing[1])):
+            n_held_out = len(indexing[1])
+        else:
+            n_held_out = getattr(datamodule, "n_val", 1)  # where it does not say, there may be some
+        _arguments.check_monitored(n_held_out > 0, trainer, plan, callbacks)
+        if n_held_out == 0:
             check_val_every_n_epoch = None  # there is nothing to look at
         checkpoint = run = None
         if checkpoint_dir is not None:
@@ -214,34 +236,39 @@ class TrainingMixin(CalibrationMixin):
                 seed=seed,
                 train_size=train_size,
                 validation_size=validation_size,
-                plan_kwargs=plan_kwargs,
+                plan_kwargs=plan,
+                split=checksum(*(self._split_of(datamodule) if indexing is None else indexing)),
             )
             checkpoint = Path(checkpoint_dir) / CHECKPOINT
-            kwargs.setdefault("ckpt_path", resume_path(checkpoint, run))
-        stepwise = STEPWISE & {*kwargs, *(kwargs.get("trainer_config") or {})}
+            trainer.setdefault("ckpt_path", resume_path(checkpoint, run))
         at_once = 1
-        if not stepwise and "minibatch_size" not in plan_kwargs:
+        if not STEPWISE & trainer.keys() and "minibatch_size" not in plan:
             size = batch_size if datamodule is None else getattr(datamodule, "batch_size", 0)
             if datamodule is None or hasattr(datamodule, "take_together"):
-                plan_kwargs["minibatch_size"] = size
-                if not datasplitter_kwargs.get("drop_last"):  # which drops what is read at once
+                plan["minibatch_size"] = size
+                if not splitter.get("drop_last"):  # which drops what is read at once
                     at_once = minibatches_a_block(size, self.module.n_input)
-                kwargs.setdefault("log_every_n_steps", 1)
+        if plan.get("minibatch_size") is not None:
+            trainer.setdefault("log_every_n_steps", 1)
+        elif indexing is not None:  # once an epoch or more often
+            trainer.setdefault("log_every_n_steps", min(10, -(-len(indexing[0]) // batch_size)))
         if datamodule is None:
             if not self.module.extra_payload_autotune:  # which graphs do not hand out
-                datasplitter_kwargs["minibatch_size"] = plan_kwargs.get("minibatch_size")
+                splitter["minibatch_size"] = plan.get("minibatch_size")
             batch_size *= at_once
-            kwargs.setdefault("load_sparse_tensor", self._counts_are_rows(self.adata))
+            trainer.setdefault("load_sparse_tensor", self._counts_are_rows(self.adata))
         elif hasattr(datamodule, "take_together"):
             datamodule.take_together(at_once, as_rows=self.module.reads_rows)
         keeper = Keeper(seed, checkpoint, run)
+        was_training = self.module.training
         try:
-            at_a_time = (plan_kwargs.get("minibatch_size") or 0) * self.module.n_input
+            at_a_time = (plan.get("minibatch_size") or 0) * self.module.n_input
             with (
                 seeded(seed),
                 threads_share_cells(at_a_time if self.module.reads_rows else 0),
-                quiet_about_rows(),
+                quiet_training(),
             ):
+                self.module.train()
                 super().train(  # type: ignore[misc]
                     max_epochs=max_epochs,
                     batch_size=batch_size,
@@ -249,18 +276,72 @@ class TrainingMixin(CalibrationMixin):
                     validation_size=validation_size,
                     shuffle_set_split=shuffle_set_split,
                     check_val_every_n_epoch=check_val_every_n_epoch,
-                    plan_kwargs=plan_kwargs,
-                    datasplitter_kwargs=datasplitter_kwargs,
+                    plan_kwargs=plan,
+                    datasplitter_kwargs=splitter,
                     datamodule=datamodule,
-                    callbacks=[*kwargs.pop("callbacks", ()), keeper],
-                    **kwargs,
+                    callbacks=[*callbacks, keeper],
+                    **trainer,
                 )
         except BaseException as error:
+            self.module.float().train(was_training)
             kept = self._keep(keeper, indexing, datamodule)
             if isinstance(error, NonFiniteError):
                 raise NonFiniteError(f"{error} {kept}") from None
+            if isinstance(error, MisconfigurationException):
+                raise ValueError(str(error).splitlines()[0]) from None
             raise
+        self.module.float()  # whatever the precision of training was
         self._calibrate(datamodule)
+
+    @staticmethod
+    def _split_of(datamodule: Any) -> list[np.ndarray]:
+        """Positions of the cells of a datamodule, where it says them."""
+        names = ("train_idx", "val_idx")
+        return [np.asarray(getattr(datamodule, n)) for n in names if hasattr(datamodule, n)]
+
+    def _plan_of_query(self) -> dict[str, Any]:
+        """What keeps frozen weights as they are: a part of a weight is frozen by its gradient, which decay is not."""
+        frozen = any(not weight.requires_grad for weight in self.module.parameters())
+        return {"weight_decay": 0.0} if frozen else {}
+
+    def _default_epochs(self, datamodule: Any) -> int:
+        """Epochs where nobody says how many."""
+        n_obs = self.adata.n_obs if self.adata is not None else getattr(datamodule, "n_obs", None)
+        if n_obs is None:
+            raise ValueError("max_epochs is needed with a datamodule that does not say its n_obs.")
+        return default_epochs(n_obs)
+
+    def _split(
+        self,
+        external: Any,
+        *,
+        train_size: float | None,
+        validation_size: float | None,
+        shuffle: bool,
+        batch_size: int,
+        seed: int,
+    ) -> list[np.ndarray]:
+        """Positions of the training, validation and test cells."""
+        adata = self._validate_anndata()
+        if external is not None:
+            return _arguments.split_of(external, adata.n_obs)
+        if not shuffle:
+            ordered = DataSplitter(
+                self.adata_manager,
+                train_size,
+                validation_size,
+                shuffle_set_split=False,
+                batch_size=batch_size,
+            )
+            ordered.setup()
+            return [ordered.train_idx, ordered.val_idx, ordered.test_idx]
+        return stratified_split(
+            np.asarray(adata.obs[_checks.LABEL_CODES]),
+            train_size=0.9 if train_size is None else train_size,
+            validation_size=validation_size,
+            batch_size=batch_size,
+            seed=seed,
+        )
 
     def _counts_are_rows(self, adata: AnnData) -> bool:
         """Whether a loader can hand the network the rows of a sparse matrix as they are."""

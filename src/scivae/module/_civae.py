@@ -309,6 +309,7 @@ class CIVAEModule(VAE):
             and type(self.decoder) is DecoderSCVI
             and type(layers) is FCLayers
             and isinstance(layers.fc_layers[0][0], nn.Linear)
+            and self.px_r.dtype == torch.float32  # not while it is trained in another precision
         )
 
     def encode_rows(

@@ -1,0 +1,356 @@
+"""What ``train`` can be given: names that it knows, values that go together."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch import Trainer as LightningTrainer
+from scvi.dataloaders import AnnDataLoader, DataSplitter
+from scvi.model.base import UnsupervisedTrainingMixin
+from scvi.train import Trainer, TrainingPlan, merge_kwargs
+from torch.utils.data import DataLoader
+
+from .._errors import (
+    check_bool,
+    check_choice,
+    check_integer,
+    check_number,
+    check_type,
+    got,
+    near_matches,
+    shown,
+)
+
+# Arguments of other libraries, and of scvi-tools before 1.0, with what to pass in their place.
+RENAMED = {
+    "callback": "callbacks=[…]",
+    "cuda": "accelerator='gpu'",
+    "device": "accelerator='gpu' (or 'cpu'), and devices=… to choose among several",
+    "early_stopping_kwargs": "early_stopping_patience=… and the like by name",
+    "epoch": "max_epochs=…",
+    "epochs": "max_epochs=…",
+    "frequency": "check_val_every_n_epoch=…",
+    "gpu": "accelerator='gpu'",
+    "gpus": "accelerator='gpu', and devices=… for how many or which",
+    "lr_decay_rate": "plan_kwargs={'lr_decay': …}",
+    "learning_rate": "plan_kwargs={'lr': …}",
+    "n_epochs": "max_epochs=…",
+    "n_epochs_kl": "plan_kwargs={'n_epochs_kl_warmup': …}",
+    "num_epochs": "max_epochs=…",
+    "n_workers": "datasplitter_kwargs={'num_workers': …}",
+    "patience": "early_stopping_patience=…",
+    "progress_bar": "enable_progress_bar=…",
+    "random_seed": "seed=…",
+    "random_state": "seed=…",
+    "show_progress": "enable_progress_bar=…",
+    "test_size": "train_size=… and validation_size=…; the test part is what they leave",
+    "use_cuda": "accelerator='gpu'",
+    "use_gpu": "accelerator='gpu' (or 'cpu'), and devices=… to choose among several",
+    "val_size": "validation_size=…",
+    "validation_split": "validation_size=…",
+    "verbose": "enable_progress_bar=…",
+    "warmup": "plan_kwargs={'n_epochs_kl_warmup': …}",
+    "wd": "plan_kwargs={'weight_decay': …}",
+}
+# What ``train`` itself hands to the splitter.
+_OF_SPLITTER_ITSELF = {
+    "adata_manager",
+    "batch_sampler",
+    "data_and_attributes",
+    "dataset",
+    "distributed_sampler",
+    "indices",
+    "iter_ndarray",
+    "minibatch_size",
+    "sampler",
+    "shuffle",
+}
+# Terms that the training plan logs, for training and for held-out cells.
+METRICS = (
+    "elbo",
+    "reconstruction_loss",
+    "kl_local",
+    "kl_global",
+    "classification_loss",
+    "accuracy",
+)
+MONITORS = frozenset(
+    {f"{name}_{part}" for name in METRICS for part in ("train", "validation")}
+    | {"train_loss", "validation_loss", "kl_weight"}
+)
+PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "32", "64", "16", "bf16")
+
+
+def _parameters(*takers: Callable[..., Any]) -> set[str]:
+    """Names of what functions or classes take, but for what stands for any others."""
+    return {
+        name
+        for taker in takers
+        for name, p in inspect.signature(taker).parameters.items()
+        if name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+
+
+class Arguments:
+    """Names that ``train`` takes, and where each belongs.
+
+    Parameters
+    ----------
+    train
+        The method.
+    plan
+        Class of its training plan.
+    """
+
+    def __init__(self, train: Callable[..., Any], plan: type):
+        own = _parameters(train, UnsupervisedTrainingMixin.train) | {"ckpt_path"}
+        of_trainer = _parameters(Trainer.__init__, LightningTrainer.__init__)
+        self.known = {
+            "": own | of_trainer,
+            "plan_kwargs": _parameters(plan, TrainingPlan) - {"module"},
+            "datasplitter_kwargs": _parameters(DataSplitter, AnnDataLoader, DataLoader.__init__)
+            - _OF_SPLITTER_ITSELF
+            - own,
+            "trainer_config": of_trainer,
+        }
+
+    def check(self, where: str, names: Iterable[str]) -> None:
+        """Raise a TypeError for the first name that is not known there, with the cure.
+
+        Parameters
+        ----------
+        where
+            Argument of ``train`` that is a dict, or ``""`` for ``train`` itself.
+        names
+            What was passed.
+        """
+        for name in names:
+            if name in self.known[where]:
+                continue
+            what = f"train() has no argument {name!r}" if not where else f"{where} has no {name!r}"
+            raise TypeError(f"{what}{self._cure(where, str(name))}")
+
+    def _cure(self, where: str, name: str) -> str:
+        for other, known in self.known.items():
+            if name in known:
+                return f"; pass {_spelled(other, name)}."
+        if name in RENAMED and where and _where(RENAMED[name]) == where:
+            key = RENAMED[name].partition("{'")[2].partition("'")[0]
+            return f". Did you mean {key!r}?"
+        if name in RENAMED:
+            return f"; pass {RENAMED[name]}."
+        if hint := near_matches(name, self.known[where], n=1):
+            return f".{hint}"
+        for other, known in self.known.items():
+            if hint := near_matches(name, known, n=1):
+                return f"; did you mean {_spelled(other, hint.split(chr(39))[1])}?"
+        return f"; it takes {shown(sorted(self.known[where]), 40)}." if where else "."
+
+
+def _where(spelled: str) -> str:
+    return spelled.partition("={'")[0] if "={'" in spelled else ""
+
+
+def _spelled(where: str, name: str) -> str:
+    return f"{where}={{{name!r}: …}}" if where else f"{name}=…"
+
+
+def settings(name: str, config: Any) -> dict[str, Any]:
+    """What a dict, or a configuration object of scvi-tools, says; raise unless it is one.
+
+    Parameters
+    ----------
+    name
+        Of the argument.
+    config
+        Mapping of names to values, an object with ``to_kwargs``, or ``None``.
+    """
+    if config is None or isinstance(config, Mapping):
+        return dict(config or {})
+    if not callable(getattr(config, "to_kwargs", None)):
+        raise TypeError(f"{name} must be a dict of arguments, got {got(config)}.")
+    # An object names all that there is; ``None`` in it is what nobody has set.
+    return {k: v for k, v in merge_kwargs(config, None, name=name).items() if v is not None}
+
+
+def check_plan(options: Mapping[str, Any]) -> None:
+    """Raise for a value of ``plan_kwargs`` that is out of its range."""
+    for name in options.keys() & {"lr", "lr_decay", "thinning", "weight_decay", "eps"}:
+        check_number(f"plan_kwargs[{name!r}]", options[name], minimum=0)
+    for name in ("n_epochs_kl_warmup", "n_steps_kl_warmup"):
+        if options.get(name) is not None:
+            check_integer(f"plan_kwargs[{name!r}]", options[name], minimum=0)
+    if options.get("minibatch_size") is not None:
+        check_integer("plan_kwargs['minibatch_size']", options["minibatch_size"], minimum=2)
+    if "reduce_lr_on_plateau" in options:
+        check_bool("plan_kwargs['reduce_lr_on_plateau']", options["reduce_lr_on_plateau"])
+    if "optimizer" in options:
+        check_choice("plan_kwargs['optimizer']", options["optimizer"], ("Adam", "AdamW", "Custom"))
+
+
+def check_trainer(options: dict[str, Any]) -> None:
+    """Raise for an argument of the trainer that it would trip over; set the direction of a metric.
+
+    Parameters
+    ----------
+    options
+        Arguments of the trainer.
+    """
+    for name in ("early_stopping", "enable_progress_bar", "simple_progress_bar"):
+        if name in options:
+            check_bool(name, options[name])
+    if "early_stopping_patience" in options:
+        check_integer("early_stopping_patience", options["early_stopping_patience"], minimum=0)
+    if "early_stopping_min_delta" in options:
+        check_number("early_stopping_min_delta", options["early_stopping_min_delta"])
+    if options.get("early_stopping") and str(options.get("early_stopping_monitor")).startswith(
+        "accuracy"
+    ):
+        options.setdefault("early_stopping_mode", "max")  # more of it is better
+    if "early_stopping_mode" in options:
+        check_choice("early_stopping_mode", options["early_stopping_mode"], ("min", "max"))
+    precision = options.get("precision")
+    if precision is not None and str(precision) not in PRECISIONS:
+        raise ValueError(
+            f"precision must be one of {shown(PRECISIONS[:4])}, got {precision!r}; weights of half "
+            "precision cannot hold counts and their gradients."
+        )
+    _check_device(options.get("accelerator", "auto"), options.get("devices", "auto"))
+
+
+def _check_device(accelerator: Any, devices: Any) -> None:
+    """Raise unless this is a device that there is; names of torch are told apart from Lightning's."""
+    for name, value in (("accelerator", accelerator), ("devices", devices)):
+        text = str(value)
+        kind, colon, number = text.partition(":")
+        if isinstance(value, torch.device) or (isinstance(value, str) and colon and kind.isalpha()):
+            at = int(number) if number.isdigit() else 0
+            pass_on = "'cpu'" if kind == "cpu" else f"'gpu', devices=[{at}]"
+            raise ValueError(
+                f"{name} must not be a device of torch, got {text!r}; pass accelerator={pass_on}."
+            )
+    if isinstance(devices, str) and devices.isalpha() and devices != "auto":
+        raise ValueError(
+            f"devices must say how many or which devices to use, or be 'auto', got {devices!r}; pass "
+            f"accelerator={devices!r}."
+        )
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    there["gpu"] = any(there.values())
+    if isinstance(accelerator, str) and not there.get(accelerator, True):
+        raise ValueError(
+            f"accelerator={accelerator!r} needs a GPU, but torch finds none here; pass "
+            "accelerator='auto', which takes one where there is one."
+        )
+
+
+def as_callbacks(callbacks: Any) -> list[Callback]:
+    """Callbacks as a list of its own; one stands for itself."""
+    found = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+    for callback in found:
+        check_type("callbacks", callback, Callback, "callbacks of lightning.pytorch")
+    return found
+
+
+def check_monitored(
+    held_out: bool, trainer: Mapping[str, Any], plan: Mapping[str, Any], callbacks: Sequence[Any]
+) -> None:
+    """Raise if something waits for a number that training will not have.
+
+    Parameters
+    ----------
+    held_out
+        Whether there are held-out cells.
+    trainer
+        Arguments of the trainer.
+    plan
+        Arguments of the training plan.
+    callbacks
+        Those of the user, which may log numbers of their own.
+    """
+    asked = []
+    if trainer.get("early_stopping"):
+        asked.append(("early_stopping", "early_stopping_monitor", "elbo_validation", trainer))
+    if trainer.get("enable_checkpointing"):
+        asked.append(("enable_checkpointing", "checkpointing_monitor", "validation_loss", trainer))
+    if plan.get("reduce_lr_on_plateau"):
+        asked.append(("reduce_lr_on_plateau", "lr_scheduler_metric", "elbo_validation", plan))
+    for what, argument, default, options in asked:
+        metric = options.get(argument, default)
+        if metric not in MONITORS and not callbacks:
+            raise ValueError(
+                f"{argument} must be a number that training logs, got {metric!r}; they are: "
+                f"{shown(sorted(MONITORS), 20)}.{near_matches(metric, MONITORS)}"
+            )
+        if not held_out and "validation" in str(metric):
+            on_training = str(metric).replace("validation_loss", "train_loss")
+            on_training = on_training.replace("_validation", "_train")
+            raise ValueError(
+                f"{what}=True watches {metric!r}, but no cells are held out; lower train_size (0.9 holds "
+                f"out a tenth), or pass {argument}={on_training!r}."
+            )
+
+
+def split_of(external: Any, n_obs: int) -> list[np.ndarray]:
+    """Positions of the training, validation and test cells, from positions or masks.
+
+    Parameters
+    ----------
+    external
+        ``[train, validation, test]``, of which the last ones may be missing or ``None``. Each holds
+        positions of cells, or is a mask over all of them.
+    n_obs
+        Number of cells.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    ValueError
+        If a position is out of range, or a cell is in two parts or in none.
+    """
+    rule = "external_indexing must be [train, validation, test], each with positions of cells or a mask"
+    if isinstance(external, np.ndarray) and external.ndim == 1 and external.dtype != object:
+        raise TypeError(
+            f"{rule}, got one array of {len(external)}; pass [train] or [train, validation]."
+        )
+    if not isinstance(external, list | tuple) or not 1 <= len(external) <= 3:
+        raise TypeError(f"{rule}, got {got(external)}.")
+    parts = []
+    for name, part in zip(("train", "validation", "test"), external, strict=False):
+        values = np.asarray([] if part is None else part)
+        if values.dtype == bool:
+            if values.shape != (n_obs,):
+                raise ValueError(
+                    f"a mask of external_indexing must have one value for each of {n_obs} cells, got "
+                    f"shape {values.shape} for {name}."
+                )
+            values = np.flatnonzero(values)
+        if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
+            raise TypeError(f"{rule}, got {got(part)} for {name}.")
+        if values.size and not (values.min() >= 0 and values.max() < n_obs):
+            wrong = values[(values < 0) | (values >= n_obs)][0]
+            raise ValueError(
+                f"external_indexing must hold positions from 0 to {n_obs - 1}, got {wrong} for {name}."
+            )
+        parts.append(values.astype(np.int64))
+    parts += [np.array([], dtype=np.int64)] * (3 - len(parts))
+    times = np.bincount(np.concatenate(parts), minlength=n_obs)
+    if (times > 1).any():
+        raise ValueError(
+            f"external_indexing must hold each cell once, but cell {int(times.argmax())} appears "
+            f"{times.max()} times; {int((times > 1).sum())} cells appear more than once."
+        )
+    if len(parts[0]) > 1 and not times.all():
+        raise ValueError(
+            f"external_indexing must hold every cell, but {int((times == 0).sum())} of {n_obs} are in no part; "
+            "put cells that are not to be used into the third, the test cells."
+        )
+    return parts

@@ -114,7 +114,7 @@ def test_names_cannot_break_the_page(adata):
         ("cells", ["7 synthetic cells", "alpha 3, beta 4", "samples", "pl.augmentation"]),
         ("pairs", ["pairs of cells", "stage: early → late in alpha", "ot", "tl.gene_trends"]),
         ("trends", ["40 genes", "early → late in alpha", "per 10,000", "tl.rank_genes"]),
-        ("genes", ["40 ranked genes", "of 40 genes", "trend_heatmap"]),
+        ("genes", ["40 ranked genes", "one sample per group", "of 40 genes", "trend_heatmap"]),
     ],
 )
 def test_results_say_what_they_hold_and_what_comes_next(results, shell, name, phrases):
@@ -144,7 +144,7 @@ def test_what_is_not_of_scivae_is_shown_as_before(results, shell):
         assert shell.display_formatter.format(data)[0]["text/plain"] == repr(data)
     shown = shell.display_formatter.format(table)[0]
     assert shown == {"text/plain": repr(table), "text/html": table._repr_html_()}
-    parts = (results["pairs"]["source"], results["pairs"][["label"]], results["genes"]["fdr"])
+    parts = (results["pairs"]["source"], results["pairs"][["label"]], results["genes"]["fdr_cells"])
     path = results["path"].copy()
     del path.obs["civae_margin"]
     for data in (plain, odd, table, 3, None, path, *parts):

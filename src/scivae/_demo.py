@@ -432,10 +432,11 @@ def _text(
         f"  walk       {ends[0]} → {ends[1]}, in class {label}",
     ]
     if genes is not None:
-        found = genes[genes["fdr"] <= SIGNIFICANT]
+        column = "fdr" if "fdr" in genes else "fdr_cells"
+        found = genes[genes[column] <= SIGNIFICANT]
         lines.append(
             f"  genes      {len(found)} of {len(genes)} change from {request.source} to "
-            f"{request.target} (false discovery rate {SIGNIFICANT:.0%}; cells, not donors)"
+            f"{request.target} (false discovery rate {SIGNIFICANT:.0%}; {genes.attrs['unit_text']})"
         )
         for shape in ("up", "down", "transient"):
             names = found.index[found["shape"] == shape][:8]

@@ -119,8 +119,9 @@ def describe(data: Any) -> Description | None:
     # A part of a table keeps its attrs: only what has the columns still is what it was.
     if isinstance(attrs, dict) and columns >= {"source", "target", "cost"} and "use_rep" in attrs:
         return _pairs(data)
-    if isinstance(attrs, dict) and columns >= {"shape", "fdr"} and "n_permutations" in attrs:
-        return _ranks(data)
+    tested = {"fdr", "fdr_cells"} & columns
+    if isinstance(attrs, dict) and "shape" in columns and tested and "unit_text" in attrs:
+        return _ranks(data, tested.pop())
     uns = getattr(data, "uns", None)
     said = uns.get(_keys.UNS) if isinstance(uns, Mapping) else None
     if not isinstance(said, Mapping):
@@ -249,10 +250,13 @@ def _pairs(data: Any) -> Description:
     )
 
 
-def _ranks(data: Any) -> Description:
-    found = data[data["fdr"] <= 0.05]
+def _ranks(data: Any, column: str) -> Description:
+    shown = data["shape"] == "transient"
+    found = data[(data[column] <= 0.05) | shown]
     shapes = found["shape"].value_counts()
+    said = data.attrs
     facts = [
+        ("unit", f"{said['unit']}: {said['unit_text']}"),
         (
             "change",
             f"{len(found):,} of {len(data):,} genes (false discovery rate 5 %)"
@@ -260,8 +264,20 @@ def _ranks(data: Any) -> Description:
                 ": " + ", ".join(f"{n:,} {s}" for s, n in shapes.items() if n) if len(found) else ""
             ),
         ),
-        ("scale", str(data.attrs.get("scale"))),
+        ("transient", str(said.get("transient"))),
+        ("scale", str(said.get("scale"))),
     ]
+    if said.get("note"):
+        facts.insert(1, ("note", str(said["note"])))
+    check = said.get("permutation")
+    if check:
+        facts.append(
+            (
+                "check",
+                f"{check['called']:,} genes are called, and {check['called_permuted']:,.0f} in the median "
+                f"of {check['n_permutations']} permutations of donors (p {check['p_value']:.2g})",
+            )
+        )
     return Description(
         f"{counted(len(data), 'ranked gene')} (DataFrame)",
         tuple(facts),

@@ -29,6 +29,8 @@ Q95_LAYER: Final = "q95"
 # Slots of trends along paths; Q05_LAYER and Q95_LAYER are theirs too.
 MEAN_LAYER: Final = "mean"
 SD_LAYER: Final = "sd"
+FIT_LAYER: Final = "fit"
+DECODED_LAYER: Final = "decoded"
 NULL: Final = "civae_null"
 SAMPLES: Final = "civae_samples"
 

@@ -25,6 +25,8 @@ PRIOR_COUNT = 2.0
 MIN_PERMUTATIONS = 20
 _MAX_PERMUTATIONS = 200
 _TREND_KNOTS = 4
+# Genes below which too little is known of how variances differ between genes.
+_MIN_GENES = 10
 
 
 class VariancePrior(NamedTuple):
@@ -55,6 +57,8 @@ class ModeratedTest(NamedTuple):
         Degrees of freedom of t.
     p_value
         Two-sided.
+    sd
+        Standard deviation of a sample, shrunk.
     prior
         What was borrowed.
     """
@@ -63,6 +67,7 @@ class ModeratedTest(NamedTuple):
     t: np.ndarray
     df: float
     p_value: np.ndarray
+    sd: np.ndarray
     prior: VariancePrior
 
 
@@ -220,7 +225,8 @@ def variance_prior(
 
     Returns
     -------
-    The prior. Its moments are those of the logarithms of the variances.
+    The prior. Its moments are those of the logarithms of the variances. With fewer than 10 genes
+    nothing is borrowed (``df`` is 0).
 
     References
     ----------
@@ -243,18 +249,20 @@ def variance_prior(
     usable = variance > 0
     if not usable.any():
         return VariancePrior(np.zeros(len(variance)), np.inf)
+    if len(variance) < _MIN_GENES:
+        return VariancePrior(np.asarray(variance, dtype=float), 0.0)
     # A variance of zero has no logarithm: it is raised to far below what is usual, as in limma.
     floor = 1e-5 * np.median(variance[usable])
     log = np.log(np.maximum(variance, floor)) - digamma(df / 2) + np.log(df / 2)
     distinct = 0 if covariate is None else len(np.unique(covariate))
-    n_knots = min(_TREND_KNOTS, 1 + (len(log) >= 3) + (len(log) >= 6) + (len(log) >= 30), distinct)
+    n_knots = min(_TREND_KNOTS if len(log) >= 30 else _TREND_KNOTS - 1, distinct)
     if n_knots >= 2:
         basis = _natural_spline(np.asarray(covariate), n_knots)
         mean = basis @ np.linalg.lstsq(basis, log, rcond=None)[0]
     else:
         n_knots, mean = 1, np.full(len(log), log.mean())
-    spread = ((log - mean) ** 2).sum() / max(len(log) - n_knots, 1) - polygamma(1, df / 2)
-    if len(log) <= n_knots or spread <= 0:
+    spread = ((log - mean) ** 2).sum() / (len(log) - n_knots) - polygamma(1, df / 2)
+    if spread <= 0:
         return VariancePrior(np.exp(mean), np.inf)
     prior_df = 2 * _inverse_trigamma(float(spread))
     return VariancePrior(np.exp(mean + digamma(prior_df / 2) - np.log(prior_df / 2)), prior_df)
@@ -321,9 +329,9 @@ def moderated_test(
     residual = ((values - design @ coefficients) ** 2).sum(axis=0)
     varies = np.ptp(values, axis=0) > 1e-12 * np.maximum(np.abs(values).max(axis=0), 1e-12)
     estimate = np.where(varies, contrast @ coefficients, 0.0)
-    t, p_value, whole = (np.full(values.shape[1], np.nan) for _ in range(3))
+    t, p_value, sd, whole = (np.full(values.shape[1], np.nan) for _ in range(4))
     if not varies.any():
-        return ModeratedTest(estimate, t, np.nan, p_value, VariancePrior(whole, np.nan))
+        return ModeratedTest(estimate, t, np.nan, p_value, sd, VariancePrior(whole, np.nan))
     variance = residual[varies] / df
     prior = variance_prior(variance, df, values.mean(axis=0)[varies] if trend else None)
     if np.isinf(prior.df):
@@ -332,11 +340,11 @@ def moderated_test(
         shrunk = (prior.df * prior.variance + df * variance) / (prior.df + df)
     # Borrowed degrees of freedom are at most those that all genes have together.
     total = min(df + prior.df, df * int(varies.sum()))
-    error = np.sqrt(np.maximum(shrunk, np.finfo(float).tiny) * (contrast @ inverse @ contrast))
-    t[varies] = estimate[varies] / error
+    sd[varies] = np.sqrt(np.maximum(shrunk, np.finfo(float).tiny))
+    t[varies] = estimate[varies] / (sd[varies] * np.sqrt(contrast @ inverse @ contrast))
     p_value[varies] = 2 * stats.t.sf(np.abs(t[varies]), total)
     whole[varies] = prior.variance
-    return ModeratedTest(estimate, t, float(total), p_value, VariancePrior(whole, prior.df))
+    return ModeratedTest(estimate, t, float(total), p_value, sd, VariancePrior(whole, prior.df))
 
 
 class DonorDesign(NamedTuple):

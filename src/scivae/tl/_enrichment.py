@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from .. import _keys
 from .._errors import check_choice, check_integer
+from ..stats.donors import false_discovery_rate, moderated_test
+from ..stats.permutation import permuted_z
 from . import _validate
-from ._genes import false_discovery_rate, measured, rank_genes
-from ._null import permuted_z
+from ._genes import curves, is_log_scale
+from ._samples import SOURCE, TARGET
+from ._units import DONORS, MeasuredSamples, cells_of_trends, samples_of, unit_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,6 +29,7 @@ def enrich(
     *,
     method: Literal["ulm", "mlm", "zscore"] = "ulm",
     min_size: int = 5,
+    min_cells: int = 5,
     n_permutations: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -42,8 +47,10 @@ def enrich(
         Method of decoupler: ``"ulm"``, ``"mlm"`` or ``"zscore"``.
     min_size
         Sets with fewer of their genes among those of the trends are left out.
+    min_cells
+        As for :func:`rank_genes`.
     n_permutations
-        Permutations of the null.
+        Permutations of cells, where these are the units.
     seed
         Seed of the permutations.
 
@@ -53,11 +60,14 @@ def enrich(
 
     - ``score``: decoupler's, of the ``z`` of each gene that :func:`rank_genes` reports; positive where
       the set is higher at the end of the path
-    - ``z``: the score, less its mean under the null, over its standard deviation there
-    - ``p_value``, ``fdr``: of the null below, two-sided; false discovery rate by Benjamini and Hochberg
+    - ``z``: how far this is from no difference, as a normal quantile
+    - ``p_value``, ``fdr``: between donors, two-sided; or ``p_cells``, ``fdr_cells``: within one sample a
+      group. The units are those of :func:`rank_genes`; false discovery rate by Benjamini and Hochberg
     - ``switch``: median position at which those genes of the set that change in the direction of the
       score have changed by half; NaN where none does
     - ``n_genes``: how many genes of the set were there
+
+    ``attrs`` has ``unit``, ``unit_text`` and ``note``, as for :func:`rank_genes`.
 
     Raises
     ------
@@ -70,10 +80,15 @@ def enrich(
     Notes
     -----
     Genes of a set go up and down together in any two groups of cells, so a test that takes genes for
-    independent observations, as decoupler's own p-values do, finds sets where nothing differs. The null
-    here is that of :func:`rank_genes`: the score is calculated anew after the cells at the ends of the
-    paths have been shuffled between the groups, within donors, with all correlations between genes
-    as they are. No p-value is below ``1 / (1 + n_permutations)``.
+    independent observations, as decoupler's own p-values do, finds sets where nothing differs.
+
+    Between donors, each sample (a group of a donor) gets a score of its own: decoupler's, of its log2
+    counts per million, less the mean of each gene and over its standard deviation. These scores are
+    compared as :func:`rank_genes` compares genes, within donors where these have both groups.
+
+    Within one sample, the score is calculated anew after cells have been shuffled between the groups,
+    with all correlations between genes as they are. No p-value of this kind is below
+    ``1 / (1 + n_permutations)``.
 
     References
     ----------
@@ -92,7 +107,7 @@ def enrich(
     >>> trends = scivae.tl.gene_trends(model, pairs)
     >>> sets = {kind: genes.index for kind, genes in adata.var.groupby("kind", observed=True)}
     >>> scivae.tl.enrich(trends, sets).columns.tolist()
-    ['score', 'z', 'p_value', 'fdr', 'switch', 'n_genes']
+    ['score', 'z', 'p_cells', 'fdr_cells', 'switch', 'n_genes']
     """
     try:
         import decoupler
@@ -104,6 +119,7 @@ def enrich(
     _validate.check_trends(trends)
     check_choice("method", method, METHODS)
     min_size = check_integer("min_size", min_size, minimum=1)
+    min_cells = check_integer("min_cells", min_cells, minimum=1)
     n_permutations = check_integer("n_permutations", n_permutations, minimum=100)
     seed = check_integer("seed", seed, minimum=0)
     net = _network(net)
@@ -116,9 +132,17 @@ def enrich(
             f"{str(net['target'].iloc[0])!r}, of the trends: {trends.var_names[0]!r}); use the same kind "
             "of names, or a smaller min_size."
         )
-    values, group, donor = measured(trends, "use scivae.tl.rank_genes(trends, n_permutations=0)")
-    z = permuted_z(values, group, donor, n_permutations=n_permutations, seed=seed)
-    # Every permutation is an observation to decoupler: one call scores them all.
+    said = trends.uns[_keys.UNS]
+    samples = samples_of(trends, counts=is_log_scale(said["scale"]), min_cells=min_cells)
+    unit = unit_of(samples, said.get("donor_candidate"), "moderated", min_cells)
+    between_donors = unit.name == DONORS
+    if between_donors:
+        ends = samples.test("moderated")
+        z = np.concatenate([np.nan_to_num(ends.z)[None], _standardized(samples)])
+    else:
+        cells = cells_of_trends(trends, "compare samples of more cells")
+        z = permuted_z(*cells.pair(SOURCE, TARGET), n_permutations=n_permutations, seed=seed)
+    # Every row is an observation to decoupler: one call scores them all.
     genes = pd.DataFrame(z, columns=trends.var_names)
     try:
         scores = getattr(decoupler.mt, method)(genes, known, tmin=min_size, empty=False)
@@ -128,23 +152,53 @@ def enrich(
             f"{trends.n_vars} genes: {' '.join(str(error).split())}; method='ulm' takes each set by itself."
         ) from error
     scores = scores[0] if isinstance(scores, tuple) else scores
-    score, null = scores.to_numpy(dtype=float)[0], scores.to_numpy(dtype=float)[1:]
-    centre, spread = null.mean(axis=0), null.std(axis=0)
-    # Two-sided: as far from the middle of the null as the score, in either direction.
-    beyond = np.abs(null - centre) >= np.abs(score - centre) * (1 - 1e-6)
-    p_value = (1 + beyond.sum(axis=0)) / (1 + n_permutations)
+    score, others = scores.to_numpy(dtype=float)[0], scores.to_numpy(dtype=float)[1:]
+    z, p_value = (_between_donors if between_donors else _within_sample)(score, others, samples)
+    p, fdr = ("p_value", "fdr") if between_donors else ("p_cells", "fdr_cells")
     table = pd.DataFrame(
         {
             "score": score,
-            "z": (score - centre) / np.where(spread > 0, spread, np.nan),
-            "p_value": p_value,
-            "fdr": false_discovery_rate(p_value),
+            "z": z,
+            p: p_value,
+            fdr: false_discovery_rate(p_value),
             "switch": _switches(trends, known, pd.Series(score, index=scores.columns)),
             "n_genes": sizes.loc[scores.columns],
         },
         index=pd.Index(scores.columns, name="source"),
     )
-    return table.iloc[np.lexsort([-np.abs(table["z"]), table["p_value"]])]
+    table = table.iloc[np.lexsort([-np.abs(table["z"]), np.nan_to_num(p_value, nan=2.0)])]
+    table.attrs = {"unit": unit.name, "unit_text": unit.text, "note": unit.note, "method": method}
+    return table
+
+
+def _standardized(samples: MeasuredSamples) -> np.ndarray:
+    """Each sample of the comparison, less the mean of each gene and over its standard deviation."""
+    plan = samples.design()
+    y = samples.on_log_scale(plan)
+    sd = moderated_test(y, plan.matrix, np.eye(plan.matrix.shape[1])[-1]).sd
+    return np.nan_to_num((y - y.mean(axis=0)) / sd)
+
+
+def _between_donors(
+    score: np.ndarray, scores: np.ndarray, samples: MeasuredSamples
+) -> tuple[np.ndarray, np.ndarray]:
+    """Normal quantile and p-value of the scores of samples."""
+    from scipy.stats import norm
+
+    matrix = samples.design().matrix
+    found = moderated_test(scores, matrix, np.eye(matrix.shape[1])[-1], trend=False)
+    z = np.sign(found.t) * norm.isf(np.maximum(found.p_value, 1e-300) / 2)
+    return z, found.p_value
+
+
+def _within_sample(
+    score: np.ndarray, null: np.ndarray, samples: MeasuredSamples
+) -> tuple[np.ndarray, np.ndarray]:
+    """Distance from the middle of the null over its spread, and p-value, two-sided."""
+    centre, spread = null.mean(axis=0), null.std(axis=0)
+    beyond = np.abs(null - centre) >= np.abs(score - centre) * (1 - 1e-6)
+    z = (score - centre) / np.where(spread > 0, spread, np.nan)
+    return z, (1 + beyond.sum(axis=0)) / (1 + len(null))
 
 
 def _network(net: Any) -> pd.DataFrame:
@@ -167,8 +221,10 @@ def _network(net: Any) -> pd.DataFrame:
 
 def _switches(trends: AnnData, net: pd.DataFrame, score: pd.Series) -> pd.Series:
     """Median switch position of the genes of each set that change as the set does."""
-    shapes = rank_genes(trends, n_permutations=0)
-    members = net[net["source"].isin(score.index)].join(shapes, on="target")
+    shapes = curves(trends)
+    if "resolved" in shapes:
+        shapes = shapes[shapes["resolved"].to_numpy(dtype=bool)]
+    members = net[net["source"].isin(score.index)].join(shapes, on="target", how="inner")
     weight = members.get("weight", 1.0)
     along = np.sign(members["change"] * weight) == np.sign(score.loc[members["source"]].to_numpy())
     moved = members[along & (members["shape"] != "flat")]

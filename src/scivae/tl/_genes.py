@@ -1,117 +1,170 @@
-"""Which genes differ between the two ends of a path, and the form of their decoded curves."""
+"""Which genes change along a path: when, how, and how surely, with donors as the units."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_integer, check_number
+from .._errors import check_choice, check_integer, check_number
+from ..stats.donors import (
+    METHODS,
+    false_discovery_rate,
+    intersection_union,
+    permute_donors,
+    sign_test,
+)
 from . import _validate
-from ._null import MIN_ASSIGNMENTS, SOURCE, TARGET, Evidence, design, permutation_test
-from ._trends import LOG_SCALE, MEAN
+from ._samples import BETWEEN, SOURCE, TARGET
+from ._trends import MEAN
+from ._units import (
+    CELLS,
+    DONORS,
+    MeasuredSamples,
+    Unit,
+    cells_of_trends,
+    has_between,
+    samples_of,
+    unit_of,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 SHAPES = ("up", "down", "transient", "flat")
+LEVEL = 0.05  # false discovery rate at which a gene is called transient
 _MIN_LOG2_CHANGE = 0.1
+# Columns of trends.var, where the curve was fitted to measured cells.
+_FROM_FIT = (
+    "change",
+    "change_low",
+    "change_high",
+    "switch",
+    "switch_low",
+    "switch_high",
+    "resolved",
+)
 
 
 def rank_genes(
     trends: AnnData,
     *,
+    test: Literal["moderated", "deseq2"] = "moderated",
+    min_cells: int = 5,
     n_permutations: int = 1000,
     min_change: float | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Genes that differ between the two ends of a path, and the form of their decoded curves.
+    """What changes along a path, when, how, and how surely.
+
+    Donors are the units of the p-values where at least three donors have both groups, or three are on
+    each side. Otherwise each group is one sample, and the columns are called ``p_cells`` and
+    ``fdr_cells``.
 
     Parameters
     ----------
     trends
         From :func:`gene_trends`.
+    test
+        Test between donors. ``"moderated"``: of log2 counts per million, with variances shrunk towards
+        their trend over genes. ``"deseq2"``: negative binomial regression by PyDESeq2 (extra
+        ``deseq2``), which calls too many genes where genes differ in how much they vary between donors.
+    min_cells
+        A donor takes part with the groups of which it has at least this many cells.
     n_permutations
-        Permutations of the null; 0 leaves the test out.
+        Permutations of cells, where these are the units; 0 leaves that test out.
     min_change
-        A gene whose mean varies by less along the path is ``flat``. ``None``: 0.1 for counts (in
+        A gene whose curve varies by less along the path is ``flat``. ``None``: 0.1 for counts (in
         log2), 0 for other data (in their units).
     seed
         Seed of the permutations.
 
     Returns
     -------
-    DataFrame, one row a gene, the surest change first. In log2 of (counts per 10,000, plus one) for
-    counts, else in the units of the data:
+    DataFrame, one row a gene, the surest change first. Values are log2 of (counts per 10,000, plus one)
+    for counts, else in the units of the data:
 
-    - ``shape``: ``up`` or ``down``; ``transient`` where the mean rises above or falls below both
-      ends by more than the ends differ; ``flat``
-    - ``change``: mean at the end minus mean at the start
-    - ``total_variation``: all that the mean rises and falls along the path
+    - ``shape``: ``up`` or ``down``, by ``change``; ``transient`` where measured cells between the groups
+      show it (``fdr_transient`` of at most 5 %); ``flat``
+    - ``change``, ``switch``: difference between the ends of the curve, and the position at which half
+      of it is reached; with ``change_low``, ``change_high``, ``switch_low``, ``switch_high`` and
+      ``resolved`` where the curve was fitted to measured cells (see :func:`gene_trends`)
+    - ``total_variation``: all that the curve rises and falls
     - ``excursion``: how far it goes beyond both ends, signed
-    - ``switch``: position in [0, 1] at which half of the change is reached, or of the peak of a
-      transient gene; NaN for a flat one
-    - ``observed``: mean of the *measured* targets minus that of the measured sources
-    - ``z``, ``z_between``: this difference, and that of the measured cells between the ends against
-      the mean of both ends, over their standard deviations under the null
-    - ``p_value``, ``fdr``: of the null below; false discovery rate by Benjamini and Hochberg
-    - ``agreement``: share of the donors whose own mean changes in the same direction; NaN
-      without donors
+    - ``observed``: measured difference of the groups, target minus source, mean over donors
+    - ``z``: the same over its standard error, as a normal quantile
+    - ``p_value``, ``fdr``: of that difference, between donors; or ``p_cells``, ``fdr_cells``: between
+      the cells of one sample a group. False discovery rate by Benjamini and Hochberg
+    - ``p_transient``, ``fdr_transient``: that the groups in between differ from both ends in the same
+      direction, by the same units; NaN without such groups
+    - ``agreement``, ``agreement_p``: proportion of the donors with both groups that differ in the
+      direction of most of them, and its binomial p-value; NaN for fewer than two such donors
+
+    ``attrs`` has ``unit`` (``"donors"`` or ``"cells"``), ``unit_text``, ``note``, ``permutation`` (genes
+    called at 5 % FDR, and in the median permutation of donors, where these allow 20 assignments), and
+    the parameters. :func:`describe` prints them.
 
     Raises
     ------
+    ImportError
+        If PyDESeq2 is asked for and not installed.
     ValueError
-        If there are too few cells for the null, or an argument is out of its range.
+        If there are too few cells, or an argument is out of its range.
 
     Notes
     -----
-    *What is tested.* That group membership (source, between, target) has nothing to do with the
-    measured expression of a gene: memberships are shuffled among the cells at the ends of the paths,
-    within a donor where there are donors. Every cell counts once, however many paths it ends, and no
-    decoded value enters: a decoder smooths, so that among decoded values every difference, however
-    it came about, stands out from nearly no noise. A difference counts only in the direction of the
-    decoded trend, which can only raise p-values. The path adds nothing to the test.
+    *Between donors.* Counts are summed within each donor and group, which makes a sample of every group of
+    a donor [1]_. The moderated test has the donors as effects where they have both groups; donors with one
+    group are then left out. It is that of limma [2]_: a t-test whose variance is a compromise between the
+    gene's own and that of genes of similar expression. Every cell of the groups counts, however many paths
+    it ends.
 
-    *What is not.* Donors. Cells of a donor are alike, so differences between donors alone make many
-    genes significant: the p-values are about the cells of this sample. ``shape`` and ``switch``
-    describe decoded curves. They do not tell the order in which genes change in cells: where the
-    middle stages are measured, the two are about uncorrelated.
+    *Within one sample.* Cells of a donor are no independent observations of a condition: with too few
+    donors, a p-value can only say that the cells of these samples differ. The null is that of groups shuffled
+    among cells, within donors where these have both groups. Where fewer than ten permutations of a gene
+    reach its statistic, those of 100 genes of similar kurtosis are taken together, and beyond these the
+    tail is that of Pearson's type III [3]_. No p-value of this kind speaks about other donors.
 
-    A transient gene can be equal at both ends. What shows it is measured cells in between (see
-    ``between`` of :func:`gene_trends`); without them its middle rests on the model alone, and the
-    p-value says so by being large. The other way round, a straight path through a curved population
-    cuts the corner: a gene with a large ``z_between`` whose ``shape`` is not ``transient`` does peak
-    between the groups, but not on this path (try ``method="geodesic"``, or stages one by one).
+    *Transient.* A gene rises and falls again if cells between the groups are above both, or falls and
+    rises if they are below both: both differences must be there (intersection–union). A curve that bends
+    without measured groups in between shows nothing.
 
-    The null is exact if which cells are paired does not depend on their expression within a group:
-    for the methods ``ot``, ``random`` and ``all`` of :func:`pair_cells`, not for ``nearest``, whose
-    p-values are too large. Groups that are themselves found by clustering the same cells differ by
-    construction, and no test of this kind can tell.
-
-    The statistic is the sum of the squared ``z``. Where fewer than ten permutations of a gene reach
-    it, those of 100 genes of similar kurtosis are taken together, and beyond these the tail is
-    that of Pearson's type III [1]_.
+    Groups that were found by clustering the same cells differ by construction, and no test can tell.
 
     References
     ----------
-    .. [1] A. M. Winkler et al. Faster permutation inference in brain imaging. NeuroImage 141 (2016).
+    .. [1] J. W. Squair et al. Confronting false discoveries in single-cell differential expression.
+       Nature Communications 12 (2021).
+    .. [2] G. K. Smyth. Linear models and empirical Bayes methods for assessing differential expression in
+       microarray experiments. Statistical Applications in Genetics and Molecular Biology 3 (2004).
+    .. [3] A. M. Winkler et al. Faster permutation inference in brain imaging. NeuroImage 141 (2016).
 
     Examples
     --------
     >>> import scivae
-    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40, n_classes=2, layout="across")
+    >>> adata = scivae.datasets.synthetic(
+    ...     n_cells=400, n_genes=40, n_classes=2, layout="across", n_donors=4
+    ... )
     >>> scivae.model.CIVAE.setup_anndata(adata)
     >>> model = scivae.model.CIVAE(adata, n_latent=4)
     >>> model.train(max_epochs=10, enable_progress_bar=False)
     >>> adata.obsm["X_civae"] = model.get_latent_representation()
-    >>> pairs = scivae.tl.pair_cells(adata, "stage", "early", "late", label="class_0")
+    >>> pairs = scivae.tl.pair_cells(
+    ...     adata, "stage", "early", "late", label="class_0", donor_key="donor"
+    ... )
     >>> genes = scivae.tl.rank_genes(scivae.tl.gene_trends(model, pairs))
-    >>> genes.shape
-    (40, 11)
+    >>> genes.attrs["unit_text"]
+    '4 donors with both groups, paired moderated t-test'
+    >>> "fdr" in genes, len(genes)
+    (True, 40)
     """
     _validate.check_trends(trends)
+    check_choice("test", test, METHODS)
+    min_cells = check_integer("min_cells", min_cells, minimum=1)
     n_permutations = check_integer("n_permutations", n_permutations, minimum=0)
     if 0 < n_permutations < 100:
         raise ValueError(
@@ -119,39 +172,147 @@ def rank_genes(
         )
     seed = check_integer("seed", seed, minimum=0)
     said = trends.uns[_keys.UNS]
-    counts = said["scale"] == LOG_SCALE
-    if min_change is None:
-        min_change = _MIN_LOG2_CHANGE if counts else 0.0
-    min_change = check_number("min_change", min_change, minimum=0)
-    unit = 1 / np.log(2) if counts else 1.0
-    mean = np.asarray(trends.layers[MEAN], dtype=float) * unit  # (n_steps, n_genes)
-    table = describe(mean, trends.obs[_keys.T].to_numpy(dtype=float), min_change)
-    table.index = trends.var_names.copy()
-    evidence = _evidence(trends, table, n_permutations, seed)
-    table["observed"] = evidence.difference[0] * unit
-    table["z"], table["z_between"] = evidence.z
-    table["p_value"] = evidence.p_value
-    table["fdr"] = false_discovery_rate(evidence.p_value)
-    donors = [f"{MEAN}_{name}" for name in said.get("donors", ())]
-    means = [
-        np.asarray(trends.layers[name], dtype=float) for name in donors if name in trends.layers
-    ]
-    table["agreement"] = _agreement(mean, means, table)
-    span = np.ptp(mean, axis=0)
-    order = np.lexsort([-span, np.nan_to_num(evidence.p_value, nan=2.0)])
-    table = table.iloc[order]
+    counts = is_log_scale(said["scale"])
+    if min_change is not None:
+        min_change = check_number("min_change", min_change, minimum=0)
+    table = curves(trends, min_change)
+    samples = samples_of(trends, counts=counts, min_cells=min_cells)
+    unit = unit_of(samples, said.get("donor_candidate"), test, min_cells)
+    result = _tests(trends, samples, unit, test, n_permutations, seed)
+    table["observed"] = samples.observed()
+    table["z"] = result.z
+    p, fdr = ("p_value", "fdr") if unit.name == DONORS else ("p_cells", "fdr_cells")
+    table[p], table[fdr] = result.p_value, false_discovery_rate(result.p_value)
+    table["p_transient"] = result.p_transient
+    table["fdr_transient"] = false_discovery_rate(result.p_transient)
+    signs = _signs(samples)
+    table["agreement"], table["agreement_p"] = signs.agreement, signs.p_value
+    shown = (table["fdr_transient"] <= LEVEL).to_numpy() & (table["shape"] != "flat").to_numpy()
+    table.loc[shown, "shape"] = "transient"
+    surest = np.where(shown, np.fmin(result.p_value, result.p_transient), result.p_value)
+    span = np.ptp(_curve(trends), axis=0)
+    table = table.iloc[np.lexsort([-span, np.nan_to_num(surest, nan=2.0)])]
     table.attrs = {
         "scale": "log2 of counts per 10,000, plus one" if counts else said["scale"],
+        "unit": unit.name,
+        "unit_text": unit.text,
+        "note": unit.note,
+        "test": test if unit.name == DONORS else "permutation of cells",
+        "permutation": _check(samples, unit, seed),
+        "transient": "measured groups in between" if has_between(samples) else "not tested: no "
+        "measured groups in between",
+        "min_cells": min_cells,
         "n_permutations": n_permutations,
-        "min_change": min_change,
+        "min_change": _min_change(trends) if min_change is None else min_change,
         "seed": seed,
         **{key: said[key] for key in ("source", "target", "label", "groupby") if key in said},
-    }
+    }  # fmt: skip
     return table
 
 
+def is_log_scale(scale: Any) -> bool:
+    """Whether values of trends are logarithms of normalized counts."""
+    return str(scale).startswith("log1p")
+
+
+def significance(table: pd.DataFrame) -> pd.Series:
+    """False discovery rate of a table of :func:`rank_genes`, whatever its units."""
+    return table["fdr" if "fdr" in table else "fdr_cells"]
+
+
+class _Result(NamedTuple):
+    """Tests of each gene, shape ``(n_genes,)``."""
+
+    z: np.ndarray
+    p_value: np.ndarray
+    p_transient: np.ndarray
+
+
+def _tests(
+    trends: AnnData,
+    samples: MeasuredSamples,
+    unit: Unit,
+    method: str,
+    n_permutations: int,
+    seed: int,
+) -> _Result:
+    """Difference of the ends, and of what lies between from both, by one kind of unit."""
+    nothing = np.full(trends.n_vars, np.nan)
+    run: Callable[..., Any]
+    if unit.name == DONORS:
+        enough, run = samples.enough, partial(samples.test, method)
+    elif n_permutations == 0:
+        return _Result(nothing, nothing, nothing)
+    else:
+        cells = cells_of_trends(
+            trends, "pass n_permutations=0 to describe the curves without a test"
+        )
+        enough, run = cells.enough, partial(cells.test, n_permutations=n_permutations, seed=seed)
+    ends, transient = run(SOURCE, TARGET), nothing
+    if has_between(samples) and enough(SOURCE, BETWEEN) and enough(TARGET, BETWEEN):
+        first, second = run(SOURCE, BETWEEN), run(TARGET, BETWEEN)
+        transient = intersection_union(first.z, first.p_value, second.z, second.p_value)
+    return _Result(ends.z, ends.p_value, transient)
+
+
+def _signs(samples: MeasuredSamples) -> Any:
+    """In how many donors with both groups a gene differs in one direction."""
+    differences = samples.differences()
+    if len(differences) < 2:
+        differences = np.zeros((0, differences.shape[1]))
+    return sign_test(differences)
+
+
+def _check(samples: MeasuredSamples, unit: Unit, seed: int) -> dict[str, float] | None:
+    """Genes called with the donors as they are, and with their groups exchanged."""
+    if unit.name == CELLS:
+        return None
+    plan = samples.design()
+    found = permute_donors(samples.on_log_scale(plan), plan, level=LEVEL, seed=seed)
+    if found is None:
+        return None
+    return {
+        "called": found.called,
+        "called_permuted": float(np.median(found.permuted)),
+        "n_permutations": len(found.permuted),
+        "p_value": found.p_value,
+    }
+
+
+def _curve(trends: AnnData) -> np.ndarray:
+    """The curve of each gene in log2, or in the units of the data; ``(n_steps, n_genes)``.
+
+    That of measured cells where there is one, else the decoded one.
+    """
+    layer = next(
+        name for name in (_keys.FIT_LAYER, _keys.DECODED_LAYER, MEAN) if name in trends.layers
+    )
+    unit = 1 / np.log(2) if is_log_scale(trends.uns[_keys.UNS]["scale"]) else 1.0
+    return np.asarray(trends.layers[layer], dtype=float) * unit
+
+
+def _min_change(trends: AnnData) -> float:
+    """Range of a curve below which it is flat, unless a user says so."""
+    return _MIN_LOG2_CHANGE if is_log_scale(trends.uns[_keys.UNS]["scale"]) else 0.0
+
+
+def curves(trends: AnnData, min_change: float | None = None) -> pd.DataFrame:
+    """Form of each curve; change and switch are those of the fit where there is one."""
+    min_change = _min_change(trends) if min_change is None else min_change
+    table = describe(_curve(trends), trends.obs[_keys.T].to_numpy(dtype=float), min_change)
+    table.index = trends.var_names.copy()
+    fitted = [name for name in _FROM_FIT if name in trends.var]
+    for name in fitted:
+        table[name] = trends.var[name].to_numpy()
+    if "change" in fitted:
+        up = table["change"] >= 0
+        table["shape"] = table["shape"].where(table["shape"] == "flat", np.where(up, "up", "down"))
+    first = ["shape", *fitted]
+    return table[[*first, *(name for name in table.columns if name not in first)]]
+
+
 def describe(mean: np.ndarray, t: np.ndarray, min_change: float) -> pd.DataFrame:
-    """Form of each trend.
+    """Form of each curve.
 
     Parameters
     ----------
@@ -160,33 +321,28 @@ def describe(mean: np.ndarray, t: np.ndarray, min_change: float) -> pd.DataFrame
     t
         Positions, shape ``(n_steps,)``.
     min_change
-        Range below which a trend is flat.
+        Range below which a curve is flat.
     """
     first, last = mean[0], mean[-1]
     change = last - first
     above = mean.max(axis=0) - np.maximum(first, last)
     below = np.minimum(first, last) - mean.min(axis=0)
-    excursion = np.where(above >= below, above, -below)
     span = np.ptp(mean, axis=0)
     flat = (span < min_change) | (span <= 1e-6 * np.abs(mean).max(axis=0))
-    shape = np.where(change >= 0, "up", "down").astype(object)
-    shape[np.abs(excursion) > np.abs(change)] = "transient"
-    shape[flat] = "flat"
-    peak = np.where(excursion > 0, mean.argmax(axis=0), mean.argmin(axis=0))
-    switch = np.where(shape == "transient", t[peak], _half_way(mean, t))
+    shape = np.where(flat, "flat", np.where(change >= 0, "up", "down"))
     return pd.DataFrame(
         {
             "shape": pd.Categorical(shape, categories=list(SHAPES)),
             "change": change,
             "total_variation": np.abs(np.diff(mean, axis=0)).sum(axis=0),
-            "excursion": excursion,
-            "switch": np.where(flat, np.nan, switch),
+            "excursion": np.where(above >= below, above, -below),
+            "switch": np.where(flat, np.nan, _half_way(mean, t)),
         }
     )
 
 
 def _half_way(mean: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Where each trend first is half way from its start to its end, between two steps linearly."""
+    """Where each curve first is half way from its start to its end, between two steps linearly."""
     change = mean[-1] - mean[0]
     way = (mean - mean[0]) / np.where(change == 0, 1, change)  # 0 at the start, 1 at the end
     after = np.maximum((way >= 0.5).argmax(axis=0), 1)
@@ -194,74 +350,3 @@ def _half_way(mean: np.ndarray, t: np.ndarray) -> np.ndarray:
     low, high = way[after - 1, gene], way[after, gene]
     part = (0.5 - low) / np.where(high == low, 1, high - low)
     return t[after - 1] + np.clip(part, 0, 1) * (t[after] - t[after - 1])
-
-
-def _evidence(trends: AnnData, table: pd.DataFrame, n_permutations: int, seed: int) -> Evidence:
-    """Test of the measured cells, in the direction of the trends."""
-    n_genes = trends.n_vars
-    if n_permutations == 0:
-        nothing = np.full((2, n_genes), np.nan)
-        return Evidence(nothing, nothing, nothing[0])
-    values, group, donor = measured(
-        trends, "pass n_permutations=0 to describe the trends without a test"
-    )
-    middle = table["excursion"].to_numpy()
-    # Half way between the ends is where the mean would be without an excursion.
-    signs = np.sign(np.stack([table["change"].to_numpy(), middle]))
-    return permutation_test(
-        values, group, donor, signs=signs, n_permutations=n_permutations, seed=seed
-    )
-
-
-def measured(trends: AnnData, cure: str) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Measured values ``(n_genes, n_cells)`` of the null, and the group and donor of each cell.
-
-    Raises a ValueError, ending in the cure, where they are missing or too few.
-    """
-    null = trends.uns[_keys.UNS].get("null", {})
-    values = trends.varm.get(_keys.NULL)
-    if values is None or "group" not in null or values.shape[1] != len(null["group"]):
-        raise ValueError(
-            f"the null needs the measured cells at the ends, but trends.varm[{_keys.NULL!r}] has none "
-            f"(a minified AnnData keeps no measured values); {cure}."
-        )
-    group, donor = np.asarray(null["group"]), np.asarray(null["donor"])
-    plan = design(group, donor)
-    if not plan.strata or plan.n_assignments < np.log(MIN_ASSIGNMENTS):
-        sizes = [int((group == g).sum()) for g in (SOURCE, TARGET)]
-        n_donors = len(plan.strata)
-        raise ValueError(
-            f"the null of shuffled endpoints needs at least {MIN_ASSIGNMENTS} ways to assign cells to "
-            f"the groups, but {sizes[0]} sources and {sizes[1]} targets in {n_donors} donor(s) with "
-            f"both allow {np.exp(plan.n_assignments) if n_donors else 0:.0f}; pair more cells (at "
-            f"least 7 and 7), or {cure}."
-        )
-    return values, group, donor
-
-
-def false_discovery_rate(p_value: np.ndarray) -> np.ndarray:
-    """Benjamini and Hochberg's, of the genes that have a p-value."""
-    from statsmodels.stats.multitest import multipletests
-
-    out = np.full(len(p_value), np.nan)
-    tested = np.isfinite(p_value)
-    if tested.any():
-        out[tested] = multipletests(p_value[tested], method="fdr_bh")[1]
-    return out
-
-
-def _agreement(mean: np.ndarray, donors: list[np.ndarray], table: pd.DataFrame) -> np.ndarray:
-    """Share of the donors that change as all do, between the same two positions."""
-    if not donors:
-        return np.full(mean.shape[1], np.nan)
-    gene = np.arange(mean.shape[1])
-    transient = (table["shape"] == "transient").to_numpy()
-    peak = np.where(table["excursion"] > 0, mean.argmax(axis=0), mean.argmin(axis=0))
-    place = np.where(transient, peak, len(mean) - 1)
-
-    def change(m: np.ndarray) -> np.ndarray:
-        start = np.where(transient, (m[0] + m[-1]) / 2, m[0])
-        return np.sign(m[place, gene] - start)
-
-    share = np.mean([change(m) == change(mean) for m in donors], axis=0)
-    return np.where(table["shape"] == "flat", np.nan, share)

@@ -13,14 +13,14 @@ import pandas as pd
 from .. import _keys
 from .._errors import check_type
 from . import _validate
-from ._null import BETWEEN, SOURCE, TARGET
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..model import CIVAE
 
-GROUPS = ("source", "between", "target")  # by the codes SOURCE, BETWEEN and TARGET
+SOURCE, BETWEEN, TARGET = 0, 1, 2
+GROUPS = ("source", "between", "target")  # by code
 NONE = -1
 # Measured cells of a group that are kept for the permutation of cells.
 _NULL_CELLS = 5000

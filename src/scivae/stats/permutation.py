@@ -1,4 +1,4 @@
-"""Whether measured cells of two groups differ: a test by permutation. Arrays in, arrays out."""
+"""Whether cells of two groups differ, by permutation within donors. Arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from .._progress import track
 
-SOURCE, BETWEEN, TARGET = 0, 1, 2
 # With fewer ways to assign cells to groups, no p-value below 0.001 exists.
 MIN_ASSIGNMENTS = 1000
 # Below this many permutations beyond its statistic, a gene borrows those of genes of similar kurtosis;
@@ -20,36 +19,17 @@ _VALUES_PER_BLOCK = 2**23
 _ROUNDING = 1e-5  # of the null, in single precision
 
 
-class Membership(NamedTuple):
-    """Cells of the test.
-
-    Attributes
-    ----------
-    cells
-        Positions, shape ``(n_cells,)``.
-    group
-        0: source, 1: between, 2: target.
-    donor
-        Codes of the donors, within which cells are permuted.
-    """
-
-    cells: np.ndarray
-    group: np.ndarray
-    donor: np.ndarray
-
-
 class Evidence(NamedTuple):
-    """What measured cells say of each gene.
+    """What measured cells say of each gene; arrays of shape ``(n_genes,)``.
 
     Attributes
     ----------
     difference
-        Mean of the targets minus mean of the sources; of cells between, minus the mean of both ends.
-        Weighted over donors. Shape ``(2, n_genes)``; NaN for a contrast without cells.
+        Mean of the targets minus mean of the sources, weighted over donors.
     z
         The same divided by its standard deviation under permutation.
     p_value
-        Shape ``(n_genes,)``; NaN for a gene without variation.
+        Two-sided; NaN for a gene without variation.
     """
 
     difference: np.ndarray
@@ -58,54 +38,53 @@ class Evidence(NamedTuple):
 
 
 class _Design(NamedTuple):
-    """Weights of cells in the contrasts, which add up to zero within a donor."""
+    """Weights of cells in the difference, which add up to zero within a donor."""
 
     strata: list[np.ndarray]  # positions of the cells of each donor
-    weights: np.ndarray  # (2, n_cells): ends, between
+    weights: np.ndarray  # (n_cells,)
     n_assignments: float  # natural logarithm
 
 
-def design(group: np.ndarray, donor: np.ndarray) -> _Design:
-    """Contrasts of cells in groups, by donor.
+def design(target: np.ndarray, donor: np.ndarray) -> _Design:
+    """Difference of two groups of cells, by donor.
 
-    A donor counts in proportion to the precision of its difference. Donors without both ends, and
+    A donor counts in proportion to the precision of its difference. Donors without both groups, and
     cells of no donor, have no weight.
+
+    Parameters
+    ----------
+    target
+        Which cells are targets, shape ``(n_cells,)``; the others are sources.
+    donor
+        Codes of their donors, within which cells are permuted; -1 for none.
     """
-    weights = np.zeros((2, len(group)))
-    strata, totals, log_assignments = [], np.zeros(2), 0.0
+    weights = np.zeros(len(target))
+    strata, total, log_assignments = [], 0.0, 0.0
     for code in np.unique(donor[donor >= 0]):
         cells = np.flatnonzero(donor == code)
-        n = np.bincount(group[cells], minlength=3)
-        if not (n[SOURCE] and n[TARGET]):
+        n_target = int(target[cells].sum())
+        n_source = len(cells) - n_target
+        if not (n_source and n_target):
             continue
         strata.append(cells)
-        log_assignments += lgamma(n.sum() + 1) - sum(lgamma(k + 1) for k in n)
-        ends = np.array([-1 / n[SOURCE], 0, 1 / n[TARGET]])
-        precision = n[SOURCE] * n[TARGET] / (n[SOURCE] + n[TARGET])
-        weights[0, cells] = precision * ends[group[cells]]
-        totals[0] += precision
-        if n[BETWEEN]:
-            middle = np.array([-0.5 / n[SOURCE], 1 / n[BETWEEN], -0.5 / n[TARGET]])
-            precision = 1 / (1 / n[BETWEEN] + 0.25 / n[SOURCE] + 0.25 / n[TARGET])
-            weights[1, cells] = precision * middle[group[cells]]
-            totals[1] += precision
-    weights /= np.where(totals > 0, totals, 1)[:, None]
-    return _Design(strata, weights, log_assignments)
+        log_assignments += lgamma(len(cells) + 1) - lgamma(n_source + 1) - lgamma(n_target + 1)
+        precision = n_source * n_target / len(cells)
+        weights[cells] = precision * np.where(target[cells], 1 / n_target, -1 / n_source)
+        total += precision
+    return _Design(strata, weights / (total or 1), log_assignments)
 
 
 def permutation_test(
     values: Any,
-    group: np.ndarray,
+    target: np.ndarray,
     donor: np.ndarray,
     *,
-    signs: np.ndarray | None = None,
     n_permutations: int = 1000,
     seed: int = 0,
 ) -> Evidence:
     """Whether group membership tells anything of each gene.
 
-    The statistic is the sum of the squared z of two contrasts, target against source and between
-    against both. Its null distribution is that under permutation of the groups among the cells of a
+    The null distribution of the squared z is that under permutation of the groups among the cells of a
     donor. Where fewer than ten permutations of a gene reach its statistic, those of 100 genes of
     similar kurtosis are taken together, since all are standardised; where these are too few as well,
     the tail is that of a gamma distribution.
@@ -114,40 +93,30 @@ def permutation_test(
     ----------
     values
         Measured values, dense or CSR, shape ``(n_genes, n_cells)``.
-    group, donor
-        Codes of each cell, shape ``(n_cells,)``.
-    signs
-        Expected signs of the contrasts, shape ``(2, n_genes)``; a contrast of another sign counts
-        zero, which can only raise a p-value. ``None``: any sign counts.
+    target, donor
+        As for :func:`design`.
     n_permutations
         Number of permutations.
     seed
         Their seed.
     """
-    plan = design(group, donor)
+    plan = design(target, donor)
     n_genes, n_cells = values.shape
     assigned = _permuted_weights(plan, n_permutations, np.random.default_rng(seed))
     rows = max(1, _VALUES_PER_BLOCK // max(n_cells, n_permutations))
-    difference, z = np.full((2, n_genes), np.nan), np.full((2, n_genes), np.nan)
-    kurtosis = np.full(n_genes, np.nan)
+    difference, z, kurtosis = (np.full(n_genes, np.nan) for _ in range(3))
     null = np.empty((n_genes, n_permutations), dtype=np.float32)
-    used = (plan.weights**2).sum(axis=1) > 0
     n_used = sum(len(cells) for cells in plan.strata)
     for first in track(range(0, n_genes, rows), "shuffling groups", unit="blocks of genes"):
         block = slice(first, min(first + rows, n_genes))
         x, sd = _centred(values[block], plan)
-        total = np.where(np.isfinite(sd[0]), (x**2).sum(axis=1), np.nan)  # NaN: does not vary
+        total = np.where(np.isfinite(sd), (x**2).sum(axis=1), np.nan)  # NaN: does not vary
         kurtosis[block] = (x**4).sum(axis=1) * n_used / total**2
-        difference[:, block] = np.where(used[:, None], plan.weights @ x.T, np.nan)
-        z[:, block] = difference[:, block] / sd
-        x32 = x.astype(np.float32)
-        squared = np.zeros((len(x), n_permutations), dtype=np.float32)
-        for c in np.flatnonzero(used):
-            squared += np.square((x32 @ assigned[c]) / sd[c, :, None].astype(np.float32))
-        null[block] = squared
+        difference[block] = x @ plan.weights
+        z[block] = difference[block] / sd
+        null[block] = np.square((x.astype(np.float32) @ assigned) / sd[:, None].astype(np.float32))
 
-    counts = np.ones_like(z, dtype=bool) if signs is None else np.sign(z) == np.sign(signs)
-    statistic = np.square(np.where(counts & np.isfinite(z), z, 0)).sum(axis=0)
+    statistic = np.square(np.where(np.isfinite(z), z, 0))
     floor = np.exp(-min(plan.n_assignments, 700.0))
     p_value = np.full(n_genes, np.nan)
     tested = np.flatnonzero(np.isfinite(kurtosis))
@@ -159,64 +128,61 @@ def permutation_test(
             (1 + beyond) / (1 + n_permutations),
             np.minimum(_tail(statistic[part], null[part].ravel()), 1),
         )
-    p_value = np.maximum(p_value, floor)
-    return Evidence(difference, z, p_value)
+    return Evidence(difference, z, np.maximum(p_value, floor))
 
 
 def permuted_z(
-    values: Any, group: np.ndarray, donor: np.ndarray, *, n_permutations: int, seed: int
+    values: Any, target: np.ndarray, donor: np.ndarray, *, n_permutations: int, seed: int
 ) -> np.ndarray:
     """Difference of targets and sources over its standard deviation, as it is and when shuffled.
 
     Parameters
     ----------
-    values, group, donor, n_permutations, seed
+    values, target, donor, n_permutations, seed
         As for :func:`permutation_test`.
 
     Returns
     -------
     Shape ``(1 + n_permutations, n_genes)``, that of the true groups first; 0 for a gene without variation.
     """
-    plan = design(group, donor)
-    assigned = _permuted_weights(plan, n_permutations, np.random.default_rng(seed))[0]
-    weights = np.column_stack([plan.weights[0].astype(np.float32), assigned])
+    plan = design(target, donor)
+    assigned = _permuted_weights(plan, n_permutations, np.random.default_rng(seed))
+    weights = np.column_stack([plan.weights.astype(np.float32), assigned])
     out = np.empty((1 + n_permutations, values.shape[0]), dtype=np.float32)
     rows = max(1, _VALUES_PER_BLOCK // max(values.shape[1], n_permutations))
     for first in track(range(0, len(out[0]), rows), "shuffling groups", unit="blocks of genes"):
         block = slice(first, min(first + rows, values.shape[0]))
         x, sd = _centred(values[block], plan)
-        out[:, block] = np.nan_to_num((x.astype(np.float32) @ weights) / sd[0][:, None]).T
+        out[:, block] = np.nan_to_num((x.astype(np.float32) @ weights) / sd[:, None]).T
     return out
 
 
 def _centred(values: Any, plan: _Design) -> tuple[np.ndarray, np.ndarray]:
-    """Values less the mean of their donor, and the standard deviation of each contrast when shuffled.
+    """Values less the mean of their donor, and the standard deviation of the difference when shuffled.
 
-    Shapes ``(n_genes, n_cells)`` and ``(2, n_genes)``; NaN for a gene that does not vary, and for a
-    contrast without cells. Cells that are of no use are 0.
+    Shapes ``(n_genes, n_cells)`` and ``(n_genes,)``; NaN for a gene that does not vary. Cells that are
+    of no use are 0.
     """
     from scipy import sparse
 
     x = np.array(values.toarray() if sparse.issparse(values) else values, dtype=np.float64)
-    variance, inside = np.zeros((2, len(x))), np.zeros(x.shape[1], dtype=bool)
+    variance, inside = np.zeros(len(x)), np.zeros(x.shape[1], dtype=bool)
     for cells in plan.strata:
         x[:, cells] -= x[:, cells].mean(axis=1, keepdims=True)
         inside[cells] = True
         square = (x[:, cells] ** 2).sum(axis=1) / max(len(cells) - 1, 1)
-        variance += (plan.weights[:, cells] ** 2).sum(axis=1)[:, None] * square
+        variance += (plan.weights[cells] ** 2).sum() * square
     x[:, ~inside] = 0
     varies = (x**2).sum(axis=1) > 1e-12 * inside.sum()
-    used = (plan.weights**2).sum(axis=1) > 0
-    return x, np.sqrt(np.where(varies & used[:, None], variance, np.nan))
+    return x, np.sqrt(np.where(varies & inside.any(), variance, np.nan))
 
 
 def _permuted_weights(plan: _Design, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Weights of the cells after each permutation, shape ``(2, n_cells, n_permutations)``."""
-    out = np.zeros((2, plan.weights.shape[1], n), dtype=np.float32)
+    """Weights of the cells after each permutation, shape ``(n_cells, n_permutations)``."""
+    out = np.zeros((len(plan.weights), n), dtype=np.float32)
     for cells in plan.strata:
         order = rng.random((n, len(cells)), dtype=np.float32).argsort(axis=1).T
-        for c in range(2):
-            out[c, cells] = plan.weights[c, cells][order]
+        out[cells] = plan.weights[cells][order]
     return out
 
 

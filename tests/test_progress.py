@@ -92,7 +92,7 @@ def calls(trained):
 def test_everything_long_has_a_bar_that_runs_to_its_end(trained, bars, what, monkeypatch):
     for block in (
         "model._interpolation.VALUES_PER_BLOCK",
-        "tl._null._VALUES_PER_BLOCK",
+        "stats.permutation._VALUES_PER_BLOCK",
         "tl._places._ROWS",
     ):
         monkeypatch.setattr(f"scivae.{block}", 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .donors import (
+    DonorDesign,
     donor_design,
     donor_test,
     false_discovery_rate,
@@ -20,6 +21,7 @@ from .splines import roughness_penalty, spline_basis
 
 __all__ = [
     "CountFit",
+    "DonorDesign",
     "dispersion_trend",
     "donor_design",
     "donor_test",

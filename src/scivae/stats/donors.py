@@ -362,6 +362,13 @@ class DonorDesign(NamedTuple):
         Which of them are targets.
     n_donors
         Donors with both groups where these are paired, else donors with source and with target.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.stats import donor_design
+    >>> donor_design(np.array([0, 1, 2, 0, 1, 2]), np.repeat([False, True], 3)).matrix.shape
+    (6, 4)
     """
 
     kind: str
@@ -720,7 +727,7 @@ def permute_donors(
     Parameters
     ----------
     values
-        Of the samples of the design, as for :func:`differences_of_donors`.
+        Of the samples of the design, shape ``(n_used, n_genes)``, on a scale on which effects add up.
     design
         From :func:`donor_design`.
     level

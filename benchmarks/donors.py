@@ -18,7 +18,6 @@ from typing import NamedTuple
 import anndata
 import numpy as np
 import pandas as pd
-import scipy.stats
 from _common import DOCS, PACKAGES, data_file, markdown_table, provenance
 from _data import log_normalize
 from _study import replace
@@ -171,8 +170,12 @@ def simulations(n_null: int, n_power: int, done: pd.DataFrame) -> pd.DataFrame:
                 / (runs + min(n_power, most or n_power)),
             }
             rows.append(row)
-            print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-            replace(DOCS / "donors.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"))
+            print(
+                {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True
+            )
+            replace(
+                DOCS / "donors.csv", pd.DataFrame(rows).to_csv(index=False, float_format="%.6g")
+            )
     order = pd.DataFrame(rows)
     keys = [(d, m) for d in DESIGNS for m in METHODS]
     order = order.set_index(["design", "test"]).loc[[k for k in keys if k in {*zip(order.design, order.test, strict=True)}]]  # fmt: skip
@@ -226,7 +229,8 @@ def whole_package(n_runs: int) -> pd.DataFrame:
                     pairs = pairs.drop(columns="donor")
                 trends = scivae.tl.gene_trends(model, pairs, n_steps=5, donor_key=key, seed=seed)
                 genes = scivae.tl.rank_genes(trends, seed=seed)
-                assert genes.attrs["unit"] == unit
+                if genes.attrs["unit"] != unit:
+                    raise RuntimeError(f"expected {unit} as units, got {genes.attrs['unit']}")
                 fdr = genes["fdr" if unit == "donors" else "fdr_cells"]
                 called[unit].append(int((fdr <= LEVEL).sum()))
         for unit, n in called.items():
@@ -333,7 +337,9 @@ def null_splits(n_runs: int) -> pd.DataFrame:
 def sums_of(adata: anndata.AnnData, groupby: str, ends: tuple[str, str]):
     """Sums of each donor and group; donors and which are of the second group."""
     adata = adata[adata.obs[groupby].isin(ends)]
-    key = pd.MultiIndex.from_arrays([adata.obs["donor"].astype(str), adata.obs[groupby].astype(str)])
+    key = pd.MultiIndex.from_arrays(
+        [adata.obs["donor"].astype(str), adata.obs[groupby].astype(str)]
+    )
     codes, names = pd.factorize(key)
     counts = adata.layers["counts"]
     sums = stats.sum_by(counts, codes, len(names))
@@ -417,9 +423,7 @@ def patients() -> tuple[pd.DataFrame, dict[str, object]]:
         )
     calls = np.array(calls)
     every = (calls == calls[0]).all(axis=0) & (calls[0] != 0)
-    chance = {
-        s: len(adata.var) * np.prod([(c == s).mean() for c in calls]) for s in (1, -1)
-    }
+    chance = {s: len(adata.var) * np.prod([(c == s).mean() for c in calls]) for s in (1, -1)}
     table = pd.DataFrame(
         {
             "log2 fold change": paired.estimate,
@@ -456,7 +460,9 @@ def patients() -> tuple[pd.DataFrame, dict[str, object]]:
         "that by chance": by_chance / max(tested, 1),
         "fold changes of two patients, r": np.round(pairs_of_patients, 2).tolist(),
         "up": sorted(table.index[table["found in each patient"] & (table["direction"] == "up")]),
-        "down": sorted(table.index[table["found in each patient"] & (table["direction"] == "down")]),
+        "down": sorted(
+            table.index[table["found in each patient"] & (table["direction"] == "down")]
+        ),
     }
 
 
@@ -500,7 +506,9 @@ def main() -> None:
     tables["Interferon genes, two donors"] = interferon()
     replace(DOCS / "donors_kang.csv", tables["Interferon genes, two donors"].to_csv(index=False))
     tables["Control cells, split at random"] = null_splits(args.null_runs)
-    replace(DOCS / "donors_splits.csv", tables["Control cells, split at random"].to_csv(index=False))
+    replace(
+        DOCS / "donors_splits.csv", tables["Control cells, split at random"].to_csv(index=False)
+    )
     tables["Through the whole package"] = whole_package(args.package_runs)
     replace(DOCS / "donors_package.csv", tables["Through the whole package"].to_csv(index=False))
     simulated = simulations(args.null_runs, args.power_runs, done)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from . import _display
@@ -26,4 +27,19 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+def _warn_of_namesake() -> None:
+    """Warn if the other project whose import is ``scivae`` is installed, too."""
+    try:
+        other = version("scivae")
+    except PackageNotFoundError:
+        return
+    warnings.warn(
+        f"scivae-tools {__version__} (this package) and scivae {other} (another project) are both "
+        "installed and overwrite each other's files; run 'pip uninstall scivae scivae-tools', then "
+        "install scivae-tools again.",
+        stacklevel=3,
+    )
+
+
+_warn_of_namesake()
 _display.register()

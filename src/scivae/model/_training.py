@@ -97,6 +97,8 @@ def quiet_about_rows() -> Iterator[None]:
     """Torch says of its layout CSR that it is in beta; only its three arrays are read here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse (CSR tensor|invariant checks)")
+        # Lightning 2.6 asks torch 2.13 and newer what these no longer want to be asked.
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
         yield
 
 

@@ -10,9 +10,53 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 from _common import ROOT, data_file
+from scipy import sparse
 from sklearn.model_selection import train_test_split
 
 import scivae
+
+# Cells of a class that a file of one's own must have.
+MIN_CLASS = 20
+
+
+# Files of one's own, by the name under which a study loads them: path, labels key, donor key.
+FILES: dict[str, tuple[Path, str, str | None]] = {}
+# Column of the donors, where a data set has three or more.
+DONORS = {"colon_lee_epithelial": "donor"}
+
+
+def donor_key_of(name: str) -> str | None:
+    """Column of the donors of a data set, if it has one."""
+    return ("donor" if FILES[name][2] else None) if name in FILES else DONORS.get(name)
+
+
+def own_file(name: str, key: str):
+    """Cells of a file of one's own, as the studies expect them: labels in ``key``, counts in a layer."""
+    path, labels_key, donor_key = FILES[name]
+    adata = anndata.read_h5ad(path)
+    for option, column in (("--labels-key", labels_key), ("--donor-key", donor_key)):
+        if column is not None and column not in adata.obs:
+            raise SystemExit(
+                f"{option} must be a column of obs of {path}, got {column!r}; the columns there are: "
+                f"{', '.join(map(repr, adata.obs.columns))}."
+            )
+    if "counts" not in adata.layers:
+        values = adata.X.data if sparse.issparse(adata.X) else np.asarray(adata.X)
+        if values.min() < 0 or (values % 1).any():
+            raise SystemExit(f"{path} has no layer 'counts', and X holds no counts; add the layer.")
+        adata.layers["counts"] = adata.X.copy()
+    adata.layers["counts"] = sparse.csr_matrix(adata.layers["counts"])
+    adata = adata[adata.obs[labels_key].notna().to_numpy() & (library_of(adata) > 0)].copy()
+    adata.obs[key] = pd.Categorical(adata.obs[labels_key].astype(str))
+    if donor_key is not None:
+        adata.obs["donor"] = adata.obs[donor_key].astype(str)
+    sizes = adata.obs[key].value_counts()
+    few = sizes.index[sizes < MIN_CLASS]
+    if len(few):
+        print(f"classes of fewer than {MIN_CLASS} cells are left out: {', '.join(few)}")
+        adata = adata[~adata.obs[key].isin(few)].copy()
+        adata.obs[key] = adata.obs[key].cat.remove_unused_categories()
+    return adata
 
 
 def data_folder() -> Path:
@@ -23,6 +67,8 @@ def data_folder() -> Path:
 def load(name: str, key: str, *, quick: bool = False):
     """A data set with counts; ``quick``: few of its cells and genes, or such as need no file.
 
+    A name in :data:`FILES` stands for a file of one's own.
+
     Parameters
     ----------
     name
@@ -32,9 +78,13 @@ def load(name: str, key: str, *, quick: bool = False):
     quick
         Take 40 cells a class at most, and 120 genes.
     """
-    if not quick:
+    if name in FILES:
+        adata = own_file(name, key)
+        if not quick:
+            return adata
+    elif not quick:
         return anndata.read_h5ad(data_file(f"{name}.h5ad"))
-    if (data_folder() / f"{name}.h5ad").exists():
+    elif (data_folder() / f"{name}.h5ad").exists():
         adata = anndata.read_h5ad(data_folder() / f"{name}.h5ad")
     elif key == "stage":  # a path through known stages, under the names of the real ones
         adata = scivae.datasets.synthetic(400, 120, 5, effect=3.0)

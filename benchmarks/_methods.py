@@ -54,6 +54,10 @@ class Method:
         """Learn from training cells with ``layers["counts"]`` and labels ``obs[key]``."""
         raise NotImplementedError
 
+    def rules(self) -> dict[str, Any]:
+        """How it is trained, for the table to name what methods do not share."""
+        return {}
+
     def encode(self, adata) -> np.ndarray:
         """Points ``(n, d)`` in the space in which the method draws its lines."""
         raise NotImplementedError
@@ -118,6 +122,18 @@ class CIVAE(Method):
             enable_progress_bar=False,
             plan_kwargs={"lr": LEARNING_RATE, **self.plan},
         )
+
+    def rules(self):
+        told = self.settings.get("discriminator_weight") != 0
+        return {
+            "counts lost before encoding, at most": self.plan.get("thinning", 0.7),
+            "weight of the KL term": self.settings.get("kl_weight", 0.1),
+            "learning rate": "falls in the last half"
+            if self.plan.get("lr_decay", 0.5)
+            else "constant",
+            "classes": self.settings.get("class_weights", "balanced") if told else None,
+            "cells held out": f"{1 - self.train_size:.0%}",
+        }
 
     def encode(self, adata):
         return self.model.get_latent_representation(adata)
@@ -224,6 +240,14 @@ class SCVI(Method):
             plan_kwargs={"lr": LEARNING_RATE, "n_epochs_kl_warmup": max(1, epochs // 2)},
         )
 
+    def rules(self):
+        return {
+            "counts lost before encoding, at most": 0.0,
+            "weight of the KL term": 1.0,
+            "learning rate": "constant",
+            "cells held out": "0%",
+        }
+
     def _build(self, train, key):
         scvi.model.SCVI.setup_anndata(train, layer="counts")
         return scvi.model.SCVI(train, n_latent=N_LATENT, gene_likelihood="nb")
@@ -292,6 +316,9 @@ class SCANVI(SCVI):
 
     def __init__(self, linear_classifier: bool = False):
         self.linear_classifier = linear_classifier
+
+    def rules(self):
+        return {**super().rules(), "classes": "100 cells of each in an epoch"}
 
     def fit(self, train, key, seed, epochs):
         start = fitted(SCVI(), train, key, seed, epochs)
@@ -422,12 +449,22 @@ class SMOTE(GeneSpace):
 
 
 class LogisticGenes(GeneSpace):
-    """Logistic regression on log-normalised genes: the floor of every classifier."""
+    """Logistic regression on log-normalised genes of labeled cells.
+
+    ``balanced`` weighs classes by one over their size.
+    """
+
+    def __init__(self, balanced: bool = False):
+        self.balanced = balanced
+
+    def rules(self):
+        return {"classes": "balanced" if self.balanced else "none"}
 
     def fit(self, train, key, seed, epochs):
         super().fit(train, key, seed, epochs)
         y = labels_of(train, key)
-        self.regression = LogisticRegression(C=1.0, max_iter=2000)
+        weight = "balanced" if self.balanced else None
+        self.regression = LogisticRegression(C=1.0, max_iter=2000, class_weight=weight)
         self.regression.fit(self.encode(train)[y != UNKNOWN], y[y != UNKNOWN])
 
     def predict(self, adata) -> pd.DataFrame:
@@ -437,16 +474,26 @@ class LogisticGenes(GeneSpace):
 
 
 class LogisticLatent(LogisticGenes):
-    """Logistic regression on the latent space of a VAE that was trained on all cells."""
+    """Logistic regression on the latent space of a network that was trained on all cells.
+
+    ``make`` makes the network.
+    """
+
+    def __init__(self, make: Any = VAE, balanced: bool = False):
+        super().__init__(balanced)
+        self.make = make
+
+    def rules(self):
+        return {**self.make().rules(), **super().rules()}
 
     def fit(self, train, key, seed, epochs):
-        self.vae = fitted(VAE(), train, key, seed, epochs)
+        self.network = fitted(self.make(), train, key, seed, epochs)
         began = time.perf_counter()
         super().fit(train, key, seed, epochs)
-        self.seconds = self.vae.seconds + time.perf_counter() - began
+        self.seconds = self.network.seconds + time.perf_counter() - began
 
     def encode(self, adata):
-        return self.vae.encode(adata)
+        return self.network.encode(adata)
 
 
 # Ways to make cells of a class, rows of both studies of augmentation.
@@ -492,7 +539,7 @@ _MEMO: OrderedDict[str, Method] = OrderedDict()
 
 def fitted(method: Method, train, key: str, seed: int, epochs: int | None) -> Method:
     """The method, trained; rows that ask for the same model on the same cells share it."""
-    settings = {k: repr(v) for k, v in vars(method).items()}
+    settings = {k: getattr(v, "__qualname__", repr(v)) for k, v in vars(method).items()}
     counts = train.layers["counts"].tocsr()
     digest = hashlib.sha256(repr((type(method).__name__, settings, seed, epochs)).encode())
     parts: list[Any] = [counts.data, counts.indices, counts.indptr]

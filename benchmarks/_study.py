@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,12 @@ import numpy as np
 import pandas as pd
 import scvi
 from _common import DOCS, PACKAGES, command_of, provenance
+from _data import FILES
+from _rules import paired_differences, unequal_rules, void
 from filelock import FileLock
 
+# In the name of a row whose labels say nothing.
+PERMUTED = "labels permuted"
 STUDY_PACKAGES = (*PACKAGES, "scikit-learn")
 
 
@@ -59,6 +64,18 @@ class Study:
         Arguments that ``--quick`` sets.
     time
         Column with the seconds that a row took; filled in where ``measure`` leaves it out.
+    of_file
+        ``of_file(name, args)`` gives the settings for a file of one's own (``--data``). ``None``: those
+        of the study, with the name of the file in place of each data set.
+    judged
+        Columns that judge classes. Beside ``chance``, rows with :data:`PERMUTED` in their name say
+        whether they are void.
+    reference
+        Row that every other is compared with, paired by seed, in the columns ``compared``.
+    rules
+        ``rules()`` gives ``{method: {rule: value}}``; the table names those that methods do not share.
+    compared
+        See ``reference``. Rows need the columns ``cells learned from`` and ``cells scored``.
     """
 
     name: str
@@ -73,6 +90,22 @@ class Study:
     finish: Callable[[pd.DataFrame, Path], None] = lambda rows, folder: None
     quick: Mapping[str, Any] = field(default_factory=dict)
     time: str = "time, s"
+    of_file: Callable[[str, argparse.Namespace], Sequence[Mapping[str, Any]]] | None = None
+    judged: Sequence[str] = ()
+    reference: str | None = None
+    compared: Sequence[str] = ()
+    rules: Callable[[], Mapping[str, Mapping[str, Any]]] | None = None
+
+    def on_file(self, name: str, args: argparse.Namespace) -> Study:
+        """The same study of a file of one's own."""
+        if self.of_file is not None:
+            settings = list(self.of_file(name, args))
+        elif "data" in self.settings[0]:
+            every = [{**setting, "data": name} for setting in self.settings]
+            settings = [x for i, x in enumerate(every) if x not in every[:i]]
+        else:
+            raise SystemExit(f"{self.name} takes no --data: it has one data set of its own kind.")
+        return replace_fields(self, settings=settings)
 
     @property
     def by(self) -> list[str]:
@@ -82,7 +115,7 @@ class Study:
 
 def run(study: Study, argv: Sequence[str] | None = None) -> pd.DataFrame:
     """Measure what is not measured yet; gives the whole table."""
-    args = _arguments(study, sys.argv[1:] if argv is None else list(argv))
+    study, args = _arguments(study, sys.argv[1:] if argv is None else list(argv))
     warnings.simplefilter("ignore")
     scvi.settings.verbosity = logging.ERROR
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
@@ -189,7 +222,11 @@ class Table:
 
 
 def markdown(study: Study, rows: pd.DataFrame, command: str) -> str:
-    """Mean ± standard deviation over seeds, a line for each setting and method."""
+    """Mean ± standard deviation over seeds, a line for each setting and method.
+
+    One seed has no ±. Columns that are void say so above the table; below it stand the differences to
+    the reference.
+    """
     if not len(rows):
         return f"# {study.title}\n\n{study.text}\n"
     order = [{**setting, "method": name} for setting in study.settings for name in study.methods]
@@ -203,14 +240,76 @@ def markdown(study: Study, rows: pd.DataFrame, command: str) -> str:
         if not same.any():
             continue
         group = rows[same]
-        mean, sd = group[columns].mean(), group[columns].std().fillna(0)
-        cells = ["–" if np.isnan(mean[c]) else f"{mean[c]:.4g} ± {sd[c]:.2g}" for c in columns]
+        mean, sd = group[columns].mean(), group[columns].std()
+        cells = [
+            "–"
+            if np.isnan(mean[c])
+            else f"{mean[c]:.4g}" + ("" if np.isnan(sd[c]) else f" ± {sd[c]:.2g}")
+            for c in columns
+        ]
         lines.append("| " + " | ".join([*map(str, key.values()), str(len(group)), *cells]) + " |")
     foot = (
         f"Mean ± standard deviation over seeds. {provenance(command, STUDY_PACKAGES)} · "
         f"all rows together {_duration(rows[study.time].sum())}"
     )
-    return f"# {study.title}\n\n{study.text}\n\n" + "\n".join(lines) + f"\n\n{foot}\n"
+    parts = [
+        f"# {study.title}",
+        study.text,
+        *_unequal(study),
+        *_void_columns(study, rows),
+        "\n".join(lines),
+        foot,
+    ]
+    return "\n\n".join([*parts, *_differences(study, rows)]) + "\n"
+
+
+def _unequal(study: Study) -> list[str]:
+    """A paragraph that names the rules that methods do not share."""
+    unequal = unequal_rules(study.rules()) if study.rules is not None else {}
+    said = []
+    for rule, values in unequal.items():
+        by_value: dict[Any, list[str]] = {}
+        for method, value in values.items():
+            by_value.setdefault(value, []).append(method)
+        lists = "; ".join(f"{value}: {', '.join(names)}" for value, names in by_value.items())
+        said.append(f"{rule} ({lists})")
+    return ["Rules that methods do not share: " + "; ".join(said) + "."] if said else []
+
+
+def _void_columns(study: Study, rows: pd.DataFrame) -> list[str]:
+    """A paragraph for each setting and column that permuted labels void."""
+    found = []
+    for setting in study.settings:
+        of = rows[np.logical_and.reduce([(rows[c] == v).to_numpy() for c, v in setting.items()])]
+        for column in study.judged if len(of) else ():
+            reason = void(of, column, permuted=PERMUTED)
+            if reason:
+                found.append(f"**Void** ({', '.join(map(str, setting.values()))}): {reason}.")
+    return found
+
+
+def _differences(study: Study, rows: pd.DataFrame) -> list[str]:
+    """The table of the differences to the reference."""
+    if study.reference is None or study.reference not in set(rows["method"]):
+        return []
+    by = list(study.settings[0])
+    rows = rows[~rows["method"].str.contains(PERMUTED, regex=False)]
+    table = paired_differences(rows, by, study.compared, study.reference)
+    if not len(table):
+        return []
+    lines = [
+        "| " + " | ".join([*by, "method", "column", "seeds", "difference", "95 % interval"]) + " |",
+        "|" + "---|" * (len(by) + 5),
+    ]
+    for _, row in table.iterrows():
+        interval = "–" if np.isnan(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
+        cells = [*row[by], row["method"], row["column"], row["seeds"], f"{row['mean']:+.3f}"]
+        lines.append("| " + " | ".join([*map(str, cells), interval]) + " |")
+    text = (
+        f"Difference to *{study.reference}*, paired by seed; intervals by the corrected resampled t "
+        "of Nadeau and Bengio, since splits share cells."
+    )
+    return ["## Differences", text, "\n".join(lines)]
 
 
 def text_of(doc: str) -> str:
@@ -218,7 +317,7 @@ def text_of(doc: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in doc.strip().split("\n\n")[2:])
 
 
-def _arguments(study: Study, argv: list[str]) -> argparse.Namespace:
+def _arguments(study: Study, argv: list[str]) -> tuple[Study, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=study.title)
     parser.add_argument("--quick", action="store_true", help="seconds, on little data; no evidence")
     parser.add_argument("--seeds", type=int, default=5)
@@ -229,13 +328,23 @@ def _arguments(study: Study, argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=None, help="None: by the number of cells")
     parser.add_argument("--restart", action="store_true", help="forget the rows of these methods")
     parser.add_argument("--out", default=None, help="folder of the table; docs/evidence")
+    parser.add_argument("--data", type=Path, default=None, help="an h5ad file of your own")
+    parser.add_argument("--labels-key", default="cell_type", help="column of obs with its classes")
+    parser.add_argument("--donor-key", default=None, help="column of obs with its donors")
     study.options(parser)
     if "--quick" in argv:
-        parser.set_defaults(**{"seeds": 1, "epochs": 2, **study.quick})
+        own = any(a.split("=")[0] == "--data" for a in argv)  # has other settings to choose from
+        quick = {k: v for k, v in study.quick.items() if not (own and k == "only")}
+        parser.set_defaults(**{"seeds": 1, "epochs": 2, **quick})
     args = parser.parse_args(argv)
     unknown = sorted(set(args.methods) - set(study.methods))
     if unknown:
         parser.error(f"--methods must be of {list(study.methods)}, got {unknown}")
+    if args.data is not None:
+        if not args.data.exists():
+            parser.error(f"--data must be an h5ad file, but {args.data} is not there")
+        FILES[args.data.stem] = (args.data.absolute(), args.labels_key, args.donor_key)
+        study = study.on_file(args.data.stem, args)
     only: dict[str, set[str]] = {}
     for part in args.only:
         column, _, value = part.partition("=")
@@ -246,7 +355,9 @@ def _arguments(study: Study, argv: list[str]) -> argparse.Namespace:
     args.argv = argv
     if args.out is None:
         args.out = tempfile.mkdtemp(prefix=f"{study.name}_") if args.quick else DOCS
-    return args
+        if args.data is not None and not args.quick:  # not among the tables of the documentation
+            args.out = Path(f"{study.name}_{args.data.stem}")
+    return study, args
 
 
 def replace(path: Path, text: str) -> None:

@@ -49,8 +49,26 @@ KEY = "stage"
 BETWEEN = {"3_EP": ("2_TA", "4_immature"), "4_immature": ("3_EP", "5_mature")}
 
 
+def between(adata, stage: str) -> tuple[str, str]:
+    """The stages before and after one: named for the intestine, else by the order of their names."""
+    if stage in BETWEEN and set(BETWEEN[stage]) <= set(labels_of(adata, KEY)):
+        return BETWEEN[stage]
+    names = sorted(set(labels_of(adata, KEY)))
+    i = names.index(stage)
+    return names[i - 1], names[i + 1]
+
+
+def of_file(name, args):
+    """Each stage of a file of one's own but the first and the last, in the order of their names."""
+    names = sorted(set(labels_of(load(name, KEY), KEY)))
+    if len(names) < 3:
+        raise SystemExit(f"--labels-key must hold three stages or more, got {', '.join(names)}.")
+    return [{"held out": stage} for stage in names[1:-1]]
+
+
 def prepare(setting, seed, args):
-    adata = load("intestine_haber", KEY, quick=args.quick)
+    name = args.data.stem if args.data is not None else "intestine_haber"
+    adata = load(name, KEY, quick=args.quick)
     stage = setting["held out"]
     y = labels_of(adata, KEY)
     train, held_out = adata[y != stage].copy(), adata[y == stage].copy()
@@ -61,7 +79,7 @@ def prepare(setting, seed, args):
         x=x,
         real=log_normalize(held_out.layers["counts"]),
         pca=SklearnPCA(5, random_state=seed).fit(x),
-        ends=[np.flatnonzero(labels_of(train, KEY) == end) for end in BETWEEN[stage]],
+        ends=[np.flatnonzero(labels_of(train, KEY) == end) for end in between(adata, stage)],
     )
 
 
@@ -179,6 +197,7 @@ STUDY = Study(
     prepare=prepare,
     measure=lambda measure, data, seed, args: measure(data, seed, args),
     quick={"only": ["held out=4_immature"]},
+    of_file=of_file,
 )
 
 if __name__ == "__main__":

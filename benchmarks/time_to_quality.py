@@ -31,7 +31,7 @@ POSITIONS = (0.25, 0.5, 0.75)
 
 
 def prepare(setting, seed, args):
-    adata = load("colon_crc", KEY, quick=args.quick)
+    adata = load(setting.get("data", "colon_crc"), KEY, quick=args.quick)
     train, test = split(adata, KEY, seed)
     y = labels_of(train, KEY)
     judge = fit_judges(log_normalize(train.layers["counts"]), y, kinds=["logistic"], seed=seed)
@@ -98,6 +98,7 @@ STUDY = Study(
     prepare=prepare,
     measure=measure,
     time="training time, s",
+    of_file=lambda name, args: [{"data": name}],
 )
 
 if __name__ == "__main__":

@@ -1,0 +1,167 @@
+"""Do generated cells of new ends keep their class, for a judge of other cells?
+
+    python benchmarks/class_kept.py
+
+Three parts (60, 20, 20 %; whole donors where there are three or more): methods learn from the first, judges
+are fitted on the second, and lines are drawn between cells of the third, which neither has seen. Genes are
+chosen on the first. 200 random pairs of cells of a class are joined, and cells *sampled* at t = 1/4, 1/2 and
+3/4, with the library size of one of the two ends, none rejected. The table says what share the judges call
+by their class (mean over classes) beside that of real cells of the third part.
+
+"The recipe" is the same network, trained in the same way, without the discriminator (β = 0). In rows with
+permuted labels, labels were shuffled before anything else: they must lie at chance, or the protocol rewards
+memory. The conditional VAE is *told* the class of a new cell when it decodes, which no other method is.
+
+Energy distance and 1-Wasserstein distance (W1) to real cells of the class, in 20 principal components of the first part,
+are means over classes with ten cells or more, equally many cells on both sides; the floor is one half of the real cells against the other.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+from _data import class_pairs, donor_key_of, labels_of, library_of, load, log_normalize
+from _methods import CIVAE, PCA, SCANVI, SCVI, VAE, ConditionalVAE, GeneSpace, fitted
+from _rules import distances, permuted, three_parts
+from _study import PERMUTED, Study, run, text_of
+from sklearn.decomposition import PCA as SklearnPCA
+
+from scivae.metrics import fit_judges, path_purity
+
+KEY = "cell_type"
+POSITIONS = (0.25, 0.5, 0.75)
+RECIPE = "CI-VAE, β = 0 (the recipe)"
+KEPT = "called by their class"
+
+
+class Row(NamedTuple):
+    """A method (``None``: real cells), and whether labels are permuted."""
+
+    make: Any
+    permuted: bool = False
+
+
+def prepare(setting, seed, args):
+    name = setting["data"]
+    adata = load(name, KEY, quick=args.quick)
+    found = {}
+    for shuffled in (False, True):
+        cells = permuted(adata, KEY, seed) if shuffled else adata
+        parts = three_parts(cells, KEY, seed, args.n_genes, donor_key=donor_key_of(name))
+        x = log_normalize(parts.learn.layers["counts"])
+        found[shuffled] = SimpleNamespace(
+            parts=parts,
+            y=labels_of(parts.score, KEY),
+            real=log_normalize(parts.score.layers["counts"]),
+            pca=SklearnPCA(min(20, *x.shape), random_state=seed).fit(x),
+            judges=fit_judges(
+                log_normalize(parts.judge.layers["counts"]),
+                labels_of(parts.judge, KEY),
+                kinds=("logistic", "random_forest"),
+                seed=seed,
+            ),
+        )
+    return found
+
+
+def measure(row, data, seed, args):
+    data = data[row.permuted]
+    parts = data.parts
+    sizes = {"cells learned from": parts.learn.n_obs, "cells scored": parts.score.n_obs}
+    if row.make is None:
+        return {**kept(data.real, data.y, data), **sizes, STUDY.time: 0.0}
+    method = fitted(row.make(), parts.learn, KEY, seed, args.epochs)
+    rng = np.random.default_rng(seed)
+    a, b = class_pairs(data.y, args.n_pairs, rng)
+    z, library = method.encode(parts.score), library_of(parts.score)
+    cells = np.concatenate(
+        [
+            method.sample(
+                (1 - t) * z[a] + t * z[b],
+                library[np.where(rng.random(len(a)) < t, b, a)],
+                seed,
+                data.y[a],
+            )
+            for t in POSITIONS
+        ]
+    )
+    labels = np.tile(data.y[a], len(POSITIONS))
+    return {
+        **kept(cells, labels, data),
+        **realism(cells, labels, data, seed),
+        "reconstruction loss": method.reconstruction(parts.score),
+        **sizes,
+        STUDY.time: method.seconds,
+    }
+
+
+def kept(cells, labels, data):
+    """Columns of the judges."""
+    found = {}
+    for kind, judge in data.judges.items():
+        purity = path_purity(judge, cells, labels)
+        name = kind.replace("_", " ")
+        found[f"{KEPT} ({name})"] = purity.mean
+        found[f"worst class ({name})"] = purity.worst
+    return {**found, "chance": 1 / len(np.unique(labels))}
+
+
+def realism(cells, labels, data, seed):
+    """Columns of the distances."""
+    made, real = data.pca.transform(cells), data.pca.transform(data.real)
+    rows = [
+        distances(made[labels == label], real[data.y == label], seed)
+        for label in np.unique(data.y)
+        if (data.y == label).sum() >= 10
+    ]
+    return {c: float(np.mean([row[c] for row in rows])) for c in (rows[0] if rows else ())}
+
+
+def options(parser):
+    parser.add_argument("--n-genes", type=int, default=1000)
+    parser.add_argument("--n-pairs", type=int, default=200, help="pairs a class")
+
+
+def recipe():
+    """The network of this package without its discriminator, all else the same."""
+    method = CIVAE(discriminator_weight=0.0)
+    method.uses_labels = False
+    return method
+
+
+METHODS = {
+    "real cells": Row(None),
+    f"real cells, {PERMUTED}": Row(None, permuted=True),
+    "CI-VAE (default)": Row(CIVAE),
+    f"CI-VAE, {PERMUTED}": Row(CIVAE, permuted=True),
+    RECIPE: Row(recipe),
+    "VAE": Row(VAE),
+    "conditional VAE": Row(ConditionalVAE),
+    "scVI": Row(SCVI),
+    "SCANVI": Row(SCANVI),
+    "SCANVI, linear classifier": Row(lambda: SCANVI(linear_classifier=True)),
+    "PCA": Row(lambda: PCA(20)),
+    "gene space": Row(GeneSpace),
+}
+
+STUDY = Study(
+    name="class_kept",
+    title="Is the class kept between new cells?",
+    text=text_of(__doc__),
+    methods=METHODS,
+    settings=[{"data": name} for name in ("intestine_haber", "colon_crc", "pbmc_kang")],
+    prepare=prepare,
+    measure=measure,
+    options=options,
+    quick={"n_pairs": 10, "only": ["data=colon_crc"]},
+    time="training time, s",
+    judged=[f"{KEPT} (logistic)", f"{KEPT} (random forest)"],
+    rules=lambda: {name: row.make().rules() for name, row in METHODS.items() if row.make},
+    reference=RECIPE,
+    compared=[f"{KEPT} (logistic)", "energy distance", "reconstruction loss"],
+)
+
+if __name__ == "__main__":
+    run(STUDY)

@@ -39,7 +39,9 @@ def answers(model, adata):
         "path": model.interpolate(*names, **walk).to_df("counts"),
         "bent": model.interpolate(*names, method="spherical", **walk).to_df("counts"),
         "bands": model.interpolate(*names, n_samples=5, **walk).to_df("q95"),
-        "trends": tl.gene_trends(model, pairs, n_steps=3, adata=adata).to_df("q95"),
+        "trends": tl.gene_trends(
+            model, pairs, n_steps=3, adata=adata, evidence="decoded"
+        ).to_df("q95"),
     }
 
 
@@ -227,7 +229,7 @@ def test_quantiles_lie_where_mean_and_spread_allow(trained, n_pairs, seed):
     ends = rng.integers(N_CELLS, size=(2, n_pairs))
     names = trained.adata.obs_names
     pairs = pd.DataFrame({"source": names[ends[0]], "target": names[ends[1]]})
-    trends = tl.gene_trends(trained, pairs, n_steps=3)
+    trends = tl.gene_trends(trained, pairs, n_steps=3, evidence="decoded")
     path = trained.interpolate(*ends.tolist(), n_steps=3, key_added=None)
     values = path.to_df("counts").to_numpy().astype(float)
     values = np.log1p(1e4 * values / values.sum(axis=1, keepdims=True))
@@ -268,7 +270,7 @@ def test_round_trips(trained, write, made, tmp_path):
     path = trained.interpolate([0, 4], [3, 1], n_steps=3, n_samples=3, adata=adata)
     cells = trained.augment({"alpha": 3, "gamma": 2}, adata=adata)
     pairs = pd.DataFrame({"source": ["cell_0", "cell_3"], "target": ["cell_1", "cell_4"]})
-    trends = tl.gene_trends(trained, pairs, n_steps=3)
+    trends = tl.gene_trends(trained, pairs, n_steps=3, key_added=None)
     before = {"path": path, "cells": cells, "trends": trends, "adata": adata}[made]
     getattr(before, f"write_{write}")(tmp_path / made)
     after = getattr(anndata, f"read_{write}")(tmp_path / made)

@@ -9,37 +9,62 @@ import pytest
 from anndata import AnnData
 
 
-def make_trends(n_steps: int = 11) -> AnnData:
-    """Four genes that switch early, late, never and in the middle; two donors."""
+def make_trends(n_steps: int = 11, *, evidence: str = "measured") -> AnnData:
+    """Four genes that switch early, late, never and in the middle; three donors."""
     t = np.linspace(0, 1, n_steps)
 
-    def step(at: float) -> np.ndarray:
-        return 1 / (1 + np.exp(-20 * (t - at)))
+    def step(at: float, when=t) -> np.ndarray:
+        return 1 / (1 + np.exp(-20 * (when - at)))
 
-    mean = np.stack([3 * step(0.8), 2 - step(0.2), np.ones_like(t), 5 * step(0.5)], axis=1)
-    layers = {
-        "mean": mean,
-        "sd": np.full_like(mean, 0.2),
-        "q05": mean - 0.3,
-        "q95": mean + 0.4,
-        "mean_d1": mean - 0.1,
-        "mean_d2": mean + 0.1,
+    def curves(when: np.ndarray) -> np.ndarray:
+        return np.stack(
+            [3 * step(0.8, when), 2 - step(0.2, when), np.ones_like(when), 5 * step(0.5, when)],
+            axis=1,
+        )
+
+    mean = curves(t)
+    decoded = 0.8 * mean + 0.3
+    bands = {"fit_low": mean - 0.3, "fit_high": mean + 0.4}
+    said = {
+        "kind": "trends",
+        "evidence": evidence,
+        "scale": "log1p of mean counts per 10,000",
+        "donors": np.array(["d1", "d2", "d3"]),
+        "source": "normal",
+        "target": "tumor",
+        "groupby": "tissue",
     }
-    return AnnData(
-        mean,
-        obs=pd.DataFrame({"civae_t": t}, index=[f"step_{i}" for i in range(n_steps)]),
-        var=pd.DataFrame(index=["late", "early", "flat", "middle"]),
-        layers=layers,
-        uns={
-            "civae": {
-                "kind": "trends",
-                "scale": "log2(counts per 10,000 + 1)",
-                "donors": np.array(["d1", "d2"]),
-                "source": "normal",
-                "target": "tumour",
-                "groupby": "tissue",
-            }
+    var = pd.DataFrame(
+        {
+            "change": (mean[-1] - mean[0]) / np.log(2),
+            "switch": [0.8, 0.2, np.nan, 0.5],
+            "switch_low": [0.7, 0.1, np.nan, 0.2],
+            "switch_high": [0.85, 0.3, np.nan, 0.8],
+            "resolved": [True, True, False, False],
         },
+        index=["late", "early", "flat", "middle"],
+    )
+    varm = {}
+    layers = {"fit": mean, **bands, "decoded": decoded}
+    if evidence == "decoded":
+        layers = {"decoded": decoded, "q05": decoded - 0.3, "q95": decoded + 0.4}
+    else:
+        at, donor = np.repeat(np.linspace(0.05, 0.95, 10), 3), np.tile([0, 1, 2], 10)
+        said["bins"] = pd.DataFrame(
+            {"t": at, "bin": np.repeat(np.arange(10), 3), "donor": donor, "n_cells": 20},
+            index=pd.RangeIndex(30).astype(str),
+        )
+        values = np.expm1(curves(at) + 0.1 * (donor[:, None] - 1)).clip(0).T
+        varm = {"civae_bins": values, "civae_bins_se": 0.1 * values}
+        shift = np.random.default_rng(0).normal(0, 0.04, (4, 50))
+        varm["civae_switch"] = np.clip(var["switch"].fillna(0.5).to_numpy()[:, None] + shift, 0, 1)
+    return AnnData(
+        next(iter(layers.values())).copy(),
+        obs=pd.DataFrame({"civae_t": t}, index=[f"step_{i}" for i in range(n_steps)]),
+        var=var,
+        layers=layers,
+        varm=varm,
+        uns={"civae": said},
     )
 
 

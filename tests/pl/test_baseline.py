@@ -38,6 +38,7 @@ FIGURES = {
     ),
     "class_margin": lambda: scivae.pl.class_margin(make.make_path()),
     "confusion": lambda: scivae.pl.confusion(list("aabbbc"), list("ababbc")),
+    "gene_order": lambda: scivae.pl.gene_order(make.make_trends()),
     "gene_trends": lambda: scivae.pl.gene_trends(make.make_trends(), ["late", "early", "middle"]),
     "gene_trends_overlay": lambda: scivae.pl.gene_trends(
         make.make_trends(), ["late", "early", "middle"], overlay=True
@@ -105,7 +106,7 @@ def test_another_rendering_of_letters_does_not_matter(tmp_path):
 
 def changed_trends():
     trends = make.make_trends()
-    trends.layers["mean"][:] = trends.layers["mean"][::-1]
+    trends.layers["fit"][:] = trends.layers["fit"][::-1]
     return trends
 
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from matplotlib import pyplot as plt
+from tests.pl.conftest import make_joint, make_trends
 
 import scivae
 
@@ -15,29 +17,72 @@ def lines(ax) -> dict[str, np.ndarray]:
 def test_lines_and_bands_are_the_layers(trends):
     ax = scivae.pl.gene_trends(trends, "late")
     gene = trends.var_names.get_loc("late")
-    np.testing.assert_array_equal(lines(ax)["mean"], trends.layers["mean"][:, gene])
-    np.testing.assert_array_equal(lines(ax)["each of 2 donors"], trends.layers["mean_d1"][:, gene])
-    (band,) = ax.collections
+    np.testing.assert_array_equal(lines(ax)["fit to cells"], trends.layers["fit"][:, gene])
+    dashed = next(line for line in ax.get_lines() if "decoded" in str(line.get_label()))
+    np.testing.assert_array_equal(dashed.get_ydata(), trends.layers["decoded"][:, gene])
+    assert (dashed.get_linestyle(), dashed.get_label()) == ("--", "decoded (prediction)")
+    bins = trends.uns["civae"]["bins"]
+    own = (bins["donor"] == 0).to_numpy()
+    expected = np.log1p(trends.varm["civae_bins"][gene, own])
+    np.testing.assert_allclose(lines(ax)["each of 3 donors"], expected)
+    band = next(c for c in ax.collections if c.get_label() == "90 % band")
     vertices = band.get_paths()[0].vertices
-    for layer in ("q05", "q95"):
+    for layer in ("fit_low", "fit_high"):
         edge = np.column_stack([trends.obs["civae_t"], trends.layers[layer][:, gene]])
         assert all((np.isclose(vertices, point).all(axis=1)).any() for point in edge)
-    assert ax.get_xlabel() == "position along path, t\n(0: normal, 1: tumour)"
-    assert ax.get_ylabel() == "log2(counts per 10,000 + 1)"
+    assert ax.get_xlabel() == "position along path, t\n(0: normal, 1: tumor)"
+    assert ax.get_ylabel() == "log1p of mean counts\nper 10,000"
     assert ax.get_title(loc="left") == "late"
 
 
-def test_bands_and_donors_can_be_left_out(trends):
-    ax = scivae.pl.gene_trends(trends, "late", bands=False, donors=False)
-    assert list(lines(ax)) == ["mean"]
+def test_bins_are_means_over_donors_with_their_interval(trends):
+    ax = scivae.pl.gene_trends(trends, "middle")
+    (bars,) = ax.containers
+    assert bars.get_label() == "cells, 90 % by donor"
+    gene = trends.var_names.get_loc("middle")
+    values = np.log1p(trends.varm["civae_bins"][gene]).reshape(10, 3)
+    np.testing.assert_allclose(np.asarray(bars.lines[0].get_ydata(), float), values.mean(axis=1))
+    half = scipy.stats.t.ppf(0.95, 2) * values.std(axis=1, ddof=1) / np.sqrt(3)
+    segments = bars.lines[2][0].get_segments()
+    np.testing.assert_allclose(
+        [float(s[1, 1]) for s in segments], values.mean(axis=1) + half, atol=1e-9
+    )
+    # with one donor the interval is over cells
+    trends.uns["civae"]["bins"] = trends.uns["civae"]["bins"].assign(donor=-1, bin=np.arange(30))
+    ax = scivae.pl.gene_trends(trends, "middle")
+    assert ax.containers[0].get_label() == "cells, 90 % by cell"
+
+
+def test_parts_can_be_left_out(trends):
+    ax = scivae.pl.gene_trends(
+        trends, "late", bands=False, donors=False, measured=False, decoded=False
+    )
+    assert list(lines(ax)) == ["fit to cells"]
     assert not ax.collections
+
+
+def test_decoded_trends_are_dashed_and_named_a_prediction():
+    trends = make_trends(evidence="decoded")
+    ax = scivae.pl.gene_trends(trends, "late")
+    (line,) = ax.get_lines()
+    assert (line.get_linestyle(), line.get_label()) == ("--", "decoded (prediction)")
+    assert ax.collections[0].get_label() == "5–95 % of paths"
+
+
+def test_p_values_say_their_unit(trends):
+    ranked = pd.DataFrame({"p_value": [0.2, 1e-5]}, index=["late", "early"])
+    axes = scivae.pl.gene_trends(trends, ranked)
+    assert [ax.get_title(loc="right") for ax in axes] == ["p = 0.2 (donors)", "p < 0.001 (donors)"]
+    cells = ranked.rename(columns={"p_value": "p_cells"})
+    ax = scivae.pl.gene_trends(trends, "late", ranked=cells)
+    assert ax.get_title(loc="right") == "p = 0.2 (cells of one sample)"
 
 
 def test_panels_share_their_labels(trends):
     axes = scivae.pl.gene_trends(trends, ["late", "early", "flat"])
     assert axes.shape == (3,)
     figure = axes[0].get_figure()
-    assert figure.get_supylabel() == "log2(counts per 10,000 + 1)"
+    assert figure.get_supylabel() == "log1p of mean counts\nper 10,000"
     assert "normal" in figure.get_supxlabel()
     assert len(figure.axes) == 3
 
@@ -54,38 +99,89 @@ def test_several_genes_in_one_axes_are_named_at_their_ends(trends):
 
 
 def test_names_that_would_overlap_are_moved_apart(trends):
-    trends.layers["mean"][:, 1] = trends.layers["mean"][:, 0]
+    trends.layers["fit"][:, 1] = trends.layers["fit"][:, 0]
     ax = scivae.pl.gene_trends(trends, ["late", "early"], overlay=True)
     ax.get_figure().canvas.draw()
     first, second = (t.get_window_extent() for t in ax.texts)
     assert not first.overlaps(second)
 
 
-def test_heatmap_rows_are_in_the_order_of_the_switch(trends):
+def test_heatmap_rows_are_rising_then_falling_in_the_order_of_the_switch(trends):
     ax = scivae.pl.trend_heatmap(trends)
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["early", "middle", "late", "flat"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["middle", "late", "early", "flat"]
     z = np.asarray(ax.images[0].get_array())
-    mean = trends.layers["mean"][:, [1, 3, 0]]
+    mean = trends.layers["fit"][:, [3, 0, 1]]
     np.testing.assert_allclose(z[:3].T, (mean - mean.mean(0)) / mean.std(0))
     assert (z[3] == 0).all()
     x, y = ax.get_lines()[0].get_data()
-    np.testing.assert_allclose(x[:3], [0.2, 0.5, 0.8], atol=0.02)
+    np.testing.assert_allclose(x[:3], [0.5, 0.8, 0.2])
     assert np.isnan(x[3])
     np.testing.assert_array_equal(y, range(4))
+    intervals = ax.collections[0].get_segments()
+    np.testing.assert_allclose(intervals[1][:, 0], [0.7, 0.85])
+
+
+def test_heatmap_marks_unresolved_genes_and_shows_changes(trends):
+    ax = scivae.pl.trend_heatmap(trends)
+    colors = {t.get_text(): t.get_color() for t in ax.get_yticklabels()}
+    assert colors["middle"] != colors["late"] == colors["early"]
+    assert "unresolved" in ax.get_xlabel()
+    strip = ax.child_axes[0]
+    assert strip.get_title(loc="center") == "log2 FC"
+    expected = trends.var.loc[["middle", "late", "early", "flat"], "change"]
+    np.testing.assert_allclose(np.asarray(strip.images[0].get_array())[:, 0], expected)
+
+
+def test_heatmap_of_gene_sets(trends):
+    sets = {"first": ["early", "elsewhere"], "second": ["late", "middle"]}
+    ax = scivae.pl.trend_heatmap(trends, gene_sets=sets)
+    strips = ax.child_axes[1:]
+    assert [s.get_title(loc="center") for s in strips] == ["first", "second"]
+    filled = [(np.asarray(s.images[0].get_array())[:, 0] < 1).any(axis=1) for s in strips]
+    assert filled[0].tolist() == [False, False, True, False]
+    assert filled[1].tolist() == [True, True, False, False]
 
 
 def test_heatmap_of_a_ranked_table(trends):
-    ranked = pd.DataFrame({"switch": [0.9, 0.1, 0.4]}, index=["early", "late", "middle"])
+    ranked = pd.DataFrame(
+        {"switch": [0.9, 0.1, 0.4], "change": [1.0, 1.0, 1.0]}, index=["early", "late", "middle"]
+    )
     ax = scivae.pl.trend_heatmap(trends, ranked, n_genes=2)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["late", "early"]
     np.testing.assert_allclose(ax.get_lines()[0].get_xdata(), [0.1, 0.9])
 
 
 def test_heatmap_of_named_genes_and_of_those_that_vary_most(trends):
-    ax = scivae.pl.trend_heatmap(trends, ["late", "early"])
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["early", "late"]
+    ax = scivae.pl.trend_heatmap(trends, ["early", "late"])
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["late", "early"]
     ax = scivae.pl.trend_heatmap(trends, n_genes=2)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["middle", "late"]
+
+
+def test_heatmap_of_decoded_trends_has_no_intervals():
+    ax = scivae.pl.trend_heatmap(make_trends(evidence="decoded"))
+    assert "unresolved" in ax.get_xlabel()
+
+
+class TestOrder:
+    def test_genes_by_switch_with_intervals(self, trends):
+        trends.var["resolved"] = [True, True, False, True]
+        ax = scivae.pl.gene_order(trends)
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["early", "middle", "late"]
+        points = {str(x.get_label()): x.get_xdata() for x in ax.get_lines()}
+        np.testing.assert_allclose(points["rising"], [0.5, 0.8])
+        np.testing.assert_allclose(points["falling"], [0.2])
+        # early before middle before late: two lines, none from early to late
+        joined = [x.get_ydata().tolist() for x in ax.get_lines() if x.get_color() == "0.8"]
+        assert joined == [[0, 1], [1, 2]]
+
+    def test_the_narrowest_and_no_lines(self, trends):
+        ax = scivae.pl.gene_order(scivae.tl.gene_order(trends), n_genes=1, arrows=False)
+        assert [t.get_text() for t in ax.get_yticklabels()] == ["late"]
+        with pytest.raises(TypeError, match="arrows must be True or False"):
+            scivae.pl.gene_order(trends, arrows="no")
+        with pytest.raises(ValueError, match="trends must be what scivae.tl.gene_trends returns"):
+            scivae.pl.gene_order(make_joint())
 
 
 def test_bad_input(trends, joint):
@@ -112,4 +208,4 @@ def test_trends_of_a_file_are_drawn_alike(trends, tmp_path):
 
     trends.write_h5ad(tmp_path / "trends.h5ad")
     ax = scivae.pl.gene_trends(ad.read_h5ad(tmp_path / "trends.h5ad"), "late")
-    assert set(lines(ax)) >= {"mean", "each of 2 donors"}
+    assert set(lines(ax)) >= {"fit to cells", "each of 3 donors"}

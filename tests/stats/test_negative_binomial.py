@@ -209,7 +209,7 @@ class TestDispersion:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"counts": -np.ones((2, 5))}, ValueError, "counts must be finite and not negative"),
+        ({"counts": -np.ones((2, 5))}, ValueError, "counts must not be negative, got -1"),
         ({"counts": np.full((2, 5), np.nan)}, ValueError, "counts must be finite"),
         ({"counts": np.ones(5)}, ValueError, "counts must be a matrix"),
         ({"design": np.ones((4, 2))}, ValueError, r"design must have the shape \(5, n_columns\)"),

@@ -48,7 +48,7 @@ def test_bands(table):
 
 
 def test_order_and_log2():
-    table = tl.compare_trends(*(trends(m, scale="log1p of counts per 10,000") for m in (A, B)))
+    table = tl.compare_trends(*(trends(m, scale="log1p of mean counts per 10,000") for m in (A, B)))
     assert table.index.tolist() == ["gene_2", "gene_0", "gene_1"]
     assert table["area"].iloc[0] == pytest.approx(2 / np.pi / np.log(2), abs=1e-4)
 
@@ -72,6 +72,6 @@ def test_bad_input():
     with pytest.raises(ValueError, match="a must be what scivae.tl.gene_trends returns"):
         tl.compare_trends(AnnData(A), trends(A))
     with pytest.raises(ValueError, match="one scale.*units of the data and b in log1p"):
-        tl.compare_trends(trends(A), trends(A, scale="log1p of counts per 10,000"))
+        tl.compare_trends(trends(A), trends(A, scale="log1p of mean counts per 10,000"))
     with pytest.raises(ValueError, match="must share genes"):
         tl.compare_trends(trends(A), trends(A, genes=["x", "y", "z"]))

@@ -8,6 +8,7 @@ from ._history import history
 from ._images import reconstruction, traversal_images
 from ._latent import augmentation, latent
 from ._margin import class_margin
+from ._order import gene_order
 from ._path import path
 from ._tradeoff import tradeoff
 from ._trends import gene_trends, trend_heatmap
@@ -17,6 +18,7 @@ __all__ = [
     "augmentation",
     "class_margin",
     "confusion",
+    "gene_order",
     "gene_trends",
     "history",
     "latent",

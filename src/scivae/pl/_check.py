@@ -44,7 +44,9 @@ def check_trends(trends: Any) -> dict[str, Any]:
     check_anndata(trends, "trends")
     said = trends.uns.get(_keys.UNS)
     kind = said.get("kind") if isinstance(said, dict) else None
-    if kind != "trends" or "mean" not in trends.layers or _keys.T not in trends.obs:
+    curves = {_keys.FIT_LAYER, _keys.DECODED_LAYER, _keys.MEAN_LAYER}
+    has_curve = any(name in trends.layers for name in curves)
+    if kind != "trends" or not has_curve or _keys.T not in trends.obs:
         found = "" if kind is None else f" of kind {kind!r}"
         raise ValueError(
             f"trends must be made by {MAKERS['trends']}, got another AnnData{found} of "

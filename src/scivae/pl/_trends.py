@@ -1,17 +1,15 @@
-"""Genes along the way from one population to another."""
+"""Genes along the path from one population to another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._names import layer_names
-from ..tl._genes import describe
-from ..tl._trends import MEAN
+from ..tl._trends import curve_layers
 from ._check import check_count, check_genes, check_trends
 from ._style import (
     GREY,
@@ -34,34 +32,47 @@ if TYPE_CHECKING:
 
 # More bands than these, one over another, are mud.
 FEW_BANDS = 3
+# With so many donors in a bin, its interval is theirs.
+MIN_DONORS = 3
 
 
 def gene_trends(
     trends: AnnData,
-    genes: str | Sequence[str],
+    genes: str | Sequence[str] | pd.DataFrame,
     *,
+    ranked: pd.DataFrame | None = None,
     overlay: bool = False,
     bands: bool | None = None,
+    measured: bool = True,
+    decoded: bool = True,
     donors: bool = True,
     n_cols: int = 2,
     ax: Any = None,
     show: bool = False,
 ) -> Any:
-    """Mean of genes along the way, with the band that holds nine of ten paths.
+    """Curves of genes along the path, over the measured cells behind them.
 
     Parameters
     ----------
     trends
         From :func:`scivae.tl.gene_trends`.
     genes
-        One gene or several.
+        One gene or several, or rows of the table of :func:`scivae.tl.rank_genes`.
+    ranked
+        That table: each panel then says the p-value of its gene, and its unit. Rows as ``genes`` are
+        such a table.
     overlay
         Draw all genes in one Axes, named at the ends of their lines. ``False``: a panel each.
     bands
-        Whether to draw the 5 % to 95 % quantiles over paths. ``None``: unless more than three genes
-        lie over each other.
+        Whether to draw the 90 % band of the fit (of decoded trends, that over paths). ``None``: unless
+        more than three genes lie over each other.
+    measured
+        Whether to draw measured means in bins of position, with 90 % intervals: over donors where
+        three or more have cells in a bin, else over cells.
+    decoded
+        Whether to draw, dashed, what the model decodes along the path: a prediction.
     donors
-        Whether to draw the mean of each donor as a thin line, where the trends have them.
+        Whether to draw the measured means of each donor as a thin line.
     n_cols
         Panels beside each other.
     ax
@@ -72,7 +83,8 @@ def gene_trends(
 
     Returns
     -------
-    The Axes, or an array of them, shape ``(n_genes,)``, where there are several panels.
+    The Axes, or an array of them, shape ``(n_genes,)``, where there are several panels. With several
+    genes in one Axes, only curves, bands and bins are drawn.
 
     Raises
     ------
@@ -94,7 +106,6 @@ def gene_trends(
     ...     groupby="cell_type",
     ...     source="CD14+ Monocyte",
     ...     target="Dendritic",
-    ...     n_pairs=20,
     ... )
     >>> trends = scivae.tl.gene_trends(model, pairs, n_steps=10)
     >>> axes = scivae.pl.gene_trends(trends, ["S100A8", "FCER1A"])
@@ -102,38 +113,40 @@ def gene_trends(
     ['S100A8', 'FCER1A']
     """
     said = check_trends(trends)
+    if isinstance(genes, pd.DataFrame):
+        ranked = genes if ranked is None else ranked
+        genes = [str(gene) for gene in genes.index]
     names = check_genes(trends, genes)
     check_count("n_cols", n_cols)
-    donor_names = [str(d) for d in said.get("donors", ())] if donors else []
-    donor_names = [d for d in donor_names if f"{MEAN}_{d}" in trends.layers]
     overlaid = len(names) > 1 and (overlay or _is_single(ax))
     if bands is None:
         bands = not overlaid or len(names) <= FEW_BANDS
-    has_bands = bands and {_keys.Q05_LAYER, _keys.Q95_LAYER} <= set(layer_names(trends))
+    shown = _Shown(bands, measured, decoded and not overlaid, donors and not overlaid)
     if overlaid:
         with drawing(ax, show=show) as drawn:
-            _overlay(drawn, trends, names, bands=has_bands, donors=donor_names)
+            _overlay(drawn, trends, names, shown)
             drawn.set_xlabel(_t_label(said))
-            drawn.set_ylabel(_scale(said))
+            drawn.set_ylabel(_scale(said, two_lines=True))
         return drawn
     single = len(names) == 1
-    panel = (WIDTH, 2.2) if single else (WIDTH / min(n_cols, len(names)), 1.05)
+    panel = (WIDTH, 2.2) if single else (WIDTH / min(n_cols, len(names)), 1.15)
     with panels(
         ax, len(names), n_cols=n_cols, panel=panel, shared=0.0 if single else 0.6, show=show
     ) as axes:
         for one, gene in zip(axes, names, strict=True):
             one.set_title(gene, loc="left", style="italic")
-            _draw(one, trends, gene, OKABE_ITO[0], bands=has_bands, donors=donor_names)
+            _say_p_value(one, ranked, gene, short=not single)
+            _draw(one, trends, gene, OKABE_ITO[0], shown)
             _t_axis(one)
         if ax is None and not single:
             figure = axes[0].get_figure()
             figure.supxlabel(_t_label(said), fontsize="medium")
-            figure.supylabel(_scale(said), fontsize="medium")
+            figure.supylabel(_scale(said, two_lines=True), fontsize="medium")
         else:
-            label_outer(list(axes), x=_t_label(said), y=_scale(said, two_lines=not single))
+            label_outer(list(axes), x=_t_label(said), y=_scale(said, two_lines=True))
         handles, labels = axes[0].get_legend_handles_labels()
         if len(handles) > 1 and ax is None:
-            axes[0].get_figure().legend(handles, labels, loc="outside upper center", ncols=3)
+            axes[0].get_figure().legend(handles, labels, loc="outside upper center", ncols=2)
         elif len(handles) > 1:
             axes[0].legend(handles, labels, fontsize="x-small")
     return axes[0] if single and not isinstance(ax, np.ndarray) else axes
@@ -145,11 +158,12 @@ def trend_heatmap(
     *,
     n_genes: int = 40,
     mark_switch: bool = True,
+    gene_sets: Mapping[str, Sequence[str]] | None = None,
     max_z: float = 2.0,
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """Decoded genes by steps, ordered by the switch positions of their decoded curves.
+    """Genes by steps: rising ones above, falling ones below, in the order in which they change.
 
     Parameters
     ----------
@@ -157,13 +171,15 @@ def trend_heatmap(
         From :func:`scivae.tl.gene_trends`.
     genes
         Genes to show, or the table of :func:`scivae.tl.rank_genes`, of which the first ``n_genes``
-        are shown. ``None``: the genes whose mean varies most along the way.
+        are shown. ``None``: the genes whose curve varies most along the path.
     n_genes
         How many genes, unless they are named.
     mark_switch
-        Whether to mark the switch position of each gene.
+        Whether to mark the switch of each gene, with its 90 % interval where there is one.
+    gene_sets
+        Sets of genes by name; each is a narrow column in which its genes are filled.
     max_z
-        Where colours end.
+        Where colors end.
     ax
         Axes to draw in; ``None`` makes a figure.
     show
@@ -171,9 +187,11 @@ def trend_heatmap(
 
     Returns
     -------
-    The Axes. Each row is a gene's mean, less its average over steps and divided by its standard
-    deviation over steps (zero for a gene that is constant); rows are in the order of the switch
-    position, as :func:`scivae.tl.rank_genes` defines it, flat genes last.
+    The Axes. Each row is a gene's curve, less its average over steps and divided by its standard
+    deviation over steps (zero for a gene that is constant). Rows are split into rising and falling
+    genes, and are in the order of ``switch`` within each; genes without a switch come last. The column
+    beside them is the log2 fold change (for counts). The names of *unresolved* genes, whose switch is
+    too unsure to be ordered, are gray.
 
     Raises
     ------
@@ -195,7 +213,6 @@ def trend_heatmap(
     ...     groupby="cell_type",
     ...     source="CD14+ Monocyte",
     ...     target="Dendritic",
-    ...     n_pairs=20,
     ... )
     >>> trends = scivae.tl.gene_trends(model, pairs, n_steps=10)
     >>> ax = scivae.pl.trend_heatmap(trends, n_genes=12)
@@ -206,12 +223,12 @@ def trend_heatmap(
     check_count("n_genes", n_genes)
     if not max_z > 0:
         raise ValueError(f"max_z must be positive, got {max_z}.")
-    names, switch = _chosen(trends, genes, n_genes)
-    order = np.argsort(switch, kind="stable")
-    names, switch = [names[i] for i in order], switch[order]
-    z = standardize(_layer(trends, MEAN, names))
+    rows = _rows(trends, genes, n_genes)
+    names = list(rows.index)
+    z = standardize(_layer(trends, curve_layers(trends)[0], names))
     t = trends.obs[_keys.T].to_numpy(dtype=float)
     height = 0.8 + 0.115 * len(names)
+    unresolved = ~rows["resolved"].to_numpy(dtype=bool) & rows["low"].notna().to_numpy()
     with drawing(ax, size=(WIDTH, max(height, 1.6)), show=show) as drawn:
         half = (t[1] - t[0]) / 2 if len(t) > 1 else 0.5
         image = drawn.imshow(
@@ -224,17 +241,71 @@ def trend_heatmap(
             extent=(t[0] - half, t[-1] + half, len(names) - 0.5, -0.5),
         )
         if mark_switch:
-            drawn.plot(switch, np.arange(len(names)), "|", color="black", ms=4.5, mew=0.9)
+            at = np.arange(len(names))
+            drawn.hlines(at, rows["low"], rows["high"], color="black", lw=0.5)
+            drawn.plot(rows["switch"], at, "|", color="black", ms=4.5, mew=0.9)
+        n_rising = int((rows["change"] > 0).sum())
+        if 0 < n_rising < len(names):
+            drawn.axhline(n_rising - 0.5, color="white", lw=2.5)
         drawn.tick_params(axis="y", length=0)
-        _fit_names(drawn, names)
+        _fit_names(drawn, names, unresolved)
         _t_axis(drawn)
         drawn.spines[:].set_visible(False)
-        drawn.set_xlabel(_t_label(said))
-        colorbar(image, drawn, "z-score over steps", shrink=min(0.8, 1.2 / height))
+        note = "\ngray names: unresolved" if unresolved.any() else ""
+        drawn.set_xlabel(_t_label(said) + note)
+        n_strips = _strips(drawn, rows["change"].to_numpy(), names, gene_sets, said, n_rising)
+        shrink = min(0.8, 1.2 / height)
+        bar = colorbar(
+            image, drawn, "z-score over steps", shrink=shrink, pad=0.03 + 0.055 * n_strips
+        )
+        bar.ax.yaxis.set_label_position("right")
     return drawn
 
 
-def _fit_names(ax: Axes, names: list[str]) -> None:
+def _strips(
+    ax: Axes,
+    change: np.ndarray,
+    names: list[str],
+    gene_sets: Mapping[str, Sequence[str]] | None,
+    said: dict[str, Any],
+    n_rising: int,
+) -> int:
+    """Narrow columns beside the heatmap: the change, and which genes are in each set."""
+    from matplotlib.colors import to_rgb
+
+    label = "log2 FC" if "10,000" in str(said.get("scale")) else "change"
+    most = float(np.abs(change).max(initial=0)) or 1.0
+    strips: list[tuple[str, np.ndarray, dict[str, Any]]] = [
+        (label, change[:, None], {"cmap": SIGNED_CMAP, "vmin": -most, "vmax": most})
+    ]
+    for (name, members), color in zip(
+        (gene_sets or {}).items(), palette(len(gene_sets or {})), strict=True
+    ):
+        inside = np.isin(names, [str(gene) for gene in members])
+        cells = np.where(inside[:, None, None], np.array(to_rgb(color)), 1.0)
+        strips.append((str(name), cells, {}))
+    for i, (name, values, look) in enumerate(strips):
+        strip = ax.inset_axes((1.02 + 0.065 * i, 0, 0.05, 1))
+        strip.imshow(
+            values, aspect="auto", interpolation="nearest",
+            extent=(0, 1, len(names) - 0.5, -0.5), **look,
+        )  # fmt: skip
+        if i == 0 and height_in_points(ax) / len(names) > 1.2 * SMALLEST:
+            for row, value in enumerate(change):
+                dark = abs(value) > 0.6 * most
+                strip.text(
+                    0.5, row, f"{value:.0f}", ha="center", va="center", fontsize=SMALLEST,
+                    color="white" if dark else "black",
+                )  # fmt: skip
+        if 0 < n_rising < len(names):
+            strip.axhline(n_rising - 0.5, color="white", lw=2.5)
+        strip.set(xticks=[], yticks=[])
+        strip.spines[:].set_visible(False)
+        strip.set_title(name, rotation=90, fontsize="x-small", pad=2, loc="center")
+    return len(strips)
+
+
+def _fit_names(ax: Axes, names: list[str], pale: np.ndarray) -> None:
     """Name the rows in letters as high as they are, or every second, third … where they are low."""
     row = height_in_points(ax) / len(names)
     usual = float(ax.yaxis.get_ticklabels()[0].get_fontsize())
@@ -242,6 +313,9 @@ def _fit_names(ax: Axes, names: list[str]) -> None:
     every = max(1, int(np.ceil(0.95 * size / row)))
     rows = np.arange(0, len(names), every)
     ax.set_yticks(rows, [names[i] for i in rows], style="italic", fontsize=size)
+    for label, row in zip(ax.get_yticklabels(), rows, strict=True):
+        if pale[row]:
+            label.set_color(GREY)
 
 
 def standardize(values: np.ndarray) -> np.ndarray:
@@ -253,21 +327,54 @@ def standardize(values: np.ndarray) -> np.ndarray:
     return np.where(constant, 0.0, centred / np.where(constant, 1.0, sd))
 
 
-def _chosen(trends: AnnData, genes: Any, n_genes: int) -> tuple[list[str], np.ndarray]:
-    """Genes to show and their switch positions, NaN for flat ones."""
+class _Shown(NamedTuple):
+    """What is drawn of a gene."""
+
+    bands: bool
+    measured: bool
+    decoded: bool
+    donors: bool
+
+
+def _rows(trends: AnnData, genes: Any, n_genes: int) -> pd.DataFrame:
+    """Genes to show with their change, switch and interval: rising ones first, by switch."""
+    from ..stats import switch_position
+
+    table = None
     if isinstance(genes, pd.DataFrame):
         table = genes.head(n_genes)
         names = check_genes(trends, list(table.index))
-        if "switch" in table:
-            return names, table["switch"].to_numpy(dtype=float)
     elif genes is None:
-        mean = _layer(trends, MEAN, list(trends.var_names))
-        widest = np.argsort(-np.ptp(mean, axis=0), kind="stable")[:n_genes]
+        curves = _layer(trends, curve_layers(trends)[0], list(trends.var_names))
+        widest = np.argsort(-np.ptp(curves, axis=0), kind="stable")[:n_genes]
         names = list(trends.var_names[widest])
     else:
         names = check_genes(trends, genes)
+    curves = _layer(trends, curve_layers(trends)[0], names)
+    unit = 1 / np.log(2) if "10,000" in str(trends.uns[_keys.UNS].get("scale")) else 1.0
     t = trends.obs[_keys.T].to_numpy(dtype=float)
-    return names, describe(_layer(trends, MEAN, names), t, 0.0)["switch"].to_numpy(dtype=float)
+    found = {
+        "change": unit * (curves[-1] - curves[0]),
+        "switch": switch_position(curves, t),
+        "low": np.full(len(names), np.nan),
+        "high": np.full(len(names), np.nan),
+        "resolved": np.ones(len(names), dtype=bool),
+    }
+    var = trends.var.loc[names]
+    for column, name in (
+        ("change", _keys.CHANGE),
+        ("switch", _keys.SWITCH),
+        ("low", f"{_keys.SWITCH}_low"),
+        ("high", f"{_keys.SWITCH}_high"),
+        ("resolved", _keys.RESOLVED),
+    ):
+        for source in (var, table):
+            if source is not None and name in source:
+                found[column] = source[name].to_numpy()
+    rows = pd.DataFrame(found, index=pd.Index(names))
+    falling = (rows["change"] <= 0).to_numpy()
+    order = np.lexsort([rows["switch"].fillna(np.inf).to_numpy(dtype=float), falling])
+    return rows.iloc[order]
 
 
 def _layer(trends: AnnData, layer: str, genes: list[str]) -> np.ndarray:
@@ -276,30 +383,99 @@ def _layer(trends: AnnData, layer: str, genes: list[str]) -> np.ndarray:
     return np.asarray(trends.layers[layer])[:, columns].astype(float)
 
 
-def _draw(
-    ax: Axes, trends: AnnData, gene: str, color: str, *, bands: bool, donors: list[str]
-) -> None:
-    """One gene: its band, its donors, its mean."""
+def _draw(ax: Axes, trends: AnnData, gene: str, color: str, shown: _Shown) -> None:
+    """One gene: measured bins, band, curve, and the decoded line."""
     t = trends.obs[_keys.T].to_numpy(dtype=float)
-    if bands:
-        low, high = (_layer(trends, q, [gene])[:, 0] for q in (_keys.Q05_LAYER, _keys.Q95_LAYER))
-        ax.fill_between(t, low, high, color=color, alpha=0.2, lw=0, label="5–95 % of paths")
-    for i, donor in enumerate(donors):
-        label = f"each of {len(donors)} donors" if i == 0 else None
-        y = _layer(trends, f"{MEAN}_{donor}", [gene])[:, 0]
-        ax.plot(t, y, color=GREY if color == OKABE_ITO[0] else color, lw=0.6, label=label)
-    ax.plot(t, _layer(trends, MEAN, [gene])[:, 0], color=color, lw=1.5, label="mean")
+    curve, low, high = curve_layers(trends)
+    is_fit = curve == _keys.FIT_LAYER
+    if shown.measured:
+        _draw_bins(ax, trends, gene, GREY if color == OKABE_ITO[0] else color, donors=shown.donors)
+    if shown.bands and low is not None and high is not None:
+        edges = (_layer(trends, layer, [gene])[:, 0] for layer in (low, high))
+        label = "90 % band" if is_fit else "5–95 % of paths"
+        ax.fill_between(t, *edges, color=color, alpha=0.2, lw=0, label=label)
+    if is_fit:
+        ax.plot(t, _layer(trends, curve, [gene])[:, 0], color=color, lw=1.5, label="fit to cells")
+    if (shown.decoded or not is_fit) and _keys.DECODED_LAYER in trends.layers:
+        line = _layer(trends, _keys.DECODED_LAYER, [gene])[:, 0]
+        look = {"color": OKABE_ITO[3] if is_fit else color, "lw": 0.9 if is_fit else 1.5}
+        ax.plot(t, line, ls="--", label="decoded (prediction)", zorder=1.9, **look)
+    elif not is_fit:
+        ax.plot(t, _layer(trends, curve, [gene])[:, 0], color=color, lw=1.5, ls="--", label=curve)
 
 
-def _overlay(
-    ax: Axes, trends: AnnData, names: list[str], *, bands: bool, donors: list[str]
-) -> None:
+def _draw_bins(ax: Axes, trends: AnnData, gene: str, color: str, *, donors: bool) -> None:
+    """Measured means in bins of position, with intervals over donors or cells."""
+    from scipy.stats import t as student
+
+    said = trends.uns[_keys.UNS]
+    bins = said.get("bins")
+    if bins is None or _keys.BINS not in trends.varm:
+        return
+    row = trends.var_names.get_loc(gene)
+    mean, se = (np.asarray(trends.varm[k][row], dtype=float) for k in (_keys.BINS, _keys.BINS_SE))
+    scaled = np.log1p if "10,000" in str(said.get("scale")) else np.asarray
+    t, number = bins["t"].to_numpy(dtype=float), bins["bin"].to_numpy()
+    donor, n = bins["donor"].to_numpy(), bins["n_cells"].to_numpy(dtype=float)
+    codes = np.unique(donor[donor >= 0])
+    if donors and len(codes) > 1:
+        for i, code in enumerate(codes):
+            own = donor == code
+            label = f"each of {len(codes)} donors" if i == 0 else None
+            ax.plot(t[own], scaled(mean[own]), color=color, lw=0.5, alpha=0.7, label=label)
+    at, middle, below, above = [], [], [], []
+    by_donor = False
+    for one in np.unique(number):
+        own = (number == one) & ((donor >= 0) if len(codes) else True)
+        if not own.any():
+            continue
+        weight = n[own] / n[own].sum()
+        at.append(weight @ t[own])
+        if own.sum() >= MIN_DONORS:
+            values = scaled(mean[own])
+            half = student.ppf(0.95, own.sum() - 1) * values.std(ddof=1) / np.sqrt(own.sum())
+            centre = values.mean()
+            low, high, by_donor = centre - half, centre + half, True
+        else:
+            plain = weight @ mean[own]
+            half = 1.645 * np.sqrt((weight**2) @ se[own] ** 2)
+            lowest = 0.0 if scaled is np.log1p else -np.inf
+            centre, low, high = (
+                scaled(max(v, lowest)) for v in (plain, plain - half, plain + half)
+            )
+        middle.append(centre)
+        below.append(centre - max(low, 0.0 if scaled is np.log1p else low))
+        above.append(high - centre)
+    centres, lengths = np.array(middle, dtype=float), np.array([below, above], dtype=float)
+    ax.errorbar(
+        at, centres, yerr=lengths, fmt="o", ms=2, lw=0.6, color=color, zorder=1.8,
+        label=f"cells, 90 % by {'donor' if by_donor else 'cell'}",
+    )  # fmt: skip
+
+
+def _say_p_value(ax: Axes, ranked: pd.DataFrame | None, gene: str, *, short: bool) -> None:
+    """The p-value of a gene and its unit, at the upper right."""
+    if ranked is None or gene not in ranked.index:
+        return
+    for column, unit in (("fdr", "donors"), ("fdr_cells", "cells of one sample"),
+                         ("p_value", "donors"), ("p_cells", "cells of one sample")):  # fmt: skip
+        value = ranked.loc[gene, column] if column in ranked else np.nan
+        if np.isfinite(value):
+            name = "FDR" if column.startswith("fdr") else "p"
+            unit = "cells" if short and unit.startswith("cells") else unit
+            sign = "< 0.001" if value < 0.001 else f"= {value:.2g}"
+            ax.set_title(f"{name} {sign} ({unit})", loc="right", fontsize="x-small")
+            return
+
+
+def _overlay(ax: Axes, trends: AnnData, names: list[str], shown: _Shown) -> None:
     """Several genes in one Axes, each named at the end of its line."""
     colors = palette(len(names))
     for gene, color in zip(names, colors, strict=True):
-        _draw(ax, trends, gene, color, bands=bands, donors=donors)
+        _draw(ax, trends, gene, color, shown)
     _t_axis(ax)
-    ends = [_layer(trends, MEAN, [gene])[-1, 0] for gene in names]
+    curve = curve_layers(trends)[0]
+    ends = [_layer(trends, curve, [gene])[-1, 0] for gene in names]
     # Names are spread so that they do not overlap: by the height of a line of text, in data units.
     low, high = ax.get_ylim()
     gap = 9.5 / height_in_points(ax) * (high - low)
@@ -320,8 +496,8 @@ def _t_axis(ax: Axes) -> None:
 def _t_label(said: dict[str, Any]) -> str:
     """What 0 and 1 stand for."""
     ends = [said.get("source"), said.get("target")]
-    way = "" if None in ends else f"\n(0: {ends[0]}, 1: {ends[1]})"
-    return f"position along path, t{way}"
+    known = "" if None in ends else f"\n(0: {ends[0]}, 1: {ends[1]})"
+    return f"position along path, t{known}"
 
 
 def _scale(said: dict[str, Any], *, two_lines: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .curves import Curves, measured_curves, switch_position
 from .donors import (
     DonorDesign,
     donor_design,
@@ -16,25 +17,32 @@ from .donors import (
     sum_by,
     variance_prior,
 )
-from .negative_binomial import CountFit, dispersion_trend, fit_negative_binomial
+from .gaussian import fit_gaussian
+from .negative_binomial import RegressionFit, dispersion_trend, fit_negative_binomial
+from .order import partial_order
 from .splines import roughness_penalty, spline_basis
 
 __all__ = [
-    "CountFit",
+    "Curves",
     "DonorDesign",
+    "RegressionFit",
     "dispersion_trend",
     "donor_design",
     "donor_test",
     "false_discovery_rate",
+    "fit_gaussian",
     "fit_negative_binomial",
     "intersection_union",
     "log_cpm",
+    "measured_curves",
     "moderated_test",
+    "partial_order",
     "permute_donors",
     "roughness_penalty",
     "sign_test",
     "size_factors",
     "spline_basis",
     "sum_by",
+    "switch_position",
     "variance_prior",
 ]

@@ -22,7 +22,9 @@ class NormalEquations(NamedTuple):
     x
         Design in that order, shape ``(n_cells, n_columns)``.
     products
-        Products of two columns, shape ``(n_cells, n_columns (n_columns + 1) / 2)``.
+        Products of two columns that are not zero in every cell, shape ``(n_cells, n_products)``.
+    pairs
+        Which two columns, shape ``(2, n_products)``.
     bounds
         Where cells of each group begin and end; those of none lie before the first.
     penalty
@@ -36,6 +38,7 @@ class NormalEquations(NamedTuple):
     order: npt.NDArray[np.intp]
     x: FloatArray
     products: FloatArray
+    pairs: npt.NDArray[np.intp]
     bounds: npt.NDArray[np.intp]
     penalty: FloatArray
     precision: float
@@ -68,13 +71,13 @@ class NormalEquations(NamedTuple):
             order = np.argsort(code, kind="stable")
             bounds = np.searchsorted(code[order], np.arange(code.max(initial=-1) + 2))
         ordered = np.ascontiguousarray(x[order])
-        i, j = np.triu_indices(p)
+        i, j = pairs_of_columns(ordered)
         constant: FloatArray = np.linalg.lstsq(ordered, np.ones(n), rcond=None)[0].astype(
             np.float64
         )
-        return cls(
-            order, ordered, ordered[:, i] * ordered[:, j], bounds, square, precision, constant
-        )
+        products = ordered[:, i] * ordered[:, j]
+        pairs = np.stack([i, j])
+        return cls(order, ordered, products, pairs, bounds, square, precision, constant)
 
     @property
     def n_groups(self) -> int:
@@ -108,9 +111,9 @@ class NormalEquations(NamedTuple):
         effective degrees of freedom.
         """
         p, n_groups = self.x.shape[1], self.n_groups
-        packed = weights @ self.products  # (n_genes, p (p + 1) / 2)
-        i, j = np.triu_indices(p)
-        data = np.empty((len(b), p, p))
+        packed = weights @ self.products  # (n_genes, n_products)
+        i, j = self.pairs
+        data = np.zeros((len(b), p, p))
         data[:, i, j] = data[:, j, i] = packed
         score = residual @ self.x - b @ self.penalty
         matrix = data + self.penalty
@@ -143,7 +146,39 @@ class NormalEquations(NamedTuple):
         of_groups = self.precision * (1 / total + spread).sum(axis=1)
         return step, step_u, gain, p + n_groups - penalized - of_groups
 
+    def solve_all(self, weights: FloatArray, weighted: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Coefficients and effects of genes that share the weights of cells.
+
+        Parameters
+        ----------
+        weights
+            Shape ``(n_cells,)``.
+        weighted
+            Values times weights, shape ``(n_genes, n_cells)``.
+        """
+        p, n_groups = self.x.shape[1], self.n_groups
+        member = np.zeros((len(weights), n_groups))
+        for k in range(n_groups):
+            member[self.bounds[k] : self.bounds[k + 1], k] = 1
+        whole = np.hstack([self.x, member])
+        matrix = (whole * weights[:, None]).T @ whole
+        matrix[:p, :p] += self.penalty
+        matrix[range(p, p + n_groups), range(p, p + n_groups)] += self.precision
+        matrix[np.diag_indices(p)] += 1e-12 * np.abs(matrix).max()
+        found = np.linalg.solve(matrix, (weighted @ whole).T).T
+        return found[:, :p], found[:, p:]
+
     def largest(self, step_b: FloatArray, step_u: FloatArray) -> FloatArray:
         """A bound of what a step changes in the linear predictor, shape ``(n_genes,)``."""
         of_b = np.abs(step_b @ self.x.T).max(axis=1)
         return of_b + np.abs(step_u).max(axis=1, initial=0)
+
+
+def pairs_of_columns(x: FloatArray) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Pairs of columns, the second not before the first, that share a cell where none is zero.
+
+    B-splines overlap only with their neighbors, which saves half of the products.
+    """
+    nonzero = (x != 0).astype(np.float32)
+    i, j = np.nonzero(np.triu(nonzero.T @ nonzero > 0))
+    return i, j

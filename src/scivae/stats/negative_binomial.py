@@ -22,10 +22,12 @@ _NO_COUNTS = -30.0
 _FIRST_DISPERSION = 0.1
 # Genes of similar mean whose dispersions are taken together.
 _GENES_PER_BIN, _MIN_COUNTS = 50, 20
+# Genes, evenly spread over all means, that the trend of the dispersion is taken from.
+_GENES_OF_TREND = 2000
 MIN_DISPERSION = 1e-4
 
 
-class CountFit(NamedTuple):
+class RegressionFit(NamedTuple):
     """Coefficients of every gene, on the scale of the natural logarithm.
 
     Attributes
@@ -71,10 +73,10 @@ def fit_negative_binomial(
     group_precision: float = 0.0,
     penalty: npt.ArrayLike | None = None,
     dispersion_scale: npt.ArrayLike | None = None,
-    start: CountFit | None = None,
+    start: RegressionFit | None = None,
     max_iterations: int = 50,
     tolerance: float = 1e-10,
-) -> CountFit:
+) -> RegressionFit:
     """Regress the counts of every gene on one design, with a log link and an offset.
 
     The count of gene g in cell i is taken to be negative binomial with the mean
@@ -113,7 +115,7 @@ def fit_negative_binomial(
 
     Returns
     -------
-    CountFit
+    RegressionFit
 
     Raises
     ------
@@ -168,7 +170,7 @@ def fit_negative_binomial(
         )
     problem = _Problem(equations, np.log(size)[equations.order], weight[equations.order], scale)
 
-    out = CountFit(
+    out = RegressionFit(
         np.empty((n_genes, x.shape[1])),
         np.empty((n_genes, equations.n_groups)),
         np.empty(n_genes),
@@ -204,7 +206,7 @@ class _Problem(NamedTuple):
         begin: tuple[FloatArray, FloatArray] | None,
         max_iterations: int,
         tolerance: float,
-    ) -> CountFit:
+    ) -> RegressionFit:
         """Fit a block of genes, ``y`` of shape ``(n_genes, n_cells)``."""
         equations = self.equations
         total = y @ self.weights
@@ -242,7 +244,7 @@ class _Problem(NamedTuple):
             done = gain <= tolerance
             converged[active[done]] = True
             active = active[~done]
-        return CountFit(b, u, self.deviance(y, b, u, alpha), edf, converged)
+        return RegressionFit(b, u, self.deviance(y, b, u, alpha), edf, converged)
 
     def mean(self, b: FloatArray, u: FloatArray) -> FloatArray:
         """Expected counts, shape ``(n_genes, n_cells)``."""
@@ -296,7 +298,7 @@ def dispersion_trend(
 
     Notes
     -----
-    A first fit gives the residuals. The dispersion of a gene by the method of moments is that at which
+    A first fit of at most 2,000 genes, evenly spread over the means, gives the residuals. The dispersion of a gene by the method of moments is that at which
     they have the variance they should; the median over 50 genes of similar mean count is the
     trend at their mean, and between such means it is interpolated on log scales. Genes with fewer
     than 20 counts say nothing and are given the dispersion of those with the lowest means.
@@ -311,8 +313,13 @@ def dispersion_trend(
     >>> bool(np.all(np.abs(found - 0.5) < 0.05))
     True
     """
-    matrix = as_counts(counts)
-    n_genes, n_cells = matrix.shape
+    everything = as_counts(counts)
+    n_cells = everything.shape[1]
+    weight = np.ones(n_cells) if weights is None else as_vector("weights", weights, n_cells)
+    all_means = np.asarray(everything @ weight).ravel() / weight.sum()
+    by_mean = np.argsort(all_means, kind="stable")
+    chosen = by_mean[np.unique(np.linspace(0, len(by_mean) - 1, _GENES_OF_TREND).astype(int))]
+    matrix, n_genes = everything[chosen], len(chosen)
     settings: dict[str, Any] = {
         "library": library,
         "weights": weights,
@@ -324,12 +331,11 @@ def dispersion_trend(
         matrix, design, dispersion=_FIRST_DISPERSION, tolerance=1e-4, **settings
     )
     equations = NormalEquations.of(as_design(design, n_cells), group, group_precision, penalty)
-    weight = np.ones(n_cells) if weights is None else as_vector("weights", weights, n_cells)
     weight = weight[equations.order]
     log_library = np.log(as_vector("library", library, n_cells))[equations.order]
     problem = _Problem(equations, log_library, weight, None)
     used = weight.sum() ** 2 / (weight**2).sum()
-    moments, means, totals = np.empty(n_genes), np.empty(n_genes), np.empty(n_genes)
+    moments, totals = np.empty(n_genes), np.empty(n_genes)
 
     def one(rows: slice) -> None:
         y = dense(matrix, rows)[:, equations.order]
@@ -338,40 +344,49 @@ def dispersion_trend(
         excess = spare * (((y - mu) ** 2) @ weight) - mu @ weight
         moments[rows] = excess / np.maximum((mu**2) @ weight, 1e-300)
         totals[rows] = y.sum(axis=1)
-        means[rows] = y @ weight / weight.sum()
 
     over_blocks(one, n_genes, n_cells, "fitting dispersions")
-    return _trend(moments, means, totals)
+    return _trend(moments, all_means[chosen], totals, all_means)
 
 
-def _trend(moments: FloatArray, means: FloatArray, totals: FloatArray) -> FloatArray:
+def _trend(
+    moments: FloatArray, means: FloatArray, totals: FloatArray, wanted: FloatArray
+) -> FloatArray:
     """Medians of dispersions over genes of similar mean, interpolated on log scales."""
     telling = np.flatnonzero((totals >= _MIN_COUNTS) & np.isfinite(moments))
     if not len(telling):
-        return np.full(len(means), _FIRST_DISPERSION)
+        return np.full(len(wanted), _FIRST_DISPERSION)
     order = telling[np.argsort(means[telling], kind="stable")]
     bins = np.array_split(order, max(1, round(len(order) / _GENES_PER_BIN)))
     at = np.array([np.median(np.log(means[genes])) for genes in bins])
     level = np.array([max(np.median(moments[genes]), MIN_DISPERSION) for genes in bins])
-    log_mean = np.log(np.maximum(means, 1e-300))
-    return np.exp(np.interp(log_mean, at, np.log(level)))
+    return np.exp(np.interp(np.log(np.maximum(wanted, 1e-300)), at, np.log(level)))
+
+
+def as_matrix(values: Any, name: str) -> Any:
+    """Finite numbers as a dense array or CSR, shape ``(n_genes, n_cells)``."""
+    from scipy import sparse
+
+    if sparse.issparse(values):
+        matrix, stored = sparse.csr_matrix(values), values.data
+    else:
+        matrix = stored = np.asarray(values)
+    if matrix.ndim != 2 or stored.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{name} must be a matrix of numbers, genes × cells, got shape {matrix.shape} of dtype "
+            f"{stored.dtype}."
+        )
+    if not np.isfinite(stored).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity.")
+    return matrix
 
 
 def as_counts(counts: Any) -> Any:
-    """Counts as a dense array of floats or CSR, shape ``(n_genes, n_cells)``."""
-    from scipy import sparse
-
-    if sparse.issparse(counts):
-        matrix, values = sparse.csr_matrix(counts), counts.data
-    else:
-        matrix = values = np.asarray(counts)
-    if matrix.ndim != 2 or values.dtype.kind not in "fiub":
-        raise ValueError(
-            f"counts must be a matrix of numbers, genes × cells, got shape {matrix.shape} of dtype "
-            f"{values.dtype}."
-        )
-    if not np.isfinite(values).all() or (values.size and values.min() < 0):
-        raise ValueError("counts must be finite and not negative; check where they come from.")
+    """Counts as a dense array or CSR, shape ``(n_genes, n_cells)``."""
+    matrix = as_matrix(counts, "counts")
+    stored = matrix.data if hasattr(matrix, "toarray") else matrix
+    if stored.size and stored.min() < 0:
+        raise ValueError(f"counts must not be negative, got {stored.min():g}.")
     return matrix
 
 

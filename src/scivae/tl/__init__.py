@@ -6,15 +6,18 @@ from ._compare import compare_trends
 from ._describe import describe
 from ._enrichment import enrich
 from ._genes import rank_genes
+from ._order import GeneOrder, gene_order
 from ._pairs import pair_cells
 from ._places import embed, project
 from ._trends import gene_trends
 
 __all__ = [
+    "GeneOrder",
     "compare_trends",
     "describe",
     "embed",
     "enrich",
+    "gene_order",
     "gene_trends",
     "pair_cells",
     "project",

@@ -10,7 +10,7 @@ import pandas as pd
 from .. import _keys
 from .._errors import check_bool, shown
 from . import _validate
-from ._trends import LOG_SCALE, MEAN
+from ._trends import LOG_SCALE, curve_layers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,8 +37,8 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
     - ``difference``: mean over positions of ``b`` minus ``a``
     - ``max_difference``, ``t_max``: the difference where it is largest, and that position
     - ``start``, ``end``: the difference at both ends
-    - ``separated``: share of the positions at which the bands from the 5 % to the 95 % quantile do
-      not overlap; ``t_separated``: the first of them (NaN without any)
+    - ``separated``: fraction of the positions at which the 90 % bands do not overlap;
+      ``t_separated``: the first of them (NaN without any). NaN where trends have no bands
     - ``correlation``: of both means over positions; NaN where one is constant
 
     Raises
@@ -48,9 +48,10 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
 
     Notes
     -----
-    Bands are of paths, which are no independent observations: bands that part show that hardly a
-    path of the one is like a path of the other, not how sure the difference of the populations is.
-    For that, compare the groups themselves by :func:`rank_genes`.
+    Bands of measured trends say how sure each curve is, with donors as the units where there are three
+    or more. Bands of decoded trends are of paths, which are no independent observations: bands that
+    do not overlap show that hardly a path of one is like a path of the other, not that the populations
+    differ.
 
     Examples
     --------
@@ -91,8 +92,7 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
     unit = 1 / np.log(2) if scales[0] == LOG_SCALE else 1.0
     t = a.obs[_keys.T].to_numpy(dtype=float)
     (mean_a, low_a, high_a), (mean_b, low_b, high_b) = (
-        [unit * _at(trends, layer, genes, t) for layer in (MEAN, _keys.Q05_LAYER, _keys.Q95_LAYER)]
-        for trends in (a, b)
+        [unit * _at(trends, layer, genes, t) for layer in curve_layers(trends)] for trends in (a, b)
     )
     if center:
         starts = mean_a[0].copy(), mean_b[0].copy()
@@ -105,6 +105,7 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
     gap = mean_b - mean_a  # (n_steps, n_genes)
     length = t[-1] - t[0]
     where = np.abs(gap).argmax(axis=0)
+    known = np.isfinite(low_a + low_b).all(axis=0)
     apart = (low_b > high_a) | (low_a > high_b)
     table = pd.DataFrame(
         {
@@ -114,7 +115,7 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
             "t_max": t[where],
             "start": gap[0],
             "end": gap[-1],
-            "separated": apart.mean(axis=0),
+            "separated": np.where(known, apart.mean(axis=0), np.nan),
             "t_separated": np.where(apart.any(axis=0), t[apart.argmax(axis=0)], np.nan),
             "correlation": _correlation(mean_a, mean_b),
         },
@@ -123,8 +124,10 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
     return table.sort_values("area", ascending=False, kind="stable")
 
 
-def _at(trends: AnnData, layer: str, genes: pd.Index, t: np.ndarray) -> np.ndarray:
-    """A layer for some genes at some positions, shape ``(n_steps, n_genes)``."""
+def _at(trends: AnnData, layer: str | None, genes: pd.Index, t: np.ndarray) -> np.ndarray:
+    """A layer for some genes at some positions, shape ``(n_steps, n_genes)``; NaN without it."""
+    if layer is None:
+        return np.full((len(t), len(genes)), np.nan)
     values = np.asarray(trends.layers[layer], dtype=float)[:, trends.var_names.get_indexer(genes)]
     own = trends.obs[_keys.T].to_numpy(dtype=float)
     if np.array_equal(own, t):

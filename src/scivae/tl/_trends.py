@@ -1,4 +1,4 @@
-"""Mean, spread and bands of genes along the paths between two populations."""
+"""Genes along the paths between two populations, from measured cells or as decoded."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_choice, check_integer, check_type, near_matches, shown
+from .._errors import check_choice, check_integer, check_key, check_type, near_matches, shown
 from .._names import as_text
 from . import _validate
+from ._measured import ENDS, MIN_CELLS, measure
+from ._placing import MAX_PATHS
 from ._samples import cells_of, collect
 from ._walk import Walk
 
@@ -22,9 +24,12 @@ if TYPE_CHECKING:
     from ..model._decoding import Encoded
 
 METHODS = ("linear", "spherical", "geodesic")
-LOG_SCALE = "log1p of counts per 10,000"
+EVIDENCE = ("measured", "decoded")
+LOG_SCALE = "log1p of mean counts per 10,000"
 RAW_SCALE = "units of the data"
 MEAN, SD = _keys.MEAN_LAYER, _keys.SD_LAYER
+# Paths that are decoded beside measured cells.
+_DECODED_PATHS = 256
 # Values that are held for the quantiles of one step (64 MiB).
 _VALUES_HELD = 2**24
 
@@ -33,6 +38,7 @@ def gene_trends(
     model: CIVAE,
     pairs: pd.DataFrame,
     *,
+    evidence: Literal["measured", "decoded"] = "measured",
     n_steps: int = 100,
     method: Literal["linear", "spherical", "geodesic"] = "linear",
     adata: AnnData | None = None,
@@ -41,9 +47,12 @@ def gene_trends(
     between: Sequence[Any] | None = None,
     transform_batch: Any = None,
     quantile_pairs: int = 1024,
+    n_bootstraps: int = 100,
+    max_cells: int = 20_000,
+    key_added: str | None = _keys.KEY_ADDED,
     seed: int = 0,
 ) -> AnnData:
-    """Mean, spread and bands of every gene along the paths between paired cells.
+    """Expression of every gene along the paths between paired cells.
 
     Parameters
     ----------
@@ -52,50 +61,72 @@ def gene_trends(
     pairs
         Pairs of cells, as :func:`pair_cells` returns them: the columns ``source`` and ``target``
         hold obs names; ``donor`` is used where it is there.
+    evidence
+        ``"measured"``: curves are fitted to measured cells, placed on the paths. ``"decoded"``: curves
+        are what the model decodes along the paths, a prediction.
     n_steps
-        Points of a path, its ends included.
+        Points of a curve, its ends included.
     method
-        Curve between two cells, as in :meth:`scivae.model.CIVAE.interpolate`.
+        Path between two cells, as in :meth:`scivae.model.CIVAE.interpolate`.
     adata
         The cells; ``None`` for the training data.
     genes
-        Genes to return, in this order; ``None`` for all. Counts are normalised over all genes.
+        Genes to return, in this order; ``None`` for all. Counts are normalized over all genes.
     donor_key
-        Column of ``obs`` with the donors, for the mean of each donor and the null of
-        :func:`rank_genes`. ``None``: the column ``donor`` of ``pairs``, if there is one. A pair
-        whose ends differ in donor counts for none of them. Where no donor has both groups, the test
+        Column of ``obs`` with the donors, which have an effect of their own in the fit, are resampled
+        for intervals where there are three or more, and are the units of :func:`rank_genes`. ``None``:
+        the column ``donor`` of ``pairs``, if there is one. Where no donor has both groups, the test
         compares donors between the groups.
     between
-        Groups that are known to lie between source and target, whose measured cells tell
+        Groups that lie between source and target. Their cells are placed on the paths, and tell
         :func:`rank_genes` of transient genes. ``None``: those between the two where the groups are
         an ordered categorical, else none.
     transform_batch
         Decode every point as a cell of this batch; ``None``: of the batch of the ends (as
         ``interpolate`` does, mixing where these differ).
     quantile_pairs
-        The bands are exact quantiles over at most this many paths, drawn at random where there are
-        more (fewer where the values would take more than 64 MiB). What is taken for the 5 % quantile
-        over all paths then is a quantile at 5 % ± 0.7 % (standard error, 1,024 paths).
+        Decoded bands are exact quantiles over at most this many paths, drawn at random where there
+        are more (fewer where the values would take more than 64 MiB).
+    n_bootstraps
+        Resamples for bands and intervals; 0 leaves them out.
+    max_cells
+        Most measured cells that are fitted, drawn at random where there are more.
+    key_added
+        The positions of the measured cells are written to ``adata.obs[key_added + "_t"]``, their
+        distances to ``adata.obs[key_added + "_distance"]`` (NaN for other cells). ``None`` writes
+        nothing; nor does ``evidence="decoded"``.
     seed
-        Seed of this choice, and of which measured cells are kept where a group has over 5,000.
+        Seed of all that is random.
 
     Returns
     -------
-    AnnData of ``n_steps × n_genes``:
+    AnnData of ``n_steps × n_genes``. One scale holds for all curves: for counts, ``log1p`` of the mean
+    counts per 10,000; else units of the data.
 
-    - ``layers["mean"]`` (also X), ``layers["sd"]`` (over paths, denominator ``n_pairs``),
-      ``layers["q05"]``, ``layers["q95"]``, and ``layers["mean_<donor>"]`` for each donor. For counts:
-      ``log1p`` of the expected counts per 10,000, each point of each path normalised by itself. Else
-      expected values in the units of the data
     - ``obs["civae_t"]``: the position
+    - ``layers["fit"]`` (also X), ``layers["fit_low"]``, ``layers["fit_high"]``: curves of the measured
+      cells, with 90 % bands
+    - ``layers["decoded"]``: the mean over decoded paths (256 at most), a prediction
+    - ``var``: ``change`` from start to end (counts: log2) and ``switch``, the position at which
+      half of it is reached on the scale of the curves, with 90 % intervals (``_low``, ``_high``);
+      ``resolved``: whether the change is surely there and the interval of the switch no wider than 0.3
+    - ``varm["civae_switch"]``: the switch in each resample, for :func:`gene_order`
+    - ``varm["civae_bins"]``, ``varm["civae_bins_se"]``: measured means (per 10,000) in bins of position
+      and donor, and their standard errors; ``uns["civae"]["bins"]`` says which
     - ``varm["civae_samples"]``: sums of the counts (means of other data) of each donor and group,
       shape ``(n_genes, n_samples)``; ``uns["civae"]["samples"]`` says which. What
       :func:`rank_genes` tests
-    - ``varm["civae_null"]``: measured values, on the same scale, of single cells of the groups (at
-      most 5,000 each), shape ``(n_genes, n_cells)``; tested where there are too few donors
-    - ``uns["civae"]``: ``kind="trends"``, ``scale``, parameters, ``donors``, ``share_in_class``
-      (share of the pairs of one label of which both ends are classified as it, whose paths stay in
-      the class), model, versions
+    - ``varm["civae_null"]``: measured values of single cells of the groups (at most 5,000 each), shape
+      ``(n_genes, n_cells)``; tested where there are too few donors
+    - ``uns["civae"]``: ``kind="trends"``, ``evidence``, ``scale``, ``cells`` (position, distance,
+      weight, donor and group of each measured cell), how many there are (``n_cells``), how many
+      near enough to count (``n_used``) and how many of them in the middle half (``n_between``),
+      ``unit`` (what was resampled), parameters, ``donors``, ``share_in_class`` (share of the pairs of
+      one label of which both ends are classified as it), model, versions
+
+    With ``evidence="decoded"`` there are ``layers["decoded"]`` (also X), and over paths, of ``log1p`` of
+    the expected counts per 10,000 of each: ``mean``, ``sd``, ``q05`` and ``q95``. ``switch`` and
+    ``change`` then have no intervals.
 
     Raises
     ------
@@ -104,8 +135,8 @@ def gene_trends(
     RuntimeError
         If the model is not trained.
     ValueError
-        If there are no pairs, the donors cannot be told from the groups, or an argument is out of its
-        range.
+        If there are no pairs, fewer than 20 measured cells near the paths, the donors cannot be told
+        from the groups, or an argument is out of its range.
 
     Warns
     -----
@@ -114,13 +145,22 @@ def gene_trends(
 
     Notes
     -----
-    Statistics are summed up as cells are decoded, one position at a time: no path is ever held
-    whole, and memory does not grow with their number. Sums are taken about the mean of a block, and
-    in double precision between blocks (Chan, Golub and LeVeque, "Algorithms for computing the sample
-    variance", The American Statistician 37, 1983).
+    *Which cells.* With a label in ``pairs``, its cells, and those of the groups between; without a
+    label, the cells of source, target and between. Where there is neither a label nor a group
+    between, any other cell that is near the paths counts too.
 
-    The layers describe what the model has learned. They are no observations: however many paths
-    there are, they do not add evidence.
+    *Positions.* A cell lies at the nearest place on the mean path, where distances are in units of the
+    spread within the ends (for straight paths: Fisher's linear discriminant). Cells of the source lie at
+    0 and those of the target at 1, unless fewer than 20 other cells tell what is between. Cells farther
+    from the mean path than 95 % of the ends of paths, and than half of its length, weigh less, and
+    nothing from twice that distance on.
+
+    *Fit.* See :func:`scivae.stats.measured_curves`. Resamples are of donors, where there are three or
+    more, else of cells; the paths are resampled with them.
+
+    *Decoded values* are no observations: however many paths there are, they do not add evidence. They
+    are summed up as they are decoded, one position at a time (Chan, Golub and LeVeque, "Algorithms for
+    computing the sample variance", The American Statistician 37, 1983).
 
     Examples
     --------
@@ -130,19 +170,24 @@ def gene_trends(
     >>> model = scivae.model.CIVAE(adata)
     >>> model.train(max_epochs=2, enable_progress_bar=False)
     >>> adata.obsm["X_civae"] = model.get_latent_representation()
-    >>> pairs = scivae.tl.pair_cells(adata, "cell_type", "CD14+ Monocyte", "Dendritic", n_pairs=20)
+    >>> pairs = scivae.tl.pair_cells(adata, "cell_type", "CD14+ Monocyte", "Dendritic")
     >>> trends = scivae.tl.gene_trends(model, pairs, n_steps=11)
     >>> trends.shape, sorted(trends.layers)
-    ((11, 765), ['mean', 'q05', 'q95', 'sd'])
+    ((11, 765), ['decoded', 'fit', 'fit_high', 'fit_low'])
     """
     from anndata import AnnData
 
-    from ..model._generated import provenance, safe_key
+    from ..model._generated import provenance
 
+    check_choice("evidence", evidence, EVIDENCE)
     n_steps = check_integer("n_steps", n_steps, minimum=2)
     quantile_pairs = check_integer("quantile_pairs", quantile_pairs, minimum=2)
+    n_bootstraps = check_integer("n_bootstraps", n_bootstraps, minimum=0)
+    max_cells = check_integer("max_cells", max_cells, minimum=MIN_CELLS)
     rng = np.random.default_rng(check_integer("seed", seed, minimum=0))
     check_choice("method", method, METHODS)
+    if key_added is not None:
+        check_key("key_added", key_added)
     _check_pairs(pairs)
     _validate.check_model(model)
     code = None if transform_batch is None else model.setup.batch_code(transform_batch)
@@ -151,33 +196,49 @@ def gene_trends(
         _validate.check_names(adata)
         columns = _columns(model, genes)
         first, second = (_cells(adata, pairs[end], end) for end in ("source", "target"))
-        measured = cells_of(
+        groups = cells_of(
             adata, pairs, donor_key=donor_key, between=between, first=first, second=second
         )
-        kept = collect(model, adata, measured, columns, rng)
-    paired = np.unique(measured.of_pair[measured.of_pair >= 0])
+        kept = collect(model, adata, groups, columns, rng)
 
-    cells, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
-    encoded = model._encode(adata, cells)
-    if code is not None:
-        encoded = encoded._replace(
-            conditions=encoded.conditions._replace(batch=np.full(len(cells), code))
-        )
-    start, end = encoded.take(inverse[: len(first)]), encoded.take(inverse[len(first) :])
-    t = np.linspace(0.0, 1.0, n_steps)
-    held = min(len(pairs), quantile_pairs, max(2, _VALUES_HELD // len(columns)))
-    order = np.arange(len(pairs)) if held == len(pairs) else rng.permutation(len(pairs))
-    start, end = start.take(order), end.take(order)
-    walk = Walk(model, start, end, adata, method, t)
-    names = [safe_key(measured.donors[code]) for code in paired]
-    of_pair = np.where(measured.of_pair < 0, -1, np.searchsorted(paired, measured.of_pair))
-    layers = {
-        name: np.empty((n_steps, len(columns)), dtype=np.float32)
-        for name in (MEAN, SD, _keys.Q05_LAYER, _keys.Q95_LAYER, *(f"{MEAN}_{d}" for d in names))
-    }
-    for i, step in enumerate(walk.steps(columns, of_pair[order], len(names), held)):
-        for name, row in zip(layers, (*step[:4], *step.donors), strict=True):
-            layers[name][i] = row
+        cells, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
+        encoded = model._encode(adata, cells)
+        if code is not None:
+            encoded = encoded._replace(
+                conditions=encoded.conditions._replace(batch=np.full(len(cells), code))
+            )
+        start, end = encoded.take(inverse[: len(first)]), encoded.take(inverse[len(first) :])
+        t = np.linspace(0.0, 1.0, n_steps)
+        held = min(len(pairs), quantile_pairs, max(2, _VALUES_HELD // len(columns)))
+        if evidence == "measured":
+            held = min(held, 2)
+            n_paths = min(len(pairs), MAX_PATHS)
+        else:
+            n_paths = len(pairs)
+        order = np.arange(len(pairs)) if held == len(pairs) else rng.permutation(len(pairs))
+        order = order[:n_paths]
+        walk = Walk(model, start.take(order), end.take(order), adata, method, t)
+        result = None
+        if evidence == "measured":
+            result = measure(
+                model, adata, walk, groups, np.stack([first, second], axis=1)[order], columns,
+                attrs=pairs.attrs, n_steps=n_steps, n_bootstraps=n_bootstraps, max_cells=max_cells,
+                rng=rng,
+            )  # fmt: skip
+            walk = walk.take(_DECODED_PATHS)
+        decoded = _decoded(walk, columns, held)
+        counts = walk.counts
+        unit = 1 / np.log(2) if counts else 1.0
+        if result is None:
+            curve = decoded.pop(_keys.DECODED_LAYER)
+            layers = {_keys.DECODED_LAYER: curve, **decoded}
+            var, varm, details = _described(curve, t, unit), {}, {}
+        else:
+            layers = {**result.layers, _keys.DECODED_LAYER: decoded[_keys.DECODED_LAYER]}
+            var, varm, details = result.var(unit), result.varm, result.uns
+            if key_added is not None:
+                _check_position(adata, key_added)
+                result.write(adata, key_added)
 
     attrs = pairs.attrs
     said = {
@@ -187,28 +248,85 @@ def gene_trends(
     uns = provenance(
         model.init_params_["non_kwargs"],
         kind=_validate.TRENDS,
-        scale=LOG_SCALE if walk.counts else RAW_SCALE,
+        evidence=evidence,
+        scale=LOG_SCALE if counts else RAW_SCALE,
         method=method,
         pairing=attrs.get("method"),
         n_steps=n_steps,
         n_pairs=len(pairs),
         quantile_pairs=held,
-        donors=np.array(names, dtype=str),
-        between=np.array([str(level) for level in measured.between], dtype=str),
+        donors=np.array(groups.donors, dtype=str),
+        between=np.array([str(level) for level in groups.between], dtype=str),
         share_in_class=_share_in_class(model, start, end),
         transform_batch=None if transform_batch is None else str(transform_batch),
         seed=int(seed),
+        **details,
         **kept.uns,
         **said,
     )
+    var.index = pd.Index(as_text(model.setup.genes[columns]))
     return AnnData(
-        X=layers[MEAN].copy(),
+        X=next(iter(layers.values())).copy(),
         obs=pd.DataFrame({_keys.T: t}, index=[f"step_{i}" for i in range(n_steps)]),
-        var=pd.DataFrame(index=pd.Index(as_text(model.setup.genes[columns]))),
+        var=var,
         layers=layers,
-        varm=kept.varm,
+        varm={**kept.varm, **varm},
         uns={_keys.UNS: uns},
     )
+
+
+def curve_layers(trends: AnnData) -> tuple[str, str | None, str | None]:
+    """Layers of the curve and of its band, ``None`` where there is no band."""
+    for curve, low, high in (
+        (_keys.FIT_LAYER, _keys.FIT_LOW_LAYER, _keys.FIT_HIGH_LAYER),
+        (_keys.DECODED_LAYER, _keys.Q05_LAYER, _keys.Q95_LAYER),
+        (MEAN, _keys.Q05_LAYER, _keys.Q95_LAYER),  # of version 0.1.0
+    ):
+        if curve in trends.layers:
+            there = low in trends.layers and not np.isnan(np.asarray(trends.layers[low])).all()
+            return (curve, low, high) if there else (curve, None, None)
+    raise ValueError(
+        "trends must have a layer 'fit' or 'decoded', but has none of them; call "
+        "scivae.tl.gene_trends(model, pairs)."
+    )
+
+
+def _decoded(walk: Walk, columns: np.ndarray, held: int) -> dict[str, np.ndarray]:
+    """Layers of what is decoded along paths."""
+    names = (MEAN, SD, _keys.Q05_LAYER, _keys.Q95_LAYER, _keys.DECODED_LAYER)
+    layers = {name: np.empty((len(walk.t), len(columns)), dtype=np.float32) for name in names}
+    for i, step in enumerate(walk.steps(columns, held)):
+        for name, row in zip(names, step, strict=True):
+            layers[name][i] = row
+    return layers
+
+
+def _described(curve: np.ndarray, t: np.ndarray, unit: float) -> pd.DataFrame:
+    """Change and switch of decoded curves, which have no intervals."""
+    from ..stats import switch_position
+
+    values = curve.astype(float)
+    nan = np.full(curve.shape[1], np.nan)
+    table = {
+        _keys.CHANGE: unit * (values[-1] - values[0]),
+        _keys.SWITCH: switch_position(values, t),
+    }
+    return pd.DataFrame(
+        {
+            **{f"{n}{end}": v if not end else nan for n, v in table.items() for end in ENDS},
+            _keys.RESOLVED: np.zeros(curve.shape[1], dtype=bool),
+        }
+    )
+
+
+def _check_position(adata: AnnData, key_added: str) -> None:
+    """Raise unless the columns of positions are free, or scivae's own."""
+    columns = [_keys.t_key(key_added), _keys.distance_key(key_added)]
+    taken = [c for c in columns if c in adata.obs]
+    if len(taken) == 1 and key_added not in adata.uns:
+        raise ValueError(
+            f"adata.obs[{taken[0]!r}] already holds something else; pass another key_added."
+        )
 
 
 def _check_pairs(pairs: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -23,13 +24,17 @@ _VALUES_PER_BLOCK = 2**18
 
 
 class Step(NamedTuple):
-    """Statistics over paths at one position; each of shape ``(n_genes,)``, donors ``(n_donors, …)``."""
+    """Statistics over paths at one position; each of shape ``(n_genes,)``.
+
+    ``expected`` is the mean of the expected values themselves: for counts its log1p, where ``mean`` is
+    the mean of log1p.
+    """
 
     mean: np.ndarray
     sd: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    donors: np.ndarray
+    expected: np.ndarray
 
 
 class Walk:
@@ -53,6 +58,21 @@ class Walk:
         if method == "geodesic":
             self.curves = model._geodesics(adata, start, end, len(t))
 
+    def take(self, n: int) -> Walk:
+        """The first of the paths."""
+        if n >= len(self.start.mean):
+            return self
+        out = copy(self)
+        out.start, out.end = self.start.take(slice(n)), self.end.take(slice(n))
+        out.curves = None if self.curves is None else self.curves[:n]
+        return out
+
+    def polylines(self) -> np.ndarray:
+        """The paths, shape ``(n_paths, n_points, n_latent)``; of straight ones the ends."""
+        if self.method == "linear":
+            return np.stack([self.start.mean, self.end.mean], axis=1)
+        return np.stack([self.points(i) for i in range(len(self.t))], axis=1)
+
     def points(self, i: int) -> np.ndarray:
         """Latent points of all paths at one position, shape ``(n_pairs, n_latent)``."""
         from .. import geometry
@@ -72,7 +92,7 @@ class Walk:
         return at_a, here._replace(batch=b.batch, categorical=b.categorical)
 
     def blocks(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Values of all genes at one position, a block of paths at a time."""
+        """Expected values (per 10,000 counts) at one position, a block of paths at a time."""
         from ..model._decoding import normalized_means
         from ..model._generated import TARGET_SUM
 
@@ -88,31 +108,22 @@ class Walk:
                 other=at_end.take(rows),
                 weight=np.full(rows.stop - first, self.t[i]),
             )
-            yield rows, values.mul_(TARGET_SUM).log1p_() if self.counts else values
+            yield rows, values.mul_(TARGET_SUM) if self.counts else values
 
-    def steps(
-        self, columns: np.ndarray, donor: np.ndarray, n_donors: int, n_held: int
-    ) -> list[Step]:
+    def steps(self, columns: np.ndarray, n_held: int) -> list[Step]:
         """Statistics at each position.
 
         Parameters
         ----------
         columns
             Genes that are wanted, shape ``(n_genes,)``.
-        donor
-            Code of the donor of each pair.
-        n_donors
-            Number of donors.
         n_held
             Over how many of the first paths quantiles are taken.
         """
         import torch
 
         module = self.model.module
-        # Rows of ones for all pairs and for those of each donor: sums become one product.
-        members = np.concatenate([np.ones((1, len(donor))), donor == np.arange(n_donors)[:, None]])
-        sizes = members.sum(axis=1)
-        groups = torch.as_tensor(members, dtype=torch.float32, device=module.device)
+        n_paths = len(self.start.mean)
         subset = None
         if len(columns) < module.n_input or (np.diff(columns) != 1).any():
             subset = torch.as_tensor(columns, device=module.device)
@@ -121,25 +132,27 @@ class Walk:
         def one(i: int) -> Step:
             held = np.empty((len(columns), n_held), dtype=np.float32)
             shift = torch.zeros(len(columns), device=module.device)
-            sums, squares = np.zeros((len(members), len(columns))), np.zeros(len(columns))
+            sums, squares, plain = np.zeros((3, len(columns)))
             for rows, values in self.blocks(i):
                 if subset is not None:
                     values = values[:, subset]
+                if self.counts:
+                    plain += values.sum(dim=0).double().cpu().numpy()
+                    values = values.log1p_()
                 if rows.start < n_held:
                     stop = min(rows.stop, n_held)
                     held[:, rows.start : stop] = values[: stop - rows.start].T.cpu().numpy()
                 if rows.start == 0:
                     shift = values.mean(dim=0)
                 values -= shift
-                sums += (groups[:, rows] @ values).double().cpu().numpy()
-                squares += (groups[:1, rows] @ values.square_()).double().cpu().numpy()[0]
+                sums += values.sum(dim=0).double().cpu().numpy()
+                squares += values.square_().sum(dim=0).double().cpu().numpy()
             about = shift.double().cpu().numpy()
-            means = sums / sizes[:, None]
-            variance = squares / sizes[0] - means[0] ** 2
+            mean = about + sums / n_paths
+            variance = squares / n_paths - (sums / n_paths) ** 2
             low, high = _quantiles(held, (0.05, 0.95))
-            return Step(
-                about + means[0], np.sqrt(np.maximum(variance, 0)), low, high, about + means[1:]
-            )
+            expected = np.log1p(plain / n_paths) if self.counts else mean
+            return Step(mean, np.sqrt(np.maximum(variance, 0)), low, high, expected)
 
         with self.model._evaluating(), _one_thread_each(module.device.type == "cpu") as pool:
             steps = pool.map(one, range(len(self.t)))

@@ -1,0 +1,116 @@
+"""The partial order of genes along a path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _keys
+from ..tl._order import GeneOrder
+from ..tl._order import gene_order as find_order
+from ._check import check_count
+from ._style import OKABE_ITO, SMALLEST, WIDTH, drawing, height_in_points
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+UP, DOWN = OKABE_ITO[3], OKABE_ITO[0]
+
+
+def gene_order(
+    order: GeneOrder | AnnData,
+    *,
+    n_genes: int = 30,
+    arrows: bool = True,
+    ax: Axes | None = None,
+    show: bool = False,
+) -> Axes:
+    """Genes by the position at which they change, with intervals, and which surely precede which.
+
+    Parameters
+    ----------
+    order
+        From :func:`scivae.tl.gene_order`, or trends, of which it is taken.
+    n_genes
+        How many genes at most: those with the narrowest intervals.
+    arrows
+        Whether to draw a line from a gene to each that is known to change after it, unless another
+        gene is known to change in between.
+    ax
+        Axes to draw in; ``None`` makes a figure.
+    show
+        Show the figure.
+
+    Returns
+    -------
+    The Axes. Genes without a line between them, direct or over others, are not ordered.
+
+    Raises
+    ------
+    ValueError
+        If there is no order.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> import scivae
+    >>> genes = pd.DataFrame(
+    ...     {
+    ...         "switch": [0.2, 0.7],
+    ...         "switch_low": [0.1, 0.6],
+    ...         "switch_high": [0.3, 0.8],
+    ...         "direction": ["up", "down"],
+    ...     },
+    ...     index=["A", "B"],
+    ... )
+    >>> order = scivae.tl.GeneOrder(genes, np.array([[False, True], [False, False]]))
+    >>> [label.get_text() for label in scivae.pl.gene_order(order).get_yticklabels()]
+    ['A', 'B']
+    """
+    check_count("n_genes", n_genes)
+    check_arrows(arrows)
+    found = order if isinstance(order, GeneOrder) else find_order(order)
+    table = found.genes
+    low, high = (table[f"{_keys.SWITCH}{end}"].to_numpy(dtype=float) for end in ("_low", "_high"))
+    kept = np.sort(np.argsort(high - low, kind="stable")[:n_genes])
+    part = GeneOrder(table.iloc[kept], found.before[np.ix_(kept, kept)])
+    low, high = low[kept], high[kept]
+    switch = part.genes[_keys.SWITCH].to_numpy(dtype=float)
+    rising = (part.genes["direction"] == "up").to_numpy()
+    row = np.arange(len(kept))
+    height = 0.75 + 0.13 * len(kept)
+    with drawing(ax, size=(WIDTH, max(height, 1.6)), show=show) as drawn:
+        if arrows:
+            place = {name: i for i, name in enumerate(part.genes.index)}
+            for first, second in part.pairs.itertuples(index=False):
+                a, b = place[first], place[second]
+                drawn.plot([switch[a], switch[b]], [a, b], color="0.8", lw=0.5, zorder=1)
+        for mask, color, label in ((rising, UP, "rising"), (~rising, DOWN, "falling")):
+            if mask.any():
+                drawn.hlines(row[mask], low[mask], high[mask], color=color, lw=1.2, zorder=2)
+                drawn.plot(switch[mask], row[mask], "o", ms=3, color=color, label=label, zorder=3)
+        drawn.set_ylim(len(kept) - 0.5, -0.5)
+        drawn.set_xlim(0, 1)
+        size = min(7.0, max(SMALLEST, 0.8 * height_in_points(drawn) / len(kept)))
+        drawn.set_yticks(
+            row, [str(name) for name in part.genes.index], style="italic", fontsize=size
+        )
+        drawn.tick_params(axis="y", length=0)
+        drawn.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        drawn.set_xlabel("position of half the change, t (90 % interval)")
+        handles, labels = drawn.get_legend_handles_labels()
+        figure: Any = drawn.get_figure()
+        if ax is None:
+            figure.legend(handles, labels, loc="outside upper center", ncols=2)
+        else:
+            drawn.legend(handles, labels, fontsize="x-small")
+    return drawn
+
+
+def check_arrows(arrows: Any) -> None:
+    """Raise a TypeError unless it is True or False."""
+    if not isinstance(arrows, bool | np.bool_):
+        raise TypeError(f"arrows must be True or False, got {arrows!r}.")

@@ -1,0 +1,494 @@
+"""Curves of measured values along positions: fit, bands, when each gene changes, and how surely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .._errors import check_integer
+from .._progress import track
+from ._parallel import over_blocks
+from ._validate import as_positions, as_vector
+from .gaussian import fit_gaussian
+from .negative_binomial import (
+    RegressionFit,
+    as_matrix,
+    dispersion_trend,
+    fit_negative_binomial,
+)
+from .splines import roughness_penalty, spline_basis
+
+FloatArray = npt.NDArray[np.float64]
+# Takes weights of cells, or None for all alike; gives their positions.
+Place = Callable[[FloatArray | None], FloatArray]
+
+TARGET_SUM = 1e4
+LEVEL = 0.9
+# An interval wider than this does not say when a gene changes.
+WIDEST = 0.3
+N_BASIS = 10
+# Penalties among which generalized cross-validation chooses, and variances of groups.
+_PENALTIES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_VARIANCES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
+# The penalty that predicts best is too large for intervals, whose truth would lie beside them.
+_UNDERSMOOTHING = 0.25
+# Keeps genes with no counts at one end from running off: of first differences.
+_LEAST_PENALTY = 0.01
+# Genes by which both are chosen.
+_GENES_OF_CHOICE = 300
+# Fewest donors that can be resampled.
+MIN_UNITS = 3
+# Bins of positions in a resample, without groups and in all.
+_BINS, _MAX_ENTRIES = 60, 400
+# The interval of a switch reaches at least to so many cells on either side.
+_CELLS_BESIDE = 10
+
+
+class Curves(NamedTuple):
+    """What measured cells say of every gene along positions.
+
+    Attributes
+    ----------
+    t
+        Positions, shape ``(n_steps,)``.
+    fit, low, high
+        Curves and their 90 % bands, shape ``(n_steps, n_genes)``. Counts: natural logarithm of one
+        plus the mean counts per 10,000. The bands are NaN without resamples.
+    change, change_low, change_high
+        Fit at 1 less fit at 0, and its 90 % interval. Shape ``(n_genes,)``.
+    switch, switch_low, switch_high
+        Where half of the change is reached, and its 90 % interval. Shape ``(n_genes,)``.
+    resolved
+        Whether the change is surely not zero and the interval of the switch no wider than 0.3.
+    switches
+        The switch in each resample, shape ``(n_genes, n_bootstraps)``.
+    position
+        Of each cell, shape ``(n_cells,)``.
+    penalty, group_variance
+        What generalized cross-validation chose.
+    dispersion
+        Of each gene; NaN for continuous values.
+    effective_df
+        Effective degrees of freedom of each gene.
+    unit
+        ``"donor"`` or ``"cell"``: what was resampled.
+    """
+
+    t: FloatArray
+    fit: FloatArray
+    low: FloatArray
+    high: FloatArray
+    change: FloatArray
+    change_low: FloatArray
+    change_high: FloatArray
+    switch: FloatArray
+    switch_low: FloatArray
+    switch_high: FloatArray
+    resolved: npt.NDArray[np.bool_]
+    switches: npt.NDArray[np.float32]
+    position: FloatArray
+    penalty: float
+    group_variance: float
+    dispersion: FloatArray
+    effective_df: FloatArray
+    unit: str
+
+
+def measured_curves(
+    values: Any,
+    position: npt.ArrayLike | Place,
+    *,
+    library: npt.ArrayLike | None,
+    weights: npt.ArrayLike | None = None,
+    donor: npt.ArrayLike | None = None,
+    group: npt.ArrayLike | None = None,
+    n_steps: int = 100,
+    n_bootstraps: int = 100,
+    seed: int = 0,
+) -> Curves:
+    """Fit every gene against positions, with bands and the interval of its switch.
+
+    Parameters
+    ----------
+    values
+        Counts, or continuous values, shape ``(n_genes, n_cells)``, dense or sparse.
+    position
+        Of each cell, in [0, 1], shape ``(n_cells,)``; or a function that places the cells anew for
+        weights of theirs (``None``: all alike), so that intervals know how sure positions are.
+    library
+        Library size of each cell, shape ``(n_cells,)``; ``None`` for continuous values.
+    weights
+        How much each cell counts, shape ``(n_cells,)``.
+    donor
+        Code of the donor of each cell, negative for none. Three donors or more are resampled as a
+        whole; ``None``, or fewer: cells are.
+    group
+        Codes that have an effect of their own: donors, or donors in batches. ``None``: the donors.
+    n_steps
+        Points of a curve.
+    n_bootstraps
+        Resamples; 0 leaves bands and intervals out.
+    seed
+        Seed of the resamples.
+
+    Returns
+    -------
+    Curves
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, or a value is out of its range.
+
+    Notes
+    -----
+    *Fit*: :func:`fit_negative_binomial` (or :func:`fit_gaussian`) on ten cubic B-splines with a
+    penalty of second differences. One penalty holds for all genes: that of the least generalized
+    cross-validation score summed over 300 genes (for counts, whose variance is known, deviance plus
+    twice the effective degrees of freedom [1]_), of which a quarter is used so that bias is small beside
+    the spread. The variance of the effects of groups is chosen
+    alike. The curve is that of the mean over groups.
+
+    *Resamples*: the Bayesian bootstrap [2]_ over donors or cells. Positions are fitted anew with the
+    weights, cells are summed in fine bins of position within each group, and the bins are fitted from
+    the fit of all cells in two iterations. With D donors, deviations are widened to those of a t
+    distribution with D − 1 degrees of freedom.
+
+    *Switch*: the share of the path on which the curve has not reached half of its change; where it
+    crosses the half once, the place where it does. Its interval reaches at least to the tenth cell
+    on either side, since nothing is known of when a gene changes where there are no cells.
+
+    References
+    ----------
+    .. [1] P. Craven and G. Wahba. Smoothing noisy data with spline functions. Numerische Mathematik
+       31 (1979).
+    .. [2] D. B. Rubin. The Bayesian bootstrap. Annals of Statistics 9 (1981).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.stats import measured_curves
+    >>> rng = np.random.default_rng(0)
+    >>> t = rng.random(500)
+    >>> mean = 2 + 18 / (1 + np.exp(-(t - 0.6) / 0.05))
+    >>> curves = measured_curves(rng.poisson(mean)[None], t, library=np.full(500, 1e4))
+    >>> bool(curves.switch_low[0] < curves.switch[0] < curves.switch_high[0])
+    True
+    """
+    matrix = as_matrix(values, "values")
+    n_genes, n_cells = matrix.shape
+    n_steps = check_integer("n_steps", n_steps, minimum=2)
+    n_bootstraps = check_integer("n_bootstraps", n_bootstraps, minimum=0)
+    rng = np.random.default_rng(check_integer("seed", seed, minimum=0))
+    place: Place
+    if callable(position):
+        place = position
+    else:
+        fixed = as_positions(position, "position")
+
+        def place(weights: FloatArray | None) -> FloatArray:
+            return fixed
+
+    t = as_positions(place(None), "position")
+    if len(t) != n_cells:
+        raise ValueError(f"position must have the shape ({n_cells},), got {t.shape}.")
+    weight = np.ones(n_cells) if weights is None else as_vector("weights", weights, n_cells)
+    size = None if library is None else as_vector("library", library, n_cells)
+    donors = None if donor is None else _codes("donor", donor, n_cells)
+    groups = donors if group is None else _codes("group", group, n_cells)
+    if groups is not None and len(np.unique(groups[groups >= 0])) < 2:
+        groups = None
+    model = _Model.chosen(matrix, t, size, weight, groups)
+    fit = model.fit(matrix, t, size, weight, groups)
+    grid = np.linspace(0, 1, n_steps)
+    basis = spline_basis(grid, N_BASIS)
+    curve = model.scaled(basis @ model.average(fit).T)
+    switch = switch_position(curve, grid)
+
+    by_donor = donors is not None and len(np.unique(donors[donors >= 0])) >= MIN_UNITS
+    unit = donors if by_donor else np.arange(n_cells)
+    settings = _Resamples(matrix, place, t, size, weight, groups, unit, model, fit)
+    resampled = settings.run(n_bootstraps, rng)
+    widening = _widening(len(np.unique(unit[unit >= 0]))) if by_donor else 1.0
+    nan = np.full(n_genes, np.nan)
+    low, high = np.full((2, n_steps, n_genes), np.nan, dtype=np.float64)
+    change_low, change_high, switch_low, switch_high = (nan.copy() for _ in range(4))
+    switches = np.empty((n_genes, n_bootstraps), dtype=np.float32)
+
+    def one(genes: slice) -> None:
+        own = model.scaled(np.einsum("sp,rgp->rsg", basis, resampled[:, genes].astype(float)))
+        switches[genes] = switch_position(own, grid).T
+        around = curve[:, genes], curve[-1, genes] - curve[0, genes], switch[genes]
+        low[:, genes], high[:, genes] = _interval(own, around[0], widening)
+        change_low[genes], change_high[genes] = _interval(
+            own[:, -1] - own[:, 0], around[1], widening
+        )
+        switch_low[genes], switch_high[genes] = _interval(switches[genes].T, around[2], widening)
+
+    if n_bootstraps:
+        over_blocks(one, n_genes, n_bootstraps * n_steps, "taking intervals")
+        if model.counts:
+            np.maximum(low, 0, out=low)
+        _reach(switch_low, switch_high, switch, np.sort(t[weight > 0.5 * weight.max()]))
+    resolved = (change_low * change_high > 0) & (switch_high - switch_low <= WIDEST)
+    return Curves(
+        t=grid,
+        fit=curve,
+        low=low,
+        high=high,
+        change=curve[-1] - curve[0],
+        change_low=change_low,
+        change_high=change_high,
+        switch=switch,
+        switch_low=switch_low,
+        switch_high=switch_high,
+        resolved=resolved,
+        switches=switches,
+        position=t,
+        penalty=model.penalty,
+        group_variance=model.variance if groups is not None else np.nan,
+        dispersion=nan if model.dispersion is None else model.dispersion,
+        effective_df=fit.effective_df,
+        unit="donor" if by_donor else "cell",
+    )
+
+
+def switch_position(curves: npt.ArrayLike, t: npt.ArrayLike) -> FloatArray:
+    """Where curves reach half of their change.
+
+    Parameters
+    ----------
+    curves
+        Shape ``(…, n_steps, n_genes)``.
+    t
+        Positions, increasing from 0 to 1, shape ``(n_steps,)``.
+
+    Returns
+    -------
+    Shape ``(…, n_genes)``: the share of the path on which less than half of the change from start to
+    end is done, between two steps linearly. For a curve that crosses the half once this is where it
+    does. NaN for a curve that ends where it began.
+
+    Examples
+    --------
+    >>> from scivae.stats import switch_position
+    >>> switch_position([[0.0], [0.0], [2.0]], [0.0, 0.5, 1.0])
+    array([0.75])
+    """
+    values = np.asarray(curves)
+    when = np.asarray(t, dtype=values.dtype if values.dtype.kind == "f" else np.float64)
+    first, last = values[..., :1, :], values[..., -1:, :]
+    change = last - first
+    with np.errstate(divide="ignore", invalid="ignore"):
+        done = (values - first) / change - 0.5  # −½ at the start, ½ at the end
+        left, right = done[..., :-1, :], done[..., 1:, :]
+        # share of a step below zero
+        part = np.where(
+            (left < 0) == (right < 0), (left < 0).astype(done.dtype),
+            np.where(left < 0, left, right) / np.where(left < 0, left - right, right - left),
+        )  # fmt: skip
+    out = np.einsum("...sg,s->...g", part, np.diff(when))
+    return np.where(change[..., 0, :] == 0, np.nan, out).astype(np.float64)
+
+
+class _Model(NamedTuple):
+    """What holds for all genes and resamples."""
+
+    counts: bool
+    penalty: float
+    variance: float
+    dispersion: FloatArray | None
+
+    @classmethod
+    def chosen(
+        cls,
+        matrix: Any,
+        t: FloatArray,
+        library: FloatArray | None,
+        weight: FloatArray,
+        group: npt.NDArray[np.int64] | None,
+    ) -> _Model:
+        """Penalty and variance of groups by generalized cross-validation; dispersion by a trend."""
+        counts = library is not None
+        model = cls(counts, 1.0, 0.1, None)
+        if library is not None:
+            dispersion = dispersion_trend(
+                matrix, spline_basis(t, N_BASIS), library=library, weights=weight,
+                **model.settings(group),
+            )  # fmt: skip
+            model = model._replace(dispersion=dispersion)
+        total = np.asarray(abs(matrix) @ weight).ravel()
+        telling = np.argsort(-total, kind="stable")[: max(1, int((total > 0).sum()) // 2)]
+        some = telling[np.unique(np.linspace(0, len(telling) - 1, _GENES_OF_CHOICE).astype(int))]
+        few = (
+            model if model.dispersion is None else model._replace(dispersion=model.dispersion[some])
+        )
+        part = matrix[some]
+
+        def score(candidate: _Model) -> float:
+            found = candidate.fit(part, t, library, weight, group, tolerance=1e-3)
+            if counts:
+                return float((found.deviance + 2 * found.effective_df).sum())
+            n = weight.sum()
+            left = np.maximum(n - found.effective_df, 1)
+            return float(np.log(np.maximum(found.deviance, 1e-300) / left**2).sum())
+
+        if group is not None:
+            few = min((few._replace(variance=v) for v in _VARIANCES), key=score)
+        few = min((few._replace(penalty=p) for p in _PENALTIES), key=score)
+        return model._replace(penalty=_UNDERSMOOTHING * few.penalty, variance=few.variance)
+
+    def settings(self, group: npt.NDArray[np.int64] | None) -> dict[str, Any]:
+        """Arguments of the fit."""
+        smooth = self.penalty * roughness_penalty(N_BASIS)
+        smooth += _LEAST_PENALTY * roughness_penalty(N_BASIS, order=1)
+        out: dict[str, Any] = {"penalty": smooth}
+        if group is not None:
+            out |= {"group": group, "group_precision": 1 / self.variance}
+        return out
+
+    def fit(
+        self,
+        matrix: Any,
+        t: FloatArray,
+        library: FloatArray | None,
+        weight: FloatArray,
+        group: npt.NDArray[np.int64] | None,
+        **more: Any,
+    ) -> RegressionFit:
+        """Fit genes against positions."""
+        basis = spline_basis(t, N_BASIS)
+        if not self.counts:
+            for name in ("tolerance", "start", "max_iterations", "dispersion_scale"):
+                more.pop(name, None)
+            return fit_gaussian(matrix, basis, weights=weight, **self.settings(group))
+        more = {"tolerance": 1e-8, **more}
+        return fit_negative_binomial(
+            matrix, basis, library=library, dispersion=self.dispersion, weights=weight,
+            **self.settings(group), **more,
+        )  # fmt: skip
+
+    def average(self, fit: RegressionFit) -> FloatArray:
+        """Coefficients of the mean over groups; B-splines add up to one."""
+        effects = fit.group_effects
+        if not effects.shape[1]:
+            return fit.coefficients
+        mean = np.log(np.exp(effects).mean(axis=1)) if self.counts else effects.mean(axis=1)
+        return fit.coefficients + mean[:, None]
+
+    def scaled(self, predictor: FloatArray) -> FloatArray:
+        """What is reported: for counts, log1p of the mean counts per 10,000."""
+        if not self.counts:
+            return predictor
+        return np.log1p(TARGET_SUM * np.exp(np.minimum(predictor, 30.0)))
+
+
+class _Resamples(NamedTuple):
+    """Cells summed in bins, with the weights of a resample."""
+
+    matrix: Any
+    place: Place
+    t: FloatArray
+    library: FloatArray | None
+    weight: FloatArray
+    group: npt.NDArray[np.int64] | None
+    unit: npt.NDArray[np.int64]
+    model: _Model
+    fit: RegressionFit
+
+    def run(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        """Coefficients of each resample, shape ``(n, n_genes, n_basis)``."""
+        out = np.empty((n, *self.fit.coefficients.shape), dtype=np.float32)
+        start = self._fit(self.t, self.weight, self.fit, iterations=4) if n else self.fit
+        centre = self.model.average(self.fit) - self.model.average(start)  # of bins against cells
+        for i, factor in enumerate(track(self._weights(n, rng), "resampling", n, unit="resamples")):
+            t = np.clip(self.place(factor), 0, 1)
+            found = self._fit(t, self.weight * factor, start, iterations=2)
+            out[i] = self.model.average(found) + centre
+        return out
+
+    def _weights(self, n: int, rng: np.random.Generator) -> Iterator[FloatArray]:
+        """Weights of cells in each resample: exponential ones of their units, with the mean one."""
+        names, code = np.unique(self.unit, return_inverse=True)
+        for _ in range(n):
+            drawn = rng.standard_exponential(len(names))
+            drawn *= len(names) / drawn.sum()
+            yield drawn[code]
+
+    def _fit(
+        self, t: FloatArray, weight: FloatArray, start: RegressionFit, *, iterations: int
+    ) -> RegressionFit:
+        """Fit of the bins."""
+        from scipy import sparse
+
+        group = np.zeros(len(t), dtype=np.int64) if self.group is None else self.group + 1
+        n_groups = int(group.max()) + 1
+        n_bins = max(8, min(_BINS, _MAX_ENTRIES // n_groups))
+        entry = np.minimum((t * n_bins).astype(np.int64), n_bins - 1) * n_groups + group
+        used, code = np.unique(entry[weight > 0], return_inverse=True)
+        cells = np.flatnonzero(weight > 0)
+        w = weight[cells]
+        sums = sparse.csr_matrix((w, (cells, code)), shape=(len(t), len(used)))
+        size = np.bincount(code, w)
+        middle = np.clip(np.bincount(code, w * t[cells]) / size, 0, 1)
+        group_of = None if self.group is None else used % n_groups - 1
+        if self.library is None:
+            means = _dense(self.matrix @ sums) / size
+            return self.model.fit(means, middle, None, size, group_of)
+        library = np.bincount(code, w * self.library[cells])
+        squares = np.bincount(code, (w * self.library[cells]) ** 2)
+        return self.model.fit(
+            _dense(self.matrix @ sums), middle, library, np.ones(len(used)), group_of,
+            dispersion_scale=squares / library**2, start=start, max_iterations=iterations,
+        )  # fmt: skip
+
+
+def _dense(matrix: Any) -> FloatArray:
+    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
+
+
+def _codes(name: str, value: Any, n: int) -> npt.NDArray[np.int64]:
+    """Codes 0, 1, …, -1 for none, without gaps."""
+    code = np.asarray(value)
+    if code.shape != (n,) or code.dtype.kind not in "iu":
+        raise ValueError(f"{name} must hold an integer for each of {n} cells, got {code.shape}.")
+    known = code >= 0
+    out = np.full(n, -1, dtype=np.int64)
+    out[known] = np.unique(code[known], return_inverse=True)[1]
+    return out
+
+
+def _interval(
+    values: npt.NDArray[Any], centre: FloatArray, widening: float
+) -> tuple[FloatArray, FloatArray]:
+    """Percentiles of resamples along the first axis, about the middle, widened."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    if widening != 1:
+        low, high = centre - widening * (centre - low), centre + widening * (high - centre)
+    return np.minimum(low, centre), np.maximum(high, centre)
+
+
+def _widening(n: int) -> float:
+    """Factor from percentiles of the Bayesian bootstrap of n units to a t distribution's."""
+    from scipy.stats import norm, t
+
+    upper = (1 + LEVEL) / 2
+    return float(t.ppf(upper, n - 1) / norm.ppf(upper) * np.sqrt((n + 1) / (n - 1)))
+
+
+def _reach(low: FloatArray, high: FloatArray, switch: FloatArray, t: FloatArray) -> None:
+    """Widen intervals so that they hold cells on either side; in place."""
+    known = np.isfinite(switch)
+    for bound, sign in ((low, -1), (high, 1)):
+        at = np.searchsorted(t, switch[known], side="left" if sign < 0 else "right")
+        if sign < 0:
+            cell = at - _CELLS_BESIDE
+            reach = np.where(cell < 0, 0.0, t[np.clip(cell, 0, len(t) - 1)])
+            bound[known] = np.maximum(np.minimum(bound[known], reach), 0)
+        else:
+            cell = at + _CELLS_BESIDE - 1
+            reach = np.where(cell >= len(t), 1.0, t[np.clip(cell, 0, len(t) - 1)])
+            bound[known] = np.minimum(np.maximum(bound[known], reach), 1)

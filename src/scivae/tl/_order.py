@@ -1,0 +1,162 @@
+"""Which genes change before which others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .. import _keys
+from .._errors import check_number, near_matches, shown
+from . import _validate
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+class GeneOrder(NamedTuple):
+    """A partial order of genes, from :func:`scivae.tl.gene_order`.
+
+    Attributes
+    ----------
+    genes
+        One row a gene, by switch: ``change``, ``switch`` and its interval ``switch_low``,
+        ``switch_high``, ``direction`` (``up`` or ``down``), and ``level``: how many genes at least
+        change one after another before it.
+    before
+        Whether the gene of the row changes before that of the column, shape ``(n_genes, n_genes)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from scivae.tl import GeneOrder
+    >>> genes = pd.DataFrame({"switch": [0.2, 0.7]}, index=["A", "B"])
+    >>> GeneOrder(genes, np.array([[False, True], [False, False]])).pairs
+      first second
+    0     A      B
+    """
+
+    genes: pd.DataFrame
+    before: np.ndarray
+
+    @property
+    def pairs(self) -> pd.DataFrame:
+        """Pairs of which no gene is known to change in between: ``first`` before ``second``."""
+        direct = self.before & ~((self.before.astype(np.float32) @ self.before) > 0)
+        first, second = np.nonzero(direct)
+        names = self.genes.index.to_numpy()
+        return pd.DataFrame({"first": names[first], "second": names[second]})
+
+    @property
+    def fraction_ordered(self) -> float:
+        """Fraction of all pairs of genes that are ordered; NaN for fewer than two genes."""
+        n = len(self.before)
+        return float(self.before.sum() / (n * (n - 1) / 2)) if n > 1 else float("nan")
+
+
+def gene_order(
+    trends: AnnData, genes: Sequence[str] | pd.DataFrame | None = None, *, level: float = 0.9
+) -> GeneOrder:
+    """Which genes change before which others, as far as the measured cells tell.
+
+    Parameters
+    ----------
+    trends
+        From :func:`gene_trends`, of measured cells and with resamples.
+    genes
+        Genes to order, or the table of :func:`rank_genes`; ``None`` for all. *Unresolved* genes, whose
+        interval is wider than 0.3, are left out.
+    level
+        Level of the interval of the difference of two switches.
+
+    Returns
+    -------
+    GeneOrder
+        :func:`scivae.pl.gene_order` draws it.
+
+    Raises
+    ------
+    KeyError
+        If a gene is not there.
+    ValueError
+        If ``trends`` have no resamples, or no gene is resolved.
+
+    Notes
+    -----
+    Both switches of a pair are taken from the same resample of donors or cells, with the same positions
+    of the cells. A pair is ordered only if the interval of its difference does not hold 0. Rising and
+    falling genes are compared on one scale.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=600, n_genes=40, n_classes=5)
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=10, enable_progress_bar=False)
+    >>> adata.obsm["X_civae"] = model.get_latent_representation()
+    >>> pairs = scivae.tl.pair_cells(adata, "cell_type", "class_0", "class_4")
+    >>> order = scivae.tl.gene_order(scivae.tl.gene_trends(model, pairs))
+    >>> order.before.shape == (len(order.genes), len(order.genes))
+    True
+    """
+    from ..stats import partial_order
+
+    _validate.check_trends(trends)
+    level = check_number("level", level, minimum=0, maximum=1)
+    switches = trends.varm.get(_keys.SWITCHES)
+    if switches is None or np.shape(switches)[1] == 0:
+        raise ValueError(
+            "an order needs the switches of resamples, but trends have none; call "
+            "scivae.tl.gene_trends(model, pairs) with evidence='measured' and n_bootstraps=100."
+        )
+    rows = _rows(trends, genes)
+    resolved = trends.var[_keys.RESOLVED].to_numpy(dtype=bool)[rows]
+    if not resolved.any():
+        raise ValueError(
+            f"an order needs resolved genes, but the switch of none of {len(rows)} is known to 0.3; "
+            f"take more cells between source and target ({trends.uns[_keys.UNS].get('n_between', 0)} "
+            "are in the middle half of the path)."
+        )
+    rows = rows[resolved]
+    table = trends.var.iloc[rows]
+    order = np.argsort(table[_keys.SWITCH].to_numpy(dtype=float), kind="stable")
+    rows, table = rows[order], table.iloc[order]
+    before = partial_order(np.asarray(switches)[rows], level=level)
+    columns = [_keys.CHANGE, _keys.SWITCH, f"{_keys.SWITCH}_low", f"{_keys.SWITCH}_high"]
+    found = table[columns].copy()
+    found["direction"] = np.where(found[_keys.CHANGE] > 0, "up", "down")
+    found["level"] = _levels(before)
+    return GeneOrder(found, before)
+
+
+def _rows(trends: AnnData, genes: Any) -> np.ndarray:
+    """Positions of the genes that are wanted."""
+    if genes is None:
+        return np.arange(trends.n_vars)
+    if isinstance(genes, str):
+        genes = [genes]
+    names = [str(g) for g in (genes.index if isinstance(genes, pd.DataFrame) else genes)]
+    if not names:
+        raise ValueError("genes must name at least one gene, got none; None stands for all.")
+    rows = trends.var_names.get_indexer(pd.Index(names))
+    if (rows < 0).any():
+        gene = names[int(np.argmax(rows < 0))]
+        raise KeyError(
+            f"genes must be among the {trends.n_vars} genes of trends ({shown(trends.var_names, 3)}), "
+            f"got {gene!r}.{near_matches(gene, trends.var_names)}"
+        )
+    return rows
+
+
+def _levels(before: np.ndarray) -> np.ndarray:
+    """Length of the longest chain that ends at each gene; genes are in the order of their switch."""
+    level = np.zeros(len(before), dtype=int)
+    # A gene can only come after genes that themselves have fewer before them.
+    for gene in np.argsort(before.sum(axis=0), kind="stable"):
+        first = np.flatnonzero(before[:, gene])
+        level[gene] = level[first].max() + 1 if len(first) else 0
+    return level

@@ -186,4 +186,6 @@ def test_what_is_written_back_prints_in_short(trained):
 
 
 def test_trends_print_in_short(results):
-    assert len(repr(results["trends"].uns["civae"]).splitlines()) < 60
+    assert (
+        len(repr(results["trends"].uns["civae"]).splitlines()) < 120
+    )  # three tables, of which pandas shows sixty rows at most

@@ -41,7 +41,7 @@ def everything(model):
         "cells": model.augment("alpha", 8, min_confidence=0.0, key_added=None)
         .layers["counts"]
         .toarray(),
-        "trends": trends(model).layers["mean"],
+        "trends": trends(model).layers["fit"],
     }
 
 

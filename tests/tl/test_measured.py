@@ -137,7 +137,7 @@ class TestTrends:
         for gene in (0, 5, 11):
             share = np.expm1(trends.layers["fit"][:, gene].astype(float)) / 1e4
             b = np.linalg.lstsq(grid, np.log(share), rcond=None)[0]
-            family = sm.families.NegativeBinomial(alpha=said["dispersion"][gene])
+            family = sm.families.NegativeBinomial(alpha=trends.var["dispersion"].iloc[gene])
             glm = sm.GLM(
                 counts[:, gene], basis, family=family, offset=np.log(library),
                 freq_weights=cells["weight"],

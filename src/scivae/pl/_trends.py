@@ -291,10 +291,10 @@ def _strips(
             extent=(0, 1, len(names) - 0.5, -0.5), **look,
         )  # fmt: skip
         if i == 0 and height_in_points(ax) / len(names) > 1.2 * SMALLEST:
-            for row, value in enumerate(change):
+            for place, value in enumerate(change.tolist()):
                 dark = abs(value) > 0.6 * most
                 strip.text(
-                    0.5, row, f"{value:.0f}", ha="center", va="center", fontsize=SMALLEST,
+                    0.5, place, f"{value:.0f}", ha="center", va="center", fontsize=SMALLEST,
                     color="white" if dark else "black",
                 )  # fmt: skip
         if 0 < n_rising < len(names):
@@ -313,8 +313,8 @@ def _fit_names(ax: Axes, names: list[str], pale: np.ndarray) -> None:
     every = max(1, int(np.ceil(0.95 * size / row)))
     rows = np.arange(0, len(names), every)
     ax.set_yticks(rows, [names[i] for i in rows], style="italic", fontsize=size)
-    for label, row in zip(ax.get_yticklabels(), rows, strict=True):
-        if pale[row]:
+    for label, is_pale in zip(ax.get_yticklabels(), pale[rows], strict=True):
+        if is_pale:
             label.set_color(GREY)
 
 
@@ -391,14 +391,16 @@ def _draw(ax: Axes, trends: AnnData, gene: str, color: str, shown: _Shown) -> No
     if shown.measured:
         _draw_bins(ax, trends, gene, GREY if color == OKABE_ITO[0] else color, donors=shown.donors)
     if shown.bands and low is not None and high is not None:
-        edges = (_layer(trends, layer, [gene])[:, 0] for layer in (low, high))
+        below, above = (_layer(trends, layer, [gene])[:, 0] for layer in (low, high))
         label = "90 % band" if is_fit else "5–95 % of paths"
-        ax.fill_between(t, *edges, color=color, alpha=0.2, lw=0, label=label)
+        ax.fill_between(t, below, above, color=color, alpha=0.2, lw=0, label=label)
     if is_fit:
         ax.plot(t, _layer(trends, curve, [gene])[:, 0], color=color, lw=1.5, label="fit to cells")
     if (shown.decoded or not is_fit) and _keys.DECODED_LAYER in trends.layers:
         line = _layer(trends, _keys.DECODED_LAYER, [gene])[:, 0]
-        look = {"color": OKABE_ITO[3] if is_fit else color, "lw": 0.9 if is_fit else 1.5}
+        look: dict[str, Any] = {"color": OKABE_ITO[3], "lw": 0.9}
+        if not is_fit:
+            look = {"color": color, "lw": 1.5}
         ax.plot(t, line, ls="--", label="decoded (prediction)", zorder=1.9, **look)
     elif not is_fit:
         ax.plot(t, _layer(trends, curve, [gene])[:, 0], color=color, lw=1.5, ls="--", label=curve)
@@ -459,7 +461,11 @@ def _say_p_value(ax: Axes, ranked: pd.DataFrame | None, gene: str, *, short: boo
         return
     for column, unit in (("fdr", "donors"), ("fdr_cells", "cells of one sample"),
                          ("p_value", "donors"), ("p_cells", "cells of one sample")):  # fmt: skip
-        value = ranked.loc[gene, column] if column in ranked else np.nan
+        value = (
+            float(ranked[column].to_numpy(dtype=float)[ranked.index == gene][0])
+            if column in ranked
+            else np.nan
+        )
         if np.isfinite(value):
             name = "FDR" if column.startswith("fdr") else "p"
             unit = "cells" if short and unit.startswith("cells") else unit

@@ -165,7 +165,7 @@ class NormalEquations(NamedTuple):
         matrix[:p, :p] += self.penalty
         matrix[range(p, p + n_groups), range(p, p + n_groups)] += self.precision
         matrix[np.diag_indices(p)] += 1e-12 * np.abs(matrix).max()
-        found = np.linalg.solve(matrix, (weighted @ whole).T).T
+        found = np.asarray(np.linalg.solve(matrix, (weighted @ whole).T).T, dtype=np.float64)
         return found[:, :p], found[:, p:]
 
     def largest(self, step_b: FloatArray, step_u: FloatArray) -> FloatArray:

@@ -33,7 +33,8 @@ def over_blocks(one: Callable[[slice], None], n_genes: int, n_cells: int, what: 
     """
     from threadpoolctl import threadpool_limits
 
-    rows = max(1, min(_VALUES_PER_BLOCK // max(n_cells, 1), -(-n_genes // n_cores())))
+    # Not by the number of cores: sums would be rounded differently.
+    rows = max(1, _VALUES_PER_BLOCK // max(n_cells, 1))
     blocks = [slice(first, min(first + rows, n_genes)) for first in range(0, n_genes, rows)]
     # Threads that share one product wait for each other after every one; these never do.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_cores()) as pool:

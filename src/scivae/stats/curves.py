@@ -208,8 +208,9 @@ def measured_curves(
     curve = model.scaled(basis @ model.average(fit).T)
     switch = switch_position(curve, grid)
 
-    by_donor = donors is not None and len(np.unique(donors[donors >= 0])) >= MIN_UNITS
-    unit = donors if by_donor else np.arange(n_cells)
+    unit, by_donor = np.arange(n_cells, dtype=np.int64), False
+    if donors is not None and len(np.unique(donors[donors >= 0])) >= MIN_UNITS:
+        unit, by_donor = donors, True
     settings = _Resamples(matrix, place, t, size, weight, groups, unit, model, fit)
     resampled = settings.run(n_bootstraps, rng)
     widening = _widening(len(np.unique(unit[unit >= 0]))) if by_donor else 1.0
@@ -341,6 +342,11 @@ class _Model(NamedTuple):
         few = min((few._replace(penalty=p) for p in _PENALTIES), key=score)
         return model._replace(penalty=_UNDERSMOOTHING * few.penalty, variance=few.variance)
 
+    @property
+    def alpha(self) -> FloatArray:
+        """Dispersion of each gene."""
+        return np.empty(0) if self.dispersion is None else self.dispersion
+
     def settings(self, group: npt.NDArray[np.int64] | None) -> dict[str, Any]:
         """Arguments of the fit."""
         smooth = self.penalty * roughness_penalty(N_BASIS)
@@ -361,13 +367,13 @@ class _Model(NamedTuple):
     ) -> RegressionFit:
         """Fit genes against positions."""
         basis = spline_basis(t, N_BASIS)
-        if not self.counts:
+        if library is None:
             for name in ("tolerance", "start", "max_iterations", "dispersion_scale"):
                 more.pop(name, None)
             return fit_gaussian(matrix, basis, weights=weight, **self.settings(group))
         more = {"tolerance": 1e-8, **more}
         return fit_negative_binomial(
-            matrix, basis, library=library, dispersion=self.dispersion, weights=weight,
+            matrix, basis, library=library, dispersion=self.alpha, weights=weight,
             **self.settings(group), **more,
         )  # fmt: skip
 
@@ -432,13 +438,13 @@ class _Resamples(NamedTuple):
         cells = np.flatnonzero(weight > 0)
         w = weight[cells]
         sums = sparse.csr_matrix((w, (cells, code)), shape=(len(t), len(used)))
-        size = np.bincount(code, w)
-        middle = np.clip(np.bincount(code, w * t[cells]) / size, 0, 1)
+        size: FloatArray = np.bincount(code, w).astype(np.float64)
+        middle: FloatArray = np.clip(np.bincount(code, w * t[cells]) / size, 0, 1)
         group_of = None if self.group is None else used % n_groups - 1
         if self.library is None:
             means = _dense(self.matrix @ sums) / size
             return self.model.fit(means, middle, None, size, group_of)
-        library = np.bincount(code, w * self.library[cells])
+        library: FloatArray = np.bincount(code, w * self.library[cells]).astype(np.float64)
         squares = np.bincount(code, (w * self.library[cells]) ** 2)
         return self.model.fit(
             _dense(self.matrix @ sums), middle, library, np.ones(len(used)), group_of,

@@ -71,6 +71,7 @@ class Measured(NamedTuple):
                 **{f"{_keys.CHANGE}{e}": unit * getattr(found, f"change{e}") for e in ENDS},
                 **{f"{_keys.SWITCH}{e}": getattr(found, f"switch{e}") for e in ENDS},
                 _keys.RESOLVED: found.resolved,
+                "dispersion": found.dispersion,
             }
         )
 
@@ -89,12 +90,8 @@ class Measured(NamedTuple):
             "unit": self.curves.unit,
             "n_bootstraps": self.curves.switches.shape[1],
             "penalty": float(self.curves.penalty),
-            "dispersion": self.curves.dispersion,
-            "axis": {
-                "points": self.axis.points,
-                "metric": self.axis.metric,
-                "scale": float(self.axis.scale),
-            },
+            "axis": self.axis.table(),
+            "distance_scale": float(self.axis.scale),
         }
 
     def write(self, adata: AnnData, key_added: str) -> None:

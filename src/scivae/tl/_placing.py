@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 # Paths whose mean is the axis.
 MAX_PATHS = 2000
@@ -56,6 +57,20 @@ class Axis(NamedTuple):
         length = np.linalg.norm(np.diff(points @ axis.metric, axis=0), axis=1).sum()
         # Cells on a half circle from end to end are half of its width away.
         return axis._replace(scale=float(max(np.quantile(distance, _NEAR), length / 2)))
+
+    def table(self) -> pd.DataFrame:
+        """Points and metric as rows, to be stored."""
+        rows = np.concatenate([self.points, self.metric])
+        names = [f"point_{i}" for i in range(len(self.points))]
+        names += [f"metric_{i}" for i in range(len(self.metric))]
+        return pd.DataFrame(rows, index=names).add_prefix("latent_")
+
+    @classmethod
+    def from_table(cls, table: pd.DataFrame, scale: float) -> Axis:
+        """Undo :meth:`table`."""
+        rows = table.to_numpy(dtype=np.float64)
+        n_latent = rows.shape[1]
+        return cls(rows[:-n_latent], rows[-n_latent:], float(scale))
 
     def place(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Position in [0, 1] and distance of latent points, each of shape ``(n,)``."""

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+# Bytes of the name of a slot: in a zarr store it is that of a folder, to which a suffix comes.
+MAX_KEY = 200
+
 
 def near_matches(name: Any, known: Iterable[Any], n: int = 3) -> str:
     """`` Did you mean …?`` for a name that is close to a known one, else an empty string."""
@@ -83,6 +86,12 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 
 def check_key(name: str, value: Any) -> None:
-    """Raise a ValueError unless the value can begin the names of slots: files have no slashes there."""
-    if not isinstance(value, str) or not value or "/" in value:
-        raise ValueError(f"{name} must be a name without slashes, got {value!r}.")
+    """Raise a ValueError unless the value can begin the names of slots, as files can have them."""
+    known = (
+        isinstance(value, str) and value.isprintable() and value.strip(". ") and "/" not in value
+    )
+    if not known or len(value.encode()) > MAX_KEY:
+        raise ValueError(
+            f"{name} must be a name of at most {MAX_KEY} bytes, without slashes and control "
+            f"characters, got {value if isinstance(value, str) and len(value) < 40 else got(value)!r}."
+        )

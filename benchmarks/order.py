@@ -23,7 +23,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from _common import DOCS, data_file, provenance, write_table
+from _common import data_file, write_table
 from scipy import sparse
 from scipy.stats import spearmanr
 
@@ -39,9 +39,13 @@ MIN_LOG2, MIN_COUNTS = 1.0, 50
 def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, help="h5ad with layers['counts']; default: the intestine")
+    parser.add_argument(
+        "--data", type=Path, help="h5ad with layers['counts']; default: the intestine"
+    )
     parser.add_argument("--labels-key", default="stage")
-    parser.add_argument("--stages", nargs="+", help="in their order; default: sorted, or categories")
+    parser.add_argument(
+        "--stages", nargs="+", help="in their order; default: sorted, or categories"
+    )
     parser.add_argument("--name", default="order", help="of the table")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int)
@@ -59,7 +63,9 @@ def main() -> None:
         text = " ".join(__doc__.split("\n\n")[2].split())
         write_table(args.name, "Order of genes along a lineage", text, pd.DataFrame(rows), "method")
     if "simulated" not in args.skip:
-        found = pd.DataFrame([coverage(seed, donors) for donors in (1, 6) for seed in range(args.seeds)])
+        found = pd.DataFrame(
+            [coverage(seed, donors) for donors in (1, 6) for seed in range(args.seeds)]
+        )
         text = (
             "Simulated lineages with known times (`scivae.datasets.synthetic`, 1,500 cells, 300 genes, "
             "five stages, the middle three not labeled in training). Coverage: how often the 90 % "

@@ -39,9 +39,9 @@ def answers(model, adata):
         "path": model.interpolate(*names, **walk).to_df("counts"),
         "bent": model.interpolate(*names, method="spherical", **walk).to_df("counts"),
         "bands": model.interpolate(*names, n_samples=5, **walk).to_df("q95"),
-        "trends": tl.gene_trends(
-            model, pairs, n_steps=3, adata=adata, evidence="decoded"
-        ).to_df("q95"),
+        "trends": tl.gene_trends(model, pairs, n_steps=3, adata=adata, evidence="decoded").to_df(
+            "q95"
+        ),
     }
 
 

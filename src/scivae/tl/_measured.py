@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from ._null import SOURCE, TARGET
 from ._placing import Axis
-from ._samples import NONE, Cells
+from ._samples import NONE, SOURCE, TARGET, Cells
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -282,7 +282,11 @@ class TestDonors:
         ({"evidence": "both"}, ValueError, "evidence must be one of 'measured', 'decoded'"),
         ({"n_bootstraps": -1}, ValueError, "n_bootstraps must be at least 0"),
         ({"max_cells": 3}, ValueError, "max_cells must be at least 20, got 3"),
-        ({"key_added": "a/b"}, ValueError, "key_added must be a name of at most 200 bytes, without slashes"),
+        (
+            {"key_added": "a/b"},
+            ValueError,
+            "key_added must be a name of at most 200 bytes, without slashes",
+        ),
     ],
 )
 def test_bad_input(along, change, error, message):

@@ -208,7 +208,7 @@ QUERY = {
     "unseen label": (labels("delta"), ValueError, "labels must be classes that the model was trained on, but adata.obs['cell_type'] holds 'delta'; set them to NaN, or drop the column: cells without a label can be encoded and predicted."),
     "labels lists": (labels(of_objects([1])), TypeError, KINDS.format("list")),
     "NaN": (value(NAN), ValueError, FINITE),
-    "negative": (value(-2), ValueError, COUNTS.format("nb", "negative values (the smallest is -2)")),
+    "negative": (value(-2), ValueError, "likelihood='nb' needs raw counts, but adata.layers['counts'] holds negative values (the smallest is -2); put the raw counts there (the model was trained on counts)."),
     "no counts": (value(0, 3, slice(None)), ValueError, "every cell needs at least one count under likelihood='nb', but 1 cells of adata.layers['counts'] are all zero ('cell_3'); remove them with scanpy.pp.filter_cells(adata, min_counts=1)."),
 }  # fmt: skip
 
@@ -304,7 +304,7 @@ VERBS = {
     "pairs: label": (lambda m, a: pairs(a, label="gamma"), ValueError, "label must be present in both groups, but no cell of source='alpha' has adata.obs['cell_type'] == 'gamma'; the labels of that group are: 'alpha'."),
     "pairs: use_rep": (lambda m, a: pairs(a, use_rep="X_pca"), KeyError, "use_rep must be a key of adata.obsm, got 'X_pca'; those there are: 'X_civae', 'X_flat', 'X_words'. Did you mean 'X_civae'?"),
     "pairs: use_rep words": (lambda m, a: pairs(a, use_rep="X_words"), TypeError, "adata.obsm['X_words'] must be a dense array of numbers, cells × dimensions, got shape (120, 2) of dtype <U1."),
-    "pairs: method": (lambda m, a: pairs(a, method="OT"), ValueError, "method must be one of 'ot', 'random', 'all', 'nearest', got 'OT'."),
+    "pairs: method": (lambda m, a: pairs(a, method="OT"), ValueError, "method must be one of 'ot', 'random', 'all', 'nearest', got 'OT'. Did you mean 'ot'?"),
     "pairs: n_pairs": (lambda m, a: pairs(a, n_pairs=0), ValueError, "n_pairs must be at least 1, got 0."),
     "pairs: donor_key": (lambda m, a: pairs(a, donor_key=3), TypeError, "donor_key must be the name of a column of adata.obs, got 3 (int)."),
     "pairs: max_cells": (lambda m, a: pairs(a, max_cells=1), ValueError, "max_cells must be at least 2, got 1."),
@@ -436,7 +436,7 @@ def lost(adata):
     ("change", "text"),
     [
         (lost, "adata.obs['_scvi_labels'], which setup_anndata wrote, is gone; call setup_anndata again and make the model anew, or pass a fresh copy as adata=."),
-        (value(NAN), "expression values must be finite, but a minibatch holds NaN or infinity: the data were changed after setup_anndata; set up a clean copy."),
+        (value(NAN), "adata.layers['counts'] must hold what it held when the model was made, but 1 of 120 cells have changed ('cell_3'), as scanpy's functions do in place; put the values back (keep counts in adata.layers['counts']), or set up and train a new model."),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -10,12 +12,39 @@ import numpy as np
 
 # Bytes of the name of a slot: in a zarr store it is that of a folder, to which a suffix comes.
 MAX_KEY = 200
+# Modules that a user does not call: a warning names the line above them.
+_BELOW = ("scivae", "scvi", "lightning", "torch", "contextlib", "functools")
 
 
 def near_matches(name: Any, known: Iterable[Any], n: int = 3) -> str:
-    """`` Did you mean …?`` for a name that is close to a known one, else an empty string."""
-    matches = difflib.get_close_matches(str(name), [str(k) for k in known], n=n, cutoff=0.6)
+    """`` Did you mean …?`` for a name that is close to a known one, else an empty string.
+
+    Names that differ in upper and lower case only are closest.
+    """
+    text, names = str(name), [str(k) for k in known]
+    matches = [k for k in names if k.casefold() == text.casefold() and k != text][:n]
+    matches = matches or difflib.get_close_matches(text, names, n=n, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""
+
+
+def in_another_case(names: Iterable[Any], known: Iterable[Any]) -> dict[str, str]:
+    """Of names that are not known, those that are once upper and lower case no longer count.
+
+    Returns
+    -------
+    The known name of each.
+    """
+    by_case = {str(k).casefold(): str(k) for k in known}
+    folded = {str(name): by_case.get(str(name).casefold()) for name in names}
+    return {name: found for name, found in folded.items() if found is not None}
+
+
+def warn(message: str) -> None:
+    """Warn the user, at the line of theirs from which the package was called."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _BELOW:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def shown(values: Iterable[Any], n: int = 8) -> str:

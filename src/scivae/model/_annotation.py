@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,14 +79,7 @@ class AnnotationMixin(CalibrationMixin):
         check_integer("batch_size", batch_size, minimum=1)
         if not isinstance(data, BlockDataModule):
             data = BlockDataModule(data, registry=self.registry_)
-        elif data.n_vars != self.module.n_input or not np.array_equal(
-            data.setup_.classes, self.classes
-        ):
-            raise ValueError(
-                f"data must have the {self.module.n_input} genes and {len(self.classes)} classes of "
-                f"the model, got {data.n_vars} and {len(data.setup_.classes)}; make it with "
-                "BlockDataModule(…, registry=model.registry)."
-            )
+        self._check_source(data, "data")
         classes = self.linear_classes
         kind = np.min_scalar_type(len(self.classes))
         predicted = np.empty(data.n_obs, dtype=kind)
@@ -101,7 +95,9 @@ class AnnotationMixin(CalibrationMixin):
                 with self._evaluating() as module, seeded(self._seed):
                     start = 0
                     matrix = data.cells.matrix(root, data.layer)
-                    minibatches = loader.minibatches(matrix)
+                    minibatches: Iterable = loader.minibatches(matrix)
+                    if not data.is_checked:
+                        minibatches = self._checked_minibatches(minibatches)
                     for part, unlike in (
                         self._with_novelty(module, minibatches)
                         if has_novelty

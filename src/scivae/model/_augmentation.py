@@ -305,6 +305,7 @@ class AugmentationMixin(GenerationMixin):
         }
         target = None if store is None else new_store(store)
         adata = self._validate_anndata(adata)
+        self._warn_of_changed_columns(adata)
         self._check_uns(adata, key_added)
         shared = self._shared_covariance(adata) if method == "normal" else None
         sources = []
@@ -512,9 +513,11 @@ class AugmentationMixin(GenerationMixin):
         """
         codes = np.asarray(adata.obs[_checks.LABEL_CODES])
         labeled = codes < len(self.classes)
-        # A model made from a datamodule takes up the first AnnData it is given, which may be a part.
-        trained_on = self.registry_["field_registries"]["X"]["state_registry"]["n_obs"]
-        own = adata is self.adata and len(codes) == trained_on
+        own = adata is self.adata
+        if self.cell_hashes_ is None:
+            # A model made from a datamodule takes up the first AnnData it is given, which may be a part.
+            trained_on = self.registry_["field_registries"]["X"]["state_registry"]["n_obs"]
+            own = own and len(codes) == trained_on
         if own and self.validation_indices is not None:
             held_out = np.isin(np.arange(len(codes)), self.validation_indices) & labeled
         else:  # cells that this model was not trained on

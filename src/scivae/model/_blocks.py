@@ -22,6 +22,7 @@ from ..module import COUNT_LIKELIHOODS
 from . import _annbatch, _checks, _stores
 from ._cells import resolve_indices
 from ._civae import CIVAE
+from ._manager import rounded
 from ._setup import Setup
 from ._training import stratified_split
 from ._weights import nats_told
@@ -184,6 +185,8 @@ class BlockLoader:
                 rows.append(part.rows[mine])
         stack = sparse.vstack if sparse.issparse(blocks[0]) else np.concatenate
         x: Any = blocks[0] if len(blocks) == 1 else stack(blocks)  # (per_rank, n_vars)
+        if self.data.rounds:
+            x = rounded(x)
         index = rows[0] if len(rows) == 1 else np.concatenate(rows)
         if sparse.issparse(x):
             x = x.tocsr()
@@ -306,6 +309,8 @@ class BlockDataModule(LightningDataModule):
         if validation_size is not None:
             check_number("validation_size", validation_size, minimum=0, maximum=1)
         check_bool("check", check)
+        self.is_checked = check
+        self.rounds = False
         check_choice("reader", reader, ("anndata", "annbatch"))
         self.cells = _stores.Cells(source)
         arguments = {
@@ -362,6 +367,7 @@ class BlockDataModule(LightningDataModule):
                     _checks.check_values(
                         adata, self.layer, found.summary, likelihood, training=registry is None
                     )
+                self.rounds = found.summary.kind == "near counts"
                 nats = nats_told(matrix, counts=likelihood in COUNT_LIKELIHOODS)
                 self.registry[_checks.FOUND] = found._replace(nats=nats).to_plain()
         parts = stratified_split(

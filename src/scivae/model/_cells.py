@@ -50,21 +50,31 @@ def resolve_cells(adata: AnnData, cells: Any, argument: str) -> np.ndarray:
     )
 
 
-def resolve_indices(adata: AnnData, indices: Any) -> np.ndarray:
-    """Positions of cells given by positions or a mask, shape ``(n,)``; all cells for ``None``."""
+def resolve_indices(adata: Any, indices: Any, argument: str = "indices") -> np.ndarray:
+    """Positions of cells given by positions or a mask, shape ``(n,)``; all cells for ``None``.
+
+    Parameters
+    ----------
+    adata
+        What has ``n_obs`` cells.
+    indices
+        The cells.
+    argument
+        What to call ``indices`` in an error.
+    """
     if indices is None:
         return np.arange(adata.n_obs)
     index = np.asarray(indices)
     if index.shape == (adata.n_obs,) and index.dtype == bool:
         index = np.flatnonzero(index)
     if index.size == 0:
-        raise ValueError("indices must name at least one cell, got none.")
+        raise ValueError(f"{argument} must name at least one cell, got none.")
     if index.ndim != 1 or index.dtype.kind not in "iu":
         raise TypeError(
-            f"indices must be integer positions, shape (n,), or a mask of shape ({adata.n_obs},), got "
+            f"{argument} must be integer positions, shape (n,), or a mask of shape ({adata.n_obs},), got "
             f"shape {index.shape} of dtype {index.dtype}."
         )
-    return _inside(index, adata, "indices")
+    return _inside(index, adata, argument)
 
 
 def _inside(positions: np.ndarray, adata: AnnData, argument: str) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -12,14 +13,7 @@ import scipy.special
 import torch
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
-from scvi.data.fields import (
-    CategoricalJointObsField,
-    CategoricalObsField,
-    LayerField,
-    NumericalJointObsField,
-    NumericalObsField,
-)
+from scvi.data.fields import LayerField
 from scvi.model import SCVI
 from scvi.module import VAE
 
@@ -42,9 +36,18 @@ from ._calibration import check_level
 from ._cells import resolve_indices
 from ._compat import get_minify_type
 from ._decoding import Encoded, encoded_minibatches
-from ._fields import LabelsField
+from ._entry import EntryMixin, new_identity
+from ._fields import (
+    BatchField,
+    CategoricalCovariatesField,
+    ContinuousCovariatesField,
+    LabelsField,
+    SizeFactorField,
+)
+from ._inherited import inherit
 from ._interpolation import InterpolationMixin
-from ._random import LOCK, draws_by_seed, seeded
+from ._manager import CellsManager
+from ._random import LOCK, seeded
 from ._repr import Labels, ReprMixin
 from ._saving import SavingMixin
 from ._setup import Setup, check_setup_arguments
@@ -67,6 +70,7 @@ class CIVAE(
     AnnotationMixin,
     TrainingMixin,
     SavingMixin,
+    EntryMixin,
     SCVI,
 ):
     r"""Class-informed variational auto-encoder (CI-VAE).
@@ -238,6 +242,7 @@ class CIVAE(
             summary = found.summary
             if likelihood == "auto":
                 likelihood = _checks.choose_likelihood(summary)
+                _checks.say_what_was_chosen(adata, setup.layer, found, likelihood)
             _checks.check_values(found, setup.layer, summary, likelihood, training=True)
             in_unit = summary.minimum >= 0 and summary.maximum <= 1
             if sigmoid is None:
@@ -286,6 +291,10 @@ class CIVAE(
                 sigmoid=bool(sigmoid),
                 **kwargs,
             )
+        weakref.finalize(self, type(self)._per_instance_manager_store.pop, self.id, None)
+        self.data_summary_ = None if found is None else found.summary.to_plain()
+        if adata is not None:
+            self._take(adata, found)
         self._seed = seed
         self.labels = Labels(self.classes)  # no property: IPython completes no keys of those
         self.temperature_, self.calibration_, self.mapped_ = 1.0, None, False
@@ -383,16 +392,17 @@ class CIVAE(
                 layer if layer in adata.layers else None,
                 is_count_data=False,
             ),
-            CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+            BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key),
             LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category),
-            NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
-            CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
-            NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+            SizeFactorField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key),
+            CategoricalCovariatesField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
+            ContinuousCovariatesField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
         ]
         if minify_type is not None:
             fields += cls._get_fields_for_adata_minification(minify_type)
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager = CellsManager(fields=fields, setup_method_args=setup_method_args)
         with _checks.unchanged_on_error(adata):
+            new_identity(adata, cls._setup_adata_manager_store)
             manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
@@ -521,7 +531,8 @@ class CIVAE(
                 raise ValueError(
                     "a dataloader stands in place of adata and indices; pass one only."
                 )
-            means = np.concatenate([part.mean for part in self._encode_all(dataloader)])
+            loader = self._checked_loader(dataloader)
+            means = np.concatenate([part.mean for part in self._encode_all(loader)])
         logits = self.linear_classes.logits(means)
         if return_sets:
             return pd.DataFrame(self._sets_of(logits, level), index=names, columns=self.classes)
@@ -536,53 +547,6 @@ class CIVAE(
     def _require_trained(self) -> None:
         if not self.is_trained_:
             raise RuntimeError("this model is not trained yet; call model.train() first.")
-
-    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
-        """scvi-tools' transfer of a setup, after checks that say what is wrong with the cells."""
-        if adata is None and self.adata is None:
-            raise ValueError(
-                "this model was made or loaded without an AnnData; pass adata= with cells that have "
-                "its genes, such as BlockDataModule.to_memory gives."
-            )
-        if adata is None or adata is self.adata or self._is_registered(adata):
-            adata = self.adata if adata is None else adata
-            if _checks.LABEL_CODES not in adata.obs:  # type: ignore[union-attr]
-                raise ValueError(
-                    f"adata.obs[{_checks.LABEL_CODES!r}], which setup_anndata wrote, is gone; call "
-                    "setup_anndata again and make the model anew, or pass a fresh copy as adata=."
-                )
-            return super()._validate_anndata(adata, copy_if_view=copy_if_view)
-        _checks.check_adata(adata)
-        setup = self.setup
-        _checks.check_shape(adata)
-        _checks.check_genes(adata, setup.genes)
-        layer = _checks.resolve_layer(adata, setup.layer)
-        check_setup_arguments(
-            adata,
-            batch_key=setup.batch_key,
-            size_factor_key=setup.size_factor_key,
-            categorical_covariate_keys=list(setup.categorical),
-            continuous_covariate_keys=list(setup.continuous),
-        )
-        if get_minify_type(adata) is None:
-            summary = _checks.summarize(_checks.values_of(adata, layer))
-            _checks.check_finite(adata, layer, summary)
-            _checks.check_values(adata, layer, summary, self.likelihood, training=False)
-        with self._unchanged_on_error(adata):
-            return super()._validate_anndata(adata, copy_if_view=copy_if_view)
-
-    def _unchanged_on_error(self, adata: Any) -> AbstractContextManager[None]:
-        """Put an AnnData (``None``: the model's own) back as it was if the block raises."""
-        adata = self.adata if adata is None else adata
-        if not isinstance(adata, AnnData) or adata.is_view:
-            return nullcontext()
-        managers = self._per_instance_manager_store.setdefault(self.id, {})
-        return _checks.unchanged_on_error(adata, managers)
-
-    def _is_registered(self, adata: AnnData) -> bool:
-        """Whether this very AnnData was checked before."""
-        managers = self._per_instance_manager_store.get(self.id, {})
-        return any(manager.adata is adata for manager in managers.values())
 
     @contextmanager
     def _evaluating(self) -> Iterator[CIVAEModule]:
@@ -628,7 +592,13 @@ class CIVAE(
         self._require_trained()
         if kwargs.get("batch_size") is not None:
             check_integer("batch_size", kwargs["batch_size"], minimum=1)
-        if kwargs.get("dataloader") is None:
+        if kwargs.get("dataloader") is not None:
+            if adata is not None or indices is not None:
+                raise ValueError(
+                    "a dataloader stands in place of adata and indices; pass one only."
+                )
+            kwargs["dataloader"] = self._checked_loader(kwargs["dataloader"])
+        else:
             adata = self._validate_anndata(adata)
             indices = resolve_indices(adata, indices)
             if not kwargs.keys() - {"batch_size", "dataloader"}:  # the means, and no more
@@ -664,15 +634,4 @@ class CIVAE(
             )
 
 
-for _name in (
-    "differential_expression",
-    "get_elbo",
-    "get_feature_correlation_matrix",
-    "get_latent_library_size",
-    "get_likelihood_parameters",
-    "get_marginal_ll",
-    "get_normalized_expression",
-    "get_reconstruction_error",
-    "posterior_predictive_sample",
-):
-    setattr(CIVAE, _name, draws_by_seed(getattr(SCVI, _name)))
+inherit(CIVAE, SCVI)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from scvi.data._constants import _MANAGER_UUID_KEY as MANAGER_UUID
+from scvi.data._constants import _SCVI_UUID_KEY as ADATA_UUID
 from scvi.data._constants import _SETUP_METHOD_NAME as SETUP_METHOD_NAME
+from scvi.data._constants import ADATA_MINIFY_TYPE
 from scvi.data._utils import _get_adata_minify_type as get_minify_type
 from scvi.model.base._constants import SAVE_KEYS
 from scvi.module._constants import MODULE_KEYS
 
 __all__ = [
+    "ADATA_MINIFY_TYPE",
+    "ADATA_UUID",
+    "MANAGER_UUID",
     "MODULE_KEYS",
     "SAVE_KEYS",
     "SETUP_METHOD_NAME",

@@ -39,6 +39,7 @@ class GenerationMixin:
         train_indices: np.ndarray | None
         validation_indices: np.ndarray | None
         test_indices: np.ndarray | None
+        cell_hashes_: np.ndarray | None
 
         @property
         def setup(self) -> Setup: ...
@@ -52,6 +53,10 @@ class GenerationMixin:
         def _validate_anndata(
             self, adata: AnnData | None = None, copy_if_view: bool = True
         ) -> AnnData: ...
+        def _check_source(self, source: Any, argument: str) -> None: ...
+        def _checked_minibatches(self, minibatches: Iterable) -> Iterable: ...
+        def _enter_training(self, datamodule: Any = None) -> None: ...
+        def _warn_of_changed_columns(self, adata: AnnData) -> None: ...
         def _evaluating(self) -> AbstractContextManager[CIVAEModule]: ...
         def _encode(
             self, adata: AnnData, indices: np.ndarray, batch_size: int | None = None
@@ -79,7 +84,8 @@ class GenerationMixin:
             Latent points, shape ``(n, n_latent)``.
         covariates
             One row a point, with columns of the setup (batch, categorical and continuous
-            covariates). Those left out take their first category (zero, where continuous).
+            covariates, in their own units). Those left out take their first category; continuous
+            ones the mean of the cells of the setup.
         library_size
             Counts of each cell, one number or shape ``(n,)`` (the size factor, where the model was
             set up with one); ``None`` for the median of the training cells. Of no effect on

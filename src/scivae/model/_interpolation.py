@@ -177,6 +177,7 @@ class InterpolationMixin(GenerationMixin):
         if library_size is not None:
             check_number("library_size", library_size)
         adata = self._validate_anndata(adata)
+        self._warn_of_changed_columns(adata)
         self._check_uns(adata, key_added)
         self._check_position(adata, key_added)
         a, b = resolve_cells(adata, cell_a, "cell_a"), resolve_cells(adata, cell_b, "cell_b")

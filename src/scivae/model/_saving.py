@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import anndata
+import pandas as pd
 import torch
 from anndata import AnnData
 from scvi.data import AnnDataManager
+from scvi.nn import FCLayers
 
-from .._names import any_text_written
-from . import _files
+from .._errors import check_type, in_another_case
+from .._names import any_text_written, as_objects
+from . import _checks, _files
 from ._compat import SAVE_KEYS, SETUP_METHOD_NAME
 from ._plain import foreign, from_plain, to_plain
 from ._quiet import quiet_loading
+from ._setup import Setup
 
 _PARTS = (SAVE_KEYS.MODEL_STATE_DICT_KEY, SAVE_KEYS.VAR_NAMES_KEY, SAVE_KEYS.ATTR_DICT_KEY)
 
@@ -43,6 +48,51 @@ def read_model(folder: Path, prefix: str | None, trusted: bool) -> dict[str, Any
     if method != "setup_anndata":
         raise ValueError(f"a CIVAE is set up by setup_anndata, but {path} says {method!r}.")
     return parts
+
+
+def _unchanged_on_error(adata: Any) -> AbstractContextManager[None]:
+    """Put an AnnData, if this is one, back as it was if the block raises."""
+    if not isinstance(adata, AnnData) or adata.is_view:
+        return nullcontext()
+    return _checks.unchanged_on_error(adata)
+
+
+def place_weights_of_categories(reference: torch.nn.Module, model: torch.nn.Module) -> None:
+    """Put the weights of each batch and category of a reference where a model with more of them has it.
+
+    A layer's input ends in an indicator for each batch, then for each category of the first covariate, and so
+    on. scvi-tools puts new weights last, so that with new batches the weights of the covariates would
+    stand one place off. Where the reference had a single batch, and no indicator for it, that of it is zero.
+
+    Parameters
+    ----------
+    reference
+        The network of the reference.
+    model
+        The network that was made of it; changed in place.
+    """
+    of_reference = dict(reference.named_modules())
+    for name, layers in model.named_modules():
+        before = of_reference.get(name)
+        if not isinstance(layers, FCLayers) or not isinstance(before, FCLayers):
+            continue
+        if layers.n_cat_list == before.n_cat_list:
+            continue
+        for old, new in zip(before.modules(), layers.modules(), strict=True):
+            if not isinstance(new, torch.nn.Linear) or new.weight.shape == old.weight.shape:
+                continue
+            n_input = old.weight.shape[1] - sum(before.n_cat_list)
+            added = iter(new.weight.data[:, old.weight.shape[1] :].clone().split(1, dim=1))
+            columns, start = [old.weight.data[:, :n_input]], n_input
+            for n_before, n_now in zip(before.n_cat_list, layers.n_cat_list, strict=True):
+                columns.append(old.weight.data[:, start : start + n_before])
+                start += n_before
+                more = [next(added) for _ in range(n_now - n_before)]
+                if more and n_before == 0:
+                    more[0] = torch.zeros_like(more[0])
+                columns += more
+            together = [column.to(new.weight.device) for column in columns]
+            new.weight.data.copy_(torch.cat(together, dim=1))
 
 
 class SavingMixin:
@@ -184,8 +234,17 @@ class SavingMixin:
         saved_adata = _files.find(folder, f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}")
         if adata is None and saved_adata.exists():
             adata = anndata.read_h5ad(saved_adata)
+        if adata is not None and adata is not False:
+            _checks.check_adata(adata)
+            _checks.check_shape(adata)
+            genes = Setup.from_registry(parts[_PARTS[2]]["registry_"]).genes
+            _checks.check_genes(adata, genes, model=repr(str(dir_path)))
         # scvi-tools reads a file, and trusts it; it is given one that nobody else can write.
-        with tempfile.TemporaryDirectory() as private, quiet_loading():
+        with (
+            tempfile.TemporaryDirectory() as private,
+            quiet_loading(),
+            _unchanged_on_error(adata),
+        ):
             torch.save(parts, Path(private) / SAVE_KEYS.MODEL_FNAME)
             return super().load(private, adata, **kwargs)  # type: ignore[misc]
 
@@ -228,7 +287,29 @@ class SavingMixin:
         (300,)
         """
         reference = cls._reference(reference_model, trusted)
-        mapped = super().load_query_data(adata, reference, **kwargs)  # type: ignore[misc]
+        registry = kwargs.get("registry")
+        if adata is not None:
+            _checks.check_adata(adata)
+            _checks.check_shape(adata)
+            if kwargs.get("inplace_subset_query_vars"):
+                known = as_objects(reference.setup.genes)
+                found = pd.Index(as_objects(adata.var_names)).get_indexer(known)
+                if (found >= 0).all():
+                    adata._inplace_subset_var(found)
+            _checks.check_genes(adata, reference.setup.genes)
+            reference._check_minified(adata)
+            reference._check_values(adata)
+        elif registry is not None:
+            _checks.check_genes(
+                _checks.Genes(Setup.from_registry(registry).genes),
+                reference.setup.genes,
+                cure="make the datamodule with BlockDataModule(…, registry=model.registry)",
+            )
+        else:
+            raise ValueError("pass adata=, the query cells, or registry=, that of a datamodule.")
+        with _unchanged_on_error(adata):
+            mapped = super().load_query_data(adata, reference, **kwargs)  # type: ignore[misc]
+        place_weights_of_categories(reference.module, mapped.module)
         # Its classes are the reference's, and so are the cells that say how far to trust them.
         for name in ("temperature_", "calibration_"):
             setattr(mapped, name, getattr(reference, name))
@@ -265,12 +346,25 @@ class SavingMixin:
         40
         """
         reference = cls._reference(reference_model, trusted)
+        if not kwargs.get("return_reference_var_names"):
+            _checks.check_adata(adata)
+            _checks.check_shape(adata)
+            if adata.isbacked:
+                raise ValueError(
+                    "adata is read from a file, which cannot be given other genes; pass adata.to_memory()."
+                )
+            genes, names = as_objects(reference.setup.genes), as_objects(adata.var_names)
+            missing = genes[~pd.Index(genes).isin(names)]
+            if len(missing) == len(genes) or in_another_case(missing, names):
+                _checks.check_genes(adata, genes, cure="use names of the same kind")
         return super().prepare_query_anndata(adata, reference, **kwargs)  # type: ignore[misc]
 
     @classmethod
     def _reference(cls, reference_model: Any, trusted: bool) -> Any:
+        """The model, loaded if a folder was named."""
         if isinstance(reference_model, (str, os.PathLike)):
             return cls.load(reference_model, False, trusted=trusted)
+        check_type("reference_model", reference_model, cls, f"a {cls.__name__} or its folder")
         return reference_model
 
     @staticmethod

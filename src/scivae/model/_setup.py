@@ -12,7 +12,16 @@ from .._errors import check_type, near_matches, shown
 from ._checks import MAX_VALUE, X_LAYER, check_columns
 from ._columns import column_like, numbers_like
 from ._decoding import Conditions
-from ._fields import LabelsField
+from ._fields import (
+    ContinuousCovariatesField,
+    LabelsField,
+    SizeFactorField,
+    codes_of,
+    standardize,
+)
+
+# Digits of a standardized covariate that survive the single precision of the network.
+DIGITS = 6
 
 
 class Setup(NamedTuple):
@@ -42,6 +51,9 @@ class Setup(NamedTuple):
         Columns of the continuous covariates.
     size_factor_key
         Column of the size factors, or ``None``.
+    location, scale
+        Mean and standard deviation of the continuous covariates in the cells of the setup, each of shape
+        ``(n_covariates,)``; ``None`` where they reach the network as they are (version 0.1.0).
     """
 
     layer: str
@@ -55,6 +67,8 @@ class Setup(NamedTuple):
     categorical: dict[str, np.ndarray]
     continuous: tuple[str, ...]
     size_factor_key: str | None
+    location: np.ndarray | None = None
+    scale: np.ndarray | None = None
 
     @classmethod
     def from_registry(cls, registry: dict[str, Any]) -> Setup:
@@ -76,7 +90,13 @@ class Setup(NamedTuple):
             n_classes = len(mapping) - (unlabeled is not None)
         batch_key = batch.get("original_key")
         layer = fields[REGISTRY_KEYS.X_KEY].get("data_registry", {}).get("attr_key")
-        size_factor = fields.get(REGISTRY_KEYS.SIZE_FACTOR_KEY, {}).get("data_registry", {})
+        covariates = state(REGISTRY_KEYS.CONT_COVS_KEY)
+        location = covariates.get(ContinuousCovariatesField.LOCATION)
+        scale = covariates.get(ContinuousCovariatesField.SCALE)
+        size_factor = state(REGISTRY_KEYS.SIZE_FACTOR_KEY).get(SizeFactorField.ORIGINAL_KEY)
+        if size_factor is None:  # version 0.1.0
+            found = fields.get(REGISTRY_KEYS.SIZE_FACTOR_KEY, {}).get("data_registry", {})
+            size_factor = found.get("attr_key")
         return cls(
             layer=layer or X_LAYER,
             genes=np.asarray(values["column_names"]),
@@ -90,20 +110,34 @@ class Setup(NamedTuple):
                 k: np.asarray(v)
                 for k, v in state(REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {}).items()
             },
-            continuous=tuple(state(REGISTRY_KEYS.CONT_COVS_KEY).get("columns", ())),
-            size_factor_key=size_factor.get("attr_key"),
+            continuous=tuple(covariates.get("columns", ())),
+            size_factor_key=size_factor,
+            location=None if location is None else np.asarray(location, dtype=np.float64),
+            scale=None if scale is None else np.asarray(scale, dtype=np.float64),
         )
+
+    @property
+    def categories(self) -> list[tuple[str, list]]:
+        """Categories of each categorical covariate."""
+        return [(key, np.asarray(values).tolist()) for key, values in self.categorical.items()]
+
+    @property
+    def scaling(self) -> list[tuple[float, float]]:
+        """Mean and standard deviation of each continuous covariate; none in version 0.1.0."""
+        if self.location is None or self.scale is None:
+            return []
+        return list(zip(self.location.tolist(), self.scale.tolist(), strict=True))
 
     def label_code(self, label: Any, argument: str = "label") -> int:
         """Code of a class; a KeyError names those there are."""
         return _code(label, self.classes, argument, "class")
 
-    def batch_code(self, batch: Any) -> int:
+    def batch_code(self, batch: Any, argument: str = "transform_batch") -> int:
         """Code of a batch; a KeyError names those there are."""
-        return _code(batch, self.batches, "transform_batch", "batch")
+        return _code(batch, self.batches, argument, "batch")
 
     def obs(self, conditions: Conditions, index: pd.Index, real: pd.DataFrame) -> pd.DataFrame:
-        """Columns of ``obs`` that hold the covariates of the setup.
+        """Columns of ``obs`` that hold the covariates of the setup, in their own units.
 
         Parameters
         ----------
@@ -125,12 +159,23 @@ class Setup(NamedTuple):
             values = pd.Categorical.from_codes(codes, pd.Index(categories).infer_objects())
             columns[key] = column_like(values, real.get(key))
         if conditions.continuous is not None:
+            own_units = self._own_units(np.asarray(conditions.continuous))
             for i, key in enumerate(self.continuous):
-                columns[key] = numbers_like(conditions.continuous[:, i], real.get(key))
+                columns[key] = numbers_like(own_units[:, i], real.get(key))
         if self.size_factor_key is not None:
             size = np.exp(conditions.log_library)
             columns[self.size_factor_key] = numbers_like(size, real.get(self.size_factor_key))
         return pd.DataFrame(columns, index=index)
+
+    def _own_units(self, standardized: np.ndarray) -> np.ndarray:
+        """Continuous covariates ``(n, n_covariates)`` as they stand in ``obs``, from what the network has."""
+        if self.location is None or self.scale is None:
+            return standardized.astype(np.float32)
+        values = self.location + self.scale * standardized.astype(np.float64)
+        for i, scale in enumerate(self.scale):
+            if scale > 0:  # what is beyond the digits of the network is noise
+                values[:, i] = np.round(values[:, i], DIGITS - int(np.floor(np.log10(scale))))
+        return values
 
     def conditions(
         self, covariates: pd.DataFrame | None, n: int, log_library: np.ndarray
@@ -141,7 +186,7 @@ class Setup(NamedTuple):
         ----------
         covariates
             One row a point, with the columns of the setup; columns that are left out take the first
-            category (the mean, zero, of continuous ones). ``None`` for none.
+            category (continuous ones the mean of training). ``None`` for none.
         n
             Number of points.
         log_library
@@ -168,21 +213,23 @@ class Setup(NamedTuple):
                 f"{table.columns[table.columns.duplicated()][0]!r} twice."
             )
 
-        def numbers(key: str) -> np.ndarray:
+        def numbers(i: int, key: str) -> np.ndarray:
             if key not in table:
-                return np.zeros(n)
+                return np.zeros(n)  # the mean, of those that are standardized
             values = pd.to_numeric(table[key], errors="coerce").to_numpy(float, na_value=np.nan)
             bad = ~(np.abs(values) <= MAX_VALUE)
             if bad.any():
                 raise ValueError(
                     f"covariate {key!r} must be finite numbers, got {table[key].tolist()[bad.argmax()]!r}."
                 )
-            return values
+            if self.location is None or self.scale is None:
+                return values
+            return standardize(values[:, None], self.location[[i]], self.scale[[i]])[:, 0]
 
         def codes(key: str | None, categories: np.ndarray) -> np.ndarray:
             if key is None or key not in table.columns:
                 return np.zeros(n, dtype=np.int64)
-            found = pd.Index(categories).get_indexer(table[key])
+            found = codes_of(table[key], categories)
             if (found < 0).any():
                 bad = table[key].to_numpy()[found < 0][0]
                 raise ValueError(
@@ -196,7 +243,7 @@ class Setup(NamedTuple):
             categorical=np.stack([codes(k, v) for k, v in self.categorical.items()], axis=1)
             if self.categorical
             else None,
-            continuous=np.stack([numbers(k) for k in self.continuous], axis=1)
+            continuous=np.stack([numbers(i, k) for i, k in enumerate(self.continuous)], axis=1)
             if self.continuous
             else None,
         )
@@ -257,6 +304,12 @@ def check_setup_arguments(
         bad = ~np.isfinite(values)
         if name == "size_factor_key":
             bad |= values <= 0
+        elif not bad.any() and np.abs(values).max() > MAX_VALUE:
+            raise ValueError(
+                f"{name} needs numbers within ±{MAX_VALUE:g}, but adata.obs[{key!r}] is "
+                f"{values[np.abs(values).argmax()]:g} for cell "
+                f"{str(adata.obs_names[np.abs(values).argmax()])!r}; scale it."
+            )
         if bad.any():
             rule = "positive numbers" if name == "size_factor_key" else "finite numbers"
             raise ValueError(

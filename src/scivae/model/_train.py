@@ -188,6 +188,7 @@ class TrainingMixin(CalibrationMixin):
                 f"datamodule must be a LightningDataModule, got {type(datamodule).__name__}."
             )
         seed = self._seed if seed is None else check_integer("seed", seed, minimum=0)
+        self._enter_training(datamodule)
         plan = {
             **self._plan_of_query(),
             "lr": LEARNING_RATE,

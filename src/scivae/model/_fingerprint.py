@@ -1,0 +1,193 @@
+"""Whether a matrix still holds what it held when it was last checked.
+
+Two fingerprints. A fast one reads the memory as it lies there (half a percent of the time to encode the
+cells), so it also differs where a matrix was stored anew in another way. Then a slow one of each row
+decides, which depends on the values alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+
+# Rows, or values where a matrix is not stored by rows, that share one number.
+ROWS, VALUES = 32, 2**14
+# Blocks that are looked at where no rows are named.
+SAMPLED = 8
+
+
+class _Part(NamedTuple):
+    """An array of a matrix, as words, and where its blocks start."""
+
+    words: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def _ends(self) -> np.ndarray:
+        return np.append(self.starts[1:], len(self.words))
+
+    @property
+    def _kind(self) -> type[np.unsignedinteger]:
+        return np.uint64 if self.words.itemsize == 8 else np.uint32
+
+    def sums(self) -> np.ndarray:
+        """Sum of the words of each block, without regard to overflow, shape ``(n_blocks,)``."""
+        sums = np.zeros(len(self.starts), dtype=np.uint64)
+        filled = np.flatnonzero(self._ends > self.starts)
+        if len(filled):
+            sums[filled] = np.add.reduceat(self.words, self.starts[filled], dtype=self._kind)
+        return sums
+
+    def sums_of(self, blocks: np.ndarray) -> np.ndarray:
+        """Sums of some blocks."""
+        bounds = zip(self.starts[blocks], self._ends[blocks], strict=True)
+        sums = [self.words[start:end].sum(dtype=self._kind) for start, end in bounds]
+        return np.array(sums, dtype=np.uint64)
+
+
+class Fingerprint:
+    """What the memory of a matrix held.
+
+    Parameters
+    ----------
+    x
+        The matrix, shape ``(n_obs, n_vars)``, dense or sparse, in memory.
+    """
+
+    def __init__(self, x: Any):
+        self._layout = _layout(x)
+        self._by_rows = _is_by_rows(x)
+        self._sums = [part.sums() for part in _parts(x)]
+        self._order = _order(x)
+
+    @staticmethod
+    def can_read(x: Any) -> bool:
+        """Whether a matrix lies in memory."""
+        return sparse.issparse(x) or type(x) is np.ndarray
+
+    def holds(self, x: Any, rows: np.ndarray | None = None) -> bool:
+        """Whether the memory is as it was.
+
+        Parameters
+        ----------
+        x
+            The matrix now.
+        rows
+            Rows that must be as they were, shape ``(n,)``; ``None`` for some of each part of the matrix.
+        """
+        if not self.can_read(x) or _layout(x) != self._layout:
+            return False
+        for part, sums in zip(_parts(x), self._sums, strict=True):
+            if rows is not None and self._by_rows:
+                asked = np.zeros(len(sums), dtype=bool)
+                asked[rows // ROWS] = True
+                blocks = np.flatnonzero(asked)
+            elif rows is not None:
+                blocks = np.arange(len(sums))
+            else:
+                blocks = np.unique(np.linspace(0, len(sums) - 1, SAMPLED).astype(int))
+            if rows is not None and len(blocks) * 4 > len(sums):
+                same = (part.sums() == sums)[blocks].all()
+            else:
+                same = (part.sums_of(blocks) == sums[blocks]).all()
+            if not same:
+                return False
+        return rows is not None or np.array_equal(_order(x), self._order)
+
+
+def _layout(x: Any) -> tuple:
+    """How a matrix is stored."""
+    if sparse.issparse(x):
+        return (x.format, x.shape, x.dtype.str, x.nnz)
+    return (x.flags.f_contiguous, x.shape, x.dtype.str)
+
+
+def _is_by_rows(x: Any) -> bool:
+    return x.format == "csr" if sparse.issparse(x) else x.flags.c_contiguous
+
+
+def _words(array: np.ndarray) -> np.ndarray:
+    """The memory of an array as unsigned integers, shape ``(size,)``."""
+    flat = array.ravel(order="K")
+    width = flat.dtype.itemsize
+    return flat.view(f"u{width}") if width in (1, 2, 4, 8) else flat.view("u1")
+
+
+def _parts(x: Any) -> Iterator[_Part]:
+    """The arrays of a matrix, in blocks of rows where it is stored by rows."""
+    if sparse.issparse(x) and x.format == "csr":
+        starts = np.asarray(x.indptr[:-1:ROWS], dtype=np.intp)
+        yield _Part(_words(x.data), starts)
+        yield _Part(_words(x.indices), starts)
+        yield _Part(_words(x.indptr[1:]), np.arange(0, x.shape[0], ROWS))
+    elif sparse.issparse(x):
+        if x.format not in ("csc", "bsr"):
+            x = x.tocoo()
+        names = ("row", "col") if x.format == "coo" else ("indices", "indptr")
+        for array in (x.data, *(getattr(x, name) for name in names)):
+            words = _words(np.asarray(array))
+            yield _Part(words, np.arange(0, len(words), VALUES))
+    else:
+        words = _words(x)
+        per_row = len(words) // max(1, x.shape[0])
+        step = ROWS * per_row if x.flags.c_contiguous else VALUES
+        yield _Part(words, np.arange(0, len(words), max(step, 1)))
+
+
+def _order(x: Any) -> np.ndarray:
+    """Numbers of some rows that differ if columns have changed places, as the sums of a dense matrix do not."""
+    if sparse.issparse(x) or not x.shape[0]:
+        return np.zeros(0, dtype=np.uint32)
+    rows = np.unique(np.linspace(0, x.shape[0] - 1, SAMPLED).astype(int))
+    return row_numbers(x[rows])
+
+
+def row_numbers(block: Any) -> np.ndarray:
+    """A number of each row that depends on its values in single precision and their columns alone.
+
+    Parameters
+    ----------
+    block
+        Rows, dense or sparse, shape ``(n, n_vars)``.
+
+    Returns
+    -------
+    Shape ``(n,)``; the same for any way to store the rows.
+    """
+    weights = _weights(block.shape[1])
+    if sparse.issparse(block):
+        rows = sparse.csr_matrix(block)
+        products = _bits(rows.data) * weights[rows.indices]
+        return _sums_of_rows(products, rows.indptr)
+    return _bits(np.asarray(block)) @ weights
+
+
+@cache
+def _weights(n_vars: int) -> np.ndarray:
+    """A number of each column, odd, so that no difference of values is lost."""
+    drawn = np.random.default_rng(0).integers(2**32, size=n_vars, dtype=np.uint32)
+    return drawn | np.uint32(1)
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    """The bits of values in single precision; those of zero are zero."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    negative_zero = np.uint32(2**31)
+    return (
+        np.where(bits == negative_zero, np.uint32(0), bits)
+        if (bits == negative_zero).any()
+        else bits
+    )
+
+
+def _sums_of_rows(products: np.ndarray, indptr: np.ndarray) -> np.ndarray:
+    out = np.zeros(len(indptr) - 1, dtype=np.uint32)
+    filled = np.flatnonzero(np.diff(indptr))
+    if len(filled):
+        starts = np.asarray(indptr)[:-1][filled]
+        out[filled] = np.add.reduceat(products, starts, dtype=np.uint32)
+    return out

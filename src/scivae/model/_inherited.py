@@ -1,0 +1,403 @@
+"""Methods of scvi-tools as a CIVAE has them: arguments checked, drawn by the seed of the model.
+
+They are found, not listed: what scvi-tools adds is wrapped by the same rules, which go by the names, defaults
+and annotations of parameters. ``tests/test_doors.py`` asks for a line for each of them.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scvi.dataloaders import AnnDataLoader
+from scvi.model.base import DifferentialComputation
+from torch.utils.data import DataLoader
+
+from .._errors import check_bool, check_choice, check_integer, check_number, near_matches, shown
+from ..module import CIVAEModule
+from . import _checks
+from ._cells import resolve_indices
+from ._fields import used_categories
+from ._random import draws_by_seed
+
+# Numbers of cells, samples and the like.
+WHOLE_NUMBERS = frozenset(
+    {
+        "batch_size",
+        "m_permutation",
+        "max_cells",
+        "mc_samples",
+        "n_mc_samples",
+        "n_mc_samples_per_pass",
+        "n_samples",
+        "n_samples_overall",
+        "num_cells_posterior",
+        "rna_size_factor",
+    }
+)
+# Class methods that do not suit, and what to use in their place.
+INSTEAD = {
+    "prepare_query_mudata": "pass one modality to CIVAE.prepare_query_anndata",
+    "setup_annbatch": "use scivae.model.BlockDataModule(…, reader='annbatch')",
+}
+
+
+def inherit(cls: type, base: type) -> None:
+    """Wrap every public method that a class has from scvi-tools and does not define anew.
+
+    Parameters
+    ----------
+    cls
+        The class.
+    base
+        The class of scvi-tools that it is made of.
+    """
+    for name in dir(base):
+        if name.startswith("_"):
+            continue
+        owner = next(c for c in cls.__mro__ if name in vars(c))
+        method = vars(owner)[name]
+        if owner.__module__.partition(".")[0] == __package__.partition(".")[0]:
+            continue
+        if isinstance(method, (classmethod, staticmethod)):
+            setattr(cls, name, classmethod(_refused(name, method.__func__)))
+        elif inspect.isfunction(method) and not owner.__module__.endswith("._base_model"):
+            setattr(cls, name, inherited(method))
+
+
+def _refused(name: str, method: Callable) -> Callable:
+    """A class method that says what to use in its place."""
+
+    @functools.wraps(method)
+    def call(cls: type, *args: Any, **kwargs: Any) -> None:
+        instead = INSTEAD.get(name, "use the methods of CIVAE")
+        raise NotImplementedError(
+            f"CIVAE does not support {name} of scvi-tools; {instead} instead."
+        )
+
+    return call
+
+
+def inherited(method: Callable) -> Callable:
+    """Make a method check its arguments, draw by the seed of the model, and leave no mode behind."""
+    signature = inspect.signature(method)
+    drawing = draws_by_seed(method)
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{method.__name__}: {error}.") from None
+        variadic = next(
+            (p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), ""
+        )
+        given = dict(bound.arguments)
+        further = given.pop(variadic, {})
+        given.pop("self")
+        for name, value in given.items():
+            _check_plain(name, value, signature.parameters[name])
+        _check_further(self, method.__name__, further)
+        with self._unchanged_on_error(given.get("adata")), self._evaluating():
+            selected = _Arguments(self, signature, given, further).check()
+            return selected.of(drawing(self, **given, **further))
+
+    return call
+
+
+def _check_plain(name: str, value: Any, parameter: inspect.Parameter) -> None:
+    """Check what the name, the default or the annotation of a parameter says of it."""
+    if value is None and parameter.default is not inspect.Parameter.empty:
+        return
+    if name in WHOLE_NUMBERS:
+        check_integer(name, value, minimum=1)
+    elif isinstance(parameter.default, bool):
+        check_bool(name, value)
+    elif name == "library_size":
+        if isinstance(value, str):
+            check_choice(name, value, ("latent",))
+        else:
+            check_number(name, value, minimum=float(np.finfo(np.float32).tiny))
+    elif name in ("delta", "dof"):
+        check_number(name, value, minimum=0)
+    elif name == "fdr_target":
+        check_number(name, value, minimum=0, maximum=1)
+    elif choices := _literals(parameter.annotation):
+        check_choice(name, value, choices)
+
+
+def _literals(annotation: Any) -> tuple[str, ...]:
+    """Words that an annotation such as ``"Literal['a', 'b'] | None"`` allows; none if it allows others."""
+    try:
+        parts = [ast.parse(str(annotation), mode="eval").body]
+    except SyntaxError:
+        return ()
+    found: list[str] = []
+    while parts:
+        part = parts.pop()
+        if isinstance(part, ast.BinOp) and isinstance(part.op, ast.BitOr):
+            parts += [part.left, part.right]
+        elif isinstance(part, ast.Subscript) and ast.unparse(part.value).endswith("Literal"):
+            found += ast.literal_eval(
+                ast.Tuple(part.slice.elts, ast.Load())
+                if isinstance(part.slice, ast.Tuple)
+                else ast.Tuple([part.slice], ast.Load())
+            )
+        elif not (isinstance(part, ast.Constant) and part.value is None):
+            return ()
+    return tuple(found)
+
+
+def _check_further(model: Any, name: str, further: dict[str, Any]) -> None:
+    """Raise a TypeError for a further keyword argument that nothing takes."""
+    module: CIVAEModule = model.module
+    takers: dict[str, tuple[Callable, ...]] = {
+        "get_normalized_expression": (type(model).get_importance_weights,),
+        "differential_expression": (_takes_subset, DifferentialComputation.get_bayes_factors),
+        "get_elbo": (module.forward,),
+        "get_reconstruction_error": (module.forward,),
+        "get_marginal_ll": (module.marginal_ll,),
+    }
+    of_loaders = (AnnDataLoader, DataLoader)
+    _checks.check_arguments(f"arguments of {name}", further, *takers.get(name, of_loaders))
+
+
+def _takes_subset(subset_idx: Any = None) -> None:
+    """What scvi-tools' differential expression takes beside."""
+
+
+class _Arguments:
+    """Arguments that depend on the cells, checked in place.
+
+    Parameters
+    ----------
+    model
+        The model.
+    signature
+        Of the method.
+    given, further
+        What was passed, and what was passed beside; changed by :meth:`check`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        signature: inspect.Signature,
+        given: dict[str, Any],
+        further: dict[str, Any],
+    ):
+        self.model = model
+        self.parameters = signature.parameters
+        self.given = given
+        self.further = further
+        self.adata: AnnData | None = None
+
+    def check(self) -> _Genes:
+        """Check all, and say which genes are to be returned."""
+        if self.given.get("dataloader") is not None:
+            self._check_loader()
+        elif "adata" in self.parameters:
+            self._check_cells()
+        if self.given.get("transform_batch") is not None:
+            for batch in _listed(self.given["transform_batch"]):
+                if batch is not None:
+                    self.model.setup.batch_code(batch)
+        return self._genes()
+
+    def _check_loader(self) -> None:
+        given = self.given
+        for name in ("adata", "adata_sub", "indices"):
+            if given.get(name) is not None:
+                raise ValueError(
+                    "a dataloader stands in place of adata and indices; pass one only."
+                )
+        if given.get("transform_batch") is not None:
+            raise ValueError(
+                "transform_batch needs adata=, but a dataloader was given; load the cells with "
+                "BlockDataModule.to_memory."
+            )
+        given["dataloader"] = self.model._checked_loader(given["dataloader"])
+
+    def _check_cells(self) -> None:
+        given = self.given
+        adata = self.adata = given["adata"] = self.model._validate_anndata(given.get("adata"))
+        if "indices" in self.parameters:
+            given["indices"] = resolve_indices(adata, given.get("indices"))
+        if given.get("adata_sub") is not None:
+            given["adata_sub"] = self.model._validate_anndata(given["adata_sub"])
+        if "sample_key" in self.parameters:
+            self._check_samples(adata)
+        if "groupby" in self.parameters:
+            self._check_groups(adata)
+        for name in ("batchid1", "batchid2"):
+            if given.get(name) is not None:
+                for batch in _listed(given[name]):
+                    self.model.setup.batch_code(batch, name)
+
+    def _check_samples(self, adata: AnnData) -> None:
+        key = self.given.get("sample_key")
+        samples = []
+        for cells in (adata, self.given.get("adata_sub")):
+            if cells is None:
+                continue
+            if key is None:
+                raise ValueError("sample_key must name the column of adata.obs with the samples.")
+            _checks.check_columns(cells, {"sample_key": key})
+            column = cells.obs[key]
+            if column.isna().any():
+                raise ValueError(
+                    f"sample_key needs a value for every cell, but adata.obs[{key!r}] is missing in "
+                    f"{int(column.isna().sum())} of {cells.n_obs} cells; remove these cells."
+                )
+            samples.append(pd.Index(column.unique()))
+        foreign = samples[-1].difference(samples[0])
+        if len(foreign):
+            raise ValueError(
+                f"samples of adata_sub must be samples of adata, but {shown(foreign, 3)} are not."
+            )
+
+    def _check_groups(self, adata: AnnData) -> None:
+        """Groups of a differential expression, by a column or by cells."""
+        given = self.given
+        if given.get("idx1") is not None:
+            self._check_chosen(adata)
+            return
+        if given.get("idx2") is not None:
+            raise ValueError("idx2 is compared with idx1; pass idx1, too.")
+        key = given.get("groupby")
+        if key is None:
+            raise ValueError(
+                "differential expression needs groups: pass groupby, the name of a column of adata.obs, "
+                "or idx1, cells."
+            )
+        _checks.check_columns(adata, {"groupby": key})
+        column = adata.obs[key]
+        present = used_categories(column[column.notna().to_numpy()]).tolist()
+        if given.get("group1") is None:
+            given["group1"] = present
+        for name in ("group1", "group2"):
+            values = _listed(given.get(name)) if name == "group1" else [given.get(name)]
+            for value in values:
+                if not (name == "group2" and value is None) and value not in present:
+                    raise ValueError(
+                        f"{name} must be a value of adata.obs[{key!r}] that at least one cell has, got "
+                        f"{value!r}; the values there are: {shown(present, 20)}."
+                        f"{near_matches(value, present)}"
+                    )
+        if given.get("group2") is not None and given["group2"] in _listed(given["group1"]):
+            raise ValueError(
+                f"group1 and group2 must be different groups, got {given['group2']!r} twice."
+            )
+        if given.get("group2") is None and len(present) < 2 and column.notna().all():
+            raise ValueError(
+                f"differential expression needs two groups, but all cells of adata.obs[{key!r}] are "
+                f"{shown(present)}."
+            )
+
+    def _check_chosen(self, adata: AnnData) -> None:
+        """Groups that are cells: a mask, positions, or a query of ``obs``."""
+        chosen = []
+        for name in ("idx1", "idx2"):
+            value = self.given.get(name)
+            if value is None:
+                continue
+            if isinstance(value, str):
+                try:
+                    value = adata.obs.index.isin(adata.obs.query(value).index)
+                except Exception as error:  # pandas' own language, and its own errors
+                    raise ValueError(
+                        f"{name} must be a mask, positions or a query of adata.obs, got {value!r} "
+                        f"({str(error).splitlines()[0]})."
+                    ) from error
+            self.given[name] = resolve_indices(adata, value, name)
+            chosen.append(self.given[name])
+        if len(chosen) == 2 and len(both := np.intersect1d(*chosen)):
+            raise ValueError(
+                f"idx1 and idx2 must have no cell in common, but {str(adata.obs_names[both[0]])!r} is in "
+                "both."
+            )
+        if len(chosen) == 1 and len(np.unique(chosen[0])) == adata.n_obs:
+            raise ValueError("idx1 holds all cells, so there are none to compare with; pass idx2.")
+
+    def _genes(self) -> _Genes:
+        wanted = self.given.get("gene_list")
+        if wanted is None:
+            return _Genes(None, [])
+        positions = gene_positions(self.model.setup.genes, wanted, "gene_list")
+        names = [str(self.model.setup.genes[i]) for i in positions]
+        if self.adata is None:  # scvi-tools takes no account of them with a dataloader
+            self.given["gene_list"] = None
+            return _Genes(positions, names)
+        self.given["gene_list"] = names
+        return _Genes(np.argsort(np.argsort(positions)), names)
+
+
+class _Genes:
+    """Which of the genes of a result, in which order.
+
+    Parameters
+    ----------
+    order
+        Their positions in the result; ``None`` for all of them.
+    names
+        Their names.
+    """
+
+    def __init__(self, order: np.ndarray | None, names: list[str]):
+        self.order, self.names = order, names
+
+    def of(self, result: Any) -> Any:
+        """These genes of a result."""
+        if self.order is None or result is None:
+            return result
+        if isinstance(result, pd.DataFrame):
+            return result.iloc[:, self.order]
+        if isinstance(result, np.ndarray):
+            return result[..., self.order]
+        return result[:, self.order]  # sparse: cells × genes × samples
+
+
+def gene_positions(genes: np.ndarray, wanted: Any, argument: str) -> np.ndarray:
+    """Positions of genes by name, in the order asked for, shape ``(n,)``.
+
+    Parameters
+    ----------
+    genes
+        Names of all genes.
+    wanted
+        A name, or several.
+    argument
+        What to call ``wanted`` in an error.
+    """
+    known = pd.Index([str(gene) for gene in genes])
+    if isinstance(wanted, str):
+        wanted = [wanted]
+    if not isinstance(wanted, Iterable):
+        raise TypeError(f"{argument} must be a list of names, got {wanted!r}.")
+    names = [str(name) for name in wanted]
+    if not names:
+        raise ValueError(f"{argument} must name at least one gene, got none; None stands for all.")
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"{argument} must name each gene once, got {twice!r} twice.")
+    found = known.get_indexer(pd.Index(names))
+    if (found < 0).any():
+        unknown = names[int(np.argmax(found < 0))]
+        raise KeyError(
+            f"{argument} must be among the {len(known)} genes of the model, but {unknown!r} is not."
+            f"{near_matches(unknown, known)}"
+        )
+    return found
+
+
+def _listed(value: Any) -> list[Any]:
+    """One value, or several."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return [value]
+    return list(value)

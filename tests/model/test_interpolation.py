@@ -301,7 +301,7 @@ BAD = {
     "samples": ((0, 1), {"n_samples": 1}, ValueError, "n_samples must be at least 2"),
     "seed": ((0, 1), {"seed": -1}, ValueError, "seed must be at least 0"),
     "batch": ((0, 1), {"transform_batch": "three"}, KeyError, "transform_batch must be a batch"),
-    "slash in key": ((0, 1), {"key_added": "a/b"}, ValueError, "key_added must be a name without slashes"),
+    "slash in key": ((0, 1), {"key_added": "a/b"}, ValueError, "key_added must be a name of at most 200 bytes, without slashes"),
     "taken key": ((0, 1), {"key_added": "mine"}, ValueError, r"adata.uns\['mine'\] already holds something else"),
 }  # fmt: skip
 

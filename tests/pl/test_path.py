@@ -95,3 +95,21 @@ def test_bad_input(joint):
     del joint.obs["civae_kind"]
     with pytest.raises(ValueError, match="must be made by scivae.tl.embed"):
         scivae.pl.path(joint)
+
+
+def test_short_paths_are_shown_close_up(joint):
+    ax = scivae.pl.path(joint)
+    whole = ax.get_xlim()
+    rows = (joint.obs["civae_kind"] == "interpolated").to_numpy()
+    points = joint.obsm["X_umap"]
+    points[rows] = points[rows] / 8  # within the first class
+    ax = scivae.pl.path(joint)
+    left, right = ax.get_xlim()
+    assert right - left < 0.5 * (whole[1] - whole[0])
+    assert left < points[rows, 0].min() < points[rows, 0].max() < right
+    bottom, top = ax.get_ylim()
+    assert bottom < points[rows, 1].min() < points[rows, 1].max() < top
+    left, right = scivae.pl.path(joint, zoom=False).get_xlim()
+    assert right - left > 0.8 * (whole[1] - whole[0])
+    with pytest.raises(TypeError, match="zoom must be True, False or None"):
+        scivae.pl.path(joint, zoom=2)

@@ -11,6 +11,7 @@ from scipy.stats import spearmanr
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 
 from scivae import tl
+from scivae._names import layer_names
 from scivae.datasets import synthetic
 from scivae.stats import roughness_penalty, spline_basis
 from scivae.tl._placing import Axis
@@ -94,7 +95,7 @@ class TestAxis:
 class TestTrends:
     def test_slots(self, trends, along):
         adata, _, pairs = along
-        assert set(trends.layers) == {"fit", "fit_low", "fit_high", "decoded"}
+        assert set(layer_names(trends)) == {"fit", "fit_low", "fit_high", "decoded"}
         np.testing.assert_array_equal(trends.X, trends.layers["fit"])
         assert (trends.layers["fit_low"] <= trends.layers["fit"] + 1e-6).all()
         assert (trends.layers["fit"] <= trends.layers["fit_high"] + 1e-6).all()
@@ -196,6 +197,21 @@ class TestTrends:
         np.testing.assert_allclose(trends.var["change"], change, atol=1e-5)
 
 
+def test_other_cells_are_placed_on_the_same_axis(trends, along):
+    adata, model, _ = along
+    cells = trends.uns["civae"]["cells"]
+    held_out = adata.copy()
+    places = tl.project(held_out, trends, model=model, key_added="new")
+    between = ((cells["t"] > 0) & (cells["t"] < 1)).to_numpy()
+    found = places.loc[cells.index]
+    np.testing.assert_allclose(found["new_t"][between], cells["t"][between], atol=1e-5)
+    np.testing.assert_allclose(found["new_distance"], cells["distance"], rtol=1e-4)
+    np.testing.assert_array_equal(held_out.obs["new_t"], places["new_t"])
+    held_out.obsm["X_civae"] = np.zeros((held_out.n_obs, 3))
+    with pytest.raises(ValueError, match="trends are of another model"):
+        tl.project(held_out, trends, key_added=None)
+
+
 class TestCells:
     def test_held_out_cells_take_no_part_in_the_axis(self, along):
         """Without groups between, near cells of any kind count; those of a label are all there."""
@@ -264,7 +280,7 @@ class TestDonors:
         said = trends.uns["civae"]
         assert said["unit"] == "donor"
         assert said["donors"].tolist() == ["1", "a/b", "a|b", "fit"]
-        assert set(trends.layers) == {"fit", "fit_low", "fit_high", "decoded"}
+        assert set(layer_names(trends)) == {"fit", "fit_low", "fit_high", "decoded"}
         cells = said["cells"]
         names = said["donors"][cells["donor"]]
         assert (names == adata.obs["who"].loc[cells.index].astype(str)).all()

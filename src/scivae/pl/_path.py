@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 # On the page, an arrow head needs this much of a path.
 POINTS_PER_ARROW = 25
-# More paths than these are drawn as thin, translucent lines.
+# More paths than these are drawn as thin, translucent lines: a bundle.
 FEW = 10
+# Paths that take less than this part of both directions are shown close up.
+SHORT = 1 / 3
 
 
 def path(
@@ -30,6 +32,7 @@ def path(
     paths: str | int | list[str | int] | None = None,
     dimensions: tuple[int, int] = (0, 1),
     n_arrows: int = 3,
+    zoom: bool | None = None,
     size: float | None = None,
     legend: Legend = True,
     ax: Axes | None = None,
@@ -52,6 +55,9 @@ def path(
     n_arrows
         Arrow heads on each path; fewer on short ones, one at most where there are more than ten
         paths.
+    zoom
+        Whether to show the surroundings of the paths alone. ``None``: where the paths take less than a
+        third of the width and height of all cells, so that their ends would touch.
     size
         Area of a real cell's point, in points squared; ``None`` goes by their number.
     legend
@@ -91,6 +97,8 @@ def path(
     check_obs(joint, (_keys.KIND, _keys.PATH, _keys.T), "joint", "joint")
     check_count("n_arrows", n_arrows, minimum=0)
     check_legend(legend)
+    if zoom is not None and not isinstance(zoom, bool | np.bool_):
+        raise TypeError(f"zoom must be True, False or None, got {zoom!r}.")
     points = check_basis(
         joint, basis, dimensions, "scivae.tl.embed(adata, path) makes one for real and new cells."
     )
@@ -119,17 +127,37 @@ def path(
             )  # fmt: skip
         drawn.update_datalim(points[walked])
         drawn.autoscale_view()
+        near = False
+        if wanted and zoom is not False:  # before the paths: arrows go by lengths on the page
+            close = points[walked & np.isin(names, wanted)]
+            near = _close_up(drawn, points[real], close, always=bool(zoom))
         for name in wanted:
             rows = np.flatnonzero(walked & (names == name))
             rows = rows[np.argsort(t[rows], kind="stable")]
             _draw_path(drawn, points[rows], t[rows], n_arrows, few=len(wanted) <= FEW)
         if legend and wanted:
             colorbar(_position_colors(), drawn, "position along path, t", ticks=[0, 0.5, 1])
-        drawn.autoscale_view()
+        if not near:
+            drawn.autoscale_view()
         drawn.set(xticks=[], yticks=[])
         for axis, dimension in zip((drawn.xaxis, drawn.yaxis), dimensions, strict=True):
             axis.set_label_text(f"{axis_name(basis)} {dimension + 1}")
     return drawn
+
+
+def _close_up(ax: Axes, cells: np.ndarray, paths: np.ndarray, *, always: bool) -> bool:
+    """Limit the view to the paths and their surroundings, where they are short; whether it did."""
+    low, high = paths.min(axis=0), paths.max(axis=0)
+    whole = np.ptp(cells, axis=0) if len(cells) else np.zeros(2)
+    if not always and ((high - low) >= SHORT * whole).any():
+        return False
+    # The same part of both directions: shapes stay what they are.
+    part = max(float(((high - low) / np.where(whole > 0, whole, 1)).max()), 0.05)
+    half = 0.9 * part * np.where(whole > 0, whole, 1)
+    middle = (low + high) / 2
+    ax.set_xlim(middle[0] - half[0], middle[0] + half[0])
+    ax.set_ylim(middle[1] - half[1], middle[1] + half[1])
+    return True
 
 
 def axis_name(basis: str) -> str:

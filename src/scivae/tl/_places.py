@@ -41,7 +41,8 @@ def project(
     adata
         Real cells.
     path
-        One or several walks, as :meth:`scivae.model.CIVAE.interpolate` returns them.
+        One or several paths, as :meth:`scivae.model.CIVAE.interpolate` returns them; or trends of
+        measured cells (:func:`gene_trends`), whose mean path is the axis.
     model
         Encode the cells by this model, in place of reading ``use_rep``.
     use_rep
@@ -60,7 +61,7 @@ def project(
       cell far from the path
     - ``<key_added>_share``: share of points of the path among the ``n_neighbors`` nearest real and
       generated points, the cell itself left out. Where real cells are as dense as the path this is
-      about a half; near 0, the path does not pass here
+      about a half; near 0, the path does not pass here. Not for trends
 
     Raises
     ------
@@ -94,6 +95,9 @@ def project(
         real = np.asarray(model.get_latent_representation(adata))
     else:
         real = _validate.representation(adata, use_rep)
+    is_trends = getattr(path, "uns", {}).get(_keys.UNS, {}).get("kind") == _validate.TRENDS
+    if is_trends:
+        return _on_axis(adata, path, real, key_added)
     generated = _generated_latent(adata, path, real, "path")
     missing = [key for key in (_keys.PATH, _keys.T) if key not in path.obs]
     if missing:
@@ -124,6 +128,35 @@ def project(
     places = pd.DataFrame(
         {_keys.t_key(key): t, _keys.distance_key(key): distance, _keys.share_key(key): share},
         index=adata.obs_names,
+    )
+    if key_added is not None:
+        for name in places:
+            adata.obs[name] = places[name].to_numpy()
+    return places
+
+
+def _on_axis(
+    adata: AnnData, trends: AnnData, real: np.ndarray, key_added: str | None
+) -> pd.DataFrame:
+    """Position and distance of cells on the mean path that trends were fitted on."""
+    from ._placing import Axis
+
+    said = trends.uns[_keys.UNS]
+    if "axis" not in said:
+        raise ValueError(
+            "trends must be of measured cells to place others, but evidence is "
+            f"{said.get('evidence')!r}; call scivae.tl.gene_trends(model, pairs)."
+        )
+    axis = Axis.from_table(said["axis"], said["distance_scale"])
+    if axis.points.shape[1] != real.shape[1]:
+        raise ValueError(
+            f"trends are of another model than the representation of adata: they have "
+            f"{axis.points.shape[1]} latent dimensions, adata has {real.shape[1]}; pass the cells of one model."
+        )
+    t, distance = axis.place(real)
+    key = _keys.KEY_ADDED if key_added is None else key_added
+    places = pd.DataFrame(
+        {_keys.t_key(key): t, _keys.distance_key(key): distance}, index=adata.obs_names
     )
     if key_added is not None:
         for name in places:

@@ -215,6 +215,14 @@ def _trends(data: AnnData, said: Mapping[str, Any]) -> Description:
         ("genes", f"{listed(data.var_names)}, {said.get('scale')}"),
         ("layers", listed(layer_names(data), 4)),
     ]
+    if "n_used" in said:
+        used, n_cells = int(said["n_used"]), int(said["n_cells"])
+        facts.append(
+            (
+                "cells",
+                f"{used:,} of {n_cells:,} near the path, {int(said['n_between']):,} in its middle half",
+            )
+        )
     if share is not None:
         facts.append(("stay in their class", f"{share:.0%} of the walks within a class"))
     if len(said.get("donors", ())):
@@ -225,7 +233,7 @@ def _trends(data: AnnData, said: Mapping[str, Any]) -> Description:
         (
             ("genes = scivae.tl.rank_genes(trends)", "which genes differ, by cells"),
             ("scivae.pl.gene_trends(trends, genes.index[:6])", "curves of the first six"),
-            ("scivae.pl.trend_heatmap(trends, genes)", "by position of the decoded change"),
+            ("scivae.pl.trend_heatmap(trends, genes)", "rising and falling, by position"),
         ),
     )
 
@@ -283,7 +291,7 @@ def _ranks(data: Any, column: str) -> Description:
         tuple(facts),
         (
             ("scivae.pl.gene_trends(trends, genes.index[:6])", "curves of the first six"),
-            ("scivae.pl.trend_heatmap(trends, genes)", "by position of the decoded change"),
+            ("scivae.pl.trend_heatmap(trends, genes)", "rising and falling, by position"),
         ),
     )
 

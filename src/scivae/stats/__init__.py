@@ -21,11 +21,14 @@ from .gaussian import fit_gaussian
 from .negative_binomial import RegressionFit, dispersion_trend, fit_negative_binomial
 from .order import partial_order
 from .splines import roughness_penalty, spline_basis
+from .transfer import change_counts, dispersion, transfer_change
 
 __all__ = [
     "Curves",
     "DonorDesign",
     "RegressionFit",
+    "change_counts",
+    "dispersion",
     "dispersion_trend",
     "donor_design",
     "donor_test",
@@ -44,5 +47,6 @@ __all__ = [
     "spline_basis",
     "sum_by",
     "switch_position",
+    "transfer_change",
     "variance_prior",
 ]

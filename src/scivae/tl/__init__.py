@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._compare import compare_trends
+from ._conditions import predict_condition
 from ._describe import describe
 from ._enrichment import enrich
 from ._genes import rank_genes
@@ -20,6 +21,7 @@ __all__ = [
     "gene_order",
     "gene_trends",
     "pair_cells",
+    "predict_condition",
     "project",
     "rank_genes",
 ]

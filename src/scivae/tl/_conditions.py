@@ -1,0 +1,405 @@
+"""Cells of a condition that was not measured, predicted from another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .. import _keys
+from .._errors import check_choice, check_integer, shown
+from ..stats.donors import sum_by
+from ..stats.transfer import change_counts, dispersion, transfer_change
+from . import _validate
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ..model import CIVAE
+
+METHODS = ("transfer", "arithmetic", "ot", "none")
+KIND = "condition"
+_PER = 1e4  # counts of a cell on the scale of log profiles
+_TOP = 100
+_NEIGHBORS = 10
+_MIN_CELLS = 5
+
+
+class _Groups(NamedTuple):
+    """Source and target cells of each level, as positions, and the level that is predicted."""
+
+    names: list[str]
+    source: list[np.ndarray]
+    target: list[np.ndarray]
+    own: np.ndarray
+
+
+def predict_condition(
+    model: CIVAE,
+    groupby: str,
+    source: Any,
+    target: Any,
+    *,
+    level: Any,
+    by: str | None = None,
+    adata: AnnData | None = None,
+    method: Literal["transfer", "arithmetic", "ot", "none"] = "transfer",
+    seed: int = 0,
+) -> AnnData:
+    """Predict the treated cells of a type, or of a donor, of which only untreated cells are measured.
+
+    Parameters
+    ----------
+    model
+        A trained model. Its layer and genes are used; its latent space by ``"arithmetic"`` and
+        ``"ot"`` only.
+    groupby
+        Column of ``obs`` with the conditions.
+    source, target
+        Conditions: measured in the level, and to be predicted.
+    level
+        Value of ``by`` whose ``target`` cells are predicted. Its own target cells, if there are any,
+        are not used.
+    by
+        Column of ``obs`` with types or donors. ``None``: the labels of the model.
+    adata
+        The cells; ``None`` for the training data.
+    method
+        - ``"transfer"``: the measured changes of the other levels, weighted by how alike their source cells
+          are to those of this level, are applied to its measured cells. Counts are thinned where a gene
+          falls, added to where it rises
+        - ``"arithmetic"``: the mean difference in latent space is added to each cell and decoded, as in
+          scGen
+        - ``"ot"``: the same with the displacement of the ten nearest source cells of other levels,
+          which optimal transport joins to their target cells
+        - ``"none"``: the measured source cells as they are, to compare with
+    seed
+        Seed of the samples.
+
+    Returns
+    -------
+    AnnData with one row for each source cell of the level:
+
+    - values in the layer of the model: counts, or continuous values; a log-normalized X beside counts
+    - ``obs``: that of the source cell, with the target in ``groupby``; ``civae_kind`` is ``condition``,
+      ``civae_source`` the name of the source cell
+    - ``obsm["X_civae"]``: z of the predicted cell, encoded (or as decoded)
+    - ``var``: ``change`` (predicted difference of log profiles, in log2 of counts per 10,000, plus one, or in
+      the units of the data)
+    - ``uns["civae"]``: ``weights`` of the other levels, and ``held_out``: for each other level, how well its
+      measured target cells are predicted from the rest by ``"transfer"`` and ``"none"``: ``r2`` of all mean
+      log values, ``r2_top`` of the 100 genes that change most, ``r`` and ``slope`` of predicted on measured
+      changes. ``uns["civae"]["held_out_r"]`` is the mean r of the former; NaN with one other level
+
+    Raises
+    ------
+    KeyError
+        If a column is not there.
+    RuntimeError
+        If the model is not trained.
+    ValueError
+        If the level has no source cells, or no other level has at least five cells of both conditions.
+
+    Notes
+    -----
+    The error is honest for ``"transfer"``: each of the other levels is predicted without its target cells.
+    For the latent methods there is none, as the model was trained on the target cells of the other levels:
+    train a model without them to measure it. A level that is unlike all others (see ``weights``) is
+    predicted worse than ``held_out`` says.
+
+    References
+    ----------
+    Lotfollahi, Wolf and Theis, "scGen predicts single-cell perturbation responses", Nature Methods 16
+    (2019), for the arithmetic; Bunne et al., "Learning single-cell perturbation responses using neural
+    optimal transport", Nature Methods 20 (2023), for transport.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=400, n_genes=40, layout="across")
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> cells = scivae.tl.predict_condition(model, "stage", "early", "late", level="class_0")
+    >>> cells.obs["stage"].unique().tolist(), len(cells.uns["civae"]["held_out"])
+    (['late'], 4)
+    """
+    check_choice("method", method, METHODS)
+    seed = check_integer("seed", seed, minimum=0)
+    _validate.check_model(model)
+    adata = model._validate_anndata(adata)
+    _validate.check_names(adata)
+    by = model.setup.labels_key if by is None else by
+    groups = _groups(adata, groupby, source, target, by, level)
+    values, counts = _values(model, adata)
+    held_out = _held_out(values, groups, counts)
+    rng = np.random.default_rng(seed)
+    found = _transfer(values, groups, counts)
+    obs = adata.obs.iloc[groups.own].copy()
+    conditions = adata.obs[groupby]
+    obs[groupby] = (
+        pd.Categorical([target] * len(obs), dtype=conditions.dtype)
+        if isinstance(conditions.dtype, pd.CategoricalDtype)
+        else target
+    )
+    made = _made(model, adata, values, groups, found, obs, method, counts, rng)
+    change = _profile(made, counts) - _profile(values[groups.own], counts)
+    return _assembled(
+        model, adata, obs, made, change, found, groups, held_out, method, counts, seed
+    )
+
+
+def _groups(adata: AnnData, groupby: str, source: Any, target: Any, by: str, level: Any) -> _Groups:
+    """Cells of each level in both conditions; raises where there is nothing to learn from."""
+    conditions = _validate.column(adata, "groupby", groupby)
+    first = _validate.group(conditions, "source", source, groupby)
+    second = _validate.group(conditions, "target", target, groupby)
+    if source == target:
+        raise ValueError(f"source and target must be two conditions, got {source!r} twice.")
+    levels = _validate.column(adata, "by", by)
+    if by == groupby:
+        raise ValueError(
+            f"by must be another column than groupby, got {by!r} twice; name the types or the donors."
+        )
+    own = _validate.group(levels, "level", level, by) & first
+    if not own.any():
+        raise ValueError(
+            f"level={level!r} must have cells of source={source!r}, from which the others are predicted, "
+            "but has none."
+        )
+    names, sources, targets = [], [], []
+    for name in levels.dropna().unique():
+        if name == level:
+            continue
+        cells = (levels == name).to_numpy(dtype=bool, na_value=False)
+        a, b = np.flatnonzero(cells & first), np.flatnonzero(cells & second)
+        if min(len(a), len(b)) >= _MIN_CELLS:
+            names.append(str(name))
+            sources.append(a)
+            targets.append(b)
+    if not names:
+        raise ValueError(
+            f"at least one other value of adata.obs[{by!r}] must have {_MIN_CELLS} cells of {source!r} and "
+            f"of {target!r}, but none has; the values are: {shown(levels.dropna().unique())}."
+        )
+    return _Groups(names, sources, targets, np.flatnonzero(own))
+
+
+def _values(model: CIVAE, adata: AnnData) -> tuple[Any, bool]:
+    """Measured values of all cells, sparse or dense, and whether they are counts."""
+    from scipy import sparse
+
+    from ..model._checks import resolve_layer, rows_of, values_of
+    from ..model._compat import get_minify_type
+    from ..module import COUNT_LIKELIHOODS
+
+    if get_minify_type(adata) is not None:
+        raise ValueError(
+            "predict_condition needs measured values, but a minified AnnData keeps none; pass adata= "
+            "with the cells and their values."
+        )
+    values = rows_of(values_of(adata, resolve_layer(adata, model.setup.layer)), slice(None))
+    counts = model.likelihood in COUNT_LIKELIHOODS
+    return sparse.csr_matrix(values) if sparse.issparse(values) else np.asarray(values), counts
+
+
+def _profile(values: Any, counts: bool) -> np.ndarray:
+    """log2 of mean counts per 10,000, plus one; or the mean of other values. Shape ``(n_genes,)``."""
+    total = np.asarray(values.sum(axis=0), dtype=float).ravel()
+    if not counts:
+        return total / values.shape[0]
+    return np.log2(1 + _PER * total / max(total.sum(), 1))
+
+
+def _profiles(values: Any, cells: list[np.ndarray], counts: bool) -> np.ndarray:
+    return np.stack([_profile(values[rows], counts) for rows in cells])
+
+
+def _transfer(values: Any, groups: _Groups, counts: bool) -> Any:
+    """Predicted change of the level."""
+    return transfer_change(
+        _profiles(values, groups.source, counts),
+        _profiles(values, groups.target, counts),
+        _profile(values[groups.own], counts),
+    )
+
+
+def _held_out(values: Any, groups: _Groups, counts: bool) -> pd.DataFrame:
+    """How well each other level is predicted without its target cells."""
+    source, target = (_profiles(values, cells, counts) for cells in (groups.source, groups.target))
+    rows = []
+    for i, name in enumerate(groups.names):
+        others = np.arange(len(groups.names)) != i
+        if not others.any():
+            continue
+        found = transfer_change(source[others], target[others], source[i])
+        for method, change in (("transfer", found.change), ("none", np.zeros(source.shape[1]))):
+            rows.append(
+                {"level": name, "method": method, **agreement(source[i], target[i], change)}
+            )
+    columns = ["level", "method", "r2", "r2_top", "r", "slope"]
+    return pd.DataFrame(rows, columns=columns).rename(index=str)
+
+
+def agreement(source: np.ndarray, target: np.ndarray, change: np.ndarray) -> dict[str, float]:
+    """How near a predicted change comes to the measured one.
+
+    Parameters
+    ----------
+    source, target
+        Measured log profiles, shape ``(n_genes,)``.
+    change
+        Predicted change.
+    """
+    measured = target - source
+    predicted = source + change
+    top = np.argsort(-np.abs(measured))[:_TOP]
+
+    def r2(of: np.ndarray) -> float:
+        spread = ((target[of] - target[of].mean()) ** 2).sum()
+        return float(1 - ((predicted[of] - target[of]) ** 2).sum() / spread) if spread else np.nan
+
+    varies = change.std() > 0 and measured.std() > 0
+    return {
+        "r2": r2(np.arange(len(target))),
+        "r2_top": r2(top),
+        "r": float(np.corrcoef(change, measured)[0, 1]) if varies else np.nan,
+        "slope": float(np.polyfit(measured, change, 1)[0]) if measured.std() > 0 else np.nan,
+    }
+
+
+def _made(
+    model: CIVAE,
+    adata: AnnData,
+    values: Any,
+    groups: _Groups,
+    found: Any,
+    obs: pd.DataFrame,
+    method: str,
+    counts: bool,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Values of the predicted cells, shape ``(n_cells, n_genes)``."""
+    from scipy import sparse
+
+    own = values[groups.own]
+    own = own.toarray() if sparse.issparse(own) else np.array(own)
+    if method == "none":
+        return own.astype(np.float32)
+    if method != "transfer":
+        return _decoded(model, adata, groups, obs, own, method, counts, rng)
+    if not counts:
+        return (own + found.change).astype(np.float32)
+    profile = _profile(own, counts)
+    rate = (2.0**profile - 1) / _PER
+    wanted = np.maximum(2.0 ** (profile + found.change) - 1, 0) / _PER
+    codes = np.repeat(np.arange(len(groups.target)), [len(cells) for cells in groups.target])
+    treated = values[np.concatenate(groups.target)]
+    sums = sum_by(treated, codes, len(groups.target))
+    spread = dispersion(treated, codes, sums / np.maximum(sums.sum(axis=1, keepdims=True), 1))
+    return change_counts(own, rate, wanted, spread, rng).astype(np.float32)
+
+
+def _decoded(
+    model: CIVAE,
+    adata: AnnData,
+    groups: _Groups,
+    obs: pd.DataFrame,
+    own: np.ndarray,
+    method: str,
+    counts: bool,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Cells decoded after a displacement in latent space, drawn from the likelihood."""
+    cells = np.unique(np.concatenate([groups.own, *groups.source, *groups.target]))
+    z = np.zeros((adata.n_obs, model.module.n_latent))
+    z[cells] = model.get_latent_representation(adata, indices=cells)
+    start = z[groups.own]
+    if method == "arithmetic":  # levels count alike, however many cells they have
+        shifts = [z[b].mean(axis=0) - z[a].mean(axis=0) for a, b in zip(groups.source, groups.target, strict=True)]  # fmt: skip
+        moved = start + np.mean(shifts, axis=0)
+    else:
+        moved = start + _displacement(z, groups)
+    setup = model.setup
+    keys = [setup.batch_key, *setup.categorical, *setup.continuous]
+    keys = [key for key in keys if key is not None]
+    size = own.sum(axis=1) if counts else None
+    if setup.size_factor_key is not None:
+        size = obs[setup.size_factor_key].to_numpy(dtype=float)
+    return model.decode(
+        moved,
+        obs[keys] if keys else None,
+        library_size=size,
+        sample=True,
+        seed=int(rng.integers(2**31)),
+    )
+
+
+def _displacement(z: np.ndarray, groups: _Groups) -> np.ndarray:
+    """Mean displacement of the nearest source cells of other levels, joined by optimal transport."""
+    import ot
+    from scipy.spatial.distance import cdist
+    from sklearn.neighbors import NearestNeighbors
+
+    places, moves = [], []
+    for a, b in zip(groups.source, groups.target, strict=True):
+        plan = ot.emd([], [], cdist(z[a], z[b], "sqeuclidean"), numItermax=10_000_000)
+        places.append(z[a])
+        moves.append(plan @ z[b] / plan.sum(axis=1, keepdims=True) - z[a])
+    known, moved = np.concatenate(places), np.concatenate(moves)
+    k = min(_NEIGHBORS, len(known))
+    near = NearestNeighbors(n_neighbors=k).fit(known).kneighbors(z[groups.own])[1]
+    return moved[near].mean(axis=1)
+
+
+def _assembled(
+    model: CIVAE,
+    adata: AnnData,
+    obs: pd.DataFrame,
+    made: np.ndarray,
+    change: np.ndarray,
+    found: Any,
+    groups: _Groups,
+    held_out: pd.DataFrame,
+    method: str,
+    counts: bool,
+    seed: int,
+) -> AnnData:
+    """The AnnData of the predicted cells."""
+    from ..model._generated import assemble, provenance
+
+    sources = obs.index.astype(str)
+    obs = obs.drop(columns=[c for c in obs.columns if str(c).startswith("_scvi")])
+    obs[_keys.KIND] = pd.Categorical([KIND] * len(obs))
+    obs[_keys.SOURCE] = sources.to_numpy()
+    obs.index = pd.Index([f"predicted_{i}" for i in range(len(obs))])
+    own = held_out[held_out["method"] == "transfer"]
+    out = assemble(
+        made,
+        real=adata,
+        setup=model.setup,
+        obs=obs,
+        latent=np.zeros((len(obs), model.module.n_latent)),
+        counts=counts,
+        uns=provenance(
+            model.init_params_["non_kwargs"],
+            kind=KIND,
+            method=method,
+            values="sampled",
+            seed=seed,
+            power=found.power,
+            weights=pd.DataFrame(
+                {"weight": found.weights, "distance": found.distances}, index=groups.names
+            ),
+            held_out=held_out,
+            held_out_r=float(own["r"].mean()) if len(own) else float("nan"),
+        ),
+    )
+    out.var["change"] = change
+    out.obsm[_keys.LATENT] = model.get_latent_representation(out)
+    for key in [key for key in out.obs if str(key).startswith("_scvi")]:
+        del out.obs[key]
+    for key in [key for key in out.uns if str(key).startswith("_scvi")]:
+        del out.uns[key]
+    return out

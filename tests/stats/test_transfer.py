@@ -57,7 +57,7 @@ class TestCounts:
         target = source * np.exp(rng.normal(0, 1, 30))
         target[0] = 0
         counts = rng.poisson(source * rng.lognormal(7, 0.3, (4000, 1)))
-        changed = change_counts(counts, source, target, np.full(30, 0.5), rng)
+        changed = change_counts(counts, source, target, np.full(30, 0.5), rng=rng)
         expected = target / source * counts.mean(axis=0)
         np.testing.assert_allclose(changed.mean(axis=0), expected, rtol=0.1, atol=0.02)
         assert (changed[:, 0] == 0).all()
@@ -66,7 +66,9 @@ class TestCounts:
     def test_a_gene_without_source_counts_can_appear(self):
         rng = np.random.default_rng(3)
         counts = np.column_stack([np.full(3000, 100), np.zeros(3000)])
-        changed = change_counts(counts, np.array([1.0, 0]), np.array([1.0, 0.05]), np.zeros(2), rng)
+        changed = change_counts(
+            counts, np.array([1.0, 0]), np.array([1.0, 0.05]), np.zeros(2), rng=rng
+        )
         assert changed[:, 1].mean() == pytest.approx(5, rel=0.05)
         assert changed[:, 1].var() == pytest.approx(5, rel=0.15)
 

@@ -140,6 +140,7 @@ def change_counts(
     source: np.ndarray,
     target: np.ndarray,
     overdispersion: np.ndarray,
+    *,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Measured counts of one condition, changed such that their means are those of another.
@@ -173,7 +174,7 @@ def change_counts(
     ...     np.array([0.5, 0.5]),
     ...     np.array([0.25, 1.0]),
     ...     np.zeros(2),
-    ...     np.random.default_rng(0),
+    ...     rng=np.random.default_rng(0),
     ... )
     >>> changed.mean(axis=0).round()
     array([ 25., 100.])

@@ -298,7 +298,7 @@ def _made(
     treated = values[np.concatenate(groups.target)]
     sums = sum_by(treated, codes, len(groups.target))
     spread = dispersion(treated, codes, sums / np.maximum(sums.sum(axis=1, keepdims=True), 1))
-    return change_counts(own, rate, wanted, spread, rng).astype(np.float32)
+    return change_counts(own, rate, wanted, spread, rng=rng).astype(np.float32)
 
 
 def _decoded(

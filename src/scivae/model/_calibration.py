@@ -165,6 +165,7 @@ class CalibrationMixin(GenerationMixin):
             self._training_loaders()
         )  # scvi-tools gives a model without cells the next it sees
         adata = self._validate_anndata(adata)
+        self._warn_of_changed_columns(adata)
         if own and indices is None:
             held_out = self.validation_indices
             if held_out is None or not len(held_out):
@@ -250,7 +251,7 @@ class CalibrationMixin(GenerationMixin):
                 raise ValueError(
                     "a dataloader stands in place of adata and indices; pass one only."
                 )
-            return self._novelty_of(dataloader)
+            return self._novelty_of(self._checked_loader(dataloader))
         adata = self._validate_anndata(adata)
         index = resolve_indices(adata, indices)
         # Loaders read files in sorted order, whatever the order asked for.

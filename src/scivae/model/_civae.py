@@ -44,7 +44,7 @@ from ._fields import (
     LabelsField,
     SizeFactorField,
 )
-from ._inherited import inherit
+from ._inherited import check_further, inherit
 from ._interpolation import InterpolationMixin
 from ._manager import CellsManager
 from ._random import LOCK, seeded
@@ -590,6 +590,7 @@ class CIVAE(
         (3, 4)
         """
         self._require_trained()
+        check_further(self, "get_latent_representation", kwargs, SCVI.get_latent_representation)
         if kwargs.get("batch_size") is not None:
             check_integer("batch_size", kwargs["batch_size"], minimum=1)
         if kwargs.get("dataloader") is not None:

@@ -15,7 +15,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from .. import _keys
-from .._errors import check_choice, near_matches, shown, warn
+from .._errors import check_choice, check_type, near_matches, shown, warn
 from .._names import as_objects
 from ..module import COUNT_LIKELIHOODS
 from . import _checks
@@ -30,6 +30,8 @@ Minibatch = dict[str, torch.Tensor]
 CELLS_ENCODED = 64
 # Values of a minibatch of somebody else's loader that are looked at, at most.
 VALUES_LOOKED_AT = 2**20
+# Cells of a datamodule that was not checked that are looked at before training.
+CELLS_LOOKED_AT = 512
 # Minibatches of it whose values are looked at.
 MINIBATCHES_LOOKED_AT = 4
 
@@ -341,6 +343,68 @@ class EntryMixin(GenerationMixin):
         """
         return as_objects(str(gene) for gene in self.setup.genes)
 
+    def view_registry(self, hide_state_registries: bool = False) -> None:
+        """Print what the model was set up on.
+
+        Parameters
+        ----------
+        hide_state_registries
+            Leave out classes, batches and categories.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> scivae.model.CIVAE(adata, n_latent=4).view_registry()  # doctest: +ELLIPSIS
+        Anndata setup with scvi-tools version ...
+        """
+        if self.adata is None:
+            raise ValueError(
+                "this model has no AnnData, whose registry could be shown; see model.setup."
+            )
+        self.adata_manager.view_registry(hide_state_registries)
+
+    def view_setup_method_args(self) -> None:
+        """Print the arguments of the setup.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> scivae.model.CIVAE(adata, n_latent=4).view_setup_method_args()  # doctest: +ELLIPSIS
+        Setup via `CIVAE.setup_anndata` with arguments:
+        ...
+        """
+        CellsManager.view_setup_method_args(self.registry_)
+
+    def update_setup_method_args(self, setup_method_args: dict[str, Any]) -> None:
+        """Change what the registry says of the arguments of the setup.
+
+        Parameters
+        ----------
+        setup_method_args
+            Arguments of :meth:`CIVAE.setup_anndata`.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata, n_latent=4)
+        >>> model.update_setup_method_args({"labels_key": "cell_type"})
+        """
+        check_type("setup_method_args", setup_method_args, dict, "a dict of arguments")
+        arguments = self.registry_["setup_args"]
+        for name in setup_method_args:
+            if name not in arguments:
+                raise TypeError(
+                    f"setup_method_args must be arguments of CIVAE.setup_anndata, but {name!r} is none."
+                    f"{near_matches(name, arguments)}"
+                )
+        arguments.update(setup_method_args)
+
     # --- the model's own AnnData -------------------------------------------------------------------
 
     def _take(self, adata: AnnData, found: _checks.Found | None) -> None:
@@ -368,6 +432,12 @@ class EntryMixin(GenerationMixin):
         """
         if datamodule is not None:
             self._check_source(datamodule, "datamodule")
+            if (
+                getattr(datamodule, "is_checked", True) is False
+            ):  # not all, but whether they are counts
+                some = np.arange(min(CELLS_LOOKED_AT, datamodule.n_obs))
+                for _ in self._checked_minibatches(datamodule.inference_dataloader(some)):
+                    break
             self.cell_hashes_ = None
             return
         if self.adata is None:

@@ -174,14 +174,15 @@ def _weights(n_vars: int) -> np.ndarray:
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
-    """The bits of values in single precision; those of zero are zero."""
+    """The bits of values in single precision, mixed; those of zero are zero.
+
+    Small whole numbers differ in their upper bits only, which a product without regard to overflow loses.
+    """
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    negative_zero = np.uint32(2**31)
-    return (
-        np.where(bits == negative_zero, np.uint32(0), bits)
-        if (bits == negative_zero).any()
-        else bits
-    )
+    bits = np.where(bits == np.uint32(2**31), np.uint32(0), bits)  # -0 is 0
+    bits ^= bits >> np.uint32(16)
+    bits ^= bits >> np.uint32(7)
+    return bits
 
 
 def _sums_of_rows(products: np.ndarray, indptr: np.ndarray) -> np.ndarray:

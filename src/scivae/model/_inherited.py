@@ -103,12 +103,30 @@ def inherited(method: Callable) -> Callable:
         given.pop("self")
         for name, value in given.items():
             _check_plain(name, value, signature.parameters[name])
-        _check_further(self, method.__name__, further)
+        check_further(self, method.__name__, further)
+        _check_model(self, method.__name__)
         with self._unchanged_on_error(given.get("adata")), self._evaluating():
             selected = _Arguments(self, signature, given, further).check()
-            return selected.of(drawing(self, **given, **further))
+            try:
+                return selected.of(drawing(self, **given, **further))
+            except AttributeError as error:  # of a distribution that has no such parameter
+                if self.likelihood in ("nb", "zinb"):
+                    raise
+                raise NotImplementedError(
+                    f"{method.__name__} of scvi-tools is for likelihood='nb' and 'zinb', but the model "
+                    f"has {self.likelihood!r}."
+                ) from error
 
     return call
+
+
+def _check_model(model: Any, name: str) -> None:
+    """Raise a ValueError for a method that needs a model of another kind."""
+    if name == "get_batch_representation" and model.module.batch_representation != "embedding":
+        raise ValueError(
+            "get_batch_representation needs a model that embeds batches; make it with CIVAE(adata, "
+            "batch_representation='embedding')."
+        )
 
 
 def _check_plain(name: str, value: Any, parameter: inspect.Parameter) -> None:
@@ -154,8 +172,20 @@ def _literals(annotation: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _check_further(model: Any, name: str, further: dict[str, Any]) -> None:
-    """Raise a TypeError for a further keyword argument that nothing takes."""
+def check_further(model: Any, name: str, further: dict[str, Any], *methods: Callable) -> None:
+    """Raise a TypeError for a further keyword argument that nothing takes.
+
+    Parameters
+    ----------
+    model
+        The model.
+    name
+        Name of the method.
+    further
+        Keyword arguments that are not its own.
+    *methods
+        What takes such, before loaders do.
+    """
     module: CIVAEModule = model.module
     takers: dict[str, tuple[Callable, ...]] = {
         "get_normalized_expression": (type(model).get_importance_weights,),
@@ -164,7 +194,7 @@ def _check_further(model: Any, name: str, further: dict[str, Any]) -> None:
         "get_reconstruction_error": (module.forward,),
         "get_marginal_ll": (module.marginal_ll,),
     }
-    of_loaders = (AnnDataLoader, DataLoader)
+    of_loaders = (*methods, AnnDataLoader, DataLoader)
     _checks.check_arguments(f"arguments of {name}", further, *takers.get(name, of_loaders))
 
 
@@ -229,6 +259,14 @@ class _Arguments:
         adata = self.adata = given["adata"] = self.model._validate_anndata(given.get("adata"))
         if "indices" in self.parameters:
             given["indices"] = resolve_indices(adata, given.get("indices"))
+        if given.get("n_samples_overall") is not None:
+            if given.get("n_samples", 1) != 1:
+                raise ValueError(
+                    "n_samples_overall stands in place of n_samples; pass one of them only."
+                )
+            given.setdefault(
+                "return_numpy", True
+            )  # samples are no cells: there are no names for rows
         if given.get("adata_sub") is not None:
             given["adata_sub"] = self.model._validate_anndata(given["adata_sub"])
         if "sample_key" in self.parameters:

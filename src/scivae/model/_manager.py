@@ -77,6 +77,13 @@ class CellsManager(AnnDataManager):
             self._rounded = (data, rounded(data))
         return self._rounded[1]
 
+    @staticmethod
+    def view_setup_method_args(registry: dict) -> None:
+        """Print the arguments of the setup."""
+        import rich.pretty  # noqa: F401  scvi-tools calls it without importing it
+
+        AnnDataManager.view_setup_method_args(registry)
+
     @property
     def slots(self) -> Iterator[tuple[str, str]]:
         """Slots that the setup wrote: the attribute of the AnnData, and the key in it."""

@@ -13,13 +13,13 @@ import anndata
 import pandas as pd
 import torch
 from anndata import AnnData
-from scvi.data import AnnDataManager
 from scvi.nn import FCLayers
 
 from .._errors import check_type, in_another_case
 from .._names import any_text_written, as_objects
 from . import _checks, _files
 from ._compat import SAVE_KEYS, SETUP_METHOD_NAME
+from ._manager import CellsManager
 from ._plain import foreign, from_plain, to_plain
 from ._quiet import quiet_loading
 from ._setup import Setup
@@ -427,9 +427,7 @@ class SavingMixin:
         Setup via `CIVAE.setup_anndata` with arguments:
         ...
         """
-        import rich.pretty  # noqa: F401  scvi-tools calls it without importing it
-
-        AnnDataManager.view_setup_method_args(cls.load_registry(dir_path, prefix, trusted=trusted))
+        CellsManager.view_setup_method_args(cls.load_registry(dir_path, prefix, trusted=trusted))
 
     @classmethod
     def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> None:

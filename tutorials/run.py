@@ -5,10 +5,10 @@
     python tutorials/run.py --small                # at reduced size, as in CI; nothing is kept
 
 The notebooks are the one source: edit them, then run this. At reduced size the variables of the cell tagged
-``parameters`` get the values of ``SMALL`` below; nothing else differs. What is kept is tidied first: no
-progress bars, no notes of the training framework, no path of the machine. Any other word on the error
-stream is an error here, since whoever follows the tutorial would wonder about it. The time that a notebook
-states in its first cell is the one that this measured.
+``parameters`` get the values of ``SMALL`` below; nothing else differs. What is kept is what a reader who runs
+the notebook sees, but for paths of this machine. A word on the error stream is an error here, since whoever
+follows the tutorial would wonder about it. The time that a notebook states in its first cell is the one
+that this measured.
 
 Data that a tutorial cannot download are looked for in the folder ``SCIVAE_DATA_DIR``.
 """
@@ -65,17 +65,6 @@ SECONDS_A_CELL = 1800
 
 # The sentence of the first cell that says how long a notebook takes.
 TIME = re.compile(r"\*\*Time:\*\* .*")
-# Lines of the error stream that say nothing to a reader: the training framework's notes on hardware,
-# loggers and its own internals, and the end of training.
-NOISE = re.compile(
-    r"(GPU|TPU|HPU|IPU) available|litlogger|[/\\]lightning[/\\]|`Trainer\.fit` stopped|^\s+(rank_zero|return )"
-    r"|💡|LOCAL_RANK|it/s|s/it|TqdmWarning|from \.autonotebook"
-)
-# What scvi-tools logs to the output, in lines that rich has wrapped.
-LOGGED = re.compile(r"^INFO .*\n?(^ {9}.*\n?)*", flags=re.MULTILINE)
-# What a bar wrote into a line before it began the line anew.
-WRITTEN_OVER = re.compile(r"[^\n]*\r(?!\n)")
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 
@@ -166,33 +155,14 @@ def spoken(seconds: float) -> str:
 
 
 def tidy(outputs: list[Any], folder: Path) -> list[Any]:
-    """What a reader sees of the outputs of a cell."""
+    """The outputs of a cell without what is of this machine; an error for any on the error stream."""
     kept: list[Any] = []
     for output in outputs:
-        if output.output_type == "stream":
-            text = ANSI.sub("", output.text)
-            if output.name == "stderr":
-                if left := [
-                    line for line in text.splitlines() if line.strip() and not NOISE.search(line)
-                ]:
-                    said = "\n".join(left)
-                    raise ValueError(f"a cell of a tutorial must not warn, but one does:\n{said}")
-                continue
-            output.text = LOGGED.sub("", text)
-            if not output.text:
-                continue
-            if kept and kept[-1].output_type == "stream":
-                kept[-1].text += output.text
-                continue
-        elif "application/vnd.jupyter.widget-view+json" in output.get("data", {}):
-            continue  # a progress bar
+        if output.output_type == "stream" and output.name == "stderr":
+            raise ValueError(f"a cell of a tutorial must not warn, but one does:\n{output.text}")
         if "execution_count" in output:
             output["execution_count"] = None
         output.get("metadata", {}).clear()
-        kept.append(output)
-    for output in kept:
-        if output.output_type == "stream":  # whose parts a bar may have been written over
-            output.text = WRITTEN_OVER.sub("", output.text)
         texts = [("text", output)] if output.output_type == "stream" else []
         texts += [
             (kind, output.data) for kind in output.get("data", {}) if kind.startswith("text/")
@@ -201,6 +171,7 @@ def tidy(outputs: list[Any], folder: Path) -> list[Any]:
             where[key] = where[key].replace(f"{folder}{os.sep}", "").replace(str(folder), ".")
             if ADDRESS.search(where[key]):
                 raise ValueError(f"an output must be the same each time, but one is:\n{where[key]}")
+        kept.append(output)
     return kept
 
 

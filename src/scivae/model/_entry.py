@@ -23,6 +23,7 @@ from ._cells import resolve_indices
 from ._compat import ADATA_MINIFY_TYPE, ADATA_UUID, get_minify_type
 from ._generation import GenerationMixin
 from ._manager import CellsManager
+from ._quiet import quiet_transfer
 from ._setup import Setup, check_setup_arguments
 
 Minibatch = dict[str, torch.Tensor]
@@ -102,7 +103,7 @@ class EntryMixin(GenerationMixin):
     def _register(self, adata: AnnData, copy_if_view: bool) -> AnnData:
         """Check cells that the model has not seen, and write the codes of their columns."""
         self._check_cells(adata)
-        with self._unchanged_on_error(adata):
+        with self._unchanged_on_error(adata), quiet_transfer():
             adata = super()._validate_anndata(adata, copy_if_view=copy_if_view)
         manager = self._manager_of(adata)
         if manager is not None:

@@ -74,6 +74,13 @@ def quiet_training() -> Iterator[None]:
 
 
 @contextmanager
+def quiet_transfer() -> Iterator[None]:
+    """No note that cells which are new to a model are read by its setup: they were passed for that."""
+    with held_back(logging.getLogger("scvi.model.base._base_model"), lambda record: True):
+        yield
+
+
+@contextmanager
 def quiet_loading() -> Iterator[None]:
     """No note that a file which was never to be downloaded is there."""
     with held_back(logging.getLogger("scvi.data._download"), lambda record: True):

@@ -252,7 +252,7 @@ CALL = {
     "library_size zero": (lambda m, a: m.interpolate(0, 3, library_size=0), ValueError, "library_size must be positive and at most 1e+15, got 0."),
     "n_samples": (lambda m, a: m.interpolate(0, 3, n_samples=1), ValueError, "n_samples must be at least 2, got 1."),
     "seed of a path": (lambda m, a: m.interpolate(0, 3, seed=None), TypeError, "seed must be an integer, got None (NoneType)."),
-    "key with a slash": (lambda m, a: m.interpolate(0, 3, key_added="a/b"), ValueError, "key_added must be a name without slashes, got 'a/b'."),
+    "key with a slash": (lambda m, a: m.interpolate(0, 3, key_added="a/b"), ValueError, "key_added must be a name of at most 200 bytes, without slashes and control characters, got 'a/b'."),
     "key of scvi-tools": (lambda m, a: m.interpolate(0, 3, key_added="_scvi_uuid"), ValueError, "adata.uns['_scvi_uuid'] already holds something else; pass another key_added."),
     "key taken": (lambda m, a: m.interpolate(0, 3, adata=a, key_added="mine"), ValueError, "adata.uns['mine'] already holds something else; pass another key_added."),
     "paths taken": (lambda m, a: m.interpolate(0, 3, adata=a, key_added="no paths"), ValueError, "adata.uns['no paths'] already holds something else; pass another key_added."),
@@ -266,7 +266,7 @@ CALL = {
     "augmentation's sample": (lambda m, a: m.augment("alpha", 3, sample=None), TypeError, "sample must be True or False, got None (NoneType)."),
     "min_confidence": (lambda m, a: m.augment("alpha", 3, min_confidence=2), ValueError, "min_confidence must lie in [0, 1], got 2."),
     "augmentation's seed": (lambda m, a: m.augment("alpha", 3, seed=-1), ValueError, "seed must be at least 0, got -1."),
-    "augmentation's key": (lambda m, a: m.augment("alpha", 3, key_added=""), ValueError, "key_added must be a name without slashes, got ''."),
+    "augmentation's key": (lambda m, a: m.augment("alpha", 3, key_added=""), ValueError, "key_added must be a name of at most 200 bytes, without slashes and control characters, got ''."),
 }  # fmt: skip
 
 
@@ -333,7 +333,7 @@ VERBS = {
     "project: use_rep": (lambda m, a: project(m, a, use_rep=3), TypeError, "use_rep must be a key of adata.obsm, got 3 (int)."),
     "project: another model": (lambda m, a: project(m, a, use_rep="X_flat"), ValueError, "path is of another model than the representation of adata: it has 4 latent dimensions, adata has 2; pass cells of the model whose get_latent_representation() adata holds."),
     "project: n_neighbors": (lambda m, a: project(m, a, n_neighbors=0), ValueError, "n_neighbors must be at least 1, got 0."),
-    "project: key_added": (lambda m, a: project(m, a, key_added="a/b"), ValueError, "key_added must be a name without slashes, got 'a/b'."),
+    "project: key_added": (lambda m, a: project(m, a, key_added="a/b"), ValueError, "key_added must be a name of at most 200 bytes, without slashes and control characters, got 'a/b'."),
     "embed: generated": (lambda m, a: embed(m, a, generated=None), TypeError, "generated must be an AnnData, got None (NoneType)."),
     "embed: basis": (lambda m, a: embed(m, a, basis="umap"), KeyError, "basis must name an embedding in adata.obsm, but 'X_umap' is not among 'X_civae', 'X_flat', 'X_words'; run scanpy.pp.neighbors(adata, use_rep='X_civae') and scanpy.tl.umap(adata) first."),
     "embed: n_neighbors": (lambda m, a: embed(m, a, n_neighbors=2.0), TypeError, "n_neighbors must be an integer, got 2.0 (float)."),

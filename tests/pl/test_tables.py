@@ -112,3 +112,20 @@ def test_tradeoff_of_bad_input():
         scivae.pl.tradeoff(table.assign(discriminator_weight=-1.0))
     with pytest.raises(ValueError, match="table must have rows"):
         scivae.pl.tradeoff(table[:0])
+
+
+@pytest.mark.parametrize("n_classes", [3, 12, 15, 30])
+def test_names_of_classes_do_not_overlap(n_classes):
+    names = [f"Enterocyte.Immature.Proximal {'x' * (200 * (i == 1))}{i}" for i in range(n_classes)]
+    ax = scivae.pl.confusion(names * 2, names * 2)
+    ax.figure.canvas.draw()
+    for labels, low, high in (
+        (ax.get_yticklabels(), "y0", "y1"),
+        (ax.get_xticklabels(), "x0", "x1"),
+    ):
+        spans = sorted(
+            (getattr(box, low), getattr(box, high))
+            for box in (label.get_window_extent() for label in labels)
+        )
+        assert all(end <= start for (_, end), (start, _) in zip(spans[:-1], spans[1:], strict=True))
+    assert ax.figure.get_size_inches().max() < 9

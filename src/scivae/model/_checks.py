@@ -689,6 +689,8 @@ def unchanged_on_error(adata: AnnData, managers: dict[str, Any] | None = None) -
     try:
         yield
     except BaseException:
+        for column in adata.obs.columns.difference(obs.columns):
+            del adata.obs[column]
         if not adata.obs.equals(obs):  # to set it would make text of an index of numbers
             adata.obs = obs
         adata.obsm = obsm

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import anndata
+import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from scipy import sparse
 from scvi.nn import FCLayers
 
 from .._errors import check_type, in_another_case
@@ -93,6 +96,24 @@ def place_weights_of_categories(reference: torch.nn.Module, model: torch.nn.Modu
                 columns += more
             together = [column.to(new.weight.device) for column in columns]
             new.weight.data.copy_(torch.cat(together, dim=1))
+
+
+@contextmanager
+def _not_taken_for_minified(adata: Any) -> Iterator[None]:
+    """Let an AnnData be loaded whose X is an empty sparse matrix, as it can be beside a layer of counts.
+
+    scvi-tools takes it for a minified one unless it has these latent points.
+    """
+    slots = ("_scvi_latent_qzm", "_scvi_latent_qzv")
+    empty = isinstance(adata, AnnData) and sparse.issparse(adata.X) and adata.X.nnz == 0
+    added = [slot for slot in slots if empty and slot not in adata.obsm]
+    for slot in added:
+        adata.obsm[slot] = np.zeros((adata.n_obs, 1), dtype=np.float32)
+    try:
+        yield
+    finally:
+        for slot in added:
+            del adata.obsm[slot]
 
 
 class SavingMixin:
@@ -246,7 +267,8 @@ class SavingMixin:
             _unchanged_on_error(adata),
         ):
             torch.save(parts, Path(private) / SAVE_KEYS.MODEL_FNAME)
-            return super().load(private, adata, **kwargs)  # type: ignore[misc]
+            with _not_taken_for_minified(adata):
+                return super().load(private, adata, **kwargs)  # type: ignore[misc]
 
     @classmethod
     def load_query_data(

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 # More classes than these are drawn without numbers in the cells.
 NUMBERS_UP_TO = 12
+# As many stand beside it.
+LETTERS_BESIDE = 40
+# Height of a row, in inches, at least.
+LINE = 0.16
 # As many letters fit below the matrix.
 LETTERS_ACROSS = 24
 
@@ -70,19 +74,25 @@ def confusion(
     n = counts.sum(axis=1)
     with np.errstate(invalid="ignore"):
         values = 100 * counts / n[:, None] if normalize else counts.astype(float)
+    names = [_short(name) for name in names]
     written = len(names) <= NUMBERS_UP_TO
     longest = max(len(c) for c in names)
     # Long names stand once, beside the rows; columns then bear the numbers of the rows.
     numbered = longest * len(names) > LETTERS_ACROSS
     prefix = [f"{i + 1}  " if numbered else "" for i in range(len(names))]
     rows = [f"{p}{c} ({k})" for p, c, k in zip(prefix, names, n, strict=True)]
-    beside = 0.35 + 0.055 * max(len(r) for r in rows) + 0.5 * (not written)
-    side = min(max(WIDTH - beside, 1.2), 0.35 * len(names))
+    beside = 0.35 + 0.055 * max(len(r) for r in rows) + 0.7 * (not written)
+    # A name is a line of text: the figure is as large as all of them need.
+    side = max(min(max(WIDTH - beside, 1.2), 0.35 * len(names)), LINE * len(names))
     what = "% of true class" if normalize else "cells"
-    with drawing(ax, size=(WIDTH, side + 0.55 + 0.2 * written), show=show) as drawn:
+    wide = LINE * len(names) >= side and side > WIDTH - beside
+    size = (beside + side + 0.3 if wide else WIDTH, side + 0.55 + 0.2 * written)
+    with drawing(ax, size=size, show=show) as drawn:
         image = drawn.imshow(values, cmap="Blues", vmin=0, vmax=100 if normalize else None)
         drawn.set_xticks(range(len(names)), [p.strip() for p in prefix] if numbered else names)
         drawn.set_yticks(range(len(names)), rows)
+        if size[0] > WIDTH and written:
+            drawn.set_anchor("E")  # the room that is left is needed for the names
         drawn.tick_params(length=0)
         drawn.spines[:].set_visible(False)
         drawn.set_xlabel("predicted class")
@@ -137,6 +147,12 @@ def confusion_counts(
     columns = index.get_indexer(pd.Index(predicted.to_numpy(dtype=object)))
     np.add.at(counts, (rows, columns), 1)
     return counts, [str(c) for c in order]
+
+
+def _short(name: str) -> str:
+    """A name in one line, cut where it is longer than there is room for."""
+    line = " ".join(name.split())
+    return line if len(line) <= LETTERS_BESIDE else line[: LETTERS_BESIDE - 1] + "…"
 
 
 def _write(ax: Axes, values: np.ndarray, light_from: float, *, fontsize: Any) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 
 # Bytes of the name of a slot: in a zarr store it is that of a folder, to which a suffix comes.
 MAX_KEY = 200
+# Letters of a name in an error, at most.
+MAX_LETTERS = 120
 # Modules that a user does not call: a warning names the line above them.
 _BELOW = ("scivae", "scvi", "lightning", "torch", "contextlib", "functools")
 
@@ -21,10 +23,20 @@ def near_matches(name: Any, known: Iterable[Any], n: int = 3) -> str:
 
     Names that differ in upper and lower case only are closest.
     """
-    text, names = str(name), [str(k) for k in known]
+    text, names = str(name), {str(k): k for k in known}
     matches = [k for k in names if k.casefold() == text.casefold() and k != text][:n]
-    matches = matches or difflib.get_close_matches(text, names, n=n, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""
+    if text in names and isinstance(names[text], str) != isinstance(name, str):  # 3 for "3"
+        matches = [text]
+    matches = matches or difflib.get_close_matches(text, list(names), n=n, cutoff=0.6)
+    return f" Did you mean {' or '.join(quoted(names[m]) for m in matches)}?" if matches else ""
+
+
+def quoted(value: Any) -> str:
+    """A name as Python spells it: text in quotes, numbers without; cut where it is long."""
+    if isinstance(value, (bool, np.bool_, int, float, np.integer, np.floating)):
+        return str(value)
+    text = str(value)
+    return repr(text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1] + "…")
 
 
 def in_another_case(names: Iterable[Any], known: Iterable[Any]) -> dict[str, str]:
@@ -50,7 +62,7 @@ def warn(message: str) -> None:
 def shown(values: Iterable[Any], n: int = 8) -> str:
     """Comma-separated values, cut after ``n``."""
     values = list(values)
-    text = ", ".join(repr(str(v)) for v in values[:n])
+    text = ", ".join(quoted(v) for v in values[:n])
     return text + (f", … ({len(values)} in all)" if len(values) > n else "")
 
 

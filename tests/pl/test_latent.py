@@ -86,7 +86,7 @@ def test_bad_input():
         scivae.pl.latent(adata, key="X_civa")
     with pytest.raises(ValueError, match="method must be one of 'umap', 'tsne', 'pca', got 'ump'"):
         scivae.pl.latent(adata, method="ump")
-    with pytest.raises(ValueError, match="n_components must be one of '2', '3', got 4"):
+    with pytest.raises(ValueError, match="n_components must be one of 2, 3, got 4"):
         scivae.pl.latent(adata, n_components=4)
     with pytest.raises(ValueError, match="same variables in the same order, got 12 and 11"):
         scivae.pl.augmentation(adata, make.make_cells(kind="sampled")[:, :11].copy())

@@ -14,7 +14,7 @@ from scvi.data.fields import (
     NumericalObsField,
 )
 
-from .._errors import near_matches, shown, warn
+from .._errors import near_matches, quoted, shown, warn
 from ._checks import check_columns
 
 # What a label, batch or category can be, so that files can hold it.
@@ -111,6 +111,10 @@ def warn_of_few(what: str, key: str, codes: np.ndarray, categories: np.ndarray) 
         )
 
 
+# What becomes of a missing value that is turned into text.
+TEXTS_OF_NONE = {"nan", "none", "<na>", "nat", "na", "n/a", "null", ""}
+
+
 def warn_of_labels(key: str, classes: np.ndarray, sizes: np.ndarray) -> None:
     """Warn of the first thing that makes labels unlike classes.
 
@@ -123,6 +127,14 @@ def warn_of_labels(key: str, classes: np.ndarray, sizes: np.ndarray) -> None:
     sizes
         Cells of each of them, shape ``(n_classes,)``.
     """
+    for name, n_cells in zip(classes, sizes, strict=True):
+        if isinstance(name, str) and name.strip().lower() in TEXTS_OF_NONE:
+            warn(
+                f"adata.obs[{key!r}] has the text {quoted(name)} as a class ({int(n_cells)} cells), which "
+                "is what a missing label becomes as text; set these labels to missing (NaN) and pass "
+                "unlabeled_category='Unknown', or rename the class."
+            )
+            return
     numbers = classes.astype(float) if _is_numeric(classes) else np.zeros(0)
     fractions = (numbers != np.round(numbers)).any()
     mean_size = sizes.mean()
@@ -140,7 +152,7 @@ def warn_of_labels(key: str, classes: np.ndarray, sizes: np.ndarray) -> None:
     elif (sizes < FEW_OF_A_CLASS).any():
         few = np.flatnonzero(sizes < FEW_OF_A_CLASS)
         few = few[np.argsort(sizes[few], kind="stable")]
-        listed = ", ".join(f"{str(classes[i])!r}: {sizes[i]}" for i in few[:5])
+        listed = ", ".join(f"{quoted(classes[i])}: {sizes[i]}" for i in few[:5])
         more = f", … ({len(few)} in all)" if len(few) > 5 else ""
         warn(
             f"adata.obs[{key!r}] has classes with fewer than {FEW_OF_A_CLASS} cells ({listed}{more}); "
@@ -244,7 +256,7 @@ class LabelsField(CategoricalObsField):
         if unseen:
             raise ValueError(
                 f"labels must be classes that the model was trained on, but adata.obs[{key!r}] "
-                f"holds {shown(sorted(map(str, unseen)), 5)}; set them to NaN, or drop the column: "
+                f"holds {shown(sorted(unseen, key=str), 5)}; set them to NaN, or drop the column: "
                 "cells without a label can be encoded and predicted."
             )
         return self._write(adata_target, column, labeled, classes, ordered)

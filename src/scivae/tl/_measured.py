@@ -25,6 +25,7 @@ MIN_CELLS = 20
 N_BINS = 10
 ENDS = ("", "_low", "_high")
 _ROWS = 4096  # of one block of cells
+_INSIDE = 1e-6
 _GENES = 512  # of one block of genes
 
 
@@ -177,6 +178,7 @@ def measure(
         weights=weight[near],
         donor=donor,
         group=_effects(model, adata, cells[near], donor),
+        free_ends=bool(np.isfinite(fixed).any()),
         n_steps=n_steps,
         n_bootstraps=n_bootstraps,
         seed=int(rng.integers(2**31)),
@@ -209,7 +211,10 @@ class _OnAxis(NamedTuple):
         if weights is not None:  # ends that are not fitted weigh one
             of_path = np.append(weights, 1.0)[self.ends].sum(axis=1)
         t = Axis.through(self.paths, of_path).place(self.z)[0]
-        return np.where(np.isnan(self.fixed), t, self.fixed)
+        if np.isnan(self.fixed).all():
+            return t
+        # The very ends are for cells that are known to lie there.
+        return np.where(np.isnan(self.fixed), np.clip(t, _INSIDE, 1 - _INSIDE), self.fixed)
 
 
 def _candidates(groups: Cells, at_end: np.ndarray, attrs: Mapping[Any, Any]) -> np.ndarray:

@@ -72,7 +72,7 @@ DESIGNS = {
 class Cells(NamedTuple):
     """Simulated counts: of cells, and their sums."""
 
-    sums: np.ndarray  # (n_samples, n_genes)
+    samples: stats.SampleSums
     cells: np.ndarray  # (n_cells, n_genes)
     sample: np.ndarray  # (n_cells,)
 
@@ -92,15 +92,26 @@ def simulate(design: Design, rng: np.random.Generator, effect: np.ndarray) -> Ce
         sample += [i] * n
     cells = np.concatenate(counts).astype(float)
     sample = np.array(sample)
-    return Cells(stats.sum_by(cells, sample, len(design.donor)), cells, sample)
+    return Cells(sums_of_samples(cells, sample, len(design.donor)), cells, sample)
+
+
+def sums_of_samples(counts, sample: np.ndarray, n: int) -> stats.SampleSums:
+    return stats.SampleSums.of(counts, sample, n, np.asarray(counts.sum(axis=1)).ravel())
+
+
+def sums_tested(
+    sums: stats.SampleSums, donor: np.ndarray, target: np.ndarray, method: str = "moderated"
+):
+    """The test of rank_genes on sums of counts."""
+    totals = sums.values.sum(axis=1)
+    return stats.donor_test(
+        sums.values, totals, donor, target, method=method, cell_variance=sums.variance
+    )
 
 
 def by_donors(method: str) -> Callable[[Cells, Design, int], np.ndarray]:
     def p_value(data: Cells, design: Design, seed: int) -> np.ndarray:
-        totals = data.sums.sum(axis=1)
-        return stats.donor_test(
-            data.sums, totals, design.donor, design.target, method=method
-        ).p_value
+        return sums_tested(data.samples, design.donor, design.target, method).p_value
 
     return p_value
 
@@ -270,8 +281,7 @@ def null_splits(n_runs: int) -> pd.DataFrame:
         return rng.permutation(np.arange(len(donor)) % n)
 
     def test(sample: np.ndarray, who: np.ndarray, target: np.ndarray, method: str) -> np.ndarray:
-        sums = stats.sum_by(counts, sample, len(who))
-        return stats.donor_test(sums, sums.sum(axis=1), who, target, method=method).p_value
+        return sums_tested(sums_of_samples(counts, sample, len(who)), who, target, method).p_value
 
     def pairs(method: str) -> Callable[[np.random.Generator, int], np.ndarray]:
         def run(rng: np.random.Generator, seed: int) -> np.ndarray:
@@ -342,14 +352,14 @@ def sums_of(adata: anndata.AnnData, groupby: str, ends: tuple[str, str]):
     )
     codes, names = pd.factorize(key)
     counts = adata.layers["counts"]
-    sums = stats.sum_by(counts, codes, len(names))
+    sums = sums_of_samples(counts, codes, len(names))
     donor = pd.factorize(np.array([d for d, _ in names]), sort=True)[0]
     return sums, donor, np.array([g == ends[1] for _, g in names])
 
 
-def log_differences(sums: np.ndarray, donor: np.ndarray, target: np.ndarray) -> np.ndarray:
+def log_differences(sums: stats.SampleSums, donor: np.ndarray, target: np.ndarray) -> np.ndarray:
     """log2 fold change of each donor with both groups, shape ``(n_donors, n_genes)``."""
-    y = stats.log_cpm(sums, sums.sum(axis=1))
+    y = stats.log_cpm(sums.values, sums.values.sum(axis=1))
     both = np.intersect1d(donor[target], donor[~target])
     return np.stack([y[(donor == d) & target][0] - y[(donor == d) & ~target][0] for d in both])
 
@@ -404,7 +414,7 @@ def patients() -> tuple[pd.DataFrame, dict[str, object]]:
     ends = ("normal", "tumor")
     adata = adata[adata.obs["tissue"].isin(ends)].copy()
     sums, donor, target = sums_of(adata, "tissue", ends)
-    paired = stats.donor_test(sums, sums.sum(axis=1), donor, target)
+    paired = sums_tested(sums, donor, target)
     fdr = stats.false_discovery_rate(paired.p_value)
     each = log_differences(sums, donor, target)
     signs = stats.sign_test(each)

@@ -41,6 +41,7 @@ BINS: Final = "civae_bins"
 BINS_SE: Final = "civae_bins_se"
 NULL: Final = "civae_null"
 SAMPLES: Final = "civae_samples"
+SAMPLES_VARIANCE: Final = "civae_samples_variance"
 
 # obs columns of generated AnnData.
 KIND: Final = "civae_kind"

@@ -6,11 +6,13 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.special
 import scipy.stats
 import statsmodels.api as sm
 from scipy import sparse
 from scipy.special import polygamma
 from statsmodels.stats.multitest import multipletests
+from tests.conftest import data_file
 
 from scivae.stats import donors
 
@@ -52,6 +54,35 @@ class TestSums:
         np.testing.assert_array_equal(found, expected)
         assert type(found) is np.ndarray
         assert found.dtype == np.float64
+
+    @pytest.mark.parametrize("make", [np.asarray, sparse.csr_matrix])
+    def test_variance_of_sums_against_a_loop_and_in_blocks(self, make):
+        rng = np.random.default_rng(16)
+        x, codes = rng.poisson(2, (40, 5)).astype(np.float32), rng.integers(-1, 3, 40)
+        size = x.sum(axis=1) + rng.poisson(20, 40)
+        whole = donors.SampleSums.of(make(x), codes, 3, size)
+        for code in range(3):
+            cells = codes == code
+            rate = x[cells].sum(axis=0) / size[cells].sum()
+            expected = ((x[cells] - size[cells, None] * rate) ** 2).sum(axis=0)
+            np.testing.assert_allclose(whole.variance[code], expected, rtol=1e-6)
+        parts = [donors.SampleSums.of(make(x)[i : i + 9], codes[i : i + 9], 3, size[i : i + 9])
+                 for i in range(0, 40, 9)]  # fmt: skip
+        added = parts[0]
+        for part in parts[1:]:
+            added = added.plus(part)
+        np.testing.assert_allclose(added.variance, whole.variance, rtol=1e-6)
+
+    def test_variance_of_sums_is_that_of_other_cells(self):
+        """Drawn again and again, sums vary by about what one draw says."""
+        rng = np.random.default_rng(17)
+        found, sums = [], []
+        for _ in range(400):
+            x = rng.poisson(rng.gamma(1, 3, (50, 4)))
+            size = np.full(50, 100.0)
+            found.append(donors.SampleSums.of(x, np.zeros(50, int), 1, size).variance[0])
+            sums.append(x.sum(axis=0))
+        np.testing.assert_allclose(np.mean(found, axis=0), np.var(sums, axis=0), rtol=0.2)
 
     def test_sizes_are_those_of_genes_that_do_not_change(self):
         """A third of the genes rises tenfold: totals would say that all others fall."""
@@ -98,6 +129,17 @@ class TestPrior:
         s2 = s2[np.argsort(np.abs(s2 - 1))[:40]]  # closer to each other than chance allows
         found = donors.variance_prior(s2, 4)
         assert np.isinf(found.df)
+
+    def test_heavy_tails_lower_what_is_borrowed(self):
+        """Five of a hundred genes vary tenfold: moments alone would shrink them towards the others."""
+        rng = np.random.default_rng(18)
+        s2 = rng.chisquare(4, 4000) / 4 * np.where(np.arange(4000) < 200, 10, 1)
+        found = donors.variance_prior(s2, 4)
+        log = np.log(s2) - scipy.special.digamma(2) + np.log(2)
+        moments = 2 * donors._inverse_trigamma(log.var(ddof=1) - polygamma(1, 2))
+        assert found.df < 0.7 * moments
+        tail = scipy.stats.f.ppf(0.995, 4, found.df) * found.variance[0]
+        assert tail >= 0.999 * np.quantile(s2, 0.995)
 
     def test_genes_without_variance(self):
         assert np.isinf(donors.variance_prior(np.zeros(5), 3).df)
@@ -274,6 +316,42 @@ class TestDonorTest:
             donors.donor_test(counts, counts.sum(axis=1), donor, target, method="deseq2")
         moderated = donors.donor_test(counts, counts.sum(axis=1), donor, target)
         assert np.isfinite(moderated.p_value).any()
+
+    def test_no_gene_varies_less_than_its_cells(self):
+        """One cell holds half of the counts of a gene; by chance, samples without it are alike."""
+        rng = np.random.default_rng(19)
+        donor, target = unpaired(3, 3)
+        counts = rng.poisson(100, (6, 300)).astype(float)
+        counts[:, 0] = [100, 101, 100, 150, 151, 150]
+        variance = counts.copy()
+        variance[:, 0] = 60.0**2
+        blind = donors.donor_test(counts, counts.sum(axis=1), donor, target)
+        knowing = donors.donor_test(
+            counts, counts.sum(axis=1), donor, target, cell_variance=variance
+        )
+        assert donors.false_discovery_rate(blind.p_value)[0] < 0.05
+        assert knowing.p_value[0] > 0.1
+        np.testing.assert_allclose(knowing.estimate, blind.estimate)
+
+    def test_level_on_real_cells(self):
+        """Control cells of one type, split at random into three parts against three."""
+        anndata = pytest.importorskip("anndata")
+        adata = anndata.read_h5ad(data_file("pbmc_kang.h5ad"))
+        adata = adata[
+            (adata.obs["condition"] == "ctrl") & (adata.obs["cell_type"] == "CD14+ Monocytes")
+        ]
+        counts = adata.layers["counts"].tocsr()
+        size = np.asarray(counts.sum(axis=1)).ravel()
+        reported = 0
+        for run in range(30):
+            part = np.random.default_rng([run, 3]).permutation(np.arange(adata.n_obs) % 6)
+            sums = donors.SampleSums.of(counts, part, 6, size)
+            totals = sums.values.sum(axis=1)
+            p = donors.donor_test(
+                sums.values, totals, *unpaired(3, 3), cell_variance=sums.variance
+            ).p_value
+            reported += np.nanmin(donors.false_discovery_rate(p)) <= 0.05
+        assert reported <= scipy.stats.binom.ppf(0.999, 30, 0.05)
 
     def test_level_where_genes_vary_unalike_between_donors(self):
         n_runs, reported = 40, 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .curves import Curves, measured_curves, switch_position
 from .donors import (
     DonorDesign,
+    SampleSums,
     donor_design,
     donor_test,
     false_discovery_rate,
@@ -27,6 +28,7 @@ __all__ = [
     "Curves",
     "DonorDesign",
     "RegressionFit",
+    "SampleSums",
     "change_counts",
     "dispersion",
     "dispersion_trend",

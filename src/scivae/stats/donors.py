@@ -27,6 +27,8 @@ _MAX_PERMUTATIONS = 200
 _TREND_KNOTS = 4
 # Genes below which too little is known of how variances differ between genes.
 _MIN_GENES = 10
+# Quantiles at which the prior must allow for variances as large as are seen.
+_TAIL = (0.9, 0.95, 0.99, 0.995)
 
 
 class VariancePrior(NamedTuple):
@@ -137,6 +139,84 @@ def sum_by(values: Any, codes: np.ndarray, n: int) -> np.ndarray:
     return out.toarray() if sparse.issparse(out) else np.asarray(out)
 
 
+class SampleSums(NamedTuple):
+    """Sums over the cells of each sample, which add up over blocks of cells.
+
+    Attributes
+    ----------
+    values
+        Of the values, shape ``(n_samples, n_genes)``.
+    squares
+        Of their squares.
+    crossed
+        Of the values times the size of the cell.
+    size, size_squared
+        Of the sizes of the cells and of their squares, shape ``(n_samples, 1)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.stats import SampleSums
+    >>> sums = SampleSums.of(np.array([[1.0], [3.0]]), np.array([0, 0]), 1, np.array([4.0, 4.0]))
+    >>> sums.variance
+    array([[2.]])
+    """
+
+    values: np.ndarray
+    squares: np.ndarray
+    crossed: np.ndarray
+    size: np.ndarray
+    size_squared: np.ndarray
+
+    @classmethod
+    def of(cls, values: Any, codes: np.ndarray, n: int, size: np.ndarray) -> SampleSums:
+        """Sum the cells of each sample.
+
+        Parameters
+        ----------
+        values
+            Dense or sparse, shape ``(n_cells, n_genes)``.
+        codes
+            Code of the sample of each cell, from 0 to ``n - 1``; -1 for none.
+        n
+            Number of samples.
+        size
+            Counts of each cell over all genes, of which a gene is expected to have its part; ones for
+            values that are no counts. Shape ``(n_cells,)``.
+        """
+        from scipy import sparse
+
+        if sparse.issparse(values):
+            values = sparse.csr_array(values, dtype=np.float64)
+            squares, crossed = values.power(2), sparse.diags_array(size) @ values
+        else:
+            values = np.asarray(values, dtype=np.float64)
+            squares, crossed = values**2, values * size[:, None]
+        sizes = np.column_stack([size, size**2])
+        total = sum_by(sizes, codes, n)
+        return cls(
+            sum_by(values, codes, n),
+            sum_by(squares, codes, n),
+            sum_by(crossed, codes, n),
+            total[:, :1],
+            total[:, 1:],
+        )
+
+    def plus(self, other: SampleSums) -> SampleSums:
+        """Sums of two blocks of cells."""
+        return SampleSums(*(a + b for a, b in zip(self, other, strict=True)))
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Variance of the sums due to which cells were measured, shape ``(n_samples, n_genes)``.
+
+        The sum of the squared differences of cells from what their size lets expect.
+        """
+        rate = self.values / np.maximum(self.size, 1e-300)
+        out = self.squares - 2 * rate * self.crossed + rate**2 * self.size_squared
+        return np.maximum(out, 0)
+
+
 def size_factors(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """Size of each sample: the median ratio of its counts to the geometric mean of all samples.
 
@@ -225,7 +305,9 @@ def variance_prior(
 
     Returns
     -------
-    The prior. Its moments are those of the logarithms of the variances. With fewer than 10 genes
+    The prior. Its moments are those of the logarithms of the variances, but ``df`` is lowered until the
+    90, 95, 99 and 99.5 % quantiles are as large as those of the variances: real genes have heavier tails
+    than moments tell, and genes that vary a lot would be called too often. With fewer than 10 genes
     nothing is borrowed (``df`` is 0).
 
     References
@@ -262,14 +344,53 @@ def variance_prior(
     else:
         n_knots, mean = 1, np.full(len(log), log.mean())
     spread = ((log - mean) ** 2).sum() / (len(log) - n_knots) - polygamma(1, df / 2)
-    if spread <= 0:
-        return VariancePrior(np.exp(mean), np.inf)
-    prior_df = 2 * _inverse_trigamma(float(spread))
-    return VariancePrior(np.exp(mean + digamma(prior_df / 2) - np.log(prior_df / 2)), prior_df)
+    prior_df = 2 * _inverse_trigamma(float(spread)) if spread > 0 else np.inf
+    prior_df = _with_tail(np.maximum(variance, floor) / np.exp(mean), df, prior_df)
+    return VariancePrior(np.exp(mean) * _scale(prior_df), prior_df)
+
+
+def _scale(prior_df: float) -> float:
+    """Prior variance over the exponential of the mean logarithm."""
+    from scipy.special import digamma
+
+    if np.isinf(prior_df):
+        return 1.0
+    return float(np.exp(digamma(prior_df / 2) - np.log(prior_df / 2)))
+
+
+def _with_tail(ratio: np.ndarray, df: float, most: float) -> float:
+    """Largest degrees of freedom that allow for the largest ratios of variances to their trend."""
+    from scipy.optimize import brentq
+    from scipy.stats import chi2, f
+
+    least, prior_df = 0.5, most
+    for q, seen in zip(_TAIL, np.quantile(ratio, _TAIL), strict=True):
+
+        def lacks(
+            d: float, q: float = q, seen: float = seen
+        ) -> float:  # positive where the tail is too light
+            quantile = chi2.ppf(q, df) / df if np.isinf(d) else f.ppf(q, df, d)
+            return seen - _scale(d) * float(quantile)
+
+        if lacks(prior_df) <= 0:
+            continue
+        high = min(prior_df, 1e4)
+        if lacks(high) <= 0:
+            prior_df = high
+        elif lacks(least) >= 0:
+            return least
+        else:
+            prior_df = float(brentq(lacks, least, high, xtol=1e-6))
+    return prior_df
 
 
 def moderated_test(
-    values: np.ndarray, design: np.ndarray, contrast: np.ndarray, *, trend: bool = True
+    values: np.ndarray,
+    design: np.ndarray,
+    contrast: np.ndarray,
+    *,
+    trend: bool = True,
+    least: np.ndarray | None = None,
 ) -> ModeratedTest:
     """Test a contrast of a linear model of each gene, with variances shrunk towards their trend.
 
@@ -283,6 +404,9 @@ def moderated_test(
         Weights of the coefficients, shape ``(n_coefficients,)``.
     trend
         Let the prior variance change with the mean of a gene.
+    least
+        What the variance of each gene is at least, shape ``(n_genes,)``, such as that between the cells
+        of a sample; ``None``: zero.
 
     Returns
     -------
@@ -338,6 +462,8 @@ def moderated_test(
         shrunk = prior.variance
     else:
         shrunk = (prior.df * prior.variance + df * variance) / (prior.df + df)
+    if least is not None:
+        shrunk = np.maximum(shrunk, np.nan_to_num(least[varies]))
     # Borrowed degrees of freedom are at most those that all genes have together.
     total = min(df + prior.df, df * int(varies.sum()))
     sd[varies] = np.sqrt(np.maximum(shrunk, np.finfo(float).tiny))
@@ -465,6 +591,7 @@ def donor_test(
     target: np.ndarray,
     *,
     method: str = "moderated",
+    cell_variance: np.ndarray | None = None,
 ) -> DonorTest:
     """Test every gene for a difference between two groups, with donors as the units.
 
@@ -481,6 +608,10 @@ def donor_test(
         ``"moderated"``: a moderated t-test of log2 counts per million (:func:`log_cpm`), with the
         donors as effects where they are paired. ``"deseq2"``: negative binomial regression by
         PyDESeq2, with the same effects.
+    cell_variance
+        Variance of each value due to its cells (``SampleSums.variance``), shape
+        ``(n_samples, n_genes)``. The moderated test takes no gene to vary less between samples than
+        its cells say; ``None``: it does not know.
 
     Returns
     -------
@@ -542,7 +673,8 @@ def donor_test(
             found = _deseq2(used[:, tested], design)
         else:
             y = on_log_scale(used, totals, design)[:, tested]
-            found = _last_coefficient(y, design.matrix)
+            least = least_variance(values, totals, cell_variance, design)
+            found = _last_coefficient(y, design.matrix, None if least is None else least[tested])
         estimate[tested], statistic[tested], p_value[tested] = found
     with np.errstate(invalid="ignore"):
         z = np.sign(statistic) * stats.norm.isf(np.maximum(p_value, 1e-300) / 2)
@@ -564,11 +696,36 @@ def on_log_scale(values: np.ndarray, totals: np.ndarray | None, design: DonorDes
     return values if totals is None else log_cpm(values, totals[design.samples])
 
 
-def _last_coefficient(y: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, ...]:
+def least_variance(
+    values: np.ndarray,
+    totals: np.ndarray | None,
+    cell_variance: np.ndarray | None,
+    design: DonorDesign,
+) -> np.ndarray | None:
+    """Variance of each gene on the scale of the moderated test that cells alone make.
+
+    Parameters
+    ----------
+    values, totals, cell_variance
+        Of all samples, as for :func:`donor_test`.
+    design
+        From :func:`donor_design`.
+    """
+    if cell_variance is None:
+        return None
+    own = cell_variance[design.samples]
+    if totals is not None:  # of a logarithm: that of the sum over its square
+        own = own / ((values[design.samples] + PRIOR_COUNT) * np.log(2)) ** 2
+    return own.mean(axis=0)
+
+
+def _last_coefficient(
+    y: np.ndarray, matrix: np.ndarray, least: np.ndarray | None = None
+) -> tuple[np.ndarray, ...]:
     """Estimate, t and p-value of the last coefficient of a design."""
     contrast = np.zeros(matrix.shape[1])
     contrast[-1] = 1
-    test = moderated_test(y, matrix, contrast)
+    test = moderated_test(y, matrix, contrast, least=least)
     return test.estimate, test.t, test.p_value
 
 
@@ -716,7 +873,12 @@ def false_discovery_rate(p_value: np.ndarray) -> np.ndarray:
 
 
 def permute_donors(
-    values: np.ndarray, design: DonorDesign, *, level: float = 0.05, seed: int = 0
+    values: np.ndarray,
+    design: DonorDesign,
+    *,
+    level: float = 0.05,
+    least: np.ndarray | None = None,
+    seed: int = 0,
 ) -> DonorPermutation | None:
     """Check a result by exchanging the groups of donors.
 
@@ -732,6 +894,8 @@ def permute_donors(
         From :func:`donor_design`.
     level
         False discovery rate at which a gene is called.
+    least
+        As for :func:`moderated_test`.
     seed
         Seed of the choice of 200 assignments, where there are more.
 
@@ -759,7 +923,7 @@ def permute_donors(
     called = []
     for target in [design.target, *others]:
         matrix = design._replace(target=target).matrix
-        p_value = _last_coefficient(values, matrix)[2]
+        p_value = _last_coefficient(values, matrix, least)[2]
         called.append(int((false_discovery_rate(p_value) <= level).sum()))
     permuted = np.array(called[1:])
     p_value = (1 + (permuted >= called[0]).sum()) / (1 + len(permuted))

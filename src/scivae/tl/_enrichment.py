@@ -175,7 +175,9 @@ def _standardized(samples: MeasuredSamples) -> np.ndarray:
     """Each sample of the comparison, less the mean of each gene and over its standard deviation."""
     plan = samples.design()
     y = samples.on_log_scale(plan)
-    sd = moderated_test(y, plan.matrix, np.eye(plan.matrix.shape[1])[-1]).sd
+    sd = moderated_test(
+        y, plan.matrix, np.eye(plan.matrix.shape[1])[-1], least=samples.least(plan)
+    ).sd
     return np.nan_to_num((y - y.mean(axis=0)) / sd)
 
 

@@ -120,7 +120,7 @@ def rank_genes(
     *Between donors.* Counts are summed within each donor and group, which makes a sample of every group of
     a donor [1]_. The moderated test has the donors as effects where they have both groups; donors with one
     group are then left out. It is that of limma [2]_: a t-test whose variance is a compromise between the
-    gene's own and that of genes of similar expression. Every cell of the groups counts, however many paths
+    gene's own and that of genes of similar expression, and at least what its cells say. Every cell of the groups counts, however many paths
     it ends.
 
     *Within one sample.* Cells of a donor are no independent observations of a condition: with too few
@@ -268,7 +268,9 @@ def _check(samples: MeasuredSamples, unit: Unit, seed: int) -> dict[str, float] 
     if unit.name == CELLS:
         return None
     plan = samples.design()
-    found = permute_donors(samples.on_log_scale(plan), plan, level=LEVEL, seed=seed)
+    found = permute_donors(
+        samples.on_log_scale(plan), plan, level=LEVEL, least=samples.least(plan), seed=seed
+    )
     if found is None:
         return None
     return {

@@ -159,7 +159,7 @@ def collect(
     from ..model._compat import get_minify_type
     from ..model._generated import log_normalize
     from ..module import COUNT_LIKELIHOODS
-    from ..stats.donors import sum_by
+    from ..stats.donors import SampleSums
 
     used = np.flatnonzero(cells.group != NONE)
     kept = np.zeros(adata.n_obs, dtype=bool)
@@ -176,29 +176,33 @@ def collect(
     minified = get_minify_type(adata) is not None  # there are no measured values left
     if minified:
         used, kept, keys, n_cells = used[:0], kept & False, keys[:, :0], n_cells[:0]
-    sums = np.zeros((keys.shape[1], len(columns)))
-    totals = np.zeros(keys.shape[1])
-    singles = []
+    n = keys.shape[1]
+    sums = SampleSums.of(np.zeros((0, len(columns))), np.zeros(0, int), n, np.zeros(0))
+    totals, singles = np.zeros(n), []
     if not minified:
         source = values_of(adata, resolve_layer(adata, model.setup.layer))
         for start in range(0, len(used), _ROWS):
             rows = used[start : start + _ROWS]
             block = sparse.csr_matrix(rows_of(source, rows), dtype=np.float32)
             own = sample[start : start + _ROWS]
-            sums += sum_by(block[:, columns], own, len(sums))
-            totals += np.bincount(
-                own, np.asarray(block.sum(axis=1, dtype=np.float64)).ravel(), len(sums)
-            )
+            size = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
+            totals += np.bincount(own, size, n)
+            wanted = block[:, columns]
+            sums = sums.plus(SampleSums.of(wanted, own, n, size if counts else np.ones(len(rows))))
             singles.append((log_normalize(block) if counts else block)[kept[rows]][:, columns])
+    values, variance = sums.values, sums.variance
     if not counts:
-        sums /= np.maximum(n_cells, 1)[:, None]
+        values = values / np.maximum(n_cells, 1)[:, None]
+        variance = variance / np.maximum(n_cells, 1)[:, None] ** 2
+
     single = np.flatnonzero(kept)
     null = sparse.vstack(singles).T if singles else np.zeros((len(columns), 0), dtype=np.float32)
     names = np.array([*cells.donors, ""], dtype=object) if cells.donors else np.array([""], object)
     return Samples(
         varm={
             _keys.NULL: sparse.csr_matrix(null),
-            _keys.SAMPLES: np.ascontiguousarray(sums.T),
+            _keys.SAMPLES: np.ascontiguousarray(values.T),
+            _keys.SAMPLES_VARIANCE: np.ascontiguousarray(variance.T, dtype=np.float32),
         },
         uns={
             "null": pd.DataFrame(

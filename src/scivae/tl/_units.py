@@ -14,6 +14,7 @@ from ..stats.donors import (
     differences_of_donors,
     donor_design,
     donor_test,
+    least_variance,
     on_log_scale,
 )
 from ..stats.permutation import MIN_ASSIGNMENTS, Evidence, design, permutation_test
@@ -51,6 +52,8 @@ class MeasuredSamples(NamedTuple):
     ----------
     values
         Shape ``(n_samples, n_genes)``.
+    variance
+        Variance of these values that is due to which cells were measured; ``None`` where it is unknown.
     totals
         Counts of each sample over all genes; ``None`` for values that are no counts.
     donor
@@ -66,6 +69,7 @@ class MeasuredSamples(NamedTuple):
     """
 
     values: np.ndarray
+    variance: np.ndarray | None
     totals: np.ndarray | None
     donor: np.ndarray
     group: np.ndarray
@@ -92,7 +96,14 @@ class MeasuredSamples(NamedTuple):
         """Difference of two groups between donors."""
         rows, donor, is_target = self.contrast(source, target)
         totals = None if self.totals is None else self.totals[rows]
-        return donor_test(self.values[rows], totals, donor, is_target, method=method)
+        variance = None if self.variance is None else self.variance[rows]
+        return donor_test(
+            self.values[rows], totals, donor, is_target, method=method, cell_variance=variance
+        )
+
+    def least(self, plan: DonorDesign) -> np.ndarray | None:
+        """What the variance of each gene is at least, by its cells."""
+        return least_variance(self.values, self.totals, self.variance, plan)
 
     def on_log_scale(self, plan: DonorDesign) -> np.ndarray:
         """Values of the samples of a design, on the scale of the moderated test."""
@@ -134,8 +145,10 @@ def samples_of(trends: AnnData, *, counts: bool, min_cells: int) -> MeasuredSamp
     group = np.array([GROUPS.index(str(name)) for name in said["group"]])
     kept = (n_cells >= min_cells) | (not named)
     left_out = sorted(set(names[~kept]))
+    variance = trends.varm.get(_keys.SAMPLES_VARIANCE)
     return MeasuredSamples(
         np.asarray(values, dtype=float).T[kept],
+        None if variance is None else np.asarray(variance, dtype=float).T[kept],
         said["total"].to_numpy(dtype=float)[kept] if counts else None,
         np.unique(names, return_inverse=True)[1][kept],
         group[kept],

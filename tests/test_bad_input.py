@@ -319,7 +319,7 @@ VERBS = {
     "trends: donor_key": (lambda m, a: trends(m, a, donor_key="person"), KeyError, NO_COLUMN.format("donor_key", "person")),
     "trends: between": (lambda m, a: trends(m, a, between=3), TypeError, "between must be a list of groups, got 3 (int)."),
     "trends: between the ends": (lambda m, a: trends(m, a, between=["beta"]), ValueError, "between must name groups other than source and target, got 'beta'."),
-    "trends: transform_batch": (lambda m, a: trends(m, a, transform_batch=1), KeyError, "transform_batch must be a batch that the model was trained on, got 1; they are: '0'."),
+    "trends: transform_batch": (lambda m, a: trends(m, a, transform_batch=1), KeyError, "transform_batch must be a batch that the model was trained on, got 1; they are: 0."),
     "trends: quantile_pairs": (lambda m, a: trends(m, a, quantile_pairs=1), ValueError, "quantile_pairs must be at least 2, got 1."),
     "trends: seed": (lambda m, a: trends(m, a, seed=-1), ValueError, "seed must be at least 0, got -1."),
     "ranks: trends": (lambda m, a: tl.rank_genes(a), ValueError, "trends must be what scivae.tl.gene_trends returns, but trends.uns['civae']['kind'] is None; call scivae.tl.gene_trends(model, pairs)."),

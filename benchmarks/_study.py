@@ -280,7 +280,10 @@ def _void_columns(study: Study, rows: pd.DataFrame) -> list[str]:
     """A paragraph for each setting and column that permuted labels void."""
     found = []
     for setting in study.settings:
-        of = rows[np.logical_and.reduce([(rows[c] == v).to_numpy() for c, v in setting.items()])]
+        matches = np.ones(len(rows), dtype=bool)  # a study may have one setting without a name
+        for name, value in setting.items():
+            matches &= (rows[name] == value).to_numpy()
+        of = rows[matches]
         for column in study.judged if len(of) else ():
             reason = void(of, column, permuted=PERMUTED)
             if reason:

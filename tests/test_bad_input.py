@@ -281,7 +281,7 @@ def trends(m, a, **change):
 
 
 def ranks(m, a, **change):
-    return tl.rank_genes(trends(m, a), **change)
+    return tl.rank_genes(trends(m, a, key_added=None), **change)
 
 
 def project(m, a, **change):

@@ -118,8 +118,9 @@ def test_results_come_in_the_order_asked_for(tmp_path):
 
 def test_a_process_that_loads_starts_as_the_user_says(tmp_path):
     ran = tmp_path / "ran"
+    model = model_of(stored("csr", tmp_path))  # which holds the cells
     loader = CellsLoader(
-        model_of(stored("csr", tmp_path)).adata_manager,
+        model.adata_manager,
         batch_size=60,
         num_workers=2,
         worker_init_fn=lambda number: ran.with_suffix(f".{number}").touch(),

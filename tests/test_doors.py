@@ -21,6 +21,7 @@ from scipy import sparse
 from tests.conftest import N_CELLS, make_adata, make_model
 
 import scivae
+from scivae import tl
 from scivae.model import CIVAE, BlockDataModule
 
 PACKAGE = str(Path(scivae.__file__).parent)
@@ -37,8 +38,22 @@ def path_values(path):
     return path.layers["counts"]
 
 
-def pairs(adata):
-    return pd.DataFrame({"source": adata.obs_names[:3], "target": adata.obs_names[3:6]})
+def trends(model, adata):
+    pairs = pd.DataFrame({"source": ["cell_0", "cell_6"], "target": ["cell_30", "cell_36"]})
+    curves = {"evidence": "decoded", "n_steps": 3, "n_bootstraps": 0, "key_added": None}
+    return tl.gene_trends(model, pairs, adata=adata, **curves).X
+
+
+def placed(model, adata):
+    path = model.interpolate("cell_0", "cell_30", n_steps=5, key_added=None)
+    cells = model.adata if adata is None else adata
+    return tl.project(cells, path, model=model, key_added=None)["civae_distance"].to_numpy()
+
+
+def condition(model, adata):
+    return tl.predict_condition(model, "site", "left", "right", level="alpha", adata=adata).layers[
+        "counts"
+    ]
 
 
 # What each public method gives for cells (``None``: the model's own). Those whose name ends in a star give
@@ -86,6 +101,9 @@ CALLS = {
     "load*": lambda m, a: loaded(m, a),
     "load_query_data": lambda m, a: mapped(m, a),
     "prepare_query_anndata": lambda m, a: prepared(m, a),
+    "tl.gene_trends": trends,
+    "tl.project*": placed,
+    "tl.predict_condition": condition,
 }
 # What reads no cells, or only names of slots.
 NO_CELLS = {
@@ -178,9 +196,9 @@ def prepared(model, adata):
 
 
 def public_methods():
-    return {
-        name for name in dir(CIVAE) if not name.startswith("_") and callable(getattr(CIVAE, name))
-    }
+    methods = {n for n in dir(CIVAE) if not n.startswith("_") and callable(getattr(CIVAE, n))}
+    takes_model = {n for n in tl.__all__ if "model" in inspect.signature(getattr(tl, n)).parameters}
+    return methods | {f"tl.{name}" for name in takes_model}
 
 
 def test_every_public_method_has_a_line():
@@ -192,6 +210,8 @@ def test_every_public_method_has_a_line():
 def test_what_is_inherited_is_wrapped():
     """All that takes cells passes our check first, whoever wrote it."""
     for name in public_methods() - NO_CELLS:
+        if name.startswith("tl."):
+            continue
         owner = next(c for c in CIVAE.__mro__ if name in vars(c))
         assert owner.__module__.startswith("scivae"), f"{name} is as scvi-tools left it"
 
@@ -489,22 +509,24 @@ def test_a_file_sorted_by_type(model, expected, tmp_path):
     adata.X = adata.layers["counts"]
     del adata.layers["counts"]
     adata.write_h5ad(tmp_path / "cells.h5ad")
-    on_x = make_model(make_adata_on_x(), epochs=10, setup={**SETUP, "layer": "X"})
-    for backed in (False, True):
-        cells = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r" if backed else None)
-        for name in ("predict*", "get_latent_representation*", "get_latent_library_size*"):
-            np.testing.assert_allclose(
-                CALLS[name](on_x, cells), CALLS[name](on_x, None)[place], rtol=1e-3, atol=1e-4
-            )
-        some = np.array([7, 3, 90, 50])
-        for call in (
-            lambda a, i: on_x.predict(a, i, soft=True).to_numpy(),
-            lambda a, i: on_x.get_latent_representation(a, i),
-            lambda a, i: on_x.get_latent_library_size(a, i, give_mean=False),
-            lambda a, i: on_x.get_normalized_expression(a, i, n_samples=1).to_numpy(),
-        ):
-            alone = np.concatenate([call(cells, [i]) for i in some])
-            np.testing.assert_allclose(call(cells, some), alone, rtol=0.5, atol=0.1)
+    model = make_model(make_adata_on_x(), epochs=10, setup={**SETUP, "layer": "X"})
+    cells = {
+        "memory": anndata.read_h5ad(tmp_path / "cells.h5ad"),
+        "file": anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r"),
+    }
+    for name in ("predict*", "get_latent_representation*", "get_latent_library_size*"):
+        for adata in cells.values():
+            found, all_of_them = CALLS[name](model, adata), CALLS[name](model, None)
+            np.testing.assert_allclose(found, all_of_them[place], rtol=1e-3, atol=1e-4)
+    some = [7, 3, 90, 50, 3]
+    for call in (
+        lambda a: model.predict(a, some, soft=True).to_numpy(),
+        lambda a: model.get_latent_representation(a, some, return_dist=True)[0],
+        lambda a: model.get_latent_library_size(a, some, give_mean=False),
+        lambda a: model.get_normalized_expression(a, some).to_numpy(),
+        lambda a: model.get_elbo(a, some, return_mean=False),
+    ):
+        np.testing.assert_allclose(call(cells["file"]), call(cells["memory"]), rtol=1e-4)
 
 
 def make_adata_on_x():
@@ -572,6 +594,18 @@ def test_loaders_of_others(model):
     for method in (model.predict, model.get_latent_representation, model.get_elbo):
         with pytest.raises(ValueError, match="stands in place of adata and indices"):
             method(make_adata(), dataloader=own)
+
+
+def test_a_datamodule_of_cells_that_have_changed(model):
+    adata = make_adata()
+    data = BlockDataModule(adata, registry=model.registry)
+    before = model.predict(dataloader=data.inference_dataloader())
+    adata.layers["counts"].data[5] += 1
+    for use in (model.annotate, lambda d: model.predict(dataloader=d.inference_dataloader())):
+        with pytest.raises(ValueError, match="adata must hold what it held when the datamodule"):
+            use(data)
+    adata.layers["counts"].data[5] -= 1
+    np.testing.assert_array_equal(model.predict(dataloader=data.inference_dataloader()), before)
 
 
 def test_a_loader_of_another_setup(model):
@@ -741,6 +775,8 @@ def test_nobodys_random_state_and_mode(model):
 
 def test_signatures_are_those_of_scvi_tools():
     for name in public_methods() - NO_CELLS:
+        if name.startswith("tl."):
+            continue
         theirs = getattr(scvi.model.SCVI, name, None)
         if theirs is None or name in ("train", "load", "load_query_data", "prepare_query_anndata"):
             continue

@@ -31,12 +31,14 @@ def test_every_change_is_noticed(storage, dtype):
     before = Fingerprint(x)
     everything = np.arange(x.shape[0])
     assert before.holds(x)
+    assert before.holds(x, every_row=True)
     assert before.holds(x, everything)
     values = x.data if sparse.issparse(x) else x
     for place in (0, len(values) // 2, len(values) - 1):
         kept = values[place].copy()
         values[place] = kept + 1
         assert not before.holds(x, everything)
+        assert not before.holds(x, every_row=True)
         values[place] = kept
     assert before.holds(x, everything)
     values += 1

@@ -304,7 +304,7 @@ class AugmentationMixin(GenerationMixin):
             self.setup.label_code(k): check_integer("n", v, minimum=1) for k, v in wanted.items()
         }
         target = None if store is None else new_store(store)
-        adata = self._validate_anndata(adata)
+        adata = self._validate_anndata(adata, every_row=False)
         self._warn_of_changed_columns(adata)
         self._check_uns(adata, key_added)
         shared = self._shared_covariance(adata) if method == "normal" else None

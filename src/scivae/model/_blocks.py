@@ -22,6 +22,7 @@ from ..module import COUNT_LIKELIHOODS
 from . import _annbatch, _checks, _stores
 from ._cells import resolve_indices
 from ._civae import CIVAE
+from ._fingerprint import Fingerprint
 from ._manager import rounded
 from ._setup import Setup
 from ._training import stratified_split
@@ -147,6 +148,7 @@ class BlockLoader:
         matrix
             What :meth:`Cells.matrix` gives.
         """
+        self.data.check_unchanged(matrix)
         size = self.batch_size * self.world_size
         left: list[tuple[Any, Pool]] = []  # of pools before, less than a minibatch
         n_left = 0
@@ -352,6 +354,7 @@ class BlockDataModule(LightningDataModule):
         codes = self.fields[REGISTRY_KEYS.LABELS_KEY].ravel()
         with self.cells.opened() as root:
             matrix = self.cells.matrix(root, self.layer)
+            self._fingerprint = Fingerprint(matrix) if Fingerprint.can_read(matrix) else None
             if tuple(matrix.shape) != adata.shape:
                 raise ValueError(
                     f"{self.cells} holds {matrix.shape[0]} × {matrix.shape[1]} values, but names of "
@@ -397,6 +400,23 @@ class BlockDataModule(LightningDataModule):
             if name != "labels_key" or needs_labels:
                 _checks.check_columns(columns, {name: key})
         return self.cells.skeleton(key for _, key in wanted)
+
+    def check_unchanged(self, matrix: Any) -> None:
+        """Raise a ValueError if values, or the number of cells and genes, are not what they were.
+
+        Parameters
+        ----------
+        matrix
+            The values, as :meth:`Cells.matrix` gives them. Those of an AnnData in memory are compared.
+        """
+        known = self._fingerprint
+        if tuple(matrix.shape) != (self.n_obs, self.n_vars) or not (
+            known is None or known.holds(matrix, every_row=True)
+        ):
+            raise ValueError(
+                f"{self.cells} must hold what it held when the datamodule was made, but its values have "
+                "changed; make the datamodule anew."
+            )
 
     @property
     def n_train(self) -> int:

@@ -252,7 +252,7 @@ class CalibrationMixin(GenerationMixin):
                     "a dataloader stands in place of adata and indices; pass one only."
                 )
             return self._novelty_of(self._checked_loader(dataloader))
-        adata = self._validate_anndata(adata)
+        adata = self._validate_anndata(adata, every_row=False)
         index = resolve_indices(adata, indices)
         # Loaders read files in sorted order, whatever the order asked for.
         cells, inverse = np.unique(index, return_inverse=True)

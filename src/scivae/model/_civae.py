@@ -108,7 +108,8 @@ class CIVAE(
         ``"nb"``, ``"zinb"``, ``"poisson"`` for counts; ``"normal"``, ``"laplace"`` (the mean absolute
         error of the paper) for continuous values; ``"bernoulli"`` for values in [0, 1]. ``"auto"``
         takes ``"nb"`` for counts, ``"bernoulli"`` for values in [0, 1] and ``"normal"`` for others.
-        The choice is in :attr:`likelihood`.
+        The choice is in :attr:`likelihood`; a warning says it where the values could be meant as counts.
+        Whole numbers with rounding errors (2.9999998) are rounded and count as counts.
     discriminator_weight
         :math:`\beta`, in nats a labeled cell; the reconstruction term is a sum over genes. It
         rises during the warm-up, so that cells shape the latent space before labels do, and a few
@@ -344,7 +345,8 @@ class CIVAE(
         categorical_covariate_keys
             Columns of ``obs`` with further categorical covariates.
         continuous_covariate_keys
-            Columns of ``obs`` with continuous covariates.
+            Columns of ``obs`` with continuous covariates, in any units: they are standardized for the
+            network by the mean and standard deviation that they have in these cells.
         **kwargs
             For scvi-tools' own use when a setup is transferred.
 
@@ -355,6 +357,12 @@ class CIVAE(
         ValueError
             If labels are missing while ``unlabeled_category`` is not given, if a covariate is missing
             for some cells, or if values are NaN or infinite.
+
+        Warns
+        -----
+        UserWarning
+            If labels look like a measurement, if a class has fewer than ten cells or a batch fewer than
+            three, or if a continuous covariate is the same in all cells.
 
         Examples
         --------
@@ -522,7 +530,7 @@ class CIVAE(
             check_integer("batch_size", batch_size, minimum=1)
         names: pd.Index | None = None
         if dataloader is None:
-            adata = self._validate_anndata(adata)
+            adata = self._validate_anndata(adata, every_row=False)
             index = resolve_indices(adata, indices)
             names = adata.obs_names[index]
             means = self._encode(adata, index, batch_size).mean
@@ -600,7 +608,7 @@ class CIVAE(
                 )
             kwargs["dataloader"] = self._checked_loader(kwargs["dataloader"])
         else:
-            adata = self._validate_anndata(adata)
+            adata = self._validate_anndata(adata, every_row=False)
             indices = resolve_indices(adata, indices)
             if not kwargs.keys() - {"batch_size", "dataloader"}:  # the means, and no more
                 return self._encode(adata, indices, kwargs.get("batch_size")).mean

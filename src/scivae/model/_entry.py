@@ -55,11 +55,14 @@ class EntryMixin(GenerationMixin):
 
     # --- AnnData -----------------------------------------------------------------------------------
 
-    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+    def _validate_anndata(
+        self, adata: AnnData | None = None, copy_if_view: bool = True, *, every_row: bool = True
+    ) -> AnnData:
         """The AnnData (``None``: the model's own), once it is sure that the model can read it.
 
-        An AnnData that was seen before is looked at again: genes, registered slots, and some of its
-        values. All values of the cells that are read are looked at in :meth:`_make_data_loader`.
+        An AnnData that was seen before is looked at again: genes, registered slots, and values. Where
+        loaders read the cells, some of the values are enough (``every_row=False``): those of the cells
+        that are read are looked at in :meth:`_make_data_loader`.
         """
         if adata is None:
             adata = self.adata
@@ -70,7 +73,7 @@ class EntryMixin(GenerationMixin):
             )
         _checks.check_adata(adata)
         manager = self._manager_of(adata)
-        if manager is not None and self._is_as_it_was(adata, manager):
+        if manager is not None and self._is_as_it_was(adata, manager, every_row):
             return adata
         return self._register(adata, copy_if_view)
 
@@ -112,7 +115,7 @@ class EntryMixin(GenerationMixin):
             manager.remember(_checks.values_of(adata, layer), keep_rows=False)
         return adata
 
-    def _is_as_it_was(self, adata: AnnData, manager: CellsManager) -> bool:
+    def _is_as_it_was(self, adata: AnnData, manager: CellsManager, every_row: bool) -> bool:
         """Whether an AnnData that was registered still holds; raise where the model's own does not.
 
         ``False``: these are other cells now, and are to be checked and registered as such.
@@ -138,7 +141,8 @@ class EntryMixin(GenerationMixin):
         if not manager.is_last():
             with self._unchanged_on_error(adata):
                 manager.write_again()
-        return manager.holds(_checks.values_of(adata, layer)) or self._has_moved(adata, manager)
+        values = _checks.values_of(adata, layer)
+        return manager.holds(values, every_row=every_row) or self._has_moved(adata, manager)
 
     def _has_moved(self, adata: AnnData, manager: CellsManager) -> bool:
         """Whether cells have only changed places, or are stored in another way, if memory differs.
@@ -451,10 +455,6 @@ class EntryMixin(GenerationMixin):
                 "the CIVAE.train function does not support minified data, whose counts were removed; "
                 "load the model with an AnnData that has them."
             )
-        manager = self._manager_of(adata)
-        values = _checks.values_of(adata, self.setup.layer)
-        if manager is not None and not manager.holds(values, np.arange(adata.n_obs)):
-            self._has_moved(adata, manager)
         self._warn_of_changed_columns(adata)
         hashes = _hashes(adata.obs_names)
         if self.cell_hashes_ is not None and not np.array_equal(hashes, self.cell_hashes_):

@@ -69,7 +69,7 @@ class Fingerprint:
         """Whether a matrix lies in memory."""
         return sparse.issparse(x) or type(x) is np.ndarray
 
-    def holds(self, x: Any, rows: np.ndarray | None = None) -> bool:
+    def holds(self, x: Any, rows: np.ndarray | None = None, *, every_row: bool = False) -> bool:
         """Whether the memory is as it was.
 
         Parameters
@@ -78,25 +78,30 @@ class Fingerprint:
             The matrix now.
         rows
             Rows that must be as they were, shape ``(n,)``; ``None`` for some of each part of the matrix.
+        every_row
+            All rows must be.
         """
         if not self.can_read(x) or _layout(x) != self._layout:
             return False
+        every_row = every_row or (rows is not None and not self._by_rows)
         for part, sums in zip(_parts(x), self._sums, strict=True):
-            if rows is not None and self._by_rows:
+            if every_row:
+                blocks = np.arange(len(sums))
+            elif rows is not None:
                 asked = np.zeros(len(sums), dtype=bool)
                 asked[rows // ROWS] = True
                 blocks = np.flatnonzero(asked)
-            elif rows is not None:
-                blocks = np.arange(len(sums))
             else:
                 blocks = np.unique(np.linspace(0, len(sums) - 1, SAMPLED).astype(int))
-            if rows is not None and len(blocks) * 4 > len(sums):
+            if every_row:
+                same = np.array_equal(part.sums(), sums)
+            elif rows is not None and len(blocks) * 4 > len(sums):
                 same = (part.sums() == sums)[blocks].all()
             else:
                 same = (part.sums_of(blocks) == sums[blocks]).all()
             if not same:
                 return False
-        return rows is not None or np.array_equal(_order(x), self._order)
+        return (rows is not None and not every_row) or np.array_equal(_order(x), self._order)
 
 
 def _layout(x: Any) -> tuple:

@@ -256,7 +256,9 @@ class _Arguments:
 
     def _check_cells(self) -> None:
         given = self.given
-        adata = self.adata = given["adata"] = self.model._validate_anndata(given.get("adata"))
+        # The method validates again what it reads by other ways than a loader.
+        adata = self.model._validate_anndata(given.get("adata"), every_row=False)
+        self.adata = given["adata"] = adata
         if "indices" in self.parameters:
             given["indices"] = resolve_indices(adata, given.get("indices"))
         if given.get("n_samples_overall") is not None:

@@ -176,7 +176,7 @@ class InterpolationMixin(GenerationMixin):
             n_samples = check_integer("n_samples", n_samples, minimum=2)
         if library_size is not None:
             check_number("library_size", library_size)
-        adata = self._validate_anndata(adata)
+        adata = self._validate_anndata(adata, every_row=False)
         self._warn_of_changed_columns(adata)
         self._check_uns(adata, key_added)
         self._check_position(adata, key_added)

@@ -150,7 +150,7 @@ class CellsManager(AnnDataManager):
         """Whether it is known what each row held."""
         return self._rows is not None
 
-    def holds(self, x: Any, rows: np.ndarray | None = None) -> bool:
+    def holds(self, x: Any, rows: np.ndarray | None = None, *, every_row: bool = False) -> bool:
         """Whether cells and values are as they were; see :meth:`.Fingerprint.holds`."""
         adata: Any = self.adata
         if self.minified:
@@ -159,7 +159,7 @@ class CellsManager(AnnDataManager):
             if self._obs_names is None or not same_names(adata.obs_names, self._obs_names):
                 return False
             self._obs_names = adata.obs_names
-        return self._fingerprint is None or self._fingerprint.holds(x, rows)
+        return self._fingerprint is None or self._fingerprint.holds(x, rows, every_row=every_row)
 
     def changed_rows(self, x: Any) -> np.ndarray:
         """Rows that hold other values than their cells held, wherever these lie now, shape ``(n,)``."""

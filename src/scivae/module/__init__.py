@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ._civae import CIVAEModule, check_finite
 from ._likelihoods import CONTINUOUS_LIKELIHOODS, COUNT_LIKELIHOODS, LIKELIHOODS
+from ._ordered import OrderedLinear
 from ._rows import Matrix, Rows, counts_of
 from ._thinning import mask, thin
 from ._threads import ahead, n_sharing, sharing
@@ -14,6 +15,7 @@ __all__ = [
     "LIKELIHOODS",
     "CIVAEModule",
     "Matrix",
+    "OrderedLinear",
     "Rows",
     "ahead",
     "check_finite",

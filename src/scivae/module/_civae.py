@@ -22,6 +22,7 @@ from ._likelihoods import (
     continuous_likelihood,
 )
 from ._negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
+from ._ordered import OrderedLinear
 from ._rows import Matrix, Rows, sparse_linear, store_by_input
 from ._thinning import mask, thin
 
@@ -95,6 +96,9 @@ class CIVAEModule(VAE):
     pulls
         Shares of these weights with which labels move cells, not the boundary alone, shape
         ``(n_classes,)``; ``None`` for ones.
+    ordered
+        Whether classes have an order, so that their boundaries are parallel; see
+        :class:`OrderedLinear`.
     sample_latent
         If ``False``, the encoder's mean is decoded (an auto-encoder).
     sigmoid
@@ -122,6 +126,7 @@ class CIVAEModule(VAE):
         warm_up_discriminator: bool = True,
         class_weights: Any = None,
         pulls: Any = None,
+        ordered: bool = False,
         sample_latent: bool = True,
         sigmoid: bool = False,
         **kwargs,
@@ -154,7 +159,8 @@ class CIVAEModule(VAE):
                 use_batch_norm=isinstance(layers.fc_layers[0][1], nn.BatchNorm1d),
                 use_layer_norm=isinstance(layers.fc_layers[0][2], nn.LayerNorm),
             )
-        self.discriminator = nn.Linear(self.n_latent, n_classes)
+        layer = OrderedLinear if ordered else nn.Linear
+        self.discriminator = layer(self.n_latent, n_classes)
         if self.reads_rows:
             store_by_input(self.z_encoder.encoder.fc_layers[0][0])
         weights = torch.ones(n_classes) if class_weights is None else torch.as_tensor(class_weights)

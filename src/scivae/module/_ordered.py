@@ -59,7 +59,7 @@ class OrderedLinear(nn.Module):
 
     @property
     def boundaries(self) -> torch.Tensor:
-        """Where :math:`u^\\top z` passes from each class to the next, rising, ``(n_classes - 1,)``."""
+        r"""Where :math:`u^\top z` passes from each class to the next, rising, ``(n_classes - 1,)``."""
         return torch.cat([self.first, F.softplus(self.gaps) + MIN_GAP]).cumsum(0)
 
     @property

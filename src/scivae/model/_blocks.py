@@ -220,7 +220,7 @@ class BlockDataModule(LightningDataModule):
         It is not changed.
     labels_key, unlabeled_category, layer, batch_key, size_factor_key
         As :meth:`CIVAE.setup_anndata` takes them.
-    categorical_covariate_keys, continuous_covariate_keys
+    categorical_covariate_keys, continuous_covariate_keys, ordered
         As :meth:`CIVAE.setup_anndata` takes them.
     registry
         Registry of a model, in place of the arguments before: cells that a model is to be used on
@@ -292,6 +292,7 @@ class BlockDataModule(LightningDataModule):
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
         *,
+        ordered: bool = False,
         registry: dict[str, Any] | None = None,
         batch_size: int = 128,
         train_size: float = 0.9,
@@ -323,6 +324,7 @@ class BlockDataModule(LightningDataModule):
             "size_factor_key": size_factor_key,
             "categorical_covariate_keys": categorical_covariate_keys,
             "continuous_covariate_keys": continuous_covariate_keys,
+            "ordered": ordered,
         }
         self.take_together(1, as_rows=False)
         self.read_pools = {"anndata": _stores.read_pools, "annbatch": _annbatch.read_pools}[reader]

@@ -288,6 +288,7 @@ class CIVAE(
                 kl_weight=kl_weight,
                 class_weights=weights,
                 pulls=pulls,
+                ordered=setup.parallel and n_classes > 1,
                 sample_latent=sample_latent,
                 sigmoid=bool(sigmoid),
                 **kwargs,
@@ -320,6 +321,7 @@ class CIVAE(
         size_factor_key: str | None = None,
         categorical_covariate_keys: list[str] | None = None,
         continuous_covariate_keys: list[str] | None = None,
+        ordered: bool = False,
         **kwargs,
     ) -> None:
         """Say where in an AnnData the values, labels and covariates are.
@@ -347,6 +349,12 @@ class CIVAE(
         continuous_covariate_keys
             Columns of ``obs`` with continuous covariates, in any units: they are standardized for the
             network by the mean and standard deviation that they have in these cells.
+        ordered
+            Whether the classes have an order that the model must keep: stages, times, grades. The
+            boundaries between neighboring classes are then parallel
+            (:class:`scivae.module.OrderedLinear`), so that a straight line in latent space passes
+            through the classes in their order. The column must be an ordered categorical, or
+            numbers.
         **kwargs
             For scvi-tools' own use when a setup is transferred.
 
@@ -379,6 +387,7 @@ class CIVAE(
         check_type("labels_key", labels_key, str, "the name of a column of adata.obs")
         if not pd.api.types.is_scalar(unlabeled_category):
             raise TypeError(f"unlabeled_category must be one value, got {unlabeled_category!r}.")
+        check_bool("ordered", ordered)
         setup_method_args = cls._get_setup_method_args(**locals())
         _checks.check_shape(adata)
         check_setup_arguments(
@@ -401,7 +410,7 @@ class CIVAE(
                 is_count_data=False,
             ),
             BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category),
+            LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category, ordered),
             SizeFactorField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key),
             CategoricalCovariatesField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
             ContinuousCovariatesField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),

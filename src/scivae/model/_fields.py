@@ -184,15 +184,24 @@ class LabelsField(CategoricalObsField):
         Column of ``adata.obs``.
     unlabeled_category
         Value of unlabeled cells, or ``None`` if every cell has a label.
+    needs_order
+        Whether the column must say in which order the classes are.
     """
 
     UNLABELED_CATEGORY = "unlabeled_category"
     N_CLASSES = "n_classes"
     ORDERED = "ordered_classes"
 
-    def __init__(self, registry_key: str, obs_key: str, unlabeled_category: Any = None) -> None:
+    def __init__(
+        self,
+        registry_key: str,
+        obs_key: str,
+        unlabeled_category: Any = None,
+        needs_order: bool = False,
+    ) -> None:
         super().__init__(registry_key, obs_key)
         self._unlabeled_category = unlabeled_category
+        self._needs_order = needs_order
 
     def validate_field(self, adata: AnnData) -> None:
         """Nothing to do: the column is checked where it is read, and query data may lack it."""
@@ -238,6 +247,12 @@ class LabelsField(CategoricalObsField):
                 "check labels_key and unlabeled_category."
             )
         ordered = isinstance(column.dtype, pd.CategoricalDtype) and bool(column.dtype.ordered)
+        if self._needs_order and not ordered and not _is_numeric(classes):
+            raise ValueError(
+                f"ordered=True needs the order of the classes, but adata.obs[{key!r}] has none; set it "
+                f"with adata.obs[{key!r}] = pd.Categorical(adata.obs[{key!r}], categories=[…], "
+                "ordered=True)."
+            )
         found = self._write(adata, column, labeled, classes, ordered)
         codes = adata.obs[self.attr_key].to_numpy()[labeled]
         warn_of_labels(key, classes, np.bincount(codes, minlength=len(classes)))

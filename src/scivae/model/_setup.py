@@ -41,6 +41,8 @@ class Setup(NamedTuple):
         Value of unlabeled cells, or ``None``.
     ordered
         Whether the classes are the categories of an ordered column.
+    parallel
+        Whether the boundaries between classes are parallel; ``ordered=True`` of ``setup_anndata``.
     batch_key
         Column of the batches, or ``None`` if there is one batch only.
     batches
@@ -62,6 +64,7 @@ class Setup(NamedTuple):
     classes: np.ndarray
     unlabeled_category: Any
     ordered: bool
+    parallel: bool
     batch_key: str | None
     batches: np.ndarray
     categorical: dict[str, np.ndarray]
@@ -104,6 +107,7 @@ class Setup(NamedTuple):
             classes=mapping[:n_classes],
             unlabeled_category=unlabeled,
             ordered=bool(labels.get(LabelsField.ORDERED, False)),
+            parallel=bool(registry.get("setup_args", {}).get("ordered", False)),
             batch_key=None if batch_key is None or batch_key.startswith("_scvi") else batch_key,
             batches=np.asarray(batch["categorical_mapping"]),
             categorical={

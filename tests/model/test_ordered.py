@@ -79,8 +79,8 @@ def test_without_a_discriminator_one_class_is_enough(adata):
 
 
 def test_synthetic_stages_are_learned():
-    adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    adata = scivae.datasets.synthetic(n_cells=600, n_genes=60)
     CIVAE.setup_anndata(adata, "stage", ordered=True)
     model = CIVAE(adata, n_latent=4)
     model.train(max_epochs=40, enable_progress_bar=False)
-    assert (model.predict() == adata.obs["stage"]).mean() > 0.8
+    assert (model.predict() == adata.obs["stage"]).mean() > 0.85

@@ -109,6 +109,7 @@ _outside = "anndata|collections|contextlib|matplotlib|numpy|os|pandas|pathlib|sc
 nitpick_ignore = [
     ("py:class", "scivae.model._setup.Setup"),
     ("py:class", "scivae.model._repr.Labels"),
+    ("py:class", "scivae.model._manager.CellsManager"),
 ]
 nitpick_ignore_regex = [
     (r"py:.*", rf"({_outside})\..+"),

@@ -77,6 +77,12 @@ class Curves(NamedTuple):
         Effective degrees of freedom of each gene.
     unit
         ``"donor"`` or ``"cell"``: what was resampled.
+
+    Examples
+    --------
+    >>> from scivae.stats import Curves
+    >>> Curves._fields[:4]
+    ('t', 'fit', 'low', 'high')
     """
 
     t: FloatArray

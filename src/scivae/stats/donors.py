@@ -203,7 +203,13 @@ class SampleSums(NamedTuple):
         )
 
     def plus(self, other: SampleSums) -> SampleSums:
-        """Sums of two blocks of cells."""
+        """Sums of two blocks of cells.
+
+        Parameters
+        ----------
+        other
+            Sums of other cells, of the same genes and samples.
+        """
         return SampleSums(*(a + b for a, b in zip(self, other, strict=True)))
 
     @property

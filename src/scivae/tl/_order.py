@@ -44,7 +44,7 @@ class GeneOrder(NamedTuple):
 
     @property
     def pairs(self) -> pd.DataFrame:
-        """Pairs of which no gene is known to change in between: ``first`` before ``second``."""
+        """Table of ordered genes, ``first`` before ``second``, that have no third one in between."""
         direct = self.before & ~((self.before.astype(np.float32) @ self.before) > 0)
         first, second = np.nonzero(direct)
         names = self.genes.index.to_numpy()

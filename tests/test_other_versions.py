@@ -121,11 +121,13 @@ def test_files_of_generated_cells_go_back_into_the_model(folder, cells, model):
 
 def test_results_from_such_cells_can_be_written(folder, cells, model, tmp_path):
     cells.obsm["X_umap"] = np.zeros((40, 2), dtype=np.float32)
-    pairs = scivae.tl.pair_cells(cells, "run", "one", "two", label=model.classes[0])
+    pairs = scivae.tl.pair_cells(cells, "run", "one", "two")
+    few = scivae.tl.pair_cells(cells, "run", "one", "two", label=model.classes[0])
     results = {
         "path": model.interpolate(0, 1, n_steps=3),
         "cells": model.augment(model.classes[0], 5),
-        "trends": scivae.tl.gene_trends(model, pairs, n_steps=3),
+        "trends": scivae.tl.gene_trends(model, pairs, n_steps=3, n_bootstraps=20),
+        "decoded": scivae.tl.gene_trends(model, few, n_steps=3, evidence="decoded"),
         "embedding": scivae.tl.embed(cells, anndata.read_zarr(folder / "cells.zarr")),
     }
     for name, adata in results.items():
@@ -171,7 +173,7 @@ def everything(model, adata):
         "colors": made.uns["cell_type_colors"],
         "path": dense(path),
         "pairs": pairs[["source", "target"]].to_numpy().astype(str),
-        "trends": trends.layers["mean"],
+        "trends": trends.X,
         "joint": joint.obs["cell_type"].to_numpy().astype(str),
         "site": joint.obs["site"].astype(object).fillna("none").to_numpy().astype(str),
     }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,6 +25,14 @@ DELAY = 2.0
 # Lines that are written where there is no terminal, and seconds between two looks of a notebook.
 LINES, REFRESH = 10, 0.25
 _current: ContextVar[Any] = ContextVar("bar", default=None)
+
+
+@contextmanager
+def without_widgets() -> Iterator[None]:
+    """Import a package whose bars would like widgets in notebooks: those of this package need none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        yield
 
 
 def is_hidden() -> bool:

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
+from .._progress import without_widgets
 from .registry import RemoteFile
 
 # Bytes read at once when a file is hashed, checked or received.
@@ -169,7 +170,8 @@ def _by_hand(
 
 def _transfer(url: str, part: Path, timeout: float, progress: bool) -> tuple[str | None, bool]:
     """One request into ``part``. Returns what went wrong, and whether it may pass."""
-    import pooch
+    with without_widgets():
+        import pooch
     import requests
 
     # identity: a server that labels .gz as an encoding would have it unpacked on arrival.

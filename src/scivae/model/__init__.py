@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
+from .._progress import without_widgets
 
-with warnings.catch_warnings():
-    # Of tqdm, for the bars of scvi-tools in notebooks: those of this package need no widgets.
-    warnings.filterwarnings("ignore", message="IProgress not found")
+with without_widgets():  # scvi-tools imports tqdm's
     from ._blocks import BlockDataModule
     from ._civae import CIVAE
 

@@ -20,6 +20,7 @@ from scvi.nn import FCLayers
 
 from .._errors import check_type, in_another_case
 from .._names import any_text_written, as_objects
+from .._progress import without_widgets
 from . import _checks, _files
 from ._compat import SAVE_KEYS, SETUP_METHOD_NAME
 from ._manager import CellsManager
@@ -248,7 +249,8 @@ class SavingMixin:
         folder = Path(dir_path)
         name = f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
         if backup_url is not None and not _files.find(folder, name).exists():
-            import pooch
+            with without_widgets():
+                import pooch
 
             pooch.retrieve(backup_url, known_hash=None, fname=name, path=folder)
         parts = read_model(folder, prefix, trusted)

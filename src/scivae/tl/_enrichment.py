@@ -10,6 +10,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import check_choice, check_integer
+from .._progress import without_widgets
 from ..stats.donors import false_discovery_rate, moderated_test
 from ..stats.permutation import permuted_z
 from . import _validate
@@ -110,7 +111,8 @@ def enrich(
     ['score', 'z', 'p_cells', 'fdr_cells', 'switch', 'n_genes']
     """
     try:
-        import decoupler
+        with without_widgets():
+            import decoupler
     except ImportError as error:
         raise ImportError(
             "scivae.tl.enrich needs decoupler, which is not installed; pip install decoupler."

@@ -211,7 +211,7 @@ def test_bad_calls_say_why_and_change_nothing(trained, case):
 @pytest.mark.parametrize("n_left", [0, 1])
 def test_class_of_one_cell_or_none(trained, n_left):
     adata = make_adata()
-    keep = (adata.obs["cell_type"] != "alpha").to_numpy()
+    keep = (adata.obs["cell_type"] != "alpha").to_numpy(copy=True)
     keep[:n_left] = True
     with pytest.raises(ValueError, match=f"'alpha' has {n_left} in adata"):
         trained.augment("alpha", 3, adata=adata[keep].copy())

@@ -54,7 +54,7 @@ class Measured(NamedTuple):
     axis: Axis
 
     @property
-    def layers(self) -> dict[str, np.ndarray]:
+    def by_layer(self) -> dict[str, np.ndarray]:
         """Curves and bands."""
         found = self.curves
         return {

@@ -42,6 +42,8 @@ class OrderedLinear(nn.Module):
     torch.Size([5, 3])
     """
 
+    ranks: torch.Tensor
+
     def __init__(self, n_latent: int, n_classes: int):
         super().__init__()
         if n_classes < 2:

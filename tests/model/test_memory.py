@@ -90,7 +90,9 @@ def test_held_out_cells_follow_their_names():
     threshold = classes["min_confidence"].iloc[0]
     adata._inplace_subset_obs(np.random.default_rng(0).permutation(adata.n_obs))
     assert set(adata.obs_names[model.validation_indices]) == names
-    moved = model.augment("alpha", 2, key_added=None).uns["civae"]["classes"]["min_confidence"].iloc[0]
+    moved = (
+        model.augment("alpha", 2, key_added=None).uns["civae"]["classes"]["min_confidence"].iloc[0]
+    )
     assert moved == pytest.approx(threshold, abs=1e-6)
     adata._inplace_subset_obs(np.arange(0, adata.n_obs, 2))
     assert set(adata.obs_names[model.validation_indices]) == names & set(adata.obs_names)

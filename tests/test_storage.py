@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from packaging.version import Version
 from scipy import sparse
 from tests.conftest import make_adata
 
@@ -239,6 +240,10 @@ def before_08(path) -> None:
             obs.create_dataset(column, data=codes).attrs["categories"] = kept[column].ref
 
 
+@pytest.mark.skipif(
+    Version(anndata.__version__) >= Version("0.13"),
+    reason="anndata 0.13 reads var of such files otherwise; they are refused in one line there",
+)
 @pytest.mark.filterwarnings("error::anndata.OldFormatWarning")
 def test_a_file_of_anndata_07(tmp_path):
     """Written without encodings; read, and annotated."""

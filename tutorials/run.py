@@ -65,9 +65,11 @@ SECONDS_A_CELL = 1800
 
 # The sentence of the first cell that says how long a notebook takes.
 TIME = re.compile(r"\*\*Time:\*\* .*")
-# Advice on rare classes, which a reader is to see as well, without the file and line of the kernel.
+# Advice on rare classes and on labels that were replaced after the setup, which a reader is to see as well, without the file and line of the kernel.
 ADVICE = re.compile(
-    r"\S+:\d+: (UserWarning: [^\n]* has classes with fewer than 10 cells [^\n]*)\n.*\n"
+    r"\S+:\d+: (UserWarning: [^\n]*"
+    r"(?: has classes with fewer than 10 cells | hold the labels were changed after setup_anndata)"
+    r"[^\n]*)\n.*\n"
 )
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 

@@ -146,7 +146,7 @@ class BlockLoader:
         Parameters
         ----------
         matrix
-            What :meth:`Cells.matrix` gives.
+            What ``Cells.matrix`` gives.
         """
         self.data.check_unchanged(matrix)
         size = self.batch_size * self.world_size
@@ -409,7 +409,7 @@ class BlockDataModule(LightningDataModule):
         Parameters
         ----------
         matrix
-            The values, as :meth:`Cells.matrix` gives them. Those of an AnnData in memory are compared.
+            The values, as ``Cells.matrix`` gives them. Those of an AnnData in memory are compared.
         """
         known = self._fingerprint
         if tuple(matrix.shape) != (self.n_obs, self.n_vars) or not (

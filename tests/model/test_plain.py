@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
@@ -51,6 +51,7 @@ def same(a, b):
 
 
 @given(VALUES)
+@settings(deadline=None)
 def test_there_and_back(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("plain") / "value.pt"
     plain = to_plain(value)

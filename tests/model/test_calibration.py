@@ -6,6 +6,7 @@ from scipy.stats import kstest
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score
 from tests.conftest import CLASSES, assert_unchanged, make_adata, make_model, snapshot
+from tests.model.make_saved_model import SAVED
 
 import scivae
 from scivae.metrics import set_coverage
@@ -221,7 +222,7 @@ def test_without_held_out_cells_the_error_says_what_to_do(adata):
     assert "civae_predicted" in new.obs
 
 
-def test_a_model_saved_before_is_calibrated_by_one_call(trained, tmp_path):
+def test_a_model_saved_before_is_calibrated_by_one_call(tmp_path):
     model = make_model(make_adata())
     expected = model.predict(return_sets=True)
     model.calibration_ = None  # as in a file of an earlier version, which has no such entry
@@ -231,6 +232,15 @@ def test_a_model_saved_before_is_calibrated_by_one_call(trained, tmp_path):
         loaded.predict(return_sets=True)
     loaded.calibrate()
     pd.testing.assert_frame_equal(loaded.predict(return_sets=True), expected)
+
+
+def test_a_file_of_the_first_version_is_calibrated_by_one_call():
+    loaded = CIVAE.load(SAVED / "0.1.0", make_adata())
+    with pytest.raises(ValueError, match="saved by an earlier version; call model.calibrate"):
+        loaded.novelty()
+    loaded.calibrate()
+    assert loaded.novelty().between(0, 1).all()
+    assert loaded.predict(return_sets=True).shape == (120, 2)
 
 
 def test_a_model_without_its_training_cells_has_sets_and_no_novelty(tmp_path):

@@ -284,7 +284,9 @@ def _void_columns(study: Study, rows: pd.DataFrame) -> list[str]:
         for name, value in setting.items():
             matches &= (rows[name] == value).to_numpy()
         of = rows[matches]
-        for column in study.judged if len(of) else ():
+        if "data" in setting and not of["method"].str.contains(PERMUTED, regex=False).any():
+            of = rows[(rows["data"] == setting["data"]).to_numpy()]  # one setting speaks for all
+        for column in study.judged if matches.any() else ():
             reason = void(of, column, permuted=PERMUTED)
             if reason:
                 found.append(f"**Void** ({', '.join(map(str, setting.values()))}): {reason}.")

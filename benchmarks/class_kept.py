@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _data import class_pairs, donor_key_of, labels_of, library_of, load, log_normalize
+from _figures import dots
 from _methods import CIVAE, PCA, SCANVI, SCVI, VAE, ConditionalVAE, GeneSpace, fitted
 from _rules import distances, permuted, three_parts
 from _study import PERMUTED, Study, run, text_of
@@ -146,6 +147,23 @@ METHODS = {
     "gene space": Row(GeneSpace),
 }
 
+
+def finish(rows, folder):
+    """Draw the share that is called by its class."""
+    shown = {name: name.removesuffix(" (the recipe)") for name in METHODS}
+    kinds = {"real cells": "ceiling", "CI-VAE (default)": "ours", RECIPE: "reference"}
+    dots(
+        rows,
+        f"{KEPT} (logistic)",
+        {name: shown[name] for name in METHODS if name in set(rows["method"])},
+        folder / "class_kept.png",
+        xlabel="called by their class, mean over classes (gray line: chance)",
+        groups=list(dict.fromkeys(rows["data"])),
+        kinds=kinds,
+        line="chance",
+    )
+
+
 STUDY = Study(
     name="class_kept",
     title="Is the class kept between new cells?",
@@ -155,6 +173,7 @@ STUDY = Study(
     prepare=prepare,
     measure=measure,
     options=options,
+    finish=finish,
     quick={"n_pairs": 10, "only": ["data=colon_crc"]},
     time="training time, s",
     judged=[f"{KEPT} (logistic)", f"{KEPT} (random forest)"],

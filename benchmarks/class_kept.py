@@ -1,19 +1,21 @@
-"""Do generated cells of new ends keep their class, for a judge of other cells?
+"""Do generated cells keep their class, for a judge of other cells?
 
     python benchmarks/class_kept.py
 
 Three parts (60, 20, 20 %; whole donors where there are three or more): methods learn from the first, judges
-are fitted on the second, and lines are drawn between cells of the third, which neither has seen. Genes are
-chosen on the first. 200 random pairs of cells of a class are joined, and cells *sampled* at t = 1/4, 1/2 and
-3/4, with the library size of one of the two ends, none rejected. The table says what share the judges call
+are fitted on the second. 200 random pairs of cells of a class are joined, and cells *sampled* at t = 1/4, 1/2 and
+3/4, with the library size of one of the two ends, none rejected. Ends are cells of the first part, as in `augment`
+("between training cells"), or of the third, which nothing has seen ("between new cells"). Genes are
+chosen on the first part. The table says what share the judges call
 by their class (mean over classes) beside that of real cells of the third part.
 
 "The recipe" is the same network, trained in the same way, without the discriminator (β = 0). In rows with
 permuted labels, labels were shuffled before anything else: they must lie at chance, or the protocol rewards
 memory. The conditional VAE is *told* the class of a new cell when it decodes, which no other method is.
 
-Energy distance and 1-Wasserstein distance (W1) to real cells of the class, in 20 principal components of the first part,
-are means over classes with ten cells or more, equally many cells on both sides; the floor is one half of the real cells against the other.
+Energy distance and 1-Wasserstein distance (W1) of cells between training cells to real cells of the class of the third part, in 20 principal
+components of the first, are means over classes with ten cells or more, equally many cells on both sides; the floor is one half of the real cells
+against the other.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from scivae.metrics import fit_judges, path_purity
 KEY = "cell_type"
 POSITIONS = (0.25, 0.5, 0.75)
 RECIPE = "CI-VAE, β = 0 (the recipe)"
-KEPT = "called by their class"
+# Ends of lines, and the part that they are of.
+ENDS = {"between training cells": "learn", "between new cells": "score"}
 
 
 class Row(NamedTuple):
@@ -71,42 +74,53 @@ def measure(row, data, seed, args):
     data = data[row.permuted]
     parts = data.parts
     sizes = {"cells learned from": parts.learn.n_obs, "cells scored": parts.score.n_obs}
-    if row.make is None:
-        return {**kept(data.real, data.y, data), **sizes, STUDY.time: 0.0}
+    if row.make is None:  # they lie between nothing: the ceiling of both columns
+        found = {k: v for ends in ENDS for k, v in kept(data.real, data.y, data, ends).items()}
+        return {**found, "chance": 1 / len(np.unique(data.y)), **sizes, STUDY.time: 0.0}
     method = fitted(row.make(), parts.learn, KEY, seed, args.epochs)
-    rng = np.random.default_rng(seed)
-    a, b = class_pairs(data.y, args.n_pairs, rng)
-    z, library = method.encode(parts.score), library_of(parts.score)
-    cells = np.concatenate(
-        [
-            method.sample(
-                (1 - t) * z[a] + t * z[b],
-                library[np.where(rng.random(len(a)) < t, b, a)],
-                seed,
-                data.y[a],
-            )
-            for t in POSITIONS
-        ]
-    )
-    labels = np.tile(data.y[a], len(POSITIONS))
+    found = {}
+    for ends, part in ENDS.items():
+        cells, labels = between(method, getattr(parts, part), args.n_pairs, seed)
+        found |= kept(cells, labels, data, ends)
+        if part == "learn":  # those between new cells start from the cells to compare with
+            distant = realism(cells, labels, data, seed)
     return {
-        **kept(cells, labels, data),
-        **realism(cells, labels, data, seed),
+        **found,
+        **distant,
         "reconstruction loss": method.reconstruction(parts.score),
+        "chance": 1 / len(np.unique(data.y)),
         **sizes,
         STUDY.time: method.seconds,
     }
 
 
-def kept(cells, labels, data):
+def between(method, real, n_pairs, seed):
+    """Cells on lines between two cells of a class, and their labels."""
+    rng = np.random.default_rng(seed)
+    y = labels_of(real, KEY)
+    a, b = class_pairs(y, n_pairs, rng)
+    z, library = method.encode(real), library_of(real)
+    cells = [
+        method.sample(
+            (1 - t) * z[a] + t * z[b],
+            library[np.where(rng.random(len(a)) < t, b, a)],
+            seed,
+            y[a],
+        )
+        for t in POSITIONS
+    ]
+    return np.concatenate(cells), np.tile(y[a], len(POSITIONS))
+
+
+def kept(cells, labels, data, ends):
     """Columns of the judges."""
     found = {}
     for kind, judge in data.judges.items():
-        purity = path_purity(judge, cells, labels)
-        name = kind.replace("_", " ")
-        found[f"{KEPT} ({name})"] = purity.mean
-        found[f"worst class ({name})"] = purity.worst
-    return {**found, "chance": 1 / len(np.unique(labels))}
+        purity, name = path_purity(judge, cells, labels), kind.replace("_", " ")
+        found[f"{ends} ({name})"] = purity.mean
+        if kind == "logistic":
+            found[f"{ends}, worst class"] = purity.worst
+    return found
 
 
 def realism(cells, labels, data, seed):
@@ -151,22 +165,22 @@ METHODS = {
 def finish(rows, folder):
     """Draw the share that is called by its class."""
     shown = {name: name.removesuffix(" (the recipe)") for name in METHODS}
-    kinds = {"real cells": "ceiling", "CI-VAE (default)": "ours", RECIPE: "reference"}
-    dots(
-        rows,
-        f"{KEPT} (logistic)",
-        {name: shown[name] for name in METHODS if name in set(rows["method"])},
-        folder / "class_kept.png",
-        xlabel="called by their class, mean over classes (gray line: chance)",
-        groups=list(dict.fromkeys(rows["data"])),
-        kinds=kinds,
-        line="chance",
-    )
+    for ends, suffix in zip(ENDS, ("", "_new"), strict=True):
+        dots(
+            rows,
+            f"{ends} (logistic)",
+            {name: shown[name] for name in METHODS if name in set(rows["method"])},
+            folder / f"class_kept{suffix}.png",
+            xlabel=f"cells {ends}, called by their class (mean over classes; gray line: chance)",
+            groups=list(dict.fromkeys(rows["data"])),
+            kinds={"real cells": "ceiling", "CI-VAE (default)": "ours", RECIPE: "reference"},
+            line="chance",
+        )
 
 
 STUDY = Study(
     name="class_kept",
-    title="Is the class kept between new cells?",
+    title="Is the class kept between two cells of a class?",
     text=text_of(__doc__),
     methods=METHODS,
     settings=[{"data": name} for name in ("intestine_haber", "colon_crc", "pbmc_kang")],
@@ -176,10 +190,10 @@ STUDY = Study(
     finish=finish,
     quick={"n_pairs": 10, "only": ["data=colon_crc"]},
     time="training time, s",
-    judged=[f"{KEPT} (logistic)", f"{KEPT} (random forest)"],
+    judged=[f"{ends} ({judge})" for ends in ENDS for judge in ("logistic", "random forest")],
     rules=lambda: {name: row.make().rules() for name, row in METHODS.items() if row.make},
     reference=RECIPE,
-    compared=[f"{KEPT} (logistic)", "energy distance", "reconstruction loss"],
+    compared=[*(f"{ends} (logistic)" for ends in ENDS), "energy distance", "reconstruction loss"],
 )
 
 if __name__ == "__main__":

@@ -229,12 +229,18 @@ def before_08(path) -> None:
                 where.attrs.pop(name, None)
         obs = file["obs"]
         obs.attrs["encoding-version"] = file["var"].attrs["encoding-version"] = "0.1.0"
-        names = file["var"].attrs["_index"]
-        for name in ("encoding-type", "encoding-version"):
-            file["var"][names].attrs.pop(name, None)
+        for table in (obs, file["var"]):  # anndata 0.13 writes text as values and mask
+            names = table.attrs["_index"]
+            if isinstance(table[names], h5py.Group):
+                values = table[names]["values"][...]
+                del table[names]
+                table.create_dataset(names, data=values)
+            for name in ("encoding-type", "encoding-version"):
+                table[names].attrs.pop(name, None)
         kept = obs.require_group("__categories")
         for column in ("cell_type", "batch", "site"):
-            codes, levels = obs[column]["codes"][...], obs[column]["categories"][...]
+            codes, levels = obs[column]["codes"][...], obs[column]["categories"]
+            levels = (levels["values"] if isinstance(levels, h5py.Group) else levels)[...]
             del obs[column]
             kept.create_dataset(column, data=levels)
             obs.create_dataset(column, data=codes).attrs["categories"] = kept[column].ref

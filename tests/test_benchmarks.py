@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 from importlib import import_module
 from pathlib import Path
@@ -220,3 +221,18 @@ def test_speed_says_that_results_are_right(tmp_path):
     assert made["latent_space"]["largest difference"].max() < 1e-4
     assert set(made["growth"]["axis"]) == {"cells", "genes", "classes"}
     assert (tmp_path / "speed_growth.png").stat().st_size > 1000
+
+
+def test_order_of_genes_on_little_data():
+    """The ceiling knows the order, and measured cells come near it."""
+    order = import_module("order")
+    args = argparse.Namespace(data=None, labels_key="stage", stages=None, quick=True, epochs=15)
+    adata, stages = order.read(args)
+    assert stages == [f"class_{i}" for i in range(5)]
+    rows = pd.DataFrame(order.one_seed(adata, stages, args, 0)).set_index("method")
+    ceiling = rows.iloc[-1]
+    for name in ("rising", "falling"):
+        assert ceiling[f"Spearman, {name}"] > 0.8
+        assert rows.loc["CI-VAE, measured cells (default)", f"Spearman, {name}"] > 0.6
+        assert (rows[f"genes, {name}"] > 5).all()
+    assert ceiling["of ceiling, rising"] == 1

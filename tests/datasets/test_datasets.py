@@ -28,7 +28,9 @@ def test_nothing_else_of_scivae_is_imported(helpers):
         names = {name.split(".")[1] for name in sys.modules if name.startswith("scivae.")}
         print(sorted(names), "scvi" in sys.modules)
         """)
-    assert out.strip() == "['_progress', 'datasets'] False"  # _progress needs nothing of the package
+    assert (
+        out.strip() == "['_progress', 'datasets'] False"
+    )  # _progress needs nothing of the package
 
 
 PUBLIC = [getattr(datasets, name) for name in datasets.__all__]

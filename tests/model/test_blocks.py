@@ -239,6 +239,30 @@ def test_the_model_is_that_of_an_anndata(path, adata):
     )
 
 
+@pytest.mark.parametrize("store", STORES)
+def test_training_from_the_disk_is_training_in_memory(store, adata, tmp_path):
+    """Where one pool holds all cells: the same split, minibatches, losses and weights."""
+    arguments = {"max_epochs": 3, "plan_kwargs": {"lr": 0.01}, "enable_progress_bar": False}
+    options = {"n_latent": 4, "n_hidden": 16, "seed": 3}
+    sorted_by_class = adata[np.argsort(adata.obs["cell_type"].cat.codes, kind="stable")].copy()
+    data = BlockDataModule(
+        stored(sorted_by_class, store, tmp_path), batch_key="batch", batch_size=16, seed=3
+    )
+    from_disk = CIVAE(registry=data.registry, **options)
+    from_disk.train(datamodule=data, **arguments)
+    CIVAE.setup_anndata(sorted_by_class, batch_key="batch")
+    model = CIVAE(sorted_by_class, **options)
+    model.train(batch_size=16, **arguments)
+    np.testing.assert_array_equal(np.sort(model.train_indices), data.train_idx)
+    np.testing.assert_array_equal(model.validation_indices, data.val_idx)
+    for name, column in model.history.items():
+        np.testing.assert_array_equal(column, from_disk.history[name])
+    state = from_disk.module.state_dict()
+    for name, values in model.module.state_dict().items():
+        assert torch.equal(values, state[name]), name
+    assert model.temperature_ == from_disk.temperature_
+
+
 def test_source_is_left_alone(adata):
     before = snapshot(adata)
     trained_from(BlockDataModule(adata, **SMALL), epochs=1)

@@ -24,6 +24,7 @@ from ._cells import resolve_indices
 from ._civae import CIVAE
 from ._fingerprint import Fingerprint
 from ._manager import rounded
+from ._random import epoch_seed
 from ._setup import Setup
 from ._training import stratified_split
 from ._weights import nats_told
@@ -60,8 +61,8 @@ class BlockLoader:
     ----------
     data
         The cells.
-    selected
-        Which of them are used, shape ``(n_obs,)``.
+    index
+        Positions of those that are used, shape ``(n,)``; in increasing order unless they are shuffled.
     batch_size
         Cells in a minibatch of a process.
     shuffle
@@ -78,7 +79,7 @@ class BlockLoader:
     def __init__(
         self,
         data: BlockDataModule,
-        selected: np.ndarray,
+        index: np.ndarray,
         *,
         batch_size: int,
         shuffle: bool,
@@ -88,7 +89,9 @@ class BlockLoader:
         world_size: int = 1,
     ):
         self.data = data
-        self.selected = selected
+        self.index = index
+        self.selected = np.zeros(data.n_obs, dtype=bool)
+        self.selected[index] = True
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.smallest = smallest
@@ -111,7 +114,7 @@ class BlockLoader:
     @property
     def n_obs(self) -> int:
         """Number of cells."""
-        return int(self.selected.sum())
+        return len(self.index)
 
     def __len__(self) -> int:
         full, rest = divmod(self.n_obs, self.batch_size * self.world_size)
@@ -132,9 +135,16 @@ class BlockLoader:
             spans = [(int(run[0]) * size, min((int(run[-1]) + 1) * size, n_obs)) for run in runs]
             read = np.concatenate([np.arange(*span) for span in spans])
             order = np.flatnonzero(self.selected[read])
-            if self.shuffle:
+            if self.shuffle and len(blocks) <= per_pool:
+                order = np.searchsorted(read, self._order_in_memory())
+            elif self.shuffle:
                 order = rng.permutation(order)
             yield Pool(spans, order, read[order])
+
+    def _order_in_memory(self) -> np.ndarray:
+        """Positions of all cells, in the order in which training takes them from memory, shape ``(n_obs,)``."""
+        generator = torch.Generator().manual_seed(epoch_seed(self.data.seed, self.epoch))
+        return self.index[torch.randperm(len(self.index), generator=generator).numpy()]
 
     def __iter__(self) -> Iterator[Minibatch]:
         with self.data.cells.opened() as root:
@@ -257,6 +267,9 @@ class BlockDataModule(LightningDataModule):
 
     Notes
     -----
+    Where all blocks fit in one pool, minibatches, losses and weights are those that :meth:`CIVAE.train`
+    gives with the cells in memory and the same seed, bit for bit on a CPU.
+
     With ``strategy="ddp"``, ``batch_size`` cells go to each process, and all processes read all
     blocks: the minibatches that they make together are those of a single process with as many times
     the ``batch_size``. Batch normalisation takes the statistics of each process's part unless the
@@ -382,6 +395,7 @@ class BlockDataModule(LightningDataModule):
             batch_size=batch_size,
             seed=self.seed,
         )
+        self._train_order = parts[0]
         self.train_idx, self.val_idx, self.test_idx = (np.sort(part) for part in parts)
         # Batch normalisation cannot train on a last minibatch of one cell.
         while len(self.train_idx) % batch_size == 1:
@@ -441,9 +455,7 @@ class BlockDataModule(LightningDataModule):
         return len(self.setup_.classes) + (self.setup_.unlabeled_category is not None)
 
     def _loader(self, index: np.ndarray, **kwargs: Any) -> BlockLoader:
-        selected = np.zeros(self.n_obs, dtype=bool)
-        selected[index] = True
-        return BlockLoader(self, selected, **kwargs)
+        return BlockLoader(self, index, **kwargs)
 
     def take_together(self, minibatches: int, *, as_rows: bool) -> None:
         """How :meth:`CIVAE.train` wants its cells.
@@ -469,7 +481,7 @@ class BlockDataModule(LightningDataModule):
 
     def train_dataloader(self) -> BlockLoader:
         """Minibatches to train on, in an order of its own for each epoch."""
-        return self._loader(self.train_idx, shuffle=True, smallest=2, **self._of_training())
+        return self._loader(self._train_order, shuffle=True, smallest=2, **self._of_training())
 
     def val_dataloader(self) -> BlockLoader | list:
         """Minibatches of held-out cells, in the order of the file."""

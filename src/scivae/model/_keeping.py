@@ -22,6 +22,7 @@ from ._checks import iter_blocks
 from ._compat import begin_epoch_again, loaders_of_training
 from ._plain import from_plain, to_plain
 from ._progress import EpochBar
+from ._random import epoch_seed
 from ._resident import ChosenLoader
 from ._splitter import CellsSplitter
 
@@ -197,9 +198,8 @@ class Keeper(Callback):
         return None if self._kept is None else self._kept.weights
 
     def epoch_seed(self, epoch: int, rank: int = 0) -> int:
-        """Seed of what an epoch draws, in one of several processes."""
-        words = (self.seed, epoch, rank) if rank else (self.seed, epoch)
-        return int(np.random.SeedSequence(words).generate_state(1)[0])
+        """Seed of what an epoch of this run draws; see :func:`.epoch_seed`."""
+        return epoch_seed(self.seed, epoch, rank)
 
     def _keep(self, plan: LightningModule, epochs: int) -> None:
         self._kept = Kept(
@@ -227,6 +227,19 @@ class Keeper(Callback):
         """Seed the noise of the epoch: each process has its own, for cells of its own."""
         if batch_idx == 0:
             torch.manual_seed(self.epoch_seed(trainer.current_epoch, trainer.global_rank))
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        plan: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Seed the noise of a look at held-out cells, whatever loaders have drawn before."""
+        if batch_idx == 0:
+            at = trainer.current_epoch, trainer.global_rank, trainer.global_step
+            torch.manual_seed(epoch_seed(self.seed, *at))
 
     def on_train_epoch_end(self, trainer: Trainer, plan: LightningModule) -> None:
         """Keep the weights, if they are good."""

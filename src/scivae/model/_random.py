@@ -17,6 +17,12 @@ LOCK = threading.RLock()
 _seeds: list[int] = []  # of the blocks that the thread with the lock is in
 
 
+def epoch_seed(seed: int, epoch: int, rank: int = 0, *others: int) -> int:
+    """Seed of what an epoch draws, in one of several processes."""
+    words = (seed, epoch, rank, *others) if rank or others else (seed, epoch)
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Run a block under seeded global generators, then put all of them back.

@@ -336,13 +336,14 @@ class TrainingMixin(CalibrationMixin):
             )
             ordered.setup()
             return [ordered.train_idx, ordered.val_idx, ordered.test_idx]
-        return stratified_split(
+        train, held_out, rest = stratified_split(
             np.asarray(adata.obs[_checks.LABEL_CODES]),
             train_size=0.9 if train_size is None else train_size,
             validation_size=validation_size,
             batch_size=batch_size,
             seed=seed,
         )
+        return [train, np.sort(held_out), rest]  # as a file is read
 
     def _counts_are_rows(self, adata: AnnData) -> bool:
         """Whether a loader can hand the network the rows of a sparse matrix as they are."""

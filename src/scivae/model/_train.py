@@ -17,7 +17,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 
-from .._errors import check_bool, check_integer, check_number
+from .._errors import check_bool, check_integer, check_number, warn
 from ..module import COUNT_LIKELIHOODS
 from . import _arguments, _checks
 from ._calibration import CalibrationMixin
@@ -31,6 +31,7 @@ from ._keeping import (
     resume_path,
 )
 from ._loader import CellsLoader
+from ._overfitting import find_rise, held_out_loss, overfitting_warning
 from ._quiet import quiet_training
 from ._random import seeded
 from ._splitter import CellsSplitter
@@ -261,6 +262,7 @@ class TrainingMixin(CalibrationMixin):
         elif hasattr(datamodule, "take_together"):
             datamodule.take_together(at_once, as_rows=self.module.reads_rows)
         keeper = Keeper(seed, checkpoint, run)
+        n_before = self._n_held_out_epochs()
         was_training = self.module.training
         try:
             at_a_time = (plan.get("minibatch_size") or 0) * self.module.n_input
@@ -293,6 +295,22 @@ class TrainingMixin(CalibrationMixin):
             raise
         self.module.float()  # whatever the precision of training was
         self._calibrate(datamodule)
+        if not trainer.get("early_stopping"):
+            self._warn_if_overfitted(n_before)
+
+    def _n_held_out_epochs(self) -> int:
+        """Epochs of the history that looked at held-out cells."""
+        return len((self.history_ or {}).get("reconstruction_loss_validation", ()))
+
+    def _warn_if_overfitted(self, n_before: int) -> None:
+        """Warn if the held-out loss rose at the end of this training, after ``n_before`` epochs of others."""
+        loss = held_out_loss(
+            self.history_ or {},
+            kl_weight=self.module.kl_weight,
+            discriminator_weight=self.module.discriminator_weight,
+        )
+        if loss is not None and (rise := find_rise(loss[n_before:])) is not None:
+            warn(overfitting_warning(rise, len(loss) - n_before))
 
     @staticmethod
     def _split_of(datamodule: Any) -> list[np.ndarray]:

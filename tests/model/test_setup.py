@@ -198,8 +198,19 @@ def test_bad_model_says_why_and_changes_nothing(adata, case):
 
 
 def test_model_needs_a_setup(adata):
-    with pytest.raises(ValueError, match="setup_anndata first"):
+    with pytest.raises(ValueError, match="must be set up.*call CIVAE.setup_anndata on it first"):
         CIVAE(adata)
+
+
+def test_model_of_a_copy_or_part_says_what_to_call(adata):
+    CIVAE.setup_anndata(adata)
+    read_back = anndata.AnnData(X=adata.X, obs=adata.obs, uns=dict(adata.uns), layers=adata.layers)
+    for other in (adata.copy(), adata[:50].copy(), read_back):
+        with pytest.raises(
+            ValueError, match=r"not a copy.*call CIVAE\.setup_anndata on it first\.$"
+        ):
+            CIVAE(other)
+    CIVAE(adata)
 
 
 def test_size_factors_are_for_counts(adata):

@@ -311,6 +311,20 @@ class CIVAE(
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
+    def _get_most_recent_anndata_manager(cls, adata: AnnData, required: bool = False):
+        """What was registered of an AnnData; tells what to do where nothing was."""
+        cure = f"call {cls.__name__}.setup_anndata on it first"
+        try:
+            manager = super()._get_most_recent_anndata_manager(adata)
+        except ValueError:  # scvi-tools compares the AnnData itself
+            raise ValueError(
+                f"adata must be the AnnData that was set up, not a copy or a part of it; {cure}."
+            ) from None
+        if manager is None and required:
+            raise ValueError(f"adata must be set up for {cls.__name__}; {cure}.")
+        return manager
+
+    @classmethod
     def setup_anndata(
         cls,
         adata: AnnData,

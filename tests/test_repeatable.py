@@ -86,6 +86,22 @@ def test_after_unrelated_draws(expected):
     equal(everything(make_model(make_adata(), epochs=8)), expected)
 
 
+def test_whatever_torch_does_by_default(expected):
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = everything(make_model(make_adata(), epochs=8))
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    equal(found, expected)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_where_nothing_else_is_trained(expected, mode):
+    with mode():
+        equal(everything(make_model(make_adata(), epochs=8)), expected)
+
+
 @pytest.mark.usefixtures("threads")
 def test_on_one_thread_or_two():
     """Sums are rounded in another order on two threads: equal to 0.1 %, samples aside."""

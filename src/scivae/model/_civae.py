@@ -47,7 +47,7 @@ from ._fields import (
 from ._inherited import check_further, inherit
 from ._interpolation import InterpolationMixin
 from ._manager import CellsManager
-from ._random import LOCK, seeded
+from ._random import seeded, usual_torch
 from ._repr import Labels, ReprMixin
 from ._saving import SavingMixin
 from ._setup import Setup, check_setup_arguments
@@ -582,7 +582,7 @@ class CIVAE(
     @contextmanager
     def _evaluating(self) -> Iterator[CIVAEModule]:
         """The network in evaluation mode, put back into the mode it was in."""
-        with LOCK:
+        with usual_torch():
             training = self.module.training
             self.module.eval()
             try:

@@ -24,6 +24,22 @@ def epoch_seed(seed: int, epoch: int, rank: int = 0, *others: int) -> int:
 
 
 @contextmanager
+def usual_torch() -> Iterator[None]:
+    """Run a block as torch runs by default, whatever the caller has set, then put that back.
+
+    The network is of ``float32`` under ``torch.set_default_dtype(torch.float64)``, too, and can be trained
+    inside ``torch.inference_mode()``.
+    """
+    with LOCK, torch.inference_mode(False):
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+@contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Run a block under seeded global generators, then put all of them back.
 
@@ -31,7 +47,7 @@ def seeded(seed: int) -> Iterator[None]:
     torch and numpy; what they draw inside the block depends on ``seed`` alone.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
-    with LOCK, torch.random.fork_rng(devices=devices):
+    with usual_torch(), torch.random.fork_rng(devices=devices):
         numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
         torch.manual_seed(seed % 2**64)
         np.random.seed(seed % 2**32)  # noqa: NPY002

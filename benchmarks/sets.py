@@ -37,8 +37,8 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
 from scivae.metrics import conformal_thresholds, set_coverage
-from scivae.model._calibration import log_odds_against
-from scivae.model._novelty import ClassGaussians
+from scivae.train.calibration import log_odds_against
+from scivae.train.novelty import ClassGaussians
 
 KEY = "cell_type"
 LEVELS = (0.9, 0.95)

@@ -24,7 +24,7 @@ from _study import Study, run, text_of
 
 import scivae
 from scivae.metrics import fit_judges, linear_separability, path_purity
-from scivae.model._training import default_epochs
+from scivae.train.plan import default_epochs
 
 KEY = "cell_type"
 POSITIONS = (0.25, 0.5, 0.75)

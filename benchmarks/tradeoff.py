@@ -28,8 +28,9 @@ from _data import labels_of, load, log_normalize, split
 from _methods import CIVAE, N_LATENT, fitted, reconstruction_loss
 from _study import Study, replace, run, text_of
 
+from scivae.data.information import nats_told
 from scivae.metrics import classifier_two_sample_test, fit_judges, path_purity
-from scivae.model._weights import auto_discriminator_weight, nats_told
+from scivae.model._weights import auto_discriminator_weight
 
 KEY = "cell_type"
 CONSTANT, ALPHA = 50.0, 0.1

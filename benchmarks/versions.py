@@ -32,8 +32,8 @@ TESTS = (
     "tests/model/test_augmentation.py",
     "tests/model/test_interpolation.py",
     "tests/model/test_saving.py",
-    "tests/model/test_setup.py",
-    "tests/model/test_training.py",
+    "tests/data/test_setup.py",
+    "tests/train/test_plan.py",
     "tests/module",
     "tests/test_other_versions.py",
     "tests/tl/test_trends.py",
@@ -50,7 +50,7 @@ COMBINATIONS: dict[str, list[str]] = {
 }
 # Packages that are tested beside the newest versions, what is installed, and the tests.
 BESIDE: dict[str, tuple[str, list[str]]] = {
-    "annbatch": ("annbatch>=0.3", ["tests/model/test_blocks.py", "-k", "annbatch"]),
+    "annbatch": ("annbatch>=0.3", ["tests/data/test_datamodule.py", "-k", "annbatch"]),
     "cellrank": ("cellrank>=2", ["tests/test_ecosystem.py", "-k", "cellrank"]),
     "moscot": ("moscot", ["tests/test_ecosystem.py", "-k", "moscot"]),
     "scib-metrics": ("scib-metrics", ["tests/test_ecosystem.py", "-k", "scib_metrics"]),

@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from scivae.metrics._validate import SparseLike  # noqa: E402
+from scivae.metrics._validate import SparseLike  # noqa
 
 
 def prose_of_returns(self: NumpyDocstring, section: str) -> list[str]:
@@ -107,9 +107,9 @@ nitpicky = True
 # References into other packages cannot be checked without a network. Those into this one all are.
 _outside = "anndata|collections|contextlib|matplotlib|numpy|os|pandas|pathlib|scanpy|scipy|scvi|sklearn|torch|typing"
 nitpick_ignore = [
-    ("py:class", "scivae.model._setup.Setup"),
+    ("py:class", "scivae.data.setup.Setup"),
     ("py:class", "scivae.model._repr.Labels"),
-    ("py:class", "scivae.model._manager.CellsManager"),
+    ("py:class", "scivae.data.manager.CellsManager"),
 ]
 nitpick_ignore_regex = [
     (r"py:.*", rf"({_outside})\..+"),

@@ -19,8 +19,8 @@ from tests.conftest import make_adata, make_model
 
 import scivae
 from scivae._names import layer_names, native_text, same_names
+from scivae.data.plain import from_plain, to_plain
 from scivae.model import CIVAE
-from scivae.model._plain import from_plain, to_plain
 
 TESTS = Path(__file__).parent
 FILES = sorted(

@@ -347,8 +347,8 @@ def _report(model: CIVAE, adata: AnnData, key: str, synthetic: AnnData) -> dict[
 
 def _features(model: CIVAE, adata: AnnData) -> Any:
     """What the judge sees: log-normalised counts, or the values as they are."""
-    from .model._checks import values_of
-    from .model._generated import log_normalize
+    from .data.checks import values_of
+    from .data.generated import log_normalize
     from .module import COUNT_LIKELIHOODS
 
     values = values_of(adata, model.setup.layer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -36,3 +37,9 @@ def dense(values: Any) -> np.ndarray:
     """Values stored in any way as an array."""
     values = in_memory(values)
     return values.toarray() if sparse.issparse(values) else np.asarray(values)
+
+
+def iter_blocks(x: Any, n_rows: int = 4096) -> Iterator[tuple[int, Any]]:
+    """Blocks of rows of an array of any kind (dense, sparse, backed, dask), in memory."""
+    for start in range(0, x.shape[0], n_rows):
+        yield start, rows_of(x, slice(start, start + n_rows))

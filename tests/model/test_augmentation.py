@@ -268,7 +268,7 @@ def test_a_store_is_there_whole_or_not_at_all(adata, tmp_path, short_rounds, mon
     target = tmp_path / "new" / "cells.zarr"
     full = OSError(28, "No space left on device")
     with monkeypatch.context() as patch:
-        patch.setattr("scivae.model._stores._append", Mock(side_effect=full))
+        patch.setattr("scivae.data.writers._append", Mock(side_effect=full))
         with pytest.raises(OSError, match="cannot write .No space left on device"):
             model.augment("alpha", 20, min_confidence=0.0, store=target)
     assert not target.exists()

@@ -9,7 +9,8 @@ import pytest
 from tests.conftest import make_adata, make_model
 from tests.model.make_saved_model import SAVED, outputs
 
-from scivae.model import CIVAE, _files
+from scivae.data import files as _files
+from scivae.model import CIVAE
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -6,8 +6,9 @@ import pytest
 from scipy import sparse
 from tests.conftest import make_adata
 
+from scivae.data.information import nats_told
 from scivae.model import CIVAE, BlockDataModule, _weights
-from scivae.model._weights import SHARE, WITHOUT_DATA, nats_told
+from scivae.model._weights import SHARE, WITHOUT_DATA
 
 
 def weight_of(x, n_latent, *, counts):

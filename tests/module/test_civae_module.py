@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from scivae.module import CIVAEModule, mask, thin
 from scivae.module._likelihoods import ContinuousDecoder, continuous_likelihood
-from scivae.module._negative_binomial import NegativeBinomial
+from scivae.nb.distributions import NegativeBinomial
 
 N_GENES, N_CELLS, N_CLASSES = 30, 16, 3
 

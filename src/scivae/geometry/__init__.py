@@ -11,14 +11,7 @@ from .classes import (
     segment_margin,
 )
 from .convex import project_to_class
-from .curves import (
-    Projection,
-    arc_length,
-    linear,
-    project_to_polyline,
-    resample,
-    spherical,
-)
+from .curves import Projection, arc_length, linear, project_to_polyline, resample, spherical
 from .geodesics import Geodesics, geodesic
 
 __all__ = [

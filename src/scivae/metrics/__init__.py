@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from .calibration import Calibration, calibration_error, expected_calibration_error
 from .classification import f1_per_class, macro_f1
-from .conformal import (
-    SetCoverage,
-    conformal_p_values,
-    conformal_thresholds,
-    set_coverage,
-)
+from .conformal import SetCoverage, conformal_p_values, conformal_thresholds, set_coverage
 from .differences import LogFoldChangeAgreement, log_fold_change_agreement
 from .faithfulness import Judge, Purity, cycle_consistency, fit_judges, path_purity
 from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall

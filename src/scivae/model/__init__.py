@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._progress import without_widgets
 
 with without_widgets():  # scvi-tools imports tqdm's
-    from ._blocks import BlockDataModule
+    from ..data.datamodule import BlockDataModule
     from ._civae import CIVAE
 
 __all__ = ["CIVAE", "BlockDataModule"]

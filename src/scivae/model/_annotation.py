@@ -11,15 +11,15 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import check_integer, check_key
+from .._random import seeded
+from ..data.writers import Annotation
+from ..module._coding import encoded_minibatches
 from ._calibration import CalibrationMixin
-from ._decoding import encoded_minibatches
-from ._random import seeded
-from ._stores import Annotation
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from ._blocks import BlockDataModule
+    from ..data.datamodule import BlockDataModule
 
 
 class AnnotationMixin(CalibrationMixin):
@@ -72,7 +72,7 @@ class AnnotationMixin(CalibrationMixin):
         >>> anndata.read_h5ad("new_cells.h5ad", backed="r").obsm["X_civae"].shape
         (700, 20)
         """
-        from ._blocks import BlockDataModule
+        from ..data.datamodule import BlockDataModule
 
         self._require_trained()
         check_key("key_added", key_added)

@@ -17,19 +17,14 @@ from scipy import sparse
 from .. import _keys
 from .._errors import check_bool, check_choice, check_integer, check_number
 from .._progress import advance, progress
+from .._random import seeded
+from ..data import checks
+from ..data.generated import provenance
+from ..data.writers import new_store, write_blocks
 from ..module import COUNT_LIKELIHOODS
-from . import _checks
-from ._decoding import (
-    Conditions,
-    Encoded,
-    decoded_blocks,
-    encode_values,
-    sample_blocks,
-)
-from ._generated import provenance
+from ..module._coding import decoded_blocks, encode_values, sample_blocks
+from ..module._covariates import Conditions, Encoded
 from ._generation import GenerationMixin
-from ._random import seeded
-from ._stores import new_store, write_blocks
 
 # Fewer held-out cells than this say little about what 95 % of a class reach.
 MIN_HELD_OUT = 20
@@ -203,7 +198,7 @@ class AugmentationMixin(GenerationMixin):
         key_added: str | None = ...,
         seed: int = ...,
     ) -> Path: ...
-    @_checks.leaves_unchanged
+    @checks.leaves_unchanged
     def augment(
         self,
         label: Any,
@@ -385,7 +380,7 @@ class AugmentationMixin(GenerationMixin):
         With a ``shared`` covariance, also that of the class.
         """
         name = str(self.classes[code])
-        cells = np.flatnonzero(np.asarray(adata.obs[_checks.LABEL_CODES]) == code)
+        cells = np.flatnonzero(np.asarray(adata.obs[checks.LABEL_CODES]) == code)
         if len(cells) < 2:
             raise ValueError(
                 f"a class needs two cells to draw lines between, but {name!r} has {len(cells)} in "
@@ -495,7 +490,7 @@ class AugmentationMixin(GenerationMixin):
 
     def _shared_covariance(self, adata: AnnData) -> np.ndarray:
         """Covariance of latent means within classes, over all of them."""
-        codes = np.asarray(adata.obs[_checks.LABEL_CODES])
+        codes = np.asarray(adata.obs[checks.LABEL_CODES])
         cells = np.flatnonzero(codes < len(self.classes))
         if len(cells) > MAX_SHARED:
             cells = np.sort(np.random.default_rng(0).choice(cells, MAX_SHARED, replace=False))
@@ -511,7 +506,7 @@ class AugmentationMixin(GenerationMixin):
         Cells that the network was trained on are more sure of their class than any other cell can
         be, so where a class has too few held-out cells, those of all classes speak for it.
         """
-        codes = np.asarray(adata.obs[_checks.LABEL_CODES])
+        codes = np.asarray(adata.obs[checks.LABEL_CODES])
         labeled = codes < len(self.classes)
         own = adata is self.adata
         if self.cell_hashes_ is None:

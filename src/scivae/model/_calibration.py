@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scipy.special import logsumexp
 
 from .. import _keys
-from .._errors import check_integer, check_number
+from .._errors import check_integer
 from .._progress import track
+from .._quiet import quiet_about_rows
+from .._random import seeded
+from ..data import checks
+from ..data.cells import resolve_indices
 from ..metrics import conformal_thresholds
 from ..module import COUNT_LIKELIHOODS, CIVAEModule
-from . import _checks
-from ._cells import resolve_indices
-from ._decoding import Encoded, encoded_minibatches
-from ._generation import GenerationMixin
-from ._novelty import (
+from ..module._coding import encoded_minibatches
+from ..module._covariates import Encoded
+from ..train.calibration import (
+    _OF_TRAINING,
+    MAX_CELLS,
+    MAX_RESIDUALS,
+    MIN_OF_CLASS,
+    Loader,
+    _misfits,
+    _some,
+    check_level,
+    log_odds_against,
+    useful_temperature,
+)
+from ..train.novelty import (
     ClassGaussians,
     ResidualScale,
     calibrated_rank,
@@ -28,81 +41,7 @@ from ._novelty import (
     log_library_of,
     with_residuals,
 )
-from ._random import seeded
-from ._training import fit_temperature, quiet_about_rows
-
-# Minibatches of the same cells each time that it is called.
-Loader = Callable[[], Iterable[dict[str, torch.Tensor]]]
-
-# Held-out cells from which a class has a threshold of its own.
-MIN_OF_CLASS = 20
-# Training cells that means and covariances of the classes come from, and the scale of residuals, at most.
-MAX_CELLS, MAX_RESIDUALS = 10_000, 2_000
-# Held-out cells from which a temperature is fitted, and the folds that say whether it helps.
-MIN_FOR_TEMPERATURE = 20
-FOLDS = 10
-
-
-def log_odds_against(logits: np.ndarray) -> np.ndarray:
-    """Logarithm of the odds against each class, shape ``(n, n_classes)``.
-
-    It orders cells as one minus the probability of the class does, and does not round to 0 or 1. No
-    temperature enters: the cells that fit it are those that calibrate the sets.
-    """
-    against = np.zeros(logits.shape)
-    if logits.shape[1] < 2:  # nothing speaks against the only class
-        return against
-    for code in range(logits.shape[1]):
-        others = np.delete(logits, code, axis=1)
-        against[:, code] = logsumexp(others, axis=1) - logits[:, code]
-    return against
-
-
-def useful_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Temperature fitted on held-out cells; 1 where these do not say that it helps.
-
-    Each tenth of the cells is scored with the temperature of the others. A temperature is used only if
-    this lowers their mean cross-entropy by more than its standard error, and if there are at least 20
-    cells.
-
-    Parameters
-    ----------
-    logits
-        Shape ``(n_obs, n_classes)``.
-    labels
-        Codes of the classes, shape ``(n_obs,)``.
-
-    Returns
-    -------
-    The temperature by which logits are to be divided, in [0.05, 20].
-    """
-    if len(labels) < MIN_FOR_TEMPERATURE:
-        return 1.0
-    rows = np.arange(len(labels))
-    # Every class is spread over the folds.
-    fold = np.empty(len(labels), dtype=int)
-    fold[np.argsort(labels, kind="stable")] = rows % FOLDS
-
-    def cross_entropy(scaled: np.ndarray, of: np.ndarray) -> np.ndarray:
-        return logsumexp(scaled, axis=1) - scaled[np.arange(len(of)), of]
-
-    gain = np.empty(len(labels))
-    for number in range(FOLDS):
-        inside = fold == number
-        temperature = fit_temperature(logits[~inside], labels[~inside])
-        gain[inside] = cross_entropy(logits[inside], labels[inside]) - cross_entropy(
-            logits[inside] / temperature, labels[inside]
-        )
-    if gain.mean() <= gain.std() / np.sqrt(len(gain)):
-        return 1.0
-    return fit_temperature(logits, labels)
-
-
-# What the calibration holds of training cells.
-_OF_TRAINING = (
-    *ClassGaussians._fields,
-    *(f"residual_{name}" for name in ResidualScale._fields),
-)
+from ._generation import GenerationMixin
 
 
 class CalibrationMixin(GenerationMixin):
@@ -113,7 +52,7 @@ class CalibrationMixin(GenerationMixin):
     calibration_: dict[str, np.ndarray] | None
     mapped_: bool  # onto a reference, by load_query_data
 
-    @_checks.leaves_unchanged
+    @checks.leaves_unchanged
     def calibrate(
         self,
         adata: AnnData | None = None,
@@ -181,7 +120,7 @@ class CalibrationMixin(GenerationMixin):
                 f"fill adata.obs[{self.setup.labels_key!r}] with classes of the model."
             )
 
-    @_checks.leaves_unchanged
+    @checks.leaves_unchanged
     def novelty(
         self,
         adata: AnnData | None = None,
@@ -423,25 +362,3 @@ class CalibrationMixin(GenerationMixin):
         parts = (self.train_indices, self.validation_indices, self.test_indices)
         sizes = [0 if part is None else len(part) for part in parts]
         return sizes[0] > 0 and sum(sizes) == adata.n_obs
-
-
-def check_level(level: Any) -> float:
-    """The level of prediction sets as a float; raise unless it lies in (0, 1)."""
-    level = check_number("level", level, minimum=0, maximum=1)
-    if level in (0.0, 1.0):
-        raise ValueError(f"level must lie between 0 and 1, both excluded, got {level:g}.")
-    return level
-
-
-def _misfits(
-    module: CIVAEModule, minibatches: Iterable[dict[str, torch.Tensor]], scale: ResidualScale
-) -> Iterator[tuple[Encoded, np.ndarray]]:
-    """Cells and their misfits, shape ``(n,)``, block by block."""
-    for part, residuals in with_residuals(module, minibatches):
-        yield part, scale.misfit(residuals, log_library_of(part.conditions))
-
-
-def _some(index: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """At most ``n`` positions, in increasing order."""
-    index = np.sort(index)
-    return index if len(index) <= n else np.sort(rng.choice(index, n, replace=False))

@@ -12,53 +12,35 @@ import pandas as pd
 import scipy.special
 import torch
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
-from scvi.data.fields import LayerField
 from scvi.model import SCVI
 from scvi.module import VAE
 
 from .. import _keys
-from .._errors import (
-    check_bool,
-    check_choice,
-    check_integer,
-    check_number,
-    check_type,
-    shown,
-)
+from .._errors import check_bool, check_choice, check_integer, check_number, shown
 from .._progress import track
+from .._quiet import quiet_about_rows
+from .._random import seeded, usual_torch
+from .._scvi import get_minify_type
+from ..data import checks, likelihoods, profile
+from ..data.cells import resolve_indices
+from ..data.information import nats_told
+from ..data.loader import BLOCK_VALUES
+from ..data.registry import register
+from ..data.setup import Setup
 from ..geometry import LinearClasses
 from ..module import COUNT_LIKELIHOODS, CIVAEModule
-from . import _checks
+from ..module._coding import encoded_minibatches
+from ..module._covariates import Encoded
+from ..train.calibration import check_level
 from ._annotation import AnnotationMixin
 from ._augmentation import AugmentationMixin
-from ._calibration import check_level
-from ._cells import resolve_indices
-from ._compat import get_minify_type
-from ._decoding import Encoded, encoded_minibatches
-from ._entry import EntryMixin, new_identity
-from ._fields import (
-    BatchField,
-    CategoricalCovariatesField,
-    ContinuousCovariatesField,
-    LabelsField,
-    SizeFactorField,
-)
+from ._entry import EntryMixin
 from ._inherited import check_further, inherit
 from ._interpolation import InterpolationMixin
-from ._manager import CellsManager
-from ._random import seeded, usual_torch
 from ._repr import Labels, ReprMixin
 from ._saving import SavingMixin
-from ._setup import Setup, check_setup_arguments
 from ._train import TrainingMixin
-from ._training import BLOCK_VALUES, quiet_about_rows
-from ._weights import (
-    WITHOUT_DATA,
-    auto_discriminator_weight,
-    nats_told,
-    weights_of_classes,
-)
+from ._weights import WITHOUT_DATA, auto_discriminator_weight, weights_of_classes
 
 Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bernoulli"]
 
@@ -187,7 +169,7 @@ class CIVAE(
         seed: int = 0,
         **kwargs,
     ):
-        _checks.check_likelihood(likelihood)
+        likelihoods.check_likelihood(likelihood)
         for name, integer in (
             ("n_hidden", n_hidden),
             ("n_latent", n_latent),
@@ -204,14 +186,14 @@ class CIVAE(
         check_bool("sample_latent", sample_latent)
         if sigmoid is not None:
             check_bool("sigmoid", sigmoid)
-        _checks.check_arguments("**kwargs", kwargs, CIVAE, VAE)
+        checks.check_arguments("**kwargs", kwargs, CIVAE, VAE)
         if kwargs.get("dispersion") == "gene-label":
             raise ValueError(
                 "dispersion='gene-label' needs a label to decode a free latent point; "
                 "use 'gene', 'gene-batch' or 'gene-cell'."
             )
         if adata is not None:
-            _checks.check_adata(adata)
+            checks.check_adata(adata)
             manager = self._get_most_recent_anndata_manager(adata, required=True)
             setup = Setup.from_registry(manager.registry)
         elif registry is not None:
@@ -230,28 +212,28 @@ class CIVAE(
 
         default_library = 1.0
         counts, n_obs = np.zeros(n_classes), 0
-        found: _checks.Found | None = None
+        found: profile.Found | None = None
         if adata is not None:
-            counts = _checks.class_counts(np.asarray(adata.obs[_checks.LABEL_CODES]), n_classes)
+            counts = profile.class_counts(np.asarray(adata.obs[checks.LABEL_CODES]), n_classes)
             n_obs = adata.n_obs
             if get_minify_type(adata) is None:
-                found = _checks.Found.in_adata(adata, setup.layer, setup.size_factor_key, counts)
-        elif registry is not None and _checks.FOUND in registry:
-            found = _checks.Found.from_plain(registry[_checks.FOUND])
+                found = profile.Found.in_adata(adata, setup.layer, setup.size_factor_key, counts)
+        elif registry is not None and profile.FOUND in registry:
+            found = profile.Found.from_plain(registry[profile.FOUND])
             counts, n_obs = found.class_counts, found.n_obs
         if found is not None:
             summary = found.summary
             if likelihood == "auto":
-                likelihood = _checks.choose_likelihood(summary)
-                _checks.say_what_was_chosen(adata, setup.layer, found, likelihood)
-            _checks.check_values(found, setup.layer, summary, likelihood, training=True)
+                likelihood = likelihoods.choose_likelihood(summary)
+                likelihoods.say_what_was_chosen(adata, setup.layer, found, likelihood)
+            likelihoods.check_values(found, setup.layer, summary, likelihood, training=True)
             in_unit = summary.minimum >= 0 and summary.maximum <= 1
             if sigmoid is None:
                 sigmoid = in_unit
             elif sigmoid and not in_unit and likelihood not in COUNT_LIKELIHOODS:
                 raise ValueError(
                     f"sigmoid=True needs values in [0, 1], but those of "
-                    f"{_checks.where(setup.layer)} lie in [{summary.minimum:g}, "
+                    f"{checks.where(setup.layer)} lie in [{summary.minimum:g}, "
                     f"{summary.maximum:g}]; scale them, or leave sigmoid out."
                 )
             default_library = found.library
@@ -268,7 +250,7 @@ class CIVAE(
         if isinstance(discriminator_weight, str):
             nats = found.nats if found is not None else None
             if adata is not None and found is not None:
-                values = _checks.values_of(adata, setup.layer)
+                values = checks.values_of(adata, setup.layer)
                 nats = nats_told(values, counts=likelihood in COUNT_LIKELIHOODS)
             discriminator_weight = (
                 WITHOUT_DATA if nats is None else auto_discriminator_weight(nats, n_latent)
@@ -392,49 +374,18 @@ class CIVAE(
         >>> adata = scivae.datasets.pbmc()
         >>> scivae.model.CIVAE.setup_anndata(adata)
         """
-        _checks.check_adata(adata)
-        if adata.is_view:
-            raise ValueError(
-                "adata must be no view of another AnnData, whose obs would have to be changed; run "
-                "adata = adata.copy() first."
-            )
-        check_type("labels_key", labels_key, str, "the name of a column of adata.obs")
-        if not pd.api.types.is_scalar(unlabeled_category):
-            raise TypeError(f"unlabeled_category must be one value, got {unlabeled_category!r}.")
-        check_bool("ordered", ordered)
-        setup_method_args = cls._get_setup_method_args(**locals())
-        _checks.check_shape(adata)
-        check_setup_arguments(
+        said = cls._get_setup_method_args(**locals())
+        minify_type = None if not isinstance(adata, AnnData) else get_minify_type(adata)
+        manager = register(
             adata,
-            batch_key=batch_key,
-            size_factor_key=size_factor_key,
-            categorical_covariate_keys=categorical_covariate_keys,
-            continuous_covariate_keys=continuous_covariate_keys,
+            said,
+            **said["setup_args"],
+            minified_fields=()
+            if minify_type is None
+            else cls._get_fields_for_adata_minification(minify_type),
+            known=cls._setup_adata_manager_store,
+            **kwargs,
         )
-        layer = _checks.resolve_layer(adata, layer)
-        setup_method_args["setup_args"]["layer"] = layer
-        minify_type = get_minify_type(adata)
-        if minify_type is None:
-            _checks.check_finite(adata, layer)
-        fields = [
-            # Counts are checked by ``_checks``, with errors in place of a warning.
-            LayerField(
-                REGISTRY_KEYS.X_KEY,
-                layer if layer in adata.layers else None,
-                is_count_data=False,
-            ),
-            BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-            LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category, ordered),
-            SizeFactorField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key),
-            CategoricalCovariatesField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
-            ContinuousCovariatesField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
-        ]
-        if minify_type is not None:
-            fields += cls._get_fields_for_adata_minification(minify_type)
-        manager = CellsManager(fields=fields, setup_method_args=setup_method_args)
-        with _checks.unchanged_on_error(adata):
-            new_identity(adata, cls._setup_adata_manager_store)
-            manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
     @property
@@ -468,7 +419,7 @@ class CIVAE(
         columns = [f"latent_{i}" for i in range(weights.shape[1])]
         return pd.DataFrame(weights, index=pd.Index(self.classes, name="class"), columns=columns)
 
-    @_checks.leaves_unchanged
+    @checks.leaves_unchanged
     def predict(
         self,
         adata: AnnData | None = None,
@@ -590,7 +541,7 @@ class CIVAE(
             finally:
                 self.module.train(training)
 
-    @_checks.leaves_unchanged
+    @checks.leaves_unchanged
     def get_latent_representation(
         self,
         adata: AnnData | None = None,

@@ -17,14 +17,14 @@ from scvi.data import AnnDataManager
 from .. import _keys
 from .._errors import check_choice, check_type, near_matches, shown, warn
 from .._names import as_objects
+from .._quiet import quiet_transfer
+from .._scvi import ADATA_MINIFY_TYPE, get_minify_type
+from ..data import checks, likelihoods, profile
+from ..data.cells import resolve_indices
+from ..data.manager import CellsManager
+from ..data.setup import Setup, check_setup_arguments
 from ..module import COUNT_LIKELIHOODS
-from . import _checks
-from ._cells import resolve_indices
-from ._compat import ADATA_MINIFY_TYPE, ADATA_UUID, get_minify_type
 from ._generation import GenerationMixin
-from ._manager import CellsManager
-from ._quiet import quiet_transfer
-from ._setup import Setup, check_setup_arguments
 
 Minibatch = dict[str, torch.Tensor]
 # Cells that are encoded to see whether a posterior is that of the model.
@@ -71,7 +71,7 @@ class EntryMixin(GenerationMixin):
                 "this model was made or loaded without an AnnData; pass adata= with cells that have "
                 "its genes, such as BlockDataModule.to_memory gives."
             )
-        _checks.check_adata(adata)
+        checks.check_adata(adata)
         manager = self._manager_of(adata)
         if manager is not None and self._is_as_it_was(adata, manager, every_row):
             return adata
@@ -80,8 +80,8 @@ class EntryMixin(GenerationMixin):
     def _check_cells(self, adata: AnnData) -> None:
         """Raise the first error that cells give rise to, and warn of what may be one."""
         setup = self.setup
-        _checks.check_shape(adata)
-        _checks.check_genes(adata, setup.genes)
+        checks.check_shape(adata)
+        checks.check_genes(adata, setup.genes)
         check_setup_arguments(
             adata,
             batch_key=setup.batch_key,
@@ -94,14 +94,14 @@ class EntryMixin(GenerationMixin):
 
     def _check_values(self, adata: AnnData) -> None:
         """Raise a ValueError for values that the model cannot read, and warn of those that are odd."""
-        layer = _checks.resolve_layer(adata, self.setup.layer)
+        layer = checks.resolve_layer(adata, self.setup.layer)
         if get_minify_type(adata) is not None:
             return
-        summary = _checks.summarize(_checks.values_of(adata, layer))
-        _checks.check_finite(adata, layer, summary)
-        _checks.check_values(adata, layer, summary, self.likelihood, training=False)
+        summary = profile.summarize(checks.values_of(adata, layer))
+        profile.check_finite(adata, layer, summary)
+        likelihoods.check_values(adata, layer, summary, self.likelihood, training=False)
         if not _is_generated(adata):
-            _checks.check_like_training(layer, summary, self.likelihood, self._trained_on)
+            likelihoods.check_like_training(layer, summary, self.likelihood, self._trained_on)
 
     def _register(self, adata: AnnData, copy_if_view: bool) -> AnnData:
         """Check cells that the model has not seen, and write the codes of their columns."""
@@ -111,8 +111,8 @@ class EntryMixin(GenerationMixin):
         manager = self._manager_of(adata)
         if manager is not None:
             _forget_with(adata, self._managers, manager)
-            layer = _checks.resolve_layer(adata, self.setup.layer)
-            manager.remember(_checks.values_of(adata, layer), keep_rows=False)
+            layer = checks.resolve_layer(adata, self.setup.layer)
+            manager.remember(checks.values_of(adata, layer), keep_rows=False)
         return adata
 
     def _is_as_it_was(self, adata: AnnData, manager: CellsManager, every_row: bool) -> bool:
@@ -124,12 +124,12 @@ class EntryMixin(GenerationMixin):
         if not manager.has_same_genes(adata):
             if not own:
                 return self._forget(manager)
-            _checks.check_genes(
+            checks.check_genes(
                 adata,
                 self.setup.genes,
                 cure="the AnnData was changed after setup_anndata: undo that, or set up and train a new model",
             )
-        layer = _checks.resolve_layer(adata, self.setup.layer)
+        layer = checks.resolve_layer(adata, self.setup.layer)
         for attribute, key in manager.slots:
             if key not in getattr(adata, attribute):
                 if not own:
@@ -141,7 +141,7 @@ class EntryMixin(GenerationMixin):
         if not manager.is_last():
             with self._unchanged_on_error(adata):
                 manager.write_again()
-        values = _checks.values_of(adata, layer)
+        values = checks.values_of(adata, layer)
         return manager.holds(values, every_row=every_row) or self._has_moved(adata, manager)
 
     def _has_moved(self, adata: AnnData, manager: CellsManager) -> bool:
@@ -153,7 +153,7 @@ class EntryMixin(GenerationMixin):
             If values of the model's own AnnData have changed.
         """
         layer = self.setup.layer
-        values = _checks.values_of(adata, layer)
+        values = checks.values_of(adata, layer)
         if not manager.keeps_rows:
             if adata is not self.adata:
                 return self._forget(manager)
@@ -162,7 +162,7 @@ class EntryMixin(GenerationMixin):
             changed = manager.changed_rows(values)
             if len(changed):
                 raise ValueError(
-                    f"{_checks.where(layer)} must hold what it held when the model was made, but "
+                    f"{checks.where(layer)} must hold what it held when the model was made, but "
                     f"{len(changed):,} of {adata.n_obs:,} cells have changed "
                     f"({shown(adata.obs_names[changed[:3]])}{', …' if len(changed) > 3 else ''}), as "
                     "scanpy's functions do in place; put the values back (keep counts in adata.layers['counts']), or set up and train a new "
@@ -198,7 +198,7 @@ class EntryMixin(GenerationMixin):
         index = resolve_indices(adata, indices)
         manager = self._manager_of(adata)
         if manager is not None and not manager.minified:
-            values = _checks.values_of(adata, self.setup.layer)
+            values = checks.values_of(adata, self.setup.layer)
             if not manager.holds(values, index) and not self._has_moved(adata, manager):
                 self._validate_anndata(adata)
         return super()._make_data_loader(adata, index, *args, **kwargs)  # type: ignore[misc]
@@ -323,10 +323,10 @@ class EntryMixin(GenerationMixin):
         >>> model.transfer_fields(other).adata is other
         True
         """
-        _checks.check_adata(adata)
-        _checks.check_shape(adata)
-        _checks.check_genes(adata, self.setup.genes)
-        _checks.resolve_layer(adata, self.setup.layer)
+        checks.check_adata(adata)
+        checks.check_shape(adata)
+        checks.check_genes(adata, self.setup.genes)
+        checks.resolve_layer(adata, self.setup.layer)
         with self._unchanged_on_error(adata):
             return super().transfer_fields(adata, **kwargs)  # type: ignore[misc]
 
@@ -412,16 +412,16 @@ class EntryMixin(GenerationMixin):
 
     # --- the model's own AnnData -------------------------------------------------------------------
 
-    def _take(self, adata: AnnData, found: _checks.Found | None) -> None:
+    def _take(self, adata: AnnData, found: profile.Found | None) -> None:
         """Take note of the AnnData that the model is made on."""
         manager = self._manager_of(adata)
         if manager is None or found is None:
             return
-        values = _checks.values_of(adata, self.setup.layer)
+        values = checks.values_of(adata, self.setup.layer)
         rounds = found.summary.kind == "near counts" and self.likelihood in COUNT_LIKELIHOODS
         if rounds and not manager.can_round(values):
             raise ValueError(
-                f"{_checks.where(self.setup.layer)} holds whole numbers but for rounding errors, and is "
+                f"{checks.where(self.setup.layer)} holds whole numbers but for rounding errors, and is "
                 "not in memory; write it anew with rounded values, or read it with adata.to_memory()."
             )
         manager.rounds = rounds
@@ -507,10 +507,10 @@ class EntryMixin(GenerationMixin):
         self.test_indices_ = value
 
     @property
-    def _trained_on(self) -> _checks.DataSummary | None:
+    def _trained_on(self) -> profile.DataSummary | None:
         """What is known of the values of training."""
         found = self.data_summary_
-        return None if found is None else _checks.DataSummary.from_plain(found)
+        return None if found is None else profile.DataSummary.from_plain(found)
 
     # --- dataloaders and datamodules -----------------------------------------------------------------
 
@@ -546,8 +546,8 @@ class EntryMixin(GenerationMixin):
         if not isinstance(registry, dict) or "field_registries" not in registry:
             return  # of somebody else: its minibatches are checked
         theirs, ours = Setup.from_registry(registry), self.setup
-        _checks.check_genes(
-            _checks.Genes(theirs.genes),
+        checks.check_genes(
+            checks.Genes(theirs.genes),
             ours.genes,
             cure=f"make the {argument} of cells with these genes, by BlockDataModule(…, registry=model.registry)",
         )
@@ -563,11 +563,11 @@ class EntryMixin(GenerationMixin):
                     f"the {argument} must have the {what} of the model ({shown(b)}), got {shown(a)}; make "
                     "it with BlockDataModule(…, registry=model.registry)."
                 )
-        if _checks.FOUND in registry:
-            found = _checks.Found.from_plain(registry[_checks.FOUND])
+        if profile.FOUND in registry:
+            found = profile.Found.from_plain(registry[profile.FOUND])
             layer, likelihood = theirs.layer, self.likelihood
-            _checks.check_values(found, layer, found.summary, likelihood, training=False)
-            _checks.check_like_training(layer, found.summary, likelihood, self._trained_on)
+            likelihoods.check_values(found, layer, found.summary, likelihood, training=False)
+            likelihoods.check_like_training(layer, found.summary, likelihood, self._trained_on)
 
     # --- what scvi-tools keeps ---------------------------------------------------------------------
 
@@ -586,7 +586,7 @@ class EntryMixin(GenerationMixin):
         adata = self.adata if adata is None else adata
         if not isinstance(adata, AnnData) or adata.is_view:
             return nullcontext()
-        return _checks.unchanged_on_error(adata, self._managers)
+        return checks.unchanged_on_error(adata, self._managers)
 
     @classmethod
     def register_manager(cls, adata_manager: CellsManager) -> None:
@@ -643,12 +643,12 @@ class _CheckedLoader:
         if number >= MINIBATCHES_LOOKED_AT or model.module.minified_data_type is not None:
             return
         some = x[: max(1, VALUES_LOOKED_AT // x.shape[1])].to_dense().numpy(force=True)
-        summary = _checks.summarize(some)
+        summary = profile.summarize(some)
         if summary.first_bad is None:  # the network tells of those
             rows = pd.RangeIndex(len(some)).astype(str)
-            found = _checks.Found(summary, np.zeros(0), 1.0, [], rows, len(some))
+            found = profile.Found(summary, np.zeros(0), 1.0, [], rows, len(some))
             layer, likelihood = model.setup.layer, model.likelihood
-            _checks.check_values(found, layer, summary, likelihood, training=False, here=here)
+            likelihoods.check_values(found, layer, summary, likelihood, training=False, here=here)
 
 
 _WHAT = {
@@ -674,10 +674,3 @@ def _forget_with(adata: AnnData, store: dict[str, CellsManager], manager: CellsM
             del store[uuid]
 
     weakref.finalize(adata, forget).atexit = False
-
-
-def new_identity(adata: AnnData, store: dict[str, CellsManager]) -> None:
-    """Give a copy of an AnnData that was set up an identity of its own."""
-    known = store.get(adata.uns.get(ADATA_UUID))
-    if known is not None and known.adata is not adata:
-        del adata.uns[ADATA_UUID]

@@ -14,13 +14,14 @@ from scvi.data import AnnDataManager
 
 from .. import _keys
 from .._errors import as_numbers, check_bool, check_integer, check_key
+from ..data import checks
+from ..data.columns import column_like
+from ..data.generated import assemble
+from ..data.setup import Setup
 from ..geometry import LinearClasses
 from ..module import COUNT_LIKELIHOODS, CIVAEModule
-from . import _checks
-from ._columns import column_like
-from ._decoding import Encoded, decoded_blocks, sample_blocks
-from ._generated import assemble
-from ._setup import Setup
+from ..module._coding import decoded_blocks, sample_blocks
+from ..module._covariates import Encoded
 
 MIN_LIBRARY = float(np.finfo(np.float32).tiny)
 
@@ -40,6 +41,7 @@ class GenerationMixin:
         validation_indices: np.ndarray | None
         test_indices: np.ndarray | None
         cell_hashes_: np.ndarray | None
+        history_: Any
 
         @property
         def setup(self) -> Setup: ...
@@ -129,10 +131,10 @@ class GenerationMixin:
         n_latent = self.module.n_latent
         if z.ndim != 2 or z.shape[1] != n_latent:
             raise ValueError(f"z must be of shape (n, {n_latent}), got {z.shape}.")
-        bad = ~(np.abs(z) <= _checks.MAX_VALUE)  # NaN is bad
+        bad = ~(np.abs(z) <= checks.MAX_VALUE)  # NaN is bad
         if bad.any():
             raise ValueError(
-                f"z must be finite and within ±{_checks.MAX_VALUE:g}, got {z[bad][0]:g}."
+                f"z must be finite and within ±{checks.MAX_VALUE:g}, got {z[bad][0]:g}."
             )
         z = z.astype(np.float32)
         log_library = self._log_library(library_size, len(z), default=self.default_library_)
@@ -157,10 +159,10 @@ class GenerationMixin:
             raise ValueError(
                 f"library_size must be one number or of shape ({n},), got shape {size.shape}."
             )
-        bad = ~((size >= MIN_LIBRARY) & (size <= _checks.MAX_VALUE))  # NaN is bad
+        bad = ~((size >= MIN_LIBRARY) & (size <= checks.MAX_VALUE))  # NaN is bad
         if bad.any():
             raise ValueError(
-                f"library_size must be positive and at most {_checks.MAX_VALUE:g}, got {size[bad][0]:g}."
+                f"library_size must be positive and at most {checks.MAX_VALUE:g}, got {size[bad][0]:g}."
             )
         return np.broadcast_to(np.log(size), (n,))
 

@@ -20,11 +20,11 @@ from scvi.model.base import DifferentialComputation
 from torch.utils.data import DataLoader
 
 from .._errors import check_bool, check_choice, check_integer, check_number, near_matches, shown
+from .._random import draws_by_seed
+from ..data import checks
+from ..data.cells import resolve_indices
+from ..data.fields import used_categories
 from ..module import CIVAEModule
-from . import _checks
-from ._cells import resolve_indices
-from ._fields import used_categories
-from ._random import draws_by_seed
 
 # Numbers of cells, samples and the like.
 WHOLE_NUMBERS = frozenset(
@@ -195,7 +195,7 @@ def check_further(model: Any, name: str, further: dict[str, Any], *methods: Call
         "get_marginal_ll": (module.marginal_ll,),
     }
     of_loaders = (*methods, AnnDataLoader, DataLoader)
-    _checks.check_arguments(f"arguments of {name}", further, *takers.get(name, of_loaders))
+    checks.check_arguments(f"arguments of {name}", further, *takers.get(name, of_loaders))
 
 
 def _takes_subset(subset_idx: Any = None) -> None:
@@ -288,7 +288,7 @@ class _Arguments:
                 continue
             if key is None:
                 raise ValueError("sample_key must name the column of adata.obs with the samples.")
-            _checks.check_columns(cells, {"sample_key": key})
+            checks.check_columns(cells, {"sample_key": key})
             column = cells.obs[key]
             if column.isna().any():
                 raise ValueError(
@@ -316,7 +316,7 @@ class _Arguments:
                 "differential expression needs groups: pass groupby, the name of a column of adata.obs, "
                 "or idx1, cells."
             )
-        _checks.check_columns(adata, {"groupby": key})
+        checks.check_columns(adata, {"groupby": key})
         column = adata.obs[key]
         present = used_categories(column[column.notna().to_numpy()]).tolist()
         if given.get("group1") is None:

@@ -13,12 +13,13 @@ from anndata import AnnData
 from .. import _keys, geometry
 from .._errors import check_choice, check_integer, check_number
 from .._progress import advance, progress, track
+from ..data import checks
+from ..data.cells import resolve_cells
+from ..data.generated import crossings_table, distinct, provenance, safe_key, storable
 from ..geometry import Crossings, LinearClasses
 from ..module import CIVAEModule
-from . import _checks
-from ._cells import resolve_cells
-from ._decoding import Conditions, Encoded, decoded_blocks, draw, interpolate_conditions, likelihood
-from ._generated import crossings_table, distinct, provenance, safe_key, storable
+from ..module._coding import decoded_blocks, draw, likelihood
+from ..module._covariates import Conditions, Encoded, interpolate_conditions
 from ._generation import GenerationMixin
 
 METHODS = ("linear", "spherical", "geodesic")
@@ -81,7 +82,7 @@ class Paths(NamedTuple):
 class InterpolationMixin(GenerationMixin):
     """The method ``interpolate`` of ``CIVAE``."""
 
-    @_checks.leaves_unchanged
+    @checks.leaves_unchanged
     def interpolate(
         self,
         cell_a: str | int | Sequence[str] | Sequence[int],
@@ -249,7 +250,7 @@ class InterpolationMixin(GenerationMixin):
         """Curves through dense regions of z, kept in the class where both ends are in it."""
         classes = self.linear_classes
         start_class, end_class = self._class_codes(start), self._class_codes(end)
-        codes = np.asarray(adata.obs[_checks.LABEL_CODES])
+        codes = np.asarray(adata.obs[checks.LABEL_CODES])
         inside = (classes.predict(start.mean) == start_class) & (
             classes.predict(end.mean) == start_class
         )
@@ -365,7 +366,7 @@ class InterpolationMixin(GenerationMixin):
     ) -> None:
         """Note the walks in ``uns`` and the positions of real cells in ``obs``."""
         classes = self.linear_classes
-        codes = np.asarray(adata.obs[_checks.LABEL_CODES])
+        codes = np.asarray(adata.obs[checks.LABEL_CODES])
         position = np.full(adata.n_obs, np.nan)
         ends = paths.points[:, [0, -1]] if details["method"] == "linear" else paths.points
         for code in np.unique(np.concatenate([paths.start_class, paths.end_class])):

@@ -11,7 +11,7 @@ import pandas as pd
 from .. import _keys
 from .._display import Description, counted, listed, printable
 from .._errors import near_matches, shown
-from ._checks import where
+from ..data.checks import where
 from ._generation import GenerationMixin
 
 

@@ -21,24 +21,24 @@ from scvi.nn import FCLayers
 from .._errors import check_type, in_another_case
 from .._names import any_text_written, as_objects
 from .._progress import without_widgets
-from . import _checks, _files
-from ._compat import SAVE_KEYS, SETUP_METHOD_NAME
-from ._manager import CellsManager
-from ._plain import foreign, from_plain, to_plain
-from ._quiet import quiet_loading
-from ._setup import Setup
+from .._quiet import quiet_loading
+from .._scvi import SAVE_KEYS, SETUP_METHOD_NAME
+from ..data import checks, files
+from ..data.manager import CellsManager
+from ..data.plain import foreign, from_plain, to_plain
+from ..data.setup import Setup
 
 _PARTS = (SAVE_KEYS.MODEL_STATE_DICT_KEY, SAVE_KEYS.VAR_NAMES_KEY, SAVE_KEYS.ATTR_DICT_KEY)
 
 
 def read_model(folder: Path, prefix: str | None, trusted: bool) -> dict[str, Any]:
     """The parts of a saved model: weights, names of the genes, attributes."""
-    path = _files.find(folder, f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}")
+    path = files.find(folder, f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}")
     if not path.exists():
         raise FileNotFoundError(
             f"there is no saved model at {path}; check the folder, and the prefix if one was given."
         )
-    contents = _files.read(path, trusted=trusted)
+    contents = files.read(path, trusted=trusted)
     if not isinstance(contents, dict) or not all(
         isinstance(contents.get(part), dict) for part in (_PARTS[0], _PARTS[2])
     ):
@@ -58,7 +58,7 @@ def _unchanged_on_error(adata: Any) -> AbstractContextManager[None]:
     """Put an AnnData, if this is one, back as it was if the block raises."""
     if not isinstance(adata, AnnData) or adata.is_view:
         return nullcontext()
-    return _checks.unchanged_on_error(adata)
+    return checks.unchanged_on_error(adata)
 
 
 def place_weights_of_categories(reference: torch.nn.Module, model: torch.nn.Module) -> None:
@@ -172,11 +172,11 @@ class SavingMixin:
         if target.exists() and not (overwrite and target.is_dir()):
             cure = "pass overwrite=True to replace the model in it, or " if target.is_dir() else ""
             raise ValueError(f"{target} already exists; {cure}choose another folder.")
-        with _files.new_files(target) as part:
+        with files.new_files(target) as part:
             with any_text_written():
                 super().save(part, prefix, True, save_anndata, **kwargs)  # type: ignore[misc]
             path = part / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
-            contents = _files.read(path, trusted=True)  # just written
+            contents = files.read(path, trusted=True)  # just written
             # scvi-tools adds the parameters of whatever Pyro models the process holds.
             contents[_PARTS[0]].pop("pyro_param_store", None)
             plain = {part: to_plain(contents[part]) for part in _PARTS}
@@ -188,7 +188,7 @@ class SavingMixin:
                     UserWarning,
                     stacklevel=2,
                 )
-            _files.write(path, plain)
+            files.write(path, plain)
 
     @classmethod
     def load(
@@ -248,20 +248,20 @@ class SavingMixin:
         """
         folder = Path(dir_path)
         name = f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
-        if backup_url is not None and not _files.find(folder, name).exists():
+        if backup_url is not None and not files.find(folder, name).exists():
             with without_widgets():
                 import pooch
 
             pooch.retrieve(backup_url, known_hash=None, fname=name, path=folder)
         parts = read_model(folder, prefix, trusted)
-        saved_adata = _files.find(folder, f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}")
+        saved_adata = files.find(folder, f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}")
         if adata is None and saved_adata.exists():
             adata = anndata.read_h5ad(saved_adata)
         if adata is not None and adata is not False:
-            _checks.check_adata(adata)
-            _checks.check_shape(adata)
+            checks.check_adata(adata)
+            checks.check_shape(adata)
             genes = Setup.from_registry(parts[_PARTS[2]]["registry_"]).genes
-            _checks.check_genes(adata, genes, model=repr(str(dir_path)))
+            checks.check_genes(adata, genes, model=repr(str(dir_path)))
         # scvi-tools reads a file, and trusts it; it is given one that nobody else can write.
         with (
             tempfile.TemporaryDirectory() as private,
@@ -313,19 +313,19 @@ class SavingMixin:
         reference = cls._reference(reference_model, trusted)
         registry = kwargs.get("registry")
         if adata is not None:
-            _checks.check_adata(adata)
-            _checks.check_shape(adata)
+            checks.check_adata(adata)
+            checks.check_shape(adata)
             if kwargs.get("inplace_subset_query_vars"):
                 known = as_objects(reference.setup.genes)
                 found = pd.Index(as_objects(adata.var_names)).get_indexer(known)
                 if (found >= 0).all():
                     adata._inplace_subset_var(found)
-            _checks.check_genes(adata, reference.setup.genes)
+            checks.check_genes(adata, reference.setup.genes)
             reference._check_minified(adata)
             reference._check_values(adata)
         elif registry is not None:
-            _checks.check_genes(
-                _checks.Genes(Setup.from_registry(registry).genes),
+            checks.check_genes(
+                checks.Genes(Setup.from_registry(registry).genes),
                 reference.setup.genes,
                 cure="make the datamodule with BlockDataModule(…, registry=model.registry)",
             )
@@ -371,8 +371,8 @@ class SavingMixin:
         """
         reference = cls._reference(reference_model, trusted)
         if not kwargs.get("return_reference_var_names"):
-            _checks.check_adata(adata)
-            _checks.check_shape(adata)
+            checks.check_adata(adata)
+            checks.check_shape(adata)
             if adata.isbacked:
                 raise ValueError(
                     "adata is read from a file, which cannot be given other genes; pass adata.to_memory()."
@@ -380,7 +380,7 @@ class SavingMixin:
             genes, names = as_objects(reference.setup.genes), as_objects(adata.var_names)
             missing = genes[~pd.Index(genes).isin(names)]
             if len(missing) == len(genes) or in_another_case(missing, names):
-                _checks.check_genes(adata, genes, cure="use names of the same kind")
+                checks.check_genes(adata, genes, cure="use names of the same kind")
         return super().prepare_query_anndata(adata, reference, **kwargs)  # type: ignore[misc]
 
     @classmethod

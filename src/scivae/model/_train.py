@@ -18,10 +18,14 @@ from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 
 from .._errors import check_bool, check_integer, check_number, warn
+from .._quiet import quiet_training
+from .._random import seeded
+from ..data import checks
+from ..data.loader import CellsLoader
+from ..data.split import stratified_split
 from ..module import COUNT_LIKELIHOODS
-from . import _arguments, _checks
-from ._calibration import CalibrationMixin
-from ._keeping import (
+from ..train import arguments
+from ..train.checkpoint import (
     CHECKPOINT,
     Keeper,
     NonFiniteError,
@@ -30,23 +34,18 @@ from ._keeping import (
     describe_run,
     resume_path,
 )
-from ._loader import CellsLoader
-from ._overfitting import find_rise, held_out_loss, overfitting_warning
-from ._quiet import quiet_training
-from ._random import seeded
-from ._splitter import CellsSplitter
-from ._training import (
+from ..train.engines import STEPWISE, minibatches_a_block, threads_share_cells
+from ..train.overfitting import find_rise, held_out_loss, overfitting_warning
+from ..train.plan import (
     LEARNING_RATE,
     LR_DECAY,
-    STEPWISE,
     THINNING,
     WARMUP_SHARE,
     CIVAETrainingPlan,
     default_epochs,
-    minibatches_a_block,
-    stratified_split,
-    threads_share_cells,
 )
+from ..train.splitter import CellsSplitter
+from ._calibration import CalibrationMixin
 
 
 class TrainingMixin(CalibrationMixin):
@@ -155,11 +154,11 @@ class TrainingMixin(CalibrationMixin):
         >>> len(model.history["accuracy_validation"])
         2
         """
-        names = _arguments.Arguments(TrainingMixin.train, self._training_plan_cls)
-        trainer = _arguments.settings("trainer_config", kwargs.pop("trainer_config", None))
-        plan = _arguments.settings("plan_config", kwargs.pop("plan_config", None))
-        plan |= _arguments.settings("plan_kwargs", plan_kwargs)
-        splitter = _arguments.settings("datasplitter_kwargs", datasplitter_kwargs)
+        names = arguments.Arguments(TrainingMixin.train, self._training_plan_cls)
+        trainer = arguments.settings("trainer_config", kwargs.pop("trainer_config", None))
+        plan = arguments.settings("plan_config", kwargs.pop("plan_config", None))
+        plan |= arguments.settings("plan_kwargs", plan_kwargs)
+        splitter = arguments.settings("datasplitter_kwargs", datasplitter_kwargs)
         for where, passed in (
             ("", kwargs),
             ("trainer_config", trainer),
@@ -181,9 +180,9 @@ class TrainingMixin(CalibrationMixin):
             if share is not None:
                 check_number(name, share, minimum=0, maximum=1)
         check_bool("shuffle_set_split", shuffle_set_split)
-        _arguments.check_plan(plan)
-        _arguments.check_trainer(trainer)
-        callbacks = _arguments.as_callbacks(trainer.pop("callbacks", None))
+        arguments.check_plan(plan)
+        arguments.check_trainer(trainer)
+        callbacks = arguments.as_callbacks(trainer.pop("callbacks", None))
         if datamodule is not None and not hasattr(datamodule, "train_dataloader"):
             raise TypeError(
                 f"datamodule must be a LightningDataModule, got {type(datamodule).__name__}."
@@ -225,7 +224,7 @@ class TrainingMixin(CalibrationMixin):
             n_held_out = len(indexing[1])
         else:
             n_held_out = getattr(datamodule, "n_val", 1)  # where it does not say, there may be some
-        _arguments.check_monitored(n_held_out > 0, trainer, plan, callbacks)
+        arguments.check_monitored(n_held_out > 0, trainer, plan, callbacks)
         if n_held_out == 0:
             check_val_every_n_epoch = None  # there is nothing to look at
         checkpoint = run = None
@@ -343,7 +342,7 @@ class TrainingMixin(CalibrationMixin):
         """Positions of the training, validation and test cells."""
         adata = self._validate_anndata()
         if external is not None:
-            return _arguments.split_of(external, adata.n_obs)
+            return arguments.split_of(external, adata.n_obs)
         if not shuffle:
             ordered = DataSplitter(
                 self.adata_manager,
@@ -355,7 +354,7 @@ class TrainingMixin(CalibrationMixin):
             ordered.setup()
             return [ordered.train_idx, ordered.val_idx, ordered.test_idx]
         train, held_out, rest = stratified_split(
-            np.asarray(adata.obs[_checks.LABEL_CODES]),
+            np.asarray(adata.obs[checks.LABEL_CODES]),
             train_size=0.9 if train_size is None else train_size,
             validation_size=validation_size,
             batch_size=batch_size,

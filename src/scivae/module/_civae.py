@@ -15,15 +15,11 @@ from scvi.nn import DecoderSCVI, Encoder, FCLayers
 from torch import nn
 from torch.nn import functional as F
 
-from ._fused import negative_binomial_loss
-from ._likelihoods import (
-    CONTINUOUS_LIKELIHOODS,
-    ContinuousDecoder,
-    continuous_likelihood,
-)
-from ._negative_binomial import NegativeBinomial, ZeroInflatedNegativeBinomial
+from ..nb.counts import Matrix, Rows, sparse_linear, store_by_input
+from ..nb.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
+from ..nb.loss import negative_binomial_loss
+from ._likelihoods import CONTINUOUS_LIKELIHOODS, ContinuousDecoder, continuous_likelihood
 from ._ordered import OrderedLinear
-from ._rows import Matrix, Rows, sparse_linear, store_by_input
 from ._thinning import mask, thin
 
 

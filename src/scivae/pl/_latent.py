@@ -289,7 +289,7 @@ def _comparable(
     real: AnnData, synthetic: AnnData, layer: str | None, kept: list[np.ndarray]
 ) -> np.ndarray:
     """Values of both, treated alike, shape ``(n_real + n_synthetic, n_vars)``."""
-    from ..model._generated import log_normalize
+    from ..data.generated import log_normalize
 
     if layer is None and all(_keys.COUNTS_LAYER in d.layers for d in (real, synthetic)):
         layer = _keys.COUNTS_LAYER

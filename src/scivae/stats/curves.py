@@ -13,12 +13,7 @@ from .._progress import track
 from ._parallel import over_blocks
 from ._validate import as_positions, as_vector
 from .gaussian import fit_gaussian
-from .negative_binomial import (
-    RegressionFit,
-    as_matrix,
-    dispersion_trend,
-    fit_negative_binomial,
-)
+from .negative_binomial import RegressionFit, as_matrix, dispersion_trend, fit_negative_binomial
 from .splines import roughness_penalty, spline_basis
 
 FloatArray = npt.NDArray[np.float64]

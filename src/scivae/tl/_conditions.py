@@ -190,8 +190,9 @@ def _values(model: CIVAE, adata: AnnData) -> tuple[Any, bool]:
     """Measured values of all cells, sparse or dense, and whether they are counts."""
     from scipy import sparse
 
-    from ..model._checks import resolve_layer, rows_of, values_of
-    from ..model._compat import get_minify_type
+    from .._scvi import get_minify_type
+    from .._storage import rows_of
+    from ..data.checks import resolve_layer, values_of
     from ..module import COUNT_LIKELIHOODS
 
     if get_minify_type(adata) is not None:
@@ -367,7 +368,7 @@ def _assembled(
     seed: int,
 ) -> AnnData:
     """The AnnData of the predicted cells."""
-    from ..model._generated import assemble, provenance
+    from ..data.generated import assemble, provenance
 
     sources = obs.index.astype(str)
     obs = obs.drop(columns=[c for c in obs.columns if str(c).startswith("_scvi")])

@@ -135,7 +135,7 @@ def measure(
     n_steps, n_bootstraps, max_cells, rng
         As for :func:`scivae.tl.gene_trends`.
     """
-    from ..model._compat import get_minify_type
+    from .._scvi import get_minify_type
     from ..stats import measured_curves
 
     if get_minify_type(adata) is not None:
@@ -234,7 +234,8 @@ def _values(
     """Values of some genes ``(n_genes, n_cells)``, CSR or dense, and the library sizes over all genes."""
     from scipy import sparse
 
-    from ..model._checks import resolve_layer, rows_of, values_of
+    from .._storage import rows_of
+    from ..data.checks import resolve_layer, values_of
 
     source = values_of(adata, resolve_layer(adata, model.setup.layer))
     blocks, library = [], []

@@ -154,10 +154,10 @@ def collect(
     """
     from scipy import sparse
 
+    from .._scvi import get_minify_type
     from .._storage import rows_of
-    from ..model._checks import resolve_layer, values_of
-    from ..model._compat import get_minify_type
-    from ..model._generated import log_normalize
+    from ..data.checks import resolve_layer, values_of
+    from ..data.generated import log_normalize
     from ..module import COUNT_LIKELIHOODS
     from ..stats.donors import SampleSums
 

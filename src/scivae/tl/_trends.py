@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..model import CIVAE
-    from ..model._decoding import Encoded
+    from ..module._covariates import Encoded
 
 METHODS = ("linear", "spherical", "geodesic")
 EVIDENCE = ("measured", "decoded")
@@ -177,7 +177,7 @@ def gene_trends(
     """
     from anndata import AnnData
 
-    from ..model._generated import provenance
+    from ..data.generated import provenance
 
     check_choice("evidence", evidence, EVIDENCE)
     n_steps = check_integer("n_steps", n_steps, minimum=2)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..model import CIVAE
-    from ..model._decoding import Conditions, Encoded
+    from ..module._covariates import Conditions, Encoded
 
 # Values of one block of decoded cells: what stays in a processor's cache is decoded fastest.
 _VALUES_PER_BLOCK = 2**18
@@ -84,7 +84,7 @@ class Walk:
 
     def conditions(self, i: int) -> tuple[Conditions, Conditions]:
         """Conditions at one position with the categories of either end."""
-        from ..model._decoding import interpolate_conditions
+        from ..module._covariates import interpolate_conditions
 
         a, b = self.start.conditions, self.end.conditions
         here = interpolate_conditions(a, b, np.full(len(a.batch), self.t[i]))
@@ -93,8 +93,8 @@ class Walk:
 
     def blocks(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """Expected values (per 10,000 counts) at one position, a block of paths at a time."""
-        from ..model._decoding import normalized_means
-        from ..model._generated import TARGET_SUM
+        from ..data.generated import TARGET_SUM
+        from ..module._coding import normalized_means
 
         z = self.points(i)
         at_start, at_end = self.conditions(i)

@@ -1,0 +1,1 @@
+"""What an AnnData or a file is to the model."""

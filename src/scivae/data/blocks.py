@@ -1,0 +1,218 @@
+"""Minibatches of cells that are read from the disk in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+
+from .._random import epoch_seed
+from .manager import rounded
+from .sources import Cells
+
+Minibatch = dict[str, torch.Tensor]
+
+
+class Pool(NamedTuple):
+    """Blocks that are read together, and the order in which their cells are used.
+
+    Attributes
+    ----------
+    spans
+        First row of each stretch of the file, and the row after its last.
+    order
+        Positions in what is read, shape ``(n,)``.
+    rows
+        Rows of the file at these positions, shape ``(n,)``.
+    """
+
+    spans: list[tuple[int, int]]
+    order: np.ndarray
+    rows: np.ndarray
+
+
+class BlockSource(Protocol):
+    """What a :class:`BlockLoader` reads of a datamodule."""
+
+    n_obs: int
+    block_size: int
+    pool_size: int
+    seed: int
+    rounds: bool
+    layer: str
+    cells: Cells
+    fields: dict[str, np.ndarray]
+    read_pools: Callable[..., Iterator[Any]]
+
+    def check_unchanged(self, matrix: Any) -> None:
+        """Raise a ValueError if the values have changed."""
+
+
+class BlockLoader:
+    """Minibatches of some cells of a file: what :class:`BlockDataModule` gives to a trainer.
+
+    The order of the cells follows from the seed and the number of the epoch alone. With several
+    processes, each takes its part of every minibatch, and all read the same blocks: the minibatches
+    that they make together are those that a single process makes.
+
+    Parameters
+    ----------
+    data
+        The cells.
+    index
+        Positions of those that are used, shape ``(n,)``; in increasing order unless they are shuffled.
+    batch_size
+        Cells in a minibatch of a process.
+    shuffle
+        Blocks in random order, and cells in random order within a pool of blocks. ``False``: all in
+        the order of the file.
+    smallest
+        Cells that a minibatch must have to be used.
+    as_rows
+        Give sparse values as a tensor in the layout CSR, in place of a dense one.
+    rank, world_size
+        Number of this process, and of all.
+    """
+
+    def __init__(
+        self,
+        data: BlockSource,
+        index: np.ndarray,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        smallest: int = 1,
+        as_rows: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self.data = data
+        self.index = index
+        self.selected = np.zeros(data.n_obs, dtype=bool)
+        self.selected[index] = True
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.smallest = smallest
+        self.as_rows = as_rows
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    batch_sampler = None  # where Lightning looks for a sampler first
+
+    @property
+    def sampler(self) -> BlockLoader:
+        """Where Lightning looks for :meth:`set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of an epoch; Lightning calls this before each."""
+        self.epoch = epoch
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return len(self.index)
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.n_obs, self.batch_size * self.world_size)
+        return full + (rest // self.world_size >= self.smallest)
+
+    def pools(self) -> Iterator[Pool]:
+        """What is read together in this epoch, pool by pool."""
+        size, n_obs = self.data.block_size, len(self.selected)
+        rng = np.random.default_rng((self.data.seed, self.epoch))
+        blocks = np.flatnonzero(np.add.reduceat(self.selected, np.arange(0, n_obs, size)))
+        if self.shuffle:
+            blocks = rng.permutation(blocks)
+        per_pool = max(1, self.data.pool_size // size)
+        for first in range(0, len(blocks), per_pool):
+            # Read in the order of the file, neighbours at once.
+            together = np.sort(blocks[first : first + per_pool])
+            runs = np.split(together, np.flatnonzero(np.diff(together) != 1) + 1)
+            spans = [(int(run[0]) * size, min((int(run[-1]) + 1) * size, n_obs)) for run in runs]
+            read = np.concatenate([np.arange(*span) for span in spans])
+            order = np.flatnonzero(self.selected[read])
+            if self.shuffle and len(blocks) <= per_pool:
+                order = np.searchsorted(read, self._order_in_memory())
+            elif self.shuffle:
+                order = rng.permutation(order)
+            yield Pool(spans, order, read[order])
+
+    def _order_in_memory(self) -> np.ndarray:
+        """Positions of all cells, in the order in which training takes them from memory, shape ``(n_obs,)``."""
+        generator = torch.Generator().manual_seed(epoch_seed(self.data.seed, self.epoch))
+        return self.index[torch.randperm(len(self.index), generator=generator).numpy()]
+
+    def __iter__(self) -> Iterator[Minibatch]:
+        with self.data.cells.opened() as root:
+            yield from self.minibatches(self.data.cells.matrix(root, self.data.layer))
+
+    def minibatches(self, matrix: Any) -> Iterator[Minibatch]:
+        """The minibatches of an epoch, from a matrix that is open.
+
+        Parameters
+        ----------
+        matrix
+            What ``Cells.matrix`` gives.
+        """
+        self.data.check_unchanged(matrix)
+        size = self.batch_size * self.world_size
+        left: list[tuple[Any, Pool]] = []  # of pools before, less than a minibatch
+        n_left = 0
+        read = self.data.read_pools(matrix, (pool.spans for pool in self.pools()))
+        with ThreadPoolExecutor(1) as executor:  # reads a pool while the one before is used
+            reading = executor.submit(next, read, None)
+            for pool in self.pools():
+                values: Any = reading.result()
+                reading = executor.submit(next, read, None)
+                start = 0
+                while n_left + len(pool.order) - start >= size:
+                    stop = start + size - n_left
+                    yield self._minibatch([*left, (values, _part(pool, start, stop))], size)
+                    start, left, n_left = stop, [], 0
+                if start < len(pool.order):
+                    rest = _part(pool, start, len(pool.order))
+                    # Its rows only: the pool is not to be kept.
+                    order = np.arange(len(rest.rows))
+                    left.append((values[rest.order], rest._replace(order=order)))
+                    n_left += len(rest.rows)
+        if n_left // self.world_size >= self.smallest:
+            yield self._minibatch(left, n_left)
+
+    def _minibatch(self, parts: Sequence[tuple[Any, Pool]], size: int) -> Minibatch:
+        """The part of this process of a minibatch of cells of one or several pools."""
+        per_rank = size // self.world_size
+        first, last = self.rank * per_rank, (self.rank + 1) * per_rank
+        blocks, rows, start = [], [], 0
+        for values, part in parts:
+            mine = slice(max(first - start, 0), max(last - start, 0))
+            start += len(part.order)
+            if len(order := part.order[mine]):
+                block = values[order]
+                as_they_are = self.as_rows or not sparse.issparse(block)
+                blocks.append(block if as_they_are else block.toarray())
+                rows.append(part.rows[mine])
+        stack = sparse.vstack if sparse.issparse(blocks[0]) else np.concatenate
+        x: Any = blocks[0] if len(blocks) == 1 else stack(blocks)  # (per_rank, n_vars)
+        if self.data.rounds:
+            x = rounded(x)
+        index = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        if sparse.issparse(x):
+            x = x.tocsr()
+            x = torch.sparse_csr_tensor(x.indptr, x.indices, x.data, size=x.shape)
+        else:
+            x = torch.from_numpy(x)
+        tensors = {REGISTRY_KEYS.X_KEY: x}
+        for key, values in self.data.fields.items():
+            tensors[key] = torch.from_numpy(values[index])
+        return tensors
+
+
+def _part(pool: Pool, start: int, stop: int) -> Pool:
+    return Pool(pool.spans, pool.order[start:stop], pool.rows[start:stop])

@@ -1,0 +1,215 @@
+"""What an AnnData must satisfy before it reaches the network, and what it is told when it does not."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pandas as pd
+from anndata import AnnData
+
+from .. import _keys
+from .._errors import check_type, in_another_case, near_matches, shown
+from .._names import as_objects, layer_names, same_names
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+LABEL_CODES = "_scvi_labels"  # where scvi-tools keeps the codes of the labels
+X_LAYER = "X"  # as ``layer=``, means adata.X even where there is a layer of counts
+# Squares of greater values, summed over genes, overflow the single precision of the network.
+MAX_VALUE = 1e15
+
+
+def check_adata(adata: Any) -> None:
+    """Raise a TypeError unless this is an AnnData; of a MuData, one modality has the counts."""
+    modalities = getattr(adata, "mod", None)
+    if isinstance(modalities, Mapping):
+        first = next(iter(modalities), "rna")
+        raise TypeError(
+            f"adata must be an AnnData, got {type(adata).__name__}; pass the modality with the counts, "
+            f"as in adata[{first!r}] (there are: {shown(modalities)}), with the labels in its own obs."
+        )
+    check_type("adata", adata, AnnData, "an AnnData")
+    for slot, index in (("obs_names", adata.obs_names), ("var_names", adata.var_names)):
+        if isinstance(index, pd.MultiIndex):
+            raise TypeError(
+                f"adata.{slot} must be one name each, but are a MultiIndex of {index.nlevels} levels; "
+                f"set adata.{slot} = ['_'.join(map(str, name)) for name in adata.{slot}]."
+            )
+    if not isinstance(adata.obs, pd.DataFrame):
+        raise TypeError(
+            f"adata.obs must be in memory, but is a {type(adata.obs).__name__} that is read lazily; "
+            "pass adata.to_memory(), or give the path of the file to BlockDataModule."
+        )
+
+
+def resolve_layer(adata: AnnData, layer: str | None) -> str:
+    """Name of the layer to model: the one asked for, else ``counts`` if there is one, else X."""
+    if layer is None:
+        layer = _keys.COUNTS_LAYER if _keys.COUNTS_LAYER in adata.layers else X_LAYER
+    check_type("layer", layer, str, "the name of a layer")
+    names = layer_names(adata)
+    if layer not in names and (layer != X_LAYER or adata.X is None):
+        rule = "'X'" if adata.X is not None else "there must be values in adata.X"
+        raise KeyError(
+            f"layer must be a key of adata.layers or {rule}, got {layer!r}; the layers there are: "
+            f"{shown(names) or 'none'}.{near_matches(layer, names)}"
+        )
+    return layer
+
+
+def values_of(adata: AnnData, layer: str) -> Any:
+    """Matrix of a layer that :func:`resolve_layer` named."""
+    return adata.layers[layer] if layer != X_LAYER or X_LAYER in adata.layers else adata.X
+
+
+def where(layer: str) -> str:
+    """Where a user finds the values of a layer."""
+    return "adata.X" if layer == X_LAYER else f"adata.layers[{layer!r}]"
+
+
+def check_columns(adata: AnnData, keys: dict[str, str | None]) -> None:
+    """Raise an error for the first argument that names no column, or several, of ``adata.obs``."""
+    for argument, key in keys.items():
+        if key is None:
+            continue
+        check_type(argument, key, str, "the name of a column of adata.obs")
+        if (n := int((adata.obs.columns == key).sum())) > 1:
+            raise ValueError(
+                f"{argument} must name one column of adata.obs, but {n} are called {key!r}; "
+                "rename or drop the others."
+            )
+        if n == 0:
+            columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]
+            raise KeyError(
+                f"{argument} must be a column of adata.obs, got {key!r}; the columns there are: "
+                f"{shown(columns, 20) or 'none'}.{near_matches(key, columns)}"
+            )
+
+
+def check_shape(adata: AnnData) -> None:
+    """Raise a ValueError for an AnnData without cells or genes, or with repeated gene names."""
+    if adata.n_obs == 0 or adata.n_vars == 0:
+        raise ValueError(
+            f"adata must have cells and genes, got {adata.n_obs} × {adata.n_vars}; "
+            "check the filter that made it."
+        )
+    if not adata.var_names.is_unique:
+        repeated = adata.var_names[adata.var_names.duplicated()].unique()
+        raise ValueError(
+            f"adata.var_names must be unique, but {shown(repeated, 3)} appear more than once; "
+            "call adata.var_names_make_unique()."
+        )
+
+
+class Genes:
+    """What has names of genes, and no more.
+
+    Parameters
+    ----------
+    genes
+        The names.
+    """
+
+    def __init__(self, genes: Iterable[Any]):
+        self.var_names = as_objects(genes)
+
+
+def check_genes(
+    adata: Any, expected: Iterable[Any], *, cure: str | None = None, model: str = "model"
+) -> None:
+    """Raise a ValueError unless the genes are those of the model, in the same order.
+
+    Parameters
+    ----------
+    adata
+        What has the ``var_names``.
+    expected
+        Genes of the model.
+    cure
+        What to do about it, in place of what can be done about query cells.
+    model
+        What the model is called in the cure.
+    """
+    genes, names = pd.Index(as_objects(expected)), pd.Index(as_objects(adata.var_names))
+    if same_names(names, genes):
+        return
+    missing = genes[~genes.isin(names)]
+    if len(missing):
+        text = (
+            f"adata must have the {len(genes)} genes that the model was trained on, but "
+            f"{len(missing)} are missing ({shown(missing, 3)})"
+        )
+        found = in_another_case(missing, names)
+        if found:
+            cure = (
+                f"{len(found)} of them are there in another case, such as {next(iter(found.values()))!r}: "
+                "rename adata.var_names first"
+            )
+        filled = f"CIVAE.prepare_query_anndata(adata, {model}) fills them with zeros"
+        raise ValueError(f"{text}; {filled if cure is None else cure}.")
+    order = f"use adata[:, {model}.get_var_names()].copy()"
+    if model != "model":
+        order = f"CIVAE.prepare_query_anndata(adata, {model}) puts them in order"
+    more = names[~names.isin(genes)]
+    got = f"{len(names)} in another order"
+    if len(more):
+        got = f"{len(names)}, of which {len(more)} are not of the model ({shown(more, 3)})"
+    raise ValueError(
+        f"adata must have the {len(genes)} genes of the model in the same order, got {got}; "
+        f"{order if cure is None else cure}."
+    )
+
+
+@contextmanager
+def unchanged_on_error(adata: AnnData, managers: dict[str, Any] | None = None) -> Iterator[None]:
+    """Put obs, obsm, uns back as they were if the block raises, and forget what it registered.
+
+    Parameters
+    ----------
+    adata
+        What the block may write to.
+    managers
+        The AnnData that a model knows, by what scvi-tools calls them.
+    """
+    managers = {} if managers is None else managers
+    obs, obsm, uns = adata.obs.copy(deep=False), dict(adata.obsm), dict(adata.uns)
+    known = set(managers)
+    try:
+        yield
+    except BaseException:
+        for column in adata.obs.columns.difference(obs.columns):
+            del adata.obs[column]
+        if not adata.obs.equals(obs):  # to set it would make text of an index of numbers
+            adata.obs = obs
+        adata.obsm = obsm
+        adata.uns = uns
+        for key in managers.keys() - known:
+            del managers[key]
+        raise
+
+
+def leaves_unchanged(method: Method) -> Method:
+    """Make a method of the model put its ``adata`` back as it was if it raises."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        adata = signature.bind(self, *args, **kwargs).arguments.get("adata")
+        with self._unchanged_on_error(adata):
+            return method(self, *args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def check_arguments(argument: str, names: Iterable[str], *takers: type) -> None:
+    """Raise a TypeError for the first name that is no argument of any of the classes."""
+    known = {name for taker in takers for name in inspect.signature(taker).parameters}
+    for name in names:
+        if name not in known:
+            raise TypeError(
+                f"{argument} must be arguments of {takers[-1].__module__.partition('._')[0]}."
+                f"{takers[-1].__name__}, but {name!r} is none.{near_matches(name, known)}"
+            )

@@ -1,0 +1,195 @@
+"""The AnnData of generated cells, and what is written back into the one they came from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+
+from .. import _keys
+from .._names import as_text, native_text, same_names
+from ..geometry import Crossings
+from .checks import X_LAYER
+
+if TYPE_CHECKING:
+    from .setup import Setup
+
+LOG1P = "log1p"  # where scanpy notes that X is on a log scale, and looks for the base
+IMAGE = "image"  # height and width, where genes are pixels
+TARGET_SUM = 1e4
+# Bytes of a key, at most: each is the name of a folder in a zarr store.
+MAX_KEY = 200
+
+
+def log_normalize(counts: Any) -> Any:
+    """``log1p`` of counts per 10,000, as scanpy does it; dense or CSR, float32."""
+    total = np.asarray(counts.sum(axis=1)).reshape(-1, 1)
+    factor = TARGET_SUM / np.maximum(total, np.finfo(np.float32).tiny)
+    if sparse.issparse(counts):
+        out = sparse.csr_matrix(counts, dtype=np.float32, copy=True)
+        out.data *= np.repeat(factor.ravel(), np.diff(out.indptr))
+        return out.log1p()
+    out = counts * factor.astype(np.float32)
+    torch.from_numpy(out).log1p_()  # in place, on every core, several times faster than numpy
+    return out
+
+
+def assemble(
+    values: Any,
+    *,
+    real: AnnData,
+    setup: Setup,
+    obs: pd.DataFrame,
+    latent: np.ndarray,
+    counts: bool,
+    uns: dict[str, Any],
+    layers: dict[str, Any] | None = None,
+) -> AnnData:
+    """AnnData of generated cells, with the values where the model looks for them.
+
+    Parameters
+    ----------
+    values
+        Shape ``(n, n_vars)``, dense or CSR.
+    real
+        The real cells. Their annotation of genes, the names of their indices and the colors of the
+        columns of the setup are kept.
+    setup
+        What the model was set up on.
+    obs
+        Annotation of the generated cells.
+    latent
+        Latent points, shape ``(n, n_latent)``.
+    counts
+        Whether the values are counts; then X beside a layer is log-normalized.
+    uns
+        What to say about how the cells were made.
+    layers
+        Further layers.
+    """
+    entries = {_keys.UNS: uns, **colors_of(real, obs, setup)}
+    own: dict[str, Any] = {} if setup.layer == X_LAYER else {setup.layer: values}
+    x = values
+    if own and counts:
+        x = log_normalize(values)
+        entries[LOG1P] = {}  # no base: the natural logarithm
+    elif not counts and LOG1P in real.uns:
+        entries[LOG1P] = real.uns[LOG1P]
+    if IMAGE in real.uns:
+        entries[IMAGE] = real.uns[IMAGE]
+    var = real.var.copy()
+    var.index = pd.Index(as_text(setup.genes), name=var.index.name)
+    if real.obs_names.name not in obs:
+        obs.index.name = real.obs_names.name
+    return AnnData(
+        X=x,
+        obs=native_text(obs),
+        var=native_text(var),
+        varm={
+            key: native_text(value) if isinstance(value, pd.DataFrame) else value.copy()
+            for key, value in real.varm.items()
+        },
+        layers={**own, **(layers or {})},
+        obsm={_keys.LATENT: np.asarray(latent, dtype=np.float32)},
+        uns=copy.deepcopy(entries),
+    )
+
+
+def colors_of(real: AnnData, obs: pd.DataFrame, setup: Setup) -> dict[str, Any]:
+    """Colors that ``real.uns`` holds for the columns of the setup, and those of predicted classes."""
+    found = {}
+    for column in (setup.labels_key, setup.batch_key, *setup.categorical):
+        colors = real.uns.get(f"{column}_colors")
+        kind = None if column is None else obs[column].dtype
+        if colors is None or not isinstance(kind, pd.CategoricalDtype):
+            continue
+        own = real.obs[column].dtype if column in real.obs else kind
+        if not isinstance(own, pd.CategoricalDtype) or len(colors) != len(kind.categories):
+            continue
+        if same_names(own.categories, kind.categories):
+            found[f"{column}_colors"] = colors
+            if column == setup.labels_key:
+                found[f"{_keys.PREDICTED}_colors"] = colors
+    return found
+
+
+def provenance(model_parameters: dict[str, Any], **details: Any) -> dict[str, Any]:
+    """What ``uns["civae"]`` says: how cells were made, by which model and which versions.
+
+    ``None`` is left out: not every version of the file formats can hold it.
+    """
+    return {
+        **{k: storable(v) for k, v in details.items() if v is not None},
+        "model": {
+            k: storable(v) if isinstance(v, int | float | str) else str(v)
+            for k, v in model_parameters.items()
+            if v is not None
+        },
+        "versions": {
+            package: version(package)
+            for package in ("scivae-tools", "scvi-tools", "anndata", "torch")
+        },
+    }
+
+
+def crossings_table(crossings: Crossings, classes: np.ndarray) -> pd.DataFrame:
+    """The points where paths change class, a row each."""
+    names = classes.astype(str).astype(object)
+    return pd.DataFrame(
+        {
+            "path": crossings.path,
+            "t": crossings.t,
+            "before": names[crossings.before],
+            "after": names[crossings.after],
+        }
+    )
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, with `` (2)`` and so on after those that were there before."""
+    taken: set[str] = set(names)
+    seen: set[str] = set()
+    out = []
+    for name in names:
+        new, n = name, 1
+        while new in seen or (n > 1 and new in taken):
+            n += 1
+            new = f"{name} ({n})"
+        seen.add(new)
+        out.append(new)
+    return out
+
+
+def safe_key(name: str, taken: Callable[[str], bool] = lambda key: False) -> str:
+    """A key that every file format takes, as near to a name as can be.
+
+    A slash would open a group, some signs have no place in a key, and a long name none on the disk.
+    So two names can have one key: it is numbered while it is ``taken``.
+
+    Parameters
+    ----------
+    name
+        Any text.
+    taken
+        Whether a key stands for something else.
+    """
+    key = "".join(sign if sign.isprintable() else " " for sign in name.replace("/", "|"))
+    if len(key.encode()) > MAX_KEY:
+        key = key.encode()[:MAX_KEY].decode(errors="ignore") + "…"
+    new, n = key, 1
+    while taken(new):
+        n += 1
+        new = f"{key} ({n})"
+    return new
+
+
+def storable(value: Any) -> Any:
+    """The value, as text where it is an integer greater than those of file formats."""
+    return str(value) if isinstance(value, int) and abs(value) >= 2**63 else value

@@ -1,0 +1,193 @@
+"""The link between a model and an AnnData: what was registered, and whether it still holds."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+
+from .._names import same_names
+from .._scvi import ADATA_UUID, MANAGER_UUID
+from .._storage import iter_blocks
+from .fingerprint import Fingerprint, row_numbers
+
+
+class CellsManager(AnnDataManager):
+    """scvi-tools' manager, which notices when its AnnData has changed, and does not keep it alive.
+
+    Classes of scvi-tools hold the manager of every AnnData that they have seen. This one holds the AnnData
+    weakly: the model holds its own, and whoever passes others holds those.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        Passed to :class:`scvi.data.AnnDataManager`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._held: Any = None
+        self._locations: Any = None
+        self.rounds = False  # whether values are whole numbers but for rounding errors
+        self.said: set[str] = set()  # what the user was told of this AnnData
+        self._rounded: tuple[Any, Any] | None = None
+        self._var_names: pd.Index | None = None
+        self._obs_names: pd.Index | None = None
+        self._fingerprint: Fingerprint | None = None
+        self._rows: np.ndarray | None = None
+        self._names_of_rows: pd.Index | None = None
+        super().__init__(*args, **kwargs)
+
+    @property
+    def adata(self) -> AnnData | None:
+        """The AnnData, while somebody holds it."""
+        return self._held() if isinstance(self._held, weakref.ref) else self._held
+
+    @adata.setter
+    def adata(self, adata: AnnData | None) -> None:
+        self._held = None if adata is None else weakref.ref(adata)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": self.adata}  # a worker process has nobody else to hold it
+
+    @property
+    def data_registry(self) -> Any:
+        """Where the registered data are; looked up many times, and so kept."""
+        if self._locations is None:
+            self._locations = super().data_registry
+        return self._locations
+
+    def _add_field(self, *args: Any, **kwargs: Any) -> None:
+        self._locations = None
+        super()._add_field(*args, **kwargs)
+
+    def get_from_registry(self, registry_key: str) -> Any:
+        """What is registered under a key, as the network is to have it."""
+        data = super().get_from_registry(registry_key)
+        if registry_key != REGISTRY_KEYS.X_KEY or not self.rounds:
+            return data
+        if self._rounded is None or self._rounded[0] is not data:
+            self._rounded = (data, rounded(data))
+        return self._rounded[1]
+
+    @staticmethod
+    def view_setup_method_args(registry: dict) -> None:
+        """Print the arguments of the setup."""
+        import rich.pretty  # noqa: F401  scvi-tools calls it without importing it
+
+        AnnDataManager.view_setup_method_args(registry)
+
+    @property
+    def slots(self) -> Iterator[tuple[str, str]]:
+        """Slots that the setup wrote: the attribute of the AnnData, and the key in it."""
+        for field in self._registry["field_registries"].values():
+            location = field["data_registry"]
+            key = location.get("attr_key") if location else None
+            if key is not None and str(key).startswith("_scvi"):
+                yield location["attr_name"], key
+
+    def is_last(self) -> bool:
+        """Whether what the setup wrote was not overwritten by that of another model."""
+        uns = self.adata.uns  # type: ignore[union-attr]
+        return uns.get(MANAGER_UUID) == self.id and uns.get(ADATA_UUID) == self.adata_uuid
+
+    def write_again(self) -> None:
+        """Write what another setup has overwritten, by the categories of this one."""
+        adata: Any = self.adata
+        adata.uns[ADATA_UUID] = self.adata_uuid
+        self._source_registry = deepcopy(self._registry)
+        adata.uns[MANAGER_UUID] = None
+        try:
+            self.validate()
+        finally:
+            self.adata = adata
+
+    def has_same_genes(self, adata: AnnData) -> bool:
+        """Whether the genes are those of the setup, in the same order."""
+        if not adata.var_names.is_(self._var_names):
+            state = self._registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]
+            if not same_names(adata.var_names, state["column_names"]):
+                return False
+            self._var_names = adata.var_names
+        return True
+
+    @property
+    def minified(self) -> bool:
+        """Whether the counts were removed."""
+        return REGISTRY_KEYS.MINIFY_TYPE_KEY in self._registry["field_registries"]
+
+    @staticmethod
+    def can_round(x: Any) -> bool:
+        """Whether a matrix lies in memory."""
+        return Fingerprint.can_read(x)
+
+    def remember(self, x: Any, *, keep_rows: bool) -> None:
+        """Take note of what a matrix holds.
+
+        Parameters
+        ----------
+        x
+            The matrix.
+        keep_rows
+            Also of each row by itself, for an AnnData whose cells may change places.
+        """
+        self._rounded = None
+        self._obs_names = self.adata.obs_names  # type: ignore[union-attr]
+        self._fingerprint = Fingerprint(x) if Fingerprint.can_read(x) else None
+        if keep_rows and self._fingerprint is not None:
+            self._rows = all_row_numbers(x)
+            self._names_of_rows = self._obs_names
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether it is known what each row held."""
+        return self._rows is not None
+
+    def holds(self, x: Any, rows: np.ndarray | None = None, *, every_row: bool = False) -> bool:
+        """Whether cells and values are as they were; see :meth:`.Fingerprint.holds`."""
+        adata: Any = self.adata
+        if self.minified:
+            return True
+        if not adata.obs_names.is_(self._obs_names):
+            if self._obs_names is None or not same_names(adata.obs_names, self._obs_names):
+                return False
+            self._obs_names = adata.obs_names
+        return self._fingerprint is None or self._fingerprint.holds(x, rows, every_row=every_row)
+
+    def changed_rows(self, x: Any) -> np.ndarray:
+        """Rows that hold other values than their cells held, wherever these lie now, shape ``(n,)``."""
+        adata: Any = self.adata
+        now, before, names = all_row_numbers(x), self._rows, self._names_of_rows
+        if before is None or names is None:
+            raise RuntimeError("what the rows held was not kept.")
+        if len(now) == len(before) and same_names(adata.obs_names, names):
+            return np.flatnonzero(now != before)
+        if names.is_unique and adata.obs_names.is_unique:
+            place = pd.Index(names.to_numpy(object)).get_indexer(adata.obs_names.to_numpy(object))
+            if (place >= 0).all():
+                return np.flatnonzero(before[place] != now)
+        if len(now) == len(before) and (now == before).all():
+            return np.flatnonzero(now != before)  # cells were renamed, and stayed where they were
+        return np.flatnonzero(~np.isin(now, before))
+
+
+def rounded(x: Any) -> Any:
+    """A matrix in memory, dense or sparse, with whole numbers."""
+    if sparse.issparse(x):
+        whole = x.copy()
+        whole.data = np.round(x.data) + 0.0
+        return whole
+    return np.round(x) + 0.0
+
+
+def all_row_numbers(x: Any) -> np.ndarray:
+    """:func:`row_numbers` of all rows of a matrix of any kind."""
+    numbers = [row_numbers(block) for _, block in iter_blocks(x)]
+    return np.concatenate(numbers) if numbers else np.zeros(0, dtype=np.uint32)

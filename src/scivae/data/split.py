@@ -1,0 +1,60 @@
+"""Which cells are trained on, held out and left aside."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def stratified_split(
+    labels: np.ndarray,
+    *,
+    train_size: float,
+    validation_size: float | None,
+    batch_size: int,
+    seed: int,
+) -> list[np.ndarray]:
+    """Split cells so that every class has its share in each part.
+
+    A class of which less than one cell would be held out is trained on as a whole: it could lose the only
+    cell that has its label.
+
+    Parameters
+    ----------
+    labels
+        Codes of the classes, shape ``(n_obs,)``.
+    train_size, validation_size
+        Shares of the cells; what is left is the test part.
+    batch_size
+        No last minibatch of a single cell is left over, which batch normalisation cannot train on.
+    seed
+        Seed of the permutation.
+
+    Returns
+    -------
+    Indices of the training, validation and test cells.
+    """
+    if not 0 < train_size <= 1:
+        raise ValueError(f"train_size must lie in (0, 1], got {train_size}.")
+    if validation_size is None:
+        validation_size = 1 - train_size
+    if not 0 <= validation_size <= 1 - train_size + 1e-9:
+        raise ValueError(
+            f"validation_size must lie in [0, 1 - train_size], got {validation_size} with "
+            f"train_size={train_size}."
+        )
+    n_obs = len(labels)
+    sizes = np.bincount(labels)[labels]
+    spared = np.round(sizes * (1 - train_size), 6) < 1
+    n_train = int(np.ceil(round(train_size * (~spared).sum() + spared.sum(), 6)))
+    n_validation = min(int(round(validation_size * (~spared).sum())), n_obs - n_train)
+    if 0 < n_train % batch_size < 3 and n_train > batch_size and n_train < n_obs:
+        n_validation += n_train % batch_size
+        n_train -= n_train % batch_size
+    permuted = np.random.default_rng(seed).permutation(n_obs)
+    by_class = permuted[np.argsort(labels[permuted], kind="stable")]
+    # Walk through the classes, giving each part its cells at even intervals.
+    part = np.zeros(n_obs, dtype=int)
+    for number, size in ((1, n_validation), (2, n_obs - n_train - n_validation)):
+        free = np.flatnonzero((part == 0) & ~spared[by_class])
+        part[free[((np.arange(size) + 0.5) * len(free) / max(size, 1)).astype(int)]] = number
+    return [by_class[part == number] for number in range(3)]

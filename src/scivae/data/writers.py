@@ -1,0 +1,169 @@
+"""Generated cells and annotations, written block by block."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from anndata.io import sparse_dataset, write_elem
+from scipy import sparse
+
+from .._names import layer_names
+from . import files
+from .sources import import_zarr
+
+
+class Annotation:
+    """What is written beside the cells of a file or an AnnData, a block at a time.
+
+    Nothing that has these names is touched before :meth:`finish`.
+
+    Parameters
+    ----------
+    root
+        The AnnData, or the root of a file that is open for writing.
+    path
+        Where the file is.
+    key
+        Key of ``obsm`` for the latent space.
+    shape
+        Of the latent space.
+    """
+
+    def __init__(self, root: Any, path: Path | None, key: str, shape: tuple[int, int]):
+        self.root, self.path, self.key = root, path, key
+        self.part = f"{key}.part"
+        if isinstance(root, AnnData):
+            self.latent: Any = np.empty(shape, dtype=np.float32)
+            return
+        obsm = root.require_group("obsm")
+        if self.part in obsm:  # of a process that was killed
+            del obsm[self.part]
+        create = getattr(obsm, "create_array", None) or obsm.create_dataset
+        chunks = (min(16_384, shape[0]), shape[1])
+        self.latent = create(self.part, shape=shape, dtype="float32", chunks=chunks)
+        self.latent.attrs["encoding-type"] = "array"
+        self.latent.attrs["encoding-version"] = "0.2.0"
+
+    def discard(self) -> None:
+        """Remove what has been written so far."""
+        if not isinstance(self.root, AnnData):
+            del self.root["obsm"][self.part]
+
+    def finish(self, columns: dict[str, Any]) -> None:
+        """Put the latent space, and columns of ``obs``, in place of what had their names."""
+        if isinstance(self.root, AnnData):
+            self.root.obsm[self.key] = self.latent
+            for name, column in columns.items():
+                self.root.obs[name] = column
+            return
+        obsm, obs = self.root["obsm"], self.root["obs"]
+        if self.key in obsm:
+            del obsm[self.key]
+        if self.path is not None and self.path.is_dir():  # zarr cannot rename
+            folder = self.path / "obsm"
+            os.rename(folder / self.part, folder / self.key)
+        else:
+            obsm.move(self.part, self.key)
+        order = [str(name) for name in obs.attrs["column-order"]]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*autosharding.*")
+            for name, column in columns.items():
+                write_elem(obs, name, column)
+        obs.attrs["column-order"] = [*order, *(name for name in columns if name not in order)]
+        if self.path is not None and self.path.is_dir():
+            _consolidate(self.root)
+
+
+def new_store(path: str | os.PathLike, argument: str = "store") -> Path:
+    """The path of a store to be written; raise where there is something already."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{argument} must be a path, got {type(path).__name__}.")
+    target = Path(path).absolute()
+    if target.exists():
+        raise ValueError(f"{target} already exists; delete it, or choose another {argument}.")
+    import_zarr()
+    return target
+
+
+def write_blocks(
+    target: Path, blocks: Iterable[AnnData], uns: Callable[[], dict[str, Any]]
+) -> None:
+    """Write cells to a zarr store that :func:`anndata.read_zarr` reads, all of them or nothing.
+
+    Parameters
+    ----------
+    target
+        Folder of the store, which must not exist yet.
+    blocks
+        Cells in their order. Every block has the same slots and, in each categorical column, the
+        same categories.
+    uns
+        Called after the last block: what the store says of all of them.
+    """
+    zarr = import_zarr()
+    with files.new_files(target) as part, warnings.catch_warnings():
+        # Of anndata's own defaults, to those who would set them.
+        warnings.filterwarnings("ignore", message=".*autosharding.*")
+        root = zarr.open_group(str(part), mode="w")
+        for number, block in enumerate(blocks):
+            if number:
+                _append(root, block)
+            else:
+                for values in (block.X, *(block.layers[name] for name in layer_names(block))):
+                    _for_many(values)
+                write_elem(root, "/", block)
+        write_elem(root, "uns", uns())
+        _consolidate(root)
+
+
+def _consolidate(root: Any) -> None:
+    """List all that a zarr store holds in one place, as :meth:`anndata.AnnData.write_zarr` does."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        import_zarr().consolidate_metadata(root.store)
+
+
+def _for_many(values: Any) -> None:
+    """Let the rows that follow hold more than 2³¹ values in all."""
+    if sparse.issparse(values):
+        values.indptr = values.indptr.astype(np.int64)
+
+
+def _append(root: Any, block: AnnData) -> None:
+    """Add the rows of a block to every slot of a store that has rows."""
+    arrays = {"X": block.X}
+    arrays |= {f"layers/{name}": block.layers[name] for name in layer_names(block)}
+    arrays |= {f"obsm/{name}": values for name, values in block.obsm.items()}
+    for name, values in arrays.items():
+        if sparse.issparse(values):
+            sparse_dataset(root[name]).append(values)
+        else:
+            root[name].append(np.asarray(values))
+    obs = root["obs"]
+    _append_column(obs[obs.attrs["_index"]], block.obs_names.to_series())
+    for name, column in block.obs.items():
+        _append_column(obs[str(name)], column)
+
+
+def _append_column(stored: Any, column: pd.Series) -> None:
+    """Add values to a column that is stored as an array, as categories, or as values and a mask."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        stored["codes"].append(column.cat.codes.to_numpy())
+    elif str(stored.attrs.get("encoding-type")).startswith("nullable"):
+        missing = column.isna().to_numpy()
+        kept = column.astype(object).to_numpy(copy=True)
+        # What stands under the mask is never read.
+        kept[missing] = np.zeros(1, dtype=stored["values"].dtype)[0]
+        stored["values"].append(kept.astype(stored["values"].dtype))
+        stored["mask"].append(missing)
+    elif column.dtype.kind in "Ubiufc":
+        stored.append(column.to_numpy())
+    else:
+        stored.append(column.to_numpy(dtype=object))

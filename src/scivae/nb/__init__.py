@@ -1,0 +1,1 @@
+"""The fused negative binomial: one operation, two backends."""

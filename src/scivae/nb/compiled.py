@@ -1,0 +1,180 @@
+"""The last layer of the decoder and the negative binomial on a CPU, in single precision.
+
+The numbers of :mod:`._fused`, a cell at a time, from its nonzero counts: all that is worked out of its logits stays in the innermost
+cache, and what remains of a step are the products of matrices.
+
+The gradient is worked out along with the value, as if each cell counted for one, for that is what a mean
+over cells asks for, up to a factor. Should the cells turn out to count differently, it is worked out once
+more.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from .counts import Rows
+from .distributions import EPS
+from .gammas import gamma_tables
+from .kernels import score
+from .workers import beside, in_threads
+
+# Values of the logits that are worked on between two products of matrices: a megabyte.
+CHUNK_VALUES = 2**18
+# Fewer cells are not worth a product.
+FEWEST_CELLS = 64
+
+
+class _Gradient(NamedTuple):
+    """Slopes by what the log-probabilities depend on."""
+
+    hidden: torch.Tensor  # (n_obs, n_hidden)
+    weight: torch.Tensor  # (n_vars, n_hidden)
+    bias: torch.Tensor  # (n_vars,)
+    theta: torch.Tensor  # (n_vars,)
+    pending: tuple[Future, ...]  # what still adds to the slope by weight, which is needed last
+
+    def scale(self, factor: torch.Tensor) -> None:
+        """Multiply all slopes by a number."""
+        for product in self.pending:
+            product.result()
+        for slope in (self.hidden, self.weight, self.bias, self.theta):
+            slope.mul_(factor)
+
+
+class _Last(NamedTuple):
+    """The last layer and the inverse dispersions."""
+
+    weight: torch.Tensor  # (n_vars, n_hidden)
+    bias: torch.Tensor  # (n_vars,)
+    theta: torch.Tensor  # (n_vars,)
+
+
+def times(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """``a @ b + bias``, of the precision of ``a``; the product in that of ``b``."""
+    if a.dtype == b.dtype:
+        return a @ b if bias is None else torch.addmm(bias, a, b)
+    product = (a.to(b.dtype) @ b).to(a.dtype)
+    return product if bias is None else product.add_(bias)
+
+
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """``total += a @ b``, multiplied in the precision of the two."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
+def _part(
+    hidden: torch.Tensor,
+    rows: Rows,
+    by_cell: torch.Tensor,
+    last: _Last,
+    keep: bool,
+) -> tuple[torch.Tensor, _Gradient | None]:
+    """Log-probability of each of some cells; if asked for, the gradient of their sum, weighted."""
+    weight, bias, theta = last
+    n_obs, n_vars = rows.n_obs, len(theta)
+    inverse = (theta + EPS).reciprocal()
+    log_prob, by_theta, by_bias = (theta.new_zeros(n) for n in (n_obs, n_vars, n_vars))
+    by_weight, by_hidden = theta.new_zeros(weight.shape), torch.empty_like(hidden)
+    size = min(n_obs, max(CHUNK_VALUES // n_vars, FEWEST_CELLS))
+    starts, libraries = rows.bounds.numpy(), rows.totals.numpy()[:, 0]
+    counts, gammas, of_genes, sums = (
+        [t.numpy() for t in these]
+        for these in (
+            (rows.columns, rows.counts),
+            gamma_tables(rows, theta),
+            (theta, inverse),
+            (by_theta, by_bias),
+        )
+    )
+    n_large, pending = 0, []
+    for first in range(0, n_obs, size):
+        part = slice(first, min(first + size, n_obs))
+        logits = times(hidden[part], weight.t(), bias)
+        n_large = score(
+            logits.numpy(),
+            logits.amax(1).numpy(),
+            starts[first : part.stop + 1],
+            *counts,
+            libraries[part],
+            *gammas,
+            n_large,
+            *of_genes,
+            by_cell[part].numpy(),
+            log_prob[part].numpy(),
+            *sums,
+        )
+        if keep:
+            slope = logits.to(weight.dtype)  # by the logits, which they have become
+            pending += [beside(_add_product, by_weight, slope.t(), hidden[part].to(weight.dtype))]
+            by_hidden[part] = slope @ weight
+    if not keep:
+        return log_prob, None
+    by_theta += by_cell.sum() * theta * inverse
+    return log_prob, _Gradient(by_hidden, by_weight, by_bias, by_theta, tuple(pending))
+
+
+def _all(
+    hidden: torch.Tensor,
+    rows: Rows,
+    by_cell: torch.Tensor,
+    last: _Last,
+    keep: bool,
+) -> tuple[torch.Tensor, _Gradient | None]:
+    """:func:`_part` of all cells, shared by the threads there are."""
+    shares = rows.shares
+    sizes = [part.n_obs for part in shares]
+    score_part = partial(_part, last=last, keep=keep)
+    found = in_threads(score_part, hidden.split(sizes), shares, by_cell.split(sizes))
+    log_prob = torch.cat([of_part for of_part, _ in found])
+    if not keep:
+        return log_prob, None
+    by_hidden, *others = zip(*(gradient for _, gradient in found), strict=True)
+    sums = (sum(values[1:], values[0]) for values in others)
+    return log_prob, _Gradient(torch.cat(by_hidden), *sums)
+
+
+class CompiledLoss(torch.autograd.Function):
+    """Negative log-probability of each cell, shape ``(n_obs,)``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,  # (n_obs, n_hidden)
+        weight: torch.Tensor,  # (n_vars, n_hidden)
+        bias: torch.Tensor,  # (n_vars,)
+        log_theta: torch.Tensor,  # (n_vars,)
+        rows: Rows,
+        products: torch.dtype | None,
+        keep: bool,  # what the gradient needs
+    ) -> torch.Tensor:
+        """Negative log-probability of each cell."""
+        last = _Last(weight.to(products or weight.dtype), bias, log_theta.exp())
+        equal = -torch.ones_like(rows.totals[:, 0])
+        log_prob, ctx.gradient = _all(hidden, rows, equal, last, keep)
+        if keep:
+            ctx.save_for_backward(hidden, *last)
+            ctx.rows = rows
+        return log_prob.neg_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor):
+        """Gradient by the hidden units, the weights, the biases and the dispersions."""
+        hidden, *last = ctx.saved_tensors
+        last = _Last(*last)
+        gradient, rows = ctx.gradient, ctx.rows
+        ctx.gradient = ctx.rows = None  # not to be kept for as long as the loss is
+        factor = grad[0]
+        if not (grad == factor).all():  # as it is in a mean over cells
+            factor = grad.new_ones(())
+            gradient = _all(hidden, rows, -grad.contiguous(), last, True)[1]
+        gradient.scale(factor)
+        return *gradient[:3], gradient.theta * last.theta, None, None, None

@@ -1,0 +1,262 @@
+"""What training reads of a minibatch of counts: sparse rows on a CPU, a matrix elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from . import kernels
+
+
+class Order(NamedTuple):
+    """The counts gene after gene: their ``cells`` and ``places`` in the rows, where genes ``start``."""
+
+    cells: torch.Tensor
+    places: torch.Tensor
+    starts: torch.Tensor
+
+
+def _drawn(seed: int | None) -> int:
+    """The seed, or one from the global generator of torch."""
+    return int(torch.randint(2**62, ())) if seed is None else seed
+
+
+_of_thread = threading.local()
+
+
+def _generator(seed: int | None) -> np.random.Generator:
+    """The thread's generator, with this seed: compiled code is slow to take up a new one."""
+    state = np.random.PCG64(_drawn(seed)).state
+    if not hasattr(_of_thread, "generator"):
+        _of_thread.generator = np.random.default_rng(0)
+    _of_thread.generator.bit_generator.state = state
+    return _of_thread.generator
+
+
+class Matrix(NamedTuple):
+    """Counts of some cells, where zeros cost less than to look for what is not zero: on a GPU.
+
+    Attributes
+    ----------
+    counts
+        The counts, shape ``(n_obs, n_vars)``.
+    seen
+        Counts that the encoder sees, as many.
+    """
+
+    counts: torch.Tensor
+    seen: torch.Tensor
+
+    @property
+    def totals(self) -> torch.Tensor:
+        """Counts of each cell, shape ``(n_obs, 1)``."""
+        return self.counts.sum(1, keepdim=True)
+
+
+@dataclass(eq=False)
+class Rows:
+    """Nonzero counts of some cells, row after row, on a CPU.
+
+    What is derived of them is worked out when it is first asked for, or by :meth:`prepare`.
+
+    Attributes
+    ----------
+    counts
+        The counts, shape ``(nnz,)``, and below for each of them
+    columns, cells
+        its gene and its cell, both ``(nnz,)`` integers.
+    starts
+        Where the counts of each cell start, shape ``(n_obs,)``.
+    n_vars
+        Number of genes.
+    seen
+        Counts that the encoder sees, shape ``(nnz,)``; thinned by :meth:`prepare`.
+    """
+
+    counts: torch.Tensor
+    columns: torch.Tensor
+    cells: torch.Tensor
+    starts: torch.Tensor
+    n_vars: int
+
+    def __post_init__(self) -> None:
+        self.seen = self.counts
+        self._shares: list[Rows] = []
+
+    @classmethod
+    def of(cls, x: torch.Tensor) -> Rows:
+        """Rows of a matrix ``(n_obs, n_vars)``, dense or in a sparse layout of torch."""
+        n_obs, n_vars = x.shape
+        if x.layout is torch.sparse_csr:
+            ends, columns, counts = x.crow_indices().long(), x.col_indices().long(), x.values()
+            cells = torch.repeat_interleave(
+                torch.arange(n_obs), ends.diff(), output_size=len(counts)
+            )
+            return cls(counts, columns, cells, ends[:-1], n_vars)
+        values = x.to_dense().reshape(-1)
+        flat = torch.from_numpy(np.flatnonzero(values.numpy()))  # in a third of torch's time
+        cells = flat // n_vars
+        starts = torch.searchsorted(cells, torch.arange(n_obs))
+        return cls(values[flat], flat - cells * n_vars, cells, starts, n_vars)
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return len(self.starts)
+
+    def prepare(self, thinning: float = 0.0, seed: int | None = None, n_shares: int = 1) -> Rows:
+        """Thin what the encoder sees, and work out what depends on no weight of a network.
+
+        Parameters
+        ----------
+        thinning
+            See :func:`scivae.module.thin`.
+        seed
+            Of the draws; ``None`` draws from the global generator of torch.
+        n_shares
+            Parts of the cells that can be scored by threads of their own.
+        """
+        # in one call, during which Python is left to other threads
+        seen, order, totals, large = kernels.prepare(
+            self.counts.numpy(),
+            self.columns.numpy(),
+            self.bounds.numpy(),
+            self.n_vars,
+            float(thinning),
+            _generator(seed if thinning > 0 else 0),
+        )
+        self.seen, self.totals, self.large = map(torch.from_numpy, (seen, totals, large))
+        self.by_gene = Order(*map(torch.from_numpy, order))
+        if n_shares > 1:
+            self._shares = list(self.split(-(-self.n_obs // n_shares)))
+            for share in self._shares:
+                share.totals, share.bounds, share.large  # noqa: B018
+        return self
+
+    @property
+    def shares(self) -> list[Rows]:
+        """Parts of the cells, one below the other; all of them in one unless prepared otherwise."""
+        return self._shares or [self]  # not kept: what holds itself is not freed at once
+
+    def split(self, size: int) -> Iterator[Rows]:
+        """The rows in parts of ``size`` cells; the last may be smaller."""
+        firsts = range(0, self.n_obs, size)
+        bounds = [*self.starts[::size].tolist(), len(self.counts)]
+        for first, start, stop in zip(firsts, bounds[:-1], bounds[1:], strict=True):
+            yield Rows(
+                self.counts[start:stop],
+                self.columns[start:stop],
+                self.cells[start:stop] - first,
+                self.starts[first : first + size] - start,
+                self.n_vars,
+            )
+
+    @cached_property
+    def totals(self) -> torch.Tensor:
+        """Counts of each cell, shape ``(n_obs, 1)``."""
+        return torch.segment_reduce(self.counts, "sum", offsets=self.bounds)[:, None]
+
+    @cached_property
+    def bounds(self) -> torch.Tensor:
+        """``starts``, and where the last row ends, shape ``(n_obs + 1,)``."""
+        return torch.cat([self.starts, self.starts.new_tensor([len(self.counts)])])
+
+    @cached_property
+    def large(self) -> torch.Tensor:
+        """Which counts are beyond the table of gamma functions, shape ``(n_large,)``."""
+        return torch.from_numpy(np.flatnonzero(self.counts.numpy() > kernels.TABLED))
+
+    @cached_property
+    def by_gene(self) -> Order:
+        """The counts in the order of the genes."""
+        found = kernels.by_gene(self.columns.numpy(), self.bounds.numpy(), self.n_vars)
+        return Order(*(torch.from_numpy(a) for a in found))
+
+    def dense(self, values: torch.Tensor) -> torch.Tensor:
+        """Matrix ``(n_obs, n_vars)`` with these values in place of the counts."""
+        matrix = values.new_zeros(self.n_obs, self.n_vars)
+        matrix.view(-1).scatter_(0, self.cells * self.n_vars + self.columns, values)
+        return matrix
+
+    def thin(self, thinning: float, seed: int | None = None) -> torch.Tensor:
+        """Counts as :func:`scivae.module.thin` draws them, shape ``(nnz,)``; some become zero.
+
+        ``seed`` is of the draws; ``None`` takes one from the global generator of torch.
+        """
+        thinned = kernels.thin(
+            self.counts.numpy(), self.bounds.numpy(), float(thinning), _generator(seed)
+        )
+        return torch.from_numpy(thinned)
+
+    def transpose_times(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        """``x.T @ matrix`` for x with these values, shape ``(n_vars, matrix.shape[1])``."""
+        cells, places, starts = self.by_gene
+        return F.embedding_bag(
+            cells,
+            matrix,
+            starts,
+            mode="sum",
+            per_sample_weights=values.index_select(0, places),
+        )
+
+
+def counts_of(x: torch.Tensor) -> Rows | Matrix:
+    """Cells of a matrix ``(n_obs, n_vars)``, dense or in a sparse layout of torch, as its device reads them."""
+    return Rows.of(x) if x.is_cpu else Matrix(x := x.to_dense(), x)
+
+
+def store_by_input(layer: torch.nn.Linear) -> None:
+    """Lay out the weights of a layer input by input, as :func:`sparse_linear` reads them.
+
+    Shape and values stay; only the strides of ``layer.weight`` change.
+    """
+    layer.weight.data = layer.weight.data.t().contiguous().t()
+
+
+class _SparseLinear(torch.autograd.Function):
+    """``x @ weight.T`` for sparse ``x``, which has no gradient of its own."""
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor, weight: torch.Tensor, rows: Rows) -> torch.Tensor:
+        ctx.save_for_backward(values)
+        ctx.rows = rows
+        return F.embedding_bag(
+            rows.columns,
+            weight.t().contiguous(),
+            rows.starts,
+            mode="sum",
+            per_sample_weights=values,
+        )
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):
+        (values,), rows = ctx.saved_tensors, ctx.rows
+        ctx.rows = None  # not to be kept for as long as the loss is
+        return None, rows.transpose_times(values, grad.contiguous()).t(), None
+
+
+def sparse_linear(values: torch.Tensor, rows: Rows, layer: torch.nn.Linear) -> torch.Tensor:
+    """A linear layer on sparse rows.
+
+    Parameters
+    ----------
+    values
+        Values at the places of the counts, shape ``(nnz,)``.
+    rows
+        Those places.
+    layer
+        The layer, of ``n_vars`` inputs.
+
+    Returns
+    -------
+    ``layer`` of the dense matrix, shape ``(n_obs, out_features)``.
+    """
+    out = _SparseLinear.apply(values, layer.weight, rows)
+    return out if layer.bias is None else out + layer.bias

@@ -1,0 +1,230 @@
+"""Loops that are compiled for the processor at hand: arrays in, arrays out.
+
+They are written so that numba's compiler makes vector instructions of the longest of them: exponential
+and logarithm are polynomials, as a call of the C library would end that, and few arrays are read at
+once, as each pair is checked for overlap. All leave Python's lock to other threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.polynomial import Chebyshev, Polynomial
+
+from .distributions import EPS
+
+# Counts up to this one are thinned molecule by molecule, which is faster there than a binomial draw.
+FEW = 32
+# Counts up to this one have their gamma functions from a table.
+TABLED = 8
+
+_f, _i = np.float32, np.int32
+_EPS, _LOG2_E, _LOG_2 = _f(EPS), _f(1 / np.log(2)), _f(np.log(2))
+_ZERO, _HALF, _ONE = _f(0), _f(0.5), _f(1)
+# Bits of a float32 are sign, exponent (8, from -127) and fraction (23).
+_FRACTION, _BIAS, _SQRT_HALF = _i(23), _i(127), _f(np.sqrt(0.5)).view(_i)
+
+
+def _polynomial(function: Callable, degree: int, low: float, high: float) -> tuple[np.float32, ...]:
+    """Coefficients, the constant first, of the interpolant at the Chebyshev nodes of an interval."""
+    found = Chebyshev.interpolate(function, degree, domain=[low, high])
+    return tuple(found.convert(kind=Polynomial).coef.astype(np.float32))
+
+
+# 2^x, and what remains of log(1 + x) = x - x² / 2 + x³ · remainder; both to the last bits of a float32
+_EXP2 = _polynomial(np.exp2, 6, -0.5, 0.5)
+_REMAINDER = _polynomial(
+    lambda x: (np.log1p(x) - x + x**2 / 2) / x**3, 8, np.sqrt(0.5) - 1, np.sqrt(2) - 1
+)
+
+
+def _compiled(function: Callable, **settings: Any) -> Callable:
+    """``numba.njit`` that keeps the machine code on the disk, where it can."""
+    settings |= {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(function, cache=True, **settings)
+    except RuntimeError:  # neither the package nor the home can be written to
+        return numba.njit(function, **settings)
+
+
+def _vectorized(function: Callable) -> Callable:
+    """Compiled with sums in any order, which vectors need. Nothing is assumed of NaN and infinity."""
+    return _compiled(function, fastmath={"contract", "nsz", "reassoc"})
+
+
+_inlined = numba.njit(inline="always", error_model="numpy")
+
+
+@_inlined
+def _exp2(x):
+    """2 to the power of x, for x at most 0; below -126 that of -126."""
+    x = max(x, _f(-126))
+    n = np.floor(x + _HALF)
+    f = x - n  # in [-0.5, 0.5]
+    p = _EXP2[6] * f + _EXP2[5]
+    p = p * f + _EXP2[4]
+    p = p * f + _EXP2[3]
+    p = p * f + _EXP2[2]
+    p = p * f + _EXP2[1]
+    p = p * f + _EXP2[0]
+    return p * np.int32((np.int32(n) + _BIAS) << _FRACTION).view(np.float32)
+
+
+@_inlined
+def _log1p(u):
+    """Logarithm of 1 + u, for u at least 0; to the last bits where u is small, too."""
+    bits = np.float32(_ONE + u).view(np.int32)
+    exponent = (bits - _SQRT_HALF) >> _FRACTION
+    fraction = np.int32(bits - (exponent << _FRACTION)).view(np.float32)
+    f = u if exponent == 0 else fraction - _ONE  # in [sqrt(1/2) - 1, sqrt(2) - 1]
+    p = _REMAINDER[8] * f + _REMAINDER[7]
+    p = p * f + _REMAINDER[6]
+    p = p * f + _REMAINDER[5]
+    p = p * f + _REMAINDER[4]
+    p = p * f + _REMAINDER[3]
+    p = p * f + _REMAINDER[2]
+    p = p * f + _REMAINDER[1]
+    p = p * f + _REMAINDER[0]
+    square = f * f
+    return f + (square * f * p - _HALF * square) + np.float32(exponent) * _LOG_2
+
+
+@_vectorized
+def _exponentials(logits, highest, out):
+    """exp(logits - highest), and their sum."""
+    total = _ZERO
+    for j in range(len(logits)):
+        e = _exp2((logits[j] - highest) * _LOG2_E)
+        out[j] = e
+        total += e
+    return total
+
+
+@_vectorized
+def _as_if_zero(shares, library, theta, inverse, by_cell, slope, by_theta):
+    """Log-probability of a cell without counts, and the sum of its slope by the logarithms of the means."""
+    log_prob, total = _ZERO, _ZERO
+    for j in range(len(shares)):
+        mean = shares[j] * library
+        excess = mean * inverse[j]
+        log = _log1p(excess)
+        ratio = theta[j] * inverse[j] / (_ONE + excess)  # theta / (theta + mean)
+        by_log_mean = -mean * ratio
+        log_prob -= theta[j] * log
+        slope[j] = by_log_mean
+        total += by_log_mean
+        by_theta[j] -= by_cell * (log + ratio)
+    return log_prob, total
+
+
+@_vectorized
+def _by_logits(shares, surplus, by_cell, slope, by_bias):
+    """From the slope by the logarithms of the means to that by the logits: shares sum to one."""
+    for j in range(len(slope)):
+        by_logit = by_cell * (slope[j] - shares[j] * surplus)
+        slope[j] = by_logit
+        by_bias[j] += by_logit
+
+
+@_compiled
+def score(
+    logits,  # (n_obs, n_vars); on return, slopes by them times by_cell
+    highest,  # of each cell
+    starts,  # (n_obs + 1,), of the counts of each cell in the two that follow
+    columns,
+    counts,
+    libraries,  # (n_obs,)
+    log_gammas,  # (TABLED + 1, n_vars), see _gammas
+    gamma_slopes,
+    log_gammas_of_large,  # of counts beyond the table, one after the other
+    gamma_slopes_of_large,
+    n_large,  # how many of these come before the first cell
+    theta,  # (n_vars,)
+    inverse,  # 1 / (theta + EPS)
+    by_cell,  # (n_obs,)
+    log_prob,  # (n_obs,), filled
+    by_theta,  # (n_vars,), added to
+    by_bias,  # (n_vars,), added to
+):
+    """Log-probability of each cell, and slopes by all that it depends on."""
+    shares = np.empty_like(theta)  # of the library: softmax but for a factor
+    for i in range(len(logits)):
+        # NaN, and with it all of the cell, if a logit is not finite
+        broken = highest[i] - highest[i]
+        weight = by_cell[i] + broken
+        row = logits[i]
+        library = libraries[i] / _exponentials(row, highest[i], shares)
+        log, total = _as_if_zero(shares, library, theta, inverse, weight, row, by_theta)
+        for k in range(starts[i], starts[i + 1]):
+            j, count = columns[k], counts[k]
+            mean = shares[j] * library
+            everything = (_ONE + mean * inverse[j]) / inverse[j]  # theta + mean + EPS
+            if count <= TABLED:
+                small = max(int(count), 0)
+                log_gamma, gamma_slope = log_gammas[small, j], gamma_slopes[small, j]
+            else:
+                log_gamma, gamma_slope = (
+                    log_gammas_of_large[n_large],
+                    gamma_slopes_of_large[n_large],
+                )
+                n_large += 1
+            log += count * math.log((mean + _EPS) / everything) + log_gamma
+            more = mean * (count / (mean + _EPS) - count / everything)
+            row[j] += more
+            total += more
+            by_theta[j] += weight * (gamma_slope - count / everything)
+        log_prob[i] = log + broken
+        # an empty cell has neither mean nor slope: 0 / EPS
+        surplus = library * total / max(libraries[i], _EPS)
+        _by_logits(shares, surplus, weight, row, by_bias)
+    return n_large
+
+
+@_compiled
+def thin(counts, starts, thinning, rng):
+    """Counts of which each cell keeps each molecule with a chance of its own, at least 1 - thinning."""
+    kept = np.empty_like(counts)
+    for i in range(len(starts) - 1):
+        chance = 1 - thinning * rng.random()
+        for k in range(starts[i], starts[i + 1]):
+            n = int(counts[k])
+            if n <= FEW:
+                kept[k] = 0
+                for _ in range(n):
+                    kept[k] += rng.random() < chance
+            else:
+                kept[k] = rng.binomial(n, chance)
+    return kept
+
+
+@_compiled
+def by_gene(columns, starts, n_vars):
+    """Cells and places of counts gene after gene, and where each gene starts."""
+    firsts = np.zeros(n_vars + 1, np.int64)
+    for j in columns:
+        firsts[j + 1] += 1
+    for j in range(n_vars):
+        firsts[j + 1] += firsts[j]
+    free = firsts[:-1].copy()
+    cells, places = np.empty_like(columns), np.empty_like(columns)
+    for i in range(len(starts) - 1):
+        for k in range(starts[i], starts[i + 1]):
+            j = columns[k]
+            cells[free[j]], places[free[j]] = i, k
+            free[j] += 1
+    return cells, places, firsts[:-1]
+
+
+@_compiled
+def prepare(counts, columns, starts, n_vars, thinning, rng):
+    """Thinned counts, their order by gene, sums of cells, and which counts are beyond the table."""
+    seen = thin(counts, starts, thinning, rng) if thinning > 0 else counts
+    totals = np.zeros((len(starts) - 1, 1), counts.dtype)
+    for i in range(len(totals)):
+        for k in range(starts[i], starts[i + 1]):
+            totals[i, 0] += counts[k]
+    return seen, by_gene(columns, starts, n_vars), totals, np.flatnonzero(counts > TABLED)

@@ -1,0 +1,127 @@
+"""The last layer of the decoder and the negative binomial in one, with their gradient.
+
+The mean of gene g is library · softmax(logits)_g. Value and slopes are worked out together from a matrix of
+counts, in operations that any device and precision has, of shapes that are known beforehand: a GPU can
+record them. :mod:`._compiled` has the same for single precision on a CPU, from nonzero counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from .compiled import CompiledLoss, times
+from .counts import Matrix, Rows
+from .distributions import EPS
+
+
+def score(
+    logits: torch.Tensor, counts: torch.Tensor, theta: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probability of each cell, and its slopes.
+
+    Parameters
+    ----------
+    logits, counts
+        Shape ``(n_obs, n_vars)``.
+    theta
+        Inverse dispersions, shape ``(n_vars,)``.
+
+    Returns
+    -------
+    The log-probabilities ``(n_obs,)``, and their slopes by logits and by theta, both ``(n_obs, n_vars)``.
+    """
+    library = counts.sum(1, keepdim=True)
+    mean = logits.softmax(1) * library
+    total, more = mean + (theta + EPS), counts + theta
+    near, over_total = mean + EPS, more / total
+    log_ratio = ((theta + EPS) / total).log()
+    gammas = torch.lgamma(more) - torch.lgamma(theta) - torch.lgamma(counts + 1)
+    log_prob = torch.addcmul(gammas, theta, log_ratio) + torch.xlogy(counts, near / total)
+    slope = mean * (counts / near - over_total)  # by the logarithms of the means
+    # an empty cell has neither mean nor slope: 0 / EPS
+    surplus = slope.sum(1, keepdim=True) / library.clamp(min=EPS)
+    by_logits = torch.addcmul(slope, mean, surplus, value=-1)
+    digammas = torch.digamma(more) - torch.digamma(theta)
+    by_theta = log_ratio + (theta / (theta + EPS)) - over_total + digammas
+    return log_prob.sum(1), by_logits, by_theta
+
+
+class MatrixLoss(torch.autograd.Function):
+    """Negative log-probability of each cell, shape ``(n_obs,)``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,  # (n_obs, n_hidden)
+        weight: torch.Tensor,  # (n_vars, n_hidden)
+        bias: torch.Tensor,  # (n_vars,)
+        log_theta: torch.Tensor,  # (n_vars,)
+        counts: torch.Tensor,  # (n_obs, n_vars)
+        products: torch.dtype | None,
+        keep: bool,  # what the gradient needs
+    ) -> torch.Tensor:
+        """Negative log-probability of each cell."""
+        weight, theta = weight.to(products or weight.dtype), log_theta.exp()
+        log_prob, *slopes = score(times(hidden, weight.t(), bias), counts, theta)
+        if keep:
+            ctx.save_for_backward(hidden, weight, theta, *slopes)
+        return log_prob.neg_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor):
+        """Gradient by the hidden units, the weights, the biases and the dispersions."""
+        hidden, weight, theta, by_logits, by_theta = ctx.saved_tensors
+        by_cell = -grad
+        # Cells are weighted where there is least of them: before the product, or after it.
+        weighted = (hidden * by_cell[:, None]).to(weight.dtype)
+        return (
+            times(by_logits, weight) * by_cell[:, None],
+            times(by_logits.t(), weighted),
+            by_cell @ by_logits,
+            (by_cell @ by_theta) * theta,
+            None,
+            None,
+            None,
+        )
+
+
+def negative_binomial_loss(
+    hidden: torch.Tensor,
+    layer: torch.nn.Linear,
+    log_theta: torch.Tensor,
+    cells: Rows | Matrix,
+    products: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Negative log-probability of cells whose means are library · softmax(layer(hidden)).
+
+    The numbers are those of :class:`scvi.distributions.NegativeBinomial`.
+
+    Parameters
+    ----------
+    hidden
+        Last hidden units of the decoder, shape ``(n_obs, n_hidden)``.
+    layer
+        Makes of them the logits of the shares of the genes, ``n_vars`` a cell.
+    log_theta
+        Logarithms of the inverse dispersions, shape ``(n_vars,)``.
+    cells
+        The counts; their sums are the libraries.
+    products
+        Precision in which the layer is multiplied, forwards and backwards; ``None`` for its own. All
+        else is in the precision of ``hidden``.
+
+    Returns
+    -------
+    One number a cell, summed over genes, shape ``(n_obs,)``.
+    """
+    last = layer.weight, layer.bias, log_theta
+    keep = torch.is_grad_enabled()  # which cannot be asked inside
+    if not isinstance(cells, Rows):
+        return MatrixLoss.apply(hidden, *last, cells.counts, products, keep)
+    if hidden.dtype == cells.counts.dtype == torch.float32:
+        return CompiledLoss.apply(hidden, *last, cells, products, keep)
+    return MatrixLoss.apply(hidden, *last, cells.dense(cells.counts), products, keep)

@@ -1,0 +1,1 @@
+"""Training: plan, engines, device data, checkpoints, calibration."""

@@ -1,0 +1,59 @@
+"""Several processes on one machine (gloo), each with its part of every minibatch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import make_adata
+
+from scivae.train.checkpoint import Keeper
+
+SCRIPT = Path(__file__).with_name("distributed.py")
+
+
+def test_every_process_draws_noise_of_its_own():
+    keeper = Keeper(seed=3)
+    seeds = {keeper.epoch_seed(epoch, rank) for epoch in range(3) for rank in range(4)}
+    assert len(seeds) == 12
+    assert keeper.epoch_seed(2, 0) == keeper.epoch_seed(2)
+
+
+def run(folder: Path, devices: int, batch_norm: str) -> dict:
+    """Losses and weights of a training, in which 32 cells make a step."""
+    folder.mkdir()
+    command = [sys.executable, SCRIPT, "../cells.h5ad", devices, 32 // devices, batch_norm, "out"]
+    subprocess.run(
+        [str(word) for word in command],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=600,
+        capture_output=True,
+    )
+    return json.loads((folder / "out").read_text())
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    make_adata(n_cells=240).write_h5ad(tmp_path / "cells.h5ad")
+    one, two = (run(tmp_path / str(n), n, "none") for n in (1, 2))
+    assert len(one["history"]["train_loss"]) == 3
+    assert one["history"].keys() == two["history"].keys()
+    for name, values in one["history"].items():
+        np.testing.assert_allclose(two["history"][name], values, rtol=1e-5, err_msg=name)
+    for name, value in one["weights"].items():
+        np.testing.assert_allclose(two["weights"][name], value, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_batch_normalisation_by_process_changes_little(tmp_path):
+    """Its statistics are of 16 cells, not of 32; torch shares them among GPUs only."""
+    make_adata(n_cells=240).write_h5ad(tmp_path / "cells.h5ad")
+    one, two = (run(tmp_path / str(n), n, "both") for n in (1, 2))
+    losses = np.array([run["history"]["train_loss"] for run in (one, two)])
+    assert (losses[0] != losses[1]).any()
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.03)

@@ -24,6 +24,7 @@ STUDIES = {
         },
     ),
     "middle": (None, {}),
+    "condition": (None, {"fold change, r": {"control cells as they are"}}),
     "few_labels": (
         None,
         {

@@ -62,7 +62,8 @@ def predict_condition(
         Value of ``by`` whose ``target`` cells are predicted. Its own target cells, if there are any,
         are not used.
     by
-        Column of ``obs`` with types or donors. ``None``: the labels of the model.
+        Column of ``obs`` with types or donors. ``None``: the labels of the model. Predict a donor type
+        by type, with the cells of one type as ``adata``.
     adata
         The cells; ``None`` for the training data.
     method

@@ -72,10 +72,48 @@ def test_decoded_trends_are_dashed_and_named_a_prediction():
 def test_p_values_say_their_unit(trends):
     ranked = pd.DataFrame({"p_value": [0.2, 1e-5]}, index=["late", "early"])
     axes = scivae.pl.gene_trends(trends, ranked)
-    assert [ax.get_title(loc="right") for ax in axes] == ["p = 0.2 (donors)", "p < 0.001 (donors)"]
+    assert [said(ax) for ax in axes] == [["p = 0.2 (donors)"], ["p < 0.001 (donors)"]]
     cells = ranked.rename(columns={"p_value": "p_cells"})
     ax = scivae.pl.gene_trends(trends, "late", ranked=cells)
-    assert ax.get_title(loc="right") == "p = 0.2 (cells of one sample)"
+    assert said(ax) == ["p = 0.2 (cells)"]
+    assert said(scivae.pl.gene_trends(trends, "late")) == []
+
+
+def said(ax) -> list[str]:
+    """What is written in an Axes, but for its titles."""
+    return [text.get_text() for text in ax.texts]
+
+
+def test_a_long_name_does_not_run_into_the_next_panel_or_its_p_value(trends):
+    trends.var_names = ["APOBEC3A_ENSG00000128383", *trends.var_names[1:]]
+    ranked = pd.DataFrame({"p_value": [0.2, 1e-5]}, index=trends.var_names[:2])
+    axes = scivae.pl.gene_trends(trends, ranked)
+    figure = axes[0].get_figure()
+    figure.canvas.draw()
+    title = axes[0]._left_title.get_window_extent()
+    assert not title.overlaps(axes[1]._left_title.get_window_extent())
+    assert not title.overlaps(axes[0].texts[0].get_window_extent())
+
+
+def test_bins_of_few_cells_are_joined(trends):
+    bins = trends.uns["civae"]["bins"]
+    thin = bins["bin"].between(3, 6)
+    trends.uns["civae"]["bins"] = bins.assign(n_cells=np.where(thin, 1, 20))
+    ax = scivae.pl.gene_trends(trends, "middle")
+    drawn = np.asarray(ax.containers[0].lines[0].get_xdata(), dtype=float)
+    # Bins 3 to 6 hold three cells each: they are one. So is what a donor has of them, with the next.
+    assert len(drawn) == 7
+    (t,) = (line.get_xdata() for line in ax.get_lines() if line.get_label() == "each of 3 donors")
+    assert len(t) == 6
+
+
+def test_groups_with_levels_of_their_own_are_points_beside_the_curve(trends):
+    trends.uns["civae"]["free_ends"] = True
+    ax = scivae.pl.gene_trends(trends, "late")
+    found = {str(line.get_label()): line for line in ax.get_lines()}
+    fit = trends.layers["fit"][:, trends.var_names.get_loc("late")]
+    np.testing.assert_array_equal(found["fit to cells"].get_ydata(), fit[1:-1])
+    np.testing.assert_array_equal(found["fit, each group"].get_ydata(), fit[[0, -1]])
 
 
 def test_panels_share_their_labels(trends):
@@ -175,9 +213,22 @@ class TestOrder:
         joined = [x.get_ydata().tolist() for x in ax.get_lines() if x.get_color() == "0.8"]
         assert joined == [[0, 1], [1, 2]]
 
-    def test_the_narrowest_and_no_lines(self, trends):
+    def test_those_that_change_most_all_over_the_path(self):
+        n = 40
+        switch = np.repeat([0.05, 0.5, 0.95], [30, 5, 5])
+        genes = pd.DataFrame(
+            {"switch": switch, "change": np.arange(1.0, n + 1), "direction": "up"},
+            index=[f"g{i}" for i in range(n)],
+        ).assign(switch_low=switch - 0.01, switch_high=switch + 0.01)
+        order = scivae.tl.GeneOrder(genes, np.zeros((n, n), dtype=bool))
+        ax = scivae.pl.gene_order(order, n_genes=6)
+        names = [t.get_text() for t in ax.get_yticklabels()]
+        assert names == ["g28", "g29", "g33", "g34", "g38", "g39"]
+
+    def test_no_lines(self, trends):
         ax = scivae.pl.gene_order(scivae.tl.gene_order(trends), n_genes=1, arrows=False)
-        assert [t.get_text() for t in ax.get_yticklabels()] == ["late"]
+        assert len(ax.get_yticklabels()) == 1
+        assert not [x for x in ax.get_lines() if x.get_color() == "0.8"]
         with pytest.raises(TypeError, match="arrows must be True or False"):
             scivae.pl.gene_order(trends, arrows="no")
         with pytest.raises(ValueError, match="trends must be what scivae.tl.gene_trends returns"):

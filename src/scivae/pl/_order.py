@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from .. import _keys
 from ..tl._order import GeneOrder
@@ -34,7 +35,7 @@ def gene_order(
     order
         From :func:`scivae.tl.gene_order`, or trends, of which it is taken.
     n_genes
-        How many genes at most: those with the narrowest intervals.
+        How many genes at most: spread over the path, those that change most first.
     arrows
         Whether to draw a line from a gene to each that is known to change after it, unless another
         gene is known to change in between.
@@ -75,7 +76,7 @@ def gene_order(
     found = order if isinstance(order, GeneOrder) else find_order(order)
     table = found.genes
     low, high = (table[f"{_keys.SWITCH}{end}"].to_numpy(dtype=float) for end in ("_low", "_high"))
-    kept = np.sort(np.argsort(high - low, kind="stable")[:n_genes])
+    kept = spread_over_path(table, n_genes)
     part = GeneOrder(table.iloc[kept], found.before[np.ix_(kept, kept)])
     low, high = low[kept], high[kept]
     switch = part.genes[_keys.SWITCH].to_numpy(dtype=float)
@@ -100,7 +101,7 @@ def gene_order(
         )
         drawn.tick_params(axis="y", length=0)
         drawn.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-        drawn.set_xlabel("position of half the change, t (90 % interval)")
+        drawn.set_xlabel("position of half the change, t\n(90 % interval)")
         handles, labels = drawn.get_legend_handles_labels()
         figure: Any = drawn.get_figure()
         if ax is None:
@@ -108,6 +109,19 @@ def gene_order(
         else:
             drawn.legend(handles, labels, fontsize="x-small")
     return drawn
+
+
+def spread_over_path(genes: pd.DataFrame, n: int) -> np.ndarray:
+    """Rows of ``n`` genes at most: in turn of each tenth of the path that whose change is greatest.
+
+    The genes of the narrowest intervals would all lie at the ends.
+    """
+    tenth = np.minimum((genes[_keys.SWITCH].to_numpy(dtype=float) * 10).astype(int), 9)
+    size = (
+        genes[_keys.CHANGE].abs() if _keys.CHANGE in genes else pd.Series(0.0, index=genes.index)
+    ).to_numpy(dtype=float)
+    turn = pd.Series(-size).groupby(tenth).rank(method="first").to_numpy()
+    return np.sort(np.lexsort([-size, turn])[:n])
 
 
 def check_arrows(arrows: Any) -> None:

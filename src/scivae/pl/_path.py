@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 POINTS_PER_ARROW = 25
 # More paths than these are drawn as thin, translucent lines: a bundle.
 FEW = 10
+# Paths of a bundle that have an arrow head.
+WITH_HEAD = 5
 # Paths that take less than this part of both directions are shown close up.
 SHORT = 1 / 3
 
@@ -53,8 +55,8 @@ def path(
     dimensions
         Which two dimensions of the embedding.
     n_arrows
-        Arrow heads on each path; fewer on short ones, one at most where there are more than ten
-        paths.
+        Arrow heads on each path; fewer on short ones. Where there are more than ten paths, five of them
+        have one.
     zoom
         Whether to show the surroundings of the paths alone. ``None``: where the paths take less than a
         third of the width and height of all cells, so that their ends would touch.
@@ -131,10 +133,13 @@ def path(
         if wanted and zoom is not False:  # before the paths: arrows go by lengths on the page
             close = points[walked & np.isin(names, wanted)]
             near = _close_up(drawn, points[real], close, always=bool(zoom))
-        for name in wanted:
+        few = len(wanted) <= FEW
+        with_head = np.linspace(0, len(wanted) - 1, WITH_HEAD).astype(int)
+        for i, name in enumerate(wanted):
             rows = np.flatnonzero(walked & (names == name))
             rows = rows[np.argsort(t[rows], kind="stable")]
-            _draw_path(drawn, points[rows], t[rows], n_arrows, few=len(wanted) <= FEW)
+            heads = n_arrows if few else min(n_arrows, int(i in with_head))
+            _draw_path(drawn, points[rows], t[rows], heads, few=few)
         if legend and wanted:
             colorbar(_position_colors(), drawn, "position along path, t", ticks=[0, 0.5, 1])
         if not near:
@@ -189,7 +194,7 @@ def _draw_path(ax: Axes, points: np.ndarray, t: np.ndarray, n_arrows: int, *, fe
         ends: dict[str, Any] = {"mec": "black", "mew": 0.2 * size, "ms": size, "zorder": 6}
         ax.plot(*points[0], "o", mfc="white", **ends)
         ax.plot(*points[-1], "o", mfc="black", **ends)
-    for start, end in arrow_heads(points, n_arrows if few else min(n_arrows, 1)):
+    for start, end in arrow_heads(points, n_arrows):
         ax.annotate(
             "", xy=tuple(end), xytext=tuple(start), zorder=5,
             arrowprops={

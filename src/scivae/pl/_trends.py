@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 FEW_BANDS = 3
 # With so many donors in a bin, its interval is theirs.
 MIN_DONORS = 3
+# Neighboring bins of fewer cells are drawn as one.
+MIN_CELLS = 10
 
 
 def gene_trends(
@@ -130,12 +132,13 @@ def gene_trends(
         return drawn
     single = len(names) == 1
     panel = (WIDTH, 2.2) if single else (WIDTH / min(n_cols, len(names)), 1.15)
+    if ranked is not None and not single:
+        panel = panel[0], panel[1] + 0.12
     with panels(
         ax, len(names), n_cols=n_cols, panel=panel, shared=0.0 if single else 0.6, show=show
     ) as axes:
         for one, gene in zip(axes, names, strict=True):
-            one.set_title(gene, loc="left", style="italic")
-            _say_p_value(one, ranked, gene, short=not single)
+            _title(one, gene, _p_value(ranked, gene), width=72 * panel[0])
             _draw(one, trends, gene, OKABE_ITO[0], shown)
             _t_axis(one)
         if ax is None and not single:
@@ -390,12 +393,19 @@ def _draw(ax: Axes, trends: AnnData, gene: str, color: str, shown: _Shown) -> No
     is_fit = curve == _keys.FIT_LAYER
     if shown.measured:
         _draw_bins(ax, trends, gene, GREY if color == OKABE_ITO[0] else color, donors=shown.donors)
+    inner = slice(1, -1) if is_fit and trends.uns[_keys.UNS].get("free_ends") else slice(None)
     if shown.bands and low is not None and high is not None:
-        below, above = (_layer(trends, layer, [gene])[:, 0] for layer in (low, high))
+        below, above = (_layer(trends, layer, [gene])[inner, 0] for layer in (low, high))
         label = "90 % band" if is_fit else "5–95 % of paths"
-        ax.fill_between(t, below, above, color=color, alpha=0.2, lw=0, label=label)
+        ax.fill_between(t[inner], below, above, color=color, alpha=0.2, lw=0, label=label)
     if is_fit:
-        ax.plot(t, _layer(trends, curve, [gene])[:, 0], color=color, lw=1.5, label="fit to cells")
+        line = _layer(trends, curve, [gene])[:, 0]
+        ax.plot(t[inner], line[inner], color=color, lw=1.5, label="fit to cells")
+        if inner != slice(None):  # source and target have levels of their own
+            ax.plot(
+                t[[0, -1]], line[[0, -1]], "o", color=color, ms=4, mec="white", mew=0.5,
+                clip_on=False, zorder=3, label="fit, each group",
+            )  # fmt: skip
     if (shown.decoded or not is_fit) and _keys.DECODED_LAYER in trends.layers:
         line = _layer(trends, _keys.DECODED_LAYER, [gene])[:, 0]
         look: dict[str, Any] = {"color": OKABE_ITO[3], "lw": 0.9}
@@ -416,37 +426,37 @@ def _draw_bins(ax: Axes, trends: AnnData, gene: str, color: str, *, donors: bool
         return
     row = trends.var_names.get_loc(gene)
     mean, se = (np.asarray(trends.varm[k][row], dtype=float) for k in (_keys.BINS, _keys.BINS_SE))
-    scaled = np.log1p if "10,000" in str(said.get("scale")) else np.asarray
-    t, number = bins["t"].to_numpy(dtype=float), bins["bin"].to_numpy()
-    donor, n = bins["donor"].to_numpy(), bins["n_cells"].to_numpy(dtype=float)
-    codes = np.unique(donor[donor >= 0])
+    is_log = "10,000" in str(said.get("scale"))
+    scaled = np.log1p if is_log else np.asarray
+    table = bins.assign(mean=mean, variance=se**2)
+    codes = np.unique(table["donor"][table["donor"] >= 0])
+    known = table[table["donor"] >= 0] if len(codes) else table
     if donors and len(codes) > 1:
         for i, code in enumerate(codes):
-            own = donor == code
+            own = _joined(table[table["donor"] == code])
             label = f"each of {len(codes)} donors" if i == 0 else None
-            ax.plot(t[own], scaled(mean[own]), color=color, lw=0.5, alpha=0.7, label=label)
+            ax.plot(own["t"], scaled(own["mean"]), color=color, lw=0.5, alpha=0.7, label=label)
     at, middle, below, above = [], [], [], []
     by_donor = False
-    for one in np.unique(number):
-        own = (number == one) & ((donor >= 0) if len(codes) else True)
-        if not own.any():
-            continue
-        weight = n[own] / n[own].sum()
-        at.append(weight @ t[own])
-        if own.sum() >= MIN_DONORS:
-            values = scaled(mean[own])
-            half = student.ppf(0.95, own.sum() - 1) * values.std(ddof=1) / np.sqrt(own.sum())
+    for part in _parts(known):
+        own = part.groupby("donor", sort=False)[["n_cells"]].sum()
+        at.append(np.average(part["t"], weights=part["n_cells"]))
+        if len(own) >= MIN_DONORS:
+            each = [_joined(p, least=np.inf)["mean"].iloc[0] for _, p in part.groupby("donor")]
+            values = scaled(np.array(each))
+            half = student.ppf(0.95, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
             centre = values.mean()
             low, high, by_donor = centre - half, centre + half, True
         else:
-            plain = weight @ mean[own]
-            half = 1.645 * np.sqrt((weight**2) @ se[own] ** 2)
-            lowest = 0.0 if scaled is np.log1p else -np.inf
+            whole = _joined(part, least=np.inf).iloc[0]
+            half = 1.645 * np.sqrt(whole["variance"])
+            lowest = 0.0 if is_log else -np.inf
             centre, low, high = (
-                scaled(max(v, lowest)) for v in (plain, plain - half, plain + half)
+                scaled(max(v, lowest))
+                for v in (whole["mean"], whole["mean"] - half, whole["mean"] + half)
             )
         middle.append(centre)
-        below.append(centre - max(low, 0.0 if scaled is np.log1p else low))
+        below.append(centre - max(low, 0.0 if is_log else low))
         above.append(high - centre)
     centres, lengths = np.array(middle, dtype=float), np.array([below, above], dtype=float)
     ax.errorbar(
@@ -455,12 +465,35 @@ def _draw_bins(ax: Axes, trends: AnnData, gene: str, color: str, *, donors: bool
     )  # fmt: skip
 
 
-def _say_p_value(ax: Axes, ranked: pd.DataFrame | None, gene: str, *, short: bool) -> None:
-    """The p-value of a gene and its unit, at the upper right."""
+def _parts(bins: pd.DataFrame, least: float = MIN_CELLS) -> list[pd.DataFrame]:
+    """Runs of neighboring bins of at least so many cells each."""
+    bins = bins.sort_values(["bin", "t"], kind="stable")
+    n = bins.groupby("bin")["n_cells"].sum()
+    of_bin, part, held = {}, 0, 0
+    for number, cells in n.items():
+        if held >= least:
+            part, held = part + 1, 0
+        of_bin[number], held = part, held + cells
+    if held < least and part > 0:  # the last ones join those before
+        of_bin = {number: min(p, part - 1) for number, p in of_bin.items()}
+    return [own for _, own in bins.groupby(bins["bin"].map(of_bin))]
+
+
+def _joined(bins: pd.DataFrame, least: float = MIN_CELLS) -> pd.DataFrame:
+    """Position, mean and variance of runs of bins, weighted by cells."""
+    rows = []
+    for part in _parts(bins, least):
+        weight = part["n_cells"] / part["n_cells"].sum()
+        rows.append((weight @ part["t"], weight @ part["mean"], weight**2 @ part["variance"]))
+    return pd.DataFrame(rows, columns=["t", "mean", "variance"])
+
+
+def _p_value(ranked: pd.DataFrame | None, gene: str) -> str:
+    """The p-value of a gene and its unit."""
     if ranked is None or gene not in ranked.index:
-        return
-    for column, unit in (("fdr", "donors"), ("fdr_cells", "cells of one sample"),
-                         ("p_value", "donors"), ("p_cells", "cells of one sample")):  # fmt: skip
+        return ""
+    for column, unit in (("fdr", "donors"), ("fdr_cells", "cells"),
+                         ("p_value", "donors"), ("p_cells", "cells")):  # fmt: skip
         value = (
             float(ranked[column].to_numpy(dtype=float)[ranked.index == gene][0])
             if column in ranked
@@ -468,10 +501,22 @@ def _say_p_value(ax: Axes, ranked: pd.DataFrame | None, gene: str, *, short: boo
         )
         if np.isfinite(value):
             name = "FDR" if column.startswith("fdr") else "p"
-            unit = "cells" if short and unit.startswith("cells") else unit
             sign = "< 0.001" if value < 0.001 else f"= {value:.2g}"
-            ax.set_title(f"{name} {sign} ({unit})", loc="right", fontsize="x-small")
-            return
+            return f"{name} {sign} ({unit})"
+    return ""
+
+
+def _title(ax: Axes, gene: str, p_value: str, *, width: float) -> None:
+    """Name of a gene, in smaller letters if it is long, and beneath it the p-value."""
+    title = ax.set_title(gene, loc="left", style="italic", pad=10 if p_value else None)
+    usual = float(title.get_fontsize())
+    # Letters are about 0.6 times as wide as they are high; a quarter of a panel is for numbers.
+    title.set_fontsize(max(SMALLEST, min(usual, 0.75 * width / (0.62 * len(gene)))))
+    if p_value:
+        ax.annotate(
+            p_value, (0, 1), xycoords="axes fraction", xytext=(0, 2.5), textcoords="offset points",
+            fontsize="x-small", color="0.35",
+        )  # fmt: skip
 
 
 def _overlay(ax: Axes, trends: AnnData, names: list[str], shown: _Shown) -> None:

@@ -39,7 +39,7 @@ MIN_UNITS = 3
 # Bins of positions in a resample, without groups and in all.
 _BINS, _MAX_ENTRIES = 60, 400
 # Percentiles of a hundred resamples, and what is left of bias, make intervals a little too narrow.
-_WIDER = 1.1
+_WIDER = 1.25
 # The interval of a switch reaches at least to so many cells on either side.
 _CELLS_BESIDE = 10
 
@@ -161,7 +161,7 @@ def measured_curves(
 
     *Resamples*: the Bayesian bootstrap [2]_ over donors or cells. Positions are fitted anew with the
     weights, cells are summed in fine bins of position within each group, and the bins are fitted from
-    the fit of all cells in two iterations. Intervals are percentiles, widened by a tenth, which gives
+    the fit of all cells in two iterations. Intervals are percentiles, widened by a quarter, which gives
     the nominal coverage in simulations. With D donors, deviations are widened to those of a t
     distribution with D − 1 degrees of freedom.
 

@@ -44,6 +44,8 @@ class Measured(NamedTuple):
         Means in bins of position and donor, and what these are.
     axis
         The mean path.
+    free_ends
+        Whether source and target have levels of their own.
     """
 
     curves: Curves
@@ -52,6 +54,7 @@ class Measured(NamedTuple):
     varm: dict[str, Any]
     bins: pd.DataFrame
     axis: Axis
+    free_ends: bool
 
     @property
     def by_layer(self) -> dict[str, np.ndarray]:
@@ -90,6 +93,7 @@ class Measured(NamedTuple):
             "unit": self.curves.unit,
             "n_bootstraps": self.curves.switches.shape[1],
             "penalty": float(self.curves.penalty),
+            "free_ends": self.free_ends,
             "axis": self.axis.table(),
             "distance_scale": float(self.axis.scale),
         }
@@ -168,6 +172,7 @@ def measure(
     row = np.full(adata.n_obs, NONE)
     row[cells[near]] = np.arange(len(near))
     t = _OnAxis(z, paths, row[ends], fixed)(None)
+    free_ends = bool(np.isfinite(fixed).any())
     counts = walk.counts
     values, library = _values(model, adata, cells[near], columns, counts=counts)
     donor = groups.donor[cells[near]] if groups.donors else None
@@ -178,7 +183,7 @@ def measure(
         weights=weight[near],
         donor=donor,
         group=_effects(model, adata, cells[near], donor),
-        free_ends=bool(np.isfinite(fixed).any()),
+        free_ends=free_ends,
         n_steps=n_steps,
         n_bootstraps=n_bootstraps,
         seed=int(rng.integers(2**31)),
@@ -195,7 +200,7 @@ def measure(
         },
         index=pd.Index(adata.obs_names[cells].astype(str), dtype=object),
     )
-    return Measured(curves, cells, table, varm, bins, axis)
+    return Measured(curves, cells, table, varm, bins, axis, free_ends)
 
 
 class _OnAxis(NamedTuple):

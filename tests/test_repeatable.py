@@ -96,7 +96,9 @@ def test_whatever_torch_does_by_default(expected):
     equal(found, expected)
 
 
-@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize(
+    "mode", [torch.inference_mode, torch.no_grad, lambda: torch.device("meta")]
+)
 def test_where_nothing_else_is_trained(expected, mode):
     with mode():
         equal(everything(make_model(make_adata(), epochs=8)), expected)

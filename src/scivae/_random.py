@@ -27,10 +27,14 @@ def epoch_seed(seed: int, epoch: int, rank: int = 0, *others: int) -> int:
 def usual_torch() -> Iterator[None]:
     """Run a block as torch runs by default, whatever the caller has set, then put that back.
 
-    The network is of ``float32`` under ``torch.set_default_dtype(torch.float64)``, too, and can be trained
-    inside ``torch.inference_mode()``.
+    The network is of ``float32`` under ``torch.set_default_dtype(torch.float64)``, too, takes its cells
+    from the CPU under ``torch.set_default_device("cuda")``, and can be trained inside
+    ``torch.inference_mode()``.
     """
-    with LOCK, torch.inference_mode(False):
+    on_cpu = (
+        torch.get_default_device().type == "cpu"
+    )  # to ask for it slows every call of torch down
+    with LOCK, torch.inference_mode(False), nullcontext() if on_cpu else torch.device("cpu"):
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
         try:

@@ -108,6 +108,16 @@ def test_saved_with_its_cells(adata, tmp_path):
         model.save(tmp_path / "model")
 
 
+def test_folder_may_be_bytes(trained, tmp_path):
+    folder = os.fsencode(tmp_path / "model")
+    trained.save(folder)
+    again = CIVAE.load(folder, trained.adata)
+    np.testing.assert_array_equal(
+        again.get_latent_representation(), trained.get_latent_representation()
+    )
+    assert CIVAE.load_registry(folder)["model_name"] == "CIVAE"
+
+
 def test_minified_is_saved_too(adata, tmp_path):
     model = make_model(adata)
     adata.obsm["m"], adata.obsm["v"] = model.get_latent_representation(return_dist=True)

@@ -430,10 +430,13 @@ class AugmentationMixin(GenerationMixin):
         accepted = drawn[code] = 0
         while accepted < n:
             if drawn[code] >= MAX_DRAWS * max(n, 10):
+                rule, cure = "", "train longer or with a greater discriminator_weight"
+                if source.threshold > 0:
+                    rule = f" with a probability of at least {source.threshold:.6g}"
+                    cure = f"lower min_confidence, or {cure}"
                 raise RuntimeError(
-                    f"only {accepted} of {drawn[code]} cells drawn for {source.name!r} reached a "
-                    f"probability of {source.threshold:.3g} once decoded and encoded again; lower "
-                    "min_confidence, or train with a greater discriminator_weight."
+                    f"only {accepted} of {drawn[code]} cells drawn for {source.name!r} were classified "
+                    f"as it{rule} once decoded and encoded again; {cure}."
                 )
             rate = (accepted + 1) / (drawn[code] + 1)
             size = int(np.clip(1.1 * (n - accepted) / rate, 16, DRAWS_PER_ROUND))

@@ -168,7 +168,7 @@ class SavingMixin:
         >>> bool((loaded.predict() == model.predict()).all())
         True
         """
-        target = Path(dir_path).absolute()
+        target = Path(os.fsdecode(dir_path)).absolute()
         if target.exists() and not (overwrite and target.is_dir()):
             cure = "pass overwrite=True to replace the model in it, or " if target.is_dir() else ""
             raise ValueError(f"{target} already exists; {cure}choose another folder.")
@@ -246,7 +246,7 @@ class SavingMixin:
         >>> loaded.is_trained
         True
         """
-        folder = Path(dir_path)
+        folder = Path(os.fsdecode(dir_path))
         name = f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
         if backup_url is not None and not files.find(folder, name).exists():
             with without_widgets():
@@ -420,7 +420,9 @@ class SavingMixin:
         >>> registry["setup_args"]["labels_key"]
         'cell_type'
         """
-        return read_model(Path(dir_path), prefix, trusted)[SAVE_KEYS.ATTR_DICT_KEY]["registry_"]
+        return read_model(Path(os.fsdecode(dir_path)), prefix, trusted)[SAVE_KEYS.ATTR_DICT_KEY][
+            "registry_"
+        ]
 
     @classmethod
     def view_setup_args(

@@ -340,7 +340,7 @@ def main() -> None:
         **({"these are": ", ".join(found["which"])} if "which" in found else {}),
         **{f"genes that change, {k}": v for k, v in between.items()},
         "transient genes": ", ".join(genes.index[genes["shape"] == "transient"]) or "none",
-        "genes with a resolved position": int(genes.get("resolved", pd.Series(dtype=bool)).sum()),
+        "of the genes that change, with a resolved position": int(called["resolved"].sum()),
     }
     lines = "\n".join(f"- {k}: {v:.3g}" if isinstance(v, float) else f"- {k}: {v}" for k, v in facts.items())  # fmt: skip
     shown = called[["observed", "agreement", "p_value", "fdr", *(c for c in genes if c.startswith("in ")), "known"]]  # fmt: skip

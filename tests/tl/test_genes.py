@@ -8,7 +8,7 @@ from anndata import AnnData
 from statsmodels.stats.multitest import multipletests
 from tests.conftest import make_model
 
-from scivae import stats, tl
+from scivae import pl, stats, tl
 from scivae.datasets import synthetic
 from scivae.tl._genes import describe
 
@@ -397,6 +397,17 @@ class TestFit:
 def test_bad_input(trends, change, error, message):
     with pytest.raises(error, match=message):
         tl.rank_genes(trends, **change)
+
+
+@pytest.mark.parametrize(
+    ("t", "culprit"),
+    [(lambda t: 3 * t, "got 1[.0-9]+ at step"), (lambda t: t - 0.5, "got -0.5 at step 0"), (lambda t: 1 - t, "got 0[.0-9]+ at step 1"), (lambda t: t * np.nan, "got nan at step 0")],
+)  # fmt: skip
+def test_positions_outside_of_the_path(trends, t, culprit):
+    trends.obs["civae_t"] = t(trends.obs["civae_t"])
+    for function in (tl.rank_genes, tl.gene_order, pl.trend_heatmap):
+        with pytest.raises(ValueError, match=rf"civae_t'\] must rise within \[0, 1\], {culprit}"):
+            function(trends)
 
 
 def test_not_trends(trends):

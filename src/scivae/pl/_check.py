@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _keys
 from .._errors import near_matches, shown
+from ..tl._validate import check_positions
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -52,6 +53,7 @@ def check_trends(trends: Any) -> dict[str, Any]:
             f"trends must be made by {MAKERS['trends']}, got another AnnData{found} of "
             f"{trends.n_obs} × {trends.n_vars}."
         )
+    check_positions(trends)
     return dict(said)
 
 

@@ -28,7 +28,7 @@ from _data import labels_of, load, log_normalize, split
 from _methods import CIVAE, N_LATENT, fitted, reconstruction_loss
 from _study import Study, replace, run, text_of
 
-from scivae.data.information import nats_told
+from scivae.data.information import pca_information
 from scivae.metrics import classifier_two_sample_test, fit_judges, path_purity
 from scivae.model._weights import auto_discriminator_weight
 
@@ -53,7 +53,7 @@ def prepared(name, seed, quick, n_genes):
     train, test = split(load(name, KEY, quick=quick), KEY, seed, n_genes)
     x, y = log_normalize(train.layers["counts"]), labels_of(train, KEY)
     judge = fit_judges(x, y, kinds=["logistic"], seed=seed)["logistic"]
-    auto = auto_discriminator_weight(nats_told(train.layers["counts"], counts=True), N_LATENT)
+    auto = auto_discriminator_weight(pca_information(train.layers["counts"], counts=True), N_LATENT)
     return SimpleNamespace(train=train, test=test, x=x, y=y, judge=judge, auto=auto)
 
 

@@ -17,6 +17,7 @@ from tests.conftest import make_adata, make_model
 import scivae
 from scivae import _display, tl
 from scivae.model import CIVAE
+from scivae.model._repr import describe
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_steps_that_are_proposed_can_be_run(results):
     names["adata"].obsm["X_umap"] = names["adata"].obsm["X_civae"][:, :2].copy()
     names |= {"cell_a": 0, "cell_b": 3}
     steps = [tl.describe(results[name]).steps for name in ("pairs", "path", "trends", "genes")]
-    for code, _ in [*itertools.chain(*steps), *results["model"]._describe().steps]:
+    for code, _ in [*itertools.chain(*steps), *describe(results["model"]).steps]:
         exec(code, dict(names))
 
 

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 import filelock
 import pytest
 import yaml
-from tests.test_house import PUBLIC, ROOT
+from tests.test_layout import PUBLIC, ROOT
 
 from scivae import module
 

@@ -217,11 +217,12 @@ def _check_groups(adata: AnnData, request: Request, key: str) -> None:
 
 
 def _train(request: Request, adata: AnnData, key: str) -> CIVAE:
+    from ._scvi import keep_cells
     from .model import CIVAE
 
     _check_groups(adata, request, key)
     if adata.obs[key].isna().any():
-        adata._inplace_subset_obs(adata.obs[key].notna().to_numpy())
+        keep_cells(adata, adata.obs[key].notna().to_numpy())
     # Names on the command line are text, whatever the columns hold.
     for column in {key, request.groupby} - {None}:
         adata.obs[column] = as_words(adata.obs[column])

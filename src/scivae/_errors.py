@@ -136,3 +136,9 @@ def check_key(name: str, value: Any) -> None:
             f"{name} must be a name of at most {MAX_KEY} bytes, without slashes and control "
             f"characters, got {value if isinstance(value, str) and len(value) < 40 else got(value)!r}."
         )
+
+
+def check_trained(model: Any) -> None:
+    """Raise a RuntimeError unless the model is trained."""
+    if not model.is_trained:
+        raise RuntimeError("this model is not trained yet; call model.train() first.")

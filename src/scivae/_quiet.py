@@ -12,6 +12,8 @@ from pathlib import PurePath
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning_utilities.core import rank_zero
 
+from ._scvi import LOGGER_OF_DOWNLOADS, LOGGER_OF_TRANSFERS
+
 # Packages whose use of what is deprecated is theirs to change.
 PACKAGES = (
     r"(anndata|lightning|lightning_utilities|numba|pandas|pyro|scipy|scvi|torch|torchmetrics)\b"
@@ -76,19 +78,19 @@ def quiet_training() -> Iterator[None]:
 @contextmanager
 def quiet_transfer() -> Iterator[None]:
     """No note that cells which are new to a model are read by its setup: they were passed for that."""
-    with held_back(logging.getLogger("scvi.model.base._base_model"), lambda record: True):
+    with held_back(logging.getLogger(LOGGER_OF_TRANSFERS), lambda record: True):
         yield
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """No note that a file which was never to be downloaded is there."""
-    with held_back(logging.getLogger("scvi.data._download"), lambda record: True):
+    with held_back(logging.getLogger(LOGGER_OF_DOWNLOADS), lambda record: True):
         yield
 
 
 @contextmanager
-def quiet_about_rows() -> Iterator[None]:
+def quiet_about_sparse_tensors() -> Iterator[None]:
     """Torch says of its layout CSR that it is in beta; only its three arrays are read here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse (CSR tensor|invariant checks)")

@@ -1,40 +1,101 @@
-"""The one place that uses private parts of scvi-tools (seen in 1.4 and 1.5) and Lightning (seen in 2.6)."""
+"""Every use of private parts of scvi-tools, Lightning, anndata and torch, with the versions it was seen in.
+
+Names that are imported, functions for attributes that are reached into, and in :data:`HOOKS` the private
+methods and attributes of their classes that classes of this package override, call or set. A test reads all
+imports and attributes of the package: what is private and not listed here fails it, and so does a
+listed name that an installed version no longer has.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
 
-from scvi.data._constants import _MANAGER_UUID_KEY as MANAGER_UUID
-from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME
-from scvi.data._constants import _SCVI_UUID_KEY as ADATA_UUID
-from scvi.data._constants import _SETUP_METHOD_NAME as SETUP_METHOD_NAME
-from scvi.data._constants import ADATA_MINIFY_TYPE
-from scvi.data._utils import _get_adata_minify_type as get_minify_type
-from scvi.model.base._constants import SAVE_KEYS
-from scvi.module._constants import MODULE_KEYS
+from scvi.data._constants import _MANAGER_UUID_KEY as MANAGER_UUID  # scvi-tools 1.4, 1.5
+from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME  # scvi-tools 1.4, 1.5
+from scvi.data._constants import _SCVI_UUID_KEY as ADATA_UUID  # scvi-tools 1.4, 1.5
+from scvi.data._constants import _SETUP_ARGS_KEY as SETUP_ARGS  # scvi-tools 1.4, 1.5
+from scvi.data._constants import _SETUP_METHOD_NAME as SETUP_METHOD_NAME  # scvi-tools 1.4, 1.5
+from scvi.data._constants import ADATA_MINIFY_TYPE  # scvi-tools 1.4, 1.5
+from scvi.data._utils import _get_adata_minify_type as get_minify_type  # scvi-tools 1.4, 1.5
+from scvi.model.base._constants import SAVE_KEYS  # scvi-tools 1.4, 1.5
+from scvi.module._constants import MODULE_KEYS  # scvi-tools 1.4, 1.5
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+    from lightning.pytorch import Trainer
 
 __all__ = [
     "ADATA_MINIFY_TYPE",
     "ADATA_UUID",
+    "HOOKS",
+    "LATENT_MEAN",
+    "LATENT_VARIANCE",
+    "LOGGER_OF_DOWNLOADS",
+    "LOGGER_OF_TRANSFERS",
     "MANAGER_UUID",
     "MODEL_NAME",
     "MODULE_KEYS",
     "SAVE_KEYS",
+    "SETUP_ARGS",
     "SETUP_METHOD_NAME",
     "begin_epoch_again",
+    "count_step",
     "get_minify_type",
+    "keep_cells",
+    "keep_genes",
     "loaders_of_training",
+    "unchecked_distributions",
 ]
 
+# Classes, and their private methods and attributes that are overridden, called or set. scvi-tools 1.4, 1.5.
+HOOKS: Final[dict[str, tuple[str, ...]]] = {
+    "scvi.model.SCVI": (
+        "_data_loader_cls",
+        "_data_splitter_cls",
+        "_get_fields_for_adata_minification",
+        "_get_init_params",
+        "_get_most_recent_anndata_manager",
+        "_get_setup_method_args",
+        "_make_data_loader",
+        "_module_cls",
+        "_per_instance_manager_store",
+        "_setup_adata_manager_store",
+        "_train_runner_cls",
+        "_training_plan_cls",
+        "_update_adata_and_manager_post_minification",
+        "_validate_anndata",
+    ),
+    "scvi.module.VAE": ("_get_inference_input", "_regular_inference"),
+    "scvi.data.AnnDataManager": ("_add_field",),  # and _registry, set by __init__
+    "scvi.train.TrainingPlan": ("_optimizer_creator_fn",),
+    "scvi.train.TrainRunner": ("_trainer_cls", "_update_history"),
+    "torch.distributions.Distribution": (
+        "_validate_args",
+        "_validate_sample",
+    ),  # torch 2.10 to 2.13
+}
+# Attributes that exist on objects only: set by ``__init__``. scvi-tools 1.4, 1.5.
+SET_BY_INIT: Final = ("_registry", "_original_attr_key", "_model_summary_string")
 
-def loaders_of_training(trainer: Any) -> list[Any]:
-    """The loaders that a trainer of Lightning trains on."""
+# What scvi-tools logs of cells that are new to a model, and of files that need no download. 1.4, 1.5.
+LOGGER_OF_TRANSFERS: Final = "scvi.model.base._base_model"
+LOGGER_OF_DOWNLOADS: Final = "scvi.data._download"
+# Slots of minified AnnData. 1.4, 1.5.
+LATENT_MEAN: Final = "_scvi_latent_qzm"
+LATENT_VARIANCE: Final = "_scvi_latent_qzv"
+
+
+def loaders_of_training(trainer: Trainer) -> list[Any]:
+    """The loaders that a trainer trains on. Lightning 2.6."""
     combined = trainer.fit_loop._combined_loader
     return [] if combined is None else list(combined.flattened)
 
 
-def begin_epoch_again(trainer: Any) -> None:
-    """Ask the loaders anew for the minibatches of the first epoch.
+def begin_epoch_again(trainer: Trainer) -> None:
+    """Ask the loaders anew for the minibatches of the first epoch. Lightning 2.6.
 
     Lightning asks before any hook of the epoch, and loaders with processes of their own then ask
     their samplers at once: before these could be seeded.
@@ -42,3 +103,38 @@ def begin_epoch_again(trainer: Any) -> None:
     fetcher = trainer.fit_loop._data_fetcher
     if fetcher.length is not None:  # a loader without a length may be good for one pass only
         iter(fetcher)
+
+
+def count_step(optimizer: Any) -> None:
+    """Have Lightning count a step that was taken without it. Lightning 2.6.
+
+    Parameters
+    ----------
+    optimizer
+        As ``LightningModule.optimizers()`` returns it.
+    """
+    optimizer._on_before_step()
+    optimizer._on_after_step()
+
+
+def keep_genes(adata: AnnData, index: np.ndarray) -> None:
+    """Reduce an AnnData to some of its genes, in place. anndata 0.11 to 0.13."""
+    adata._inplace_subset_var(index)
+
+
+def keep_cells(adata: AnnData, index: np.ndarray) -> None:
+    """Reduce an AnnData to some of its cells, in place. anndata 0.11 to 0.13."""
+    adata._inplace_subset_obs(index)
+
+
+@contextmanager
+def unchecked_distributions() -> Iterator[None]:
+    """Keep torch's distributions from checking their arguments: a check waits for the GPU. torch 2.10 to 2.13."""
+    from torch.distributions import Distribution
+
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)

@@ -57,8 +57,8 @@ def test_every_way_gives_the_network_the_same(tmp_path):
     some.write_h5ad(tmp_path / "some.h5ad")
     data = BlockDataModule(tmp_path / "some.h5ad", registry=model.registry)
     np.testing.assert_allclose(data.fields["extra_continuous_covs"][:, 0], seen[:40], atol=1e-6)
-    encoded = model._encode(adata, np.arange(40))
-    np.testing.assert_allclose(encoded.conditions.continuous[:, 0], seen[:40], atol=1e-6)
+    encoded = model.codec.encode(adata, np.arange(40))
+    np.testing.assert_allclose(encoded.covariates.continuous[:, 0], seen[:40], atol=1e-6)
 
     model.save(tmp_path / "model")
     again = CIVAE.load(tmp_path / "model", some)
@@ -91,9 +91,9 @@ def test_decode_takes_own_units_and_the_mean_by_default():
     cells = model.augment("alpha", 10, min_confidence=0.0, key_added=None)
     assert set(cells.obs["age"]) <= {2019.0, 2020.0, 2021.0}
     # What was made goes straight back in, and is seen as it was made.
-    encoded = model._encode(model._validate_anndata(path), np.arange(5))
+    encoded = model.codec.encode(model._validate_anndata(path), np.arange(5))
     np.testing.assert_allclose(
-        encoded.conditions.continuous[:, 0],
+        encoded.covariates.continuous[:, 0],
         (np.linspace(2019, 2021, 5) - YEAR.mean()) / YEAR.std(),
         atol=1e-5,
     )

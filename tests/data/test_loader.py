@@ -9,7 +9,7 @@ from tests.conftest import make_adata
 
 from scivae.data.loader import CellsLoader
 from scivae.model import CIVAE
-from scivae.train.plan import CIVAETrainingPlan
+from scivae.train import steps
 
 STORES = ("csr", "array", "csr of 64 bits", "backed csr", "backed array")
 
@@ -61,15 +61,15 @@ def test_cells_come_in_the_order_asked_for(store, as_tensor, num_workers, tmp_pa
 def minibatches(monkeypatch):
     """How many cells of each class the minibatches of training hold."""
     seen = []
-    step = CIVAETrainingPlan._step
+    step = steps.take_step
 
-    def noted(self, tensors, *args, **kwargs):
-        if self.training:
+    def noted(plan, tensors, *args, **kwargs):
+        if plan.training:
             codes = tensors[REGISTRY_KEYS.LABELS_KEY].long().ravel()
             seen.append(torch.bincount(codes, minlength=3).tolist())
-        return step(self, tensors, *args, **kwargs)
+        return step(plan, tensors, *args, **kwargs)
 
-    monkeypatch.setattr(CIVAETrainingPlan, "_step", noted)
+    monkeypatch.setattr(steps, "take_step", noted)
     return seen
 
 

@@ -239,10 +239,10 @@ def test_a_few_cells_are_moved_with_no_more_than_a_quarter_of_their_number(adata
     balanced = np.array([40 / 15, 40 / 24, 40 / 81])
     np.testing.assert_allclose(network.class_weights.numpy(), balanced, rtol=1e-6)
     np.testing.assert_allclose(
-        network.pulls.numpy() * balanced, [5 / 4, 40 / 24, 40 / 81], rtol=1e-6
+        network.latent_grad_scale.numpy() * balanced, [5 / 4, 40 / 24, 40 / 81], rtol=1e-6
     )
     for weights in ("none", {"alpha": 9.0}):
-        assert CIVAE(small, class_weights=weights).module.pulls.tolist() == [1, 1, 1]
+        assert CIVAE(small, class_weights=weights).module.latent_grad_scale.tolist() == [1, 1, 1]
 
     more = adata.copy()  # the same labels, and unlabeled cells that are presumably of these classes
     label = np.full(len(y), "unknown", dtype=object)
@@ -250,7 +250,7 @@ def test_a_few_cells_are_moved_with_no_more_than_a_quarter_of_their_number(adata
     more.obs["cell_type"] = label
     CIVAE.setup_anndata(more, unlabeled_category="unknown")
     assert more.n_obs / 40 * 5 / 4 > 40 / 15
-    assert CIVAE(more).module.pulls.tolist() == [1, 1, 1]
+    assert CIVAE(more).module.latent_grad_scale.tolist() == [1, 1, 1]
 
 
 def test_view_is_refused_and_its_parent_left_alone(adata):

@@ -8,6 +8,7 @@ import torch
 from scipy import sparse
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 
+from scivae.model import _augmentation
 from scivae.model._augmentation import class_covariance
 
 
@@ -57,8 +58,10 @@ def test_normal_cells_lie_in_the_region_of_the_class(trained):
 
 
 def test_normal_cells_have_the_moments_of_the_class(trained):
-    cells = trained._encode(trained.adata, np.flatnonzero(trained.adata.obs["cell_type"] == "beta"))
-    shared = trained._shared_covariance(trained.adata)
+    cells = trained.codec.encode(
+        trained.adata, np.flatnonzero(trained.adata.obs["cell_type"] == "beta")
+    )
+    shared = _augmentation._shared_covariance(trained, trained.adata)
     z = trained.get_latent_representation()
     labels = trained.adata.obs["cell_type"]
     within = sum((labels == c).sum() * np.cov(z[labels == c].T, bias=True) for c in labels.unique())
@@ -69,13 +72,15 @@ def test_normal_cells_have_the_moments_of_the_class(trained):
     covariance = class_covariance(cells, shared)
     np.testing.assert_allclose(covariance, expected, rtol=1e-4, atol=1e-6)
     # where the region is all there is, the points drawn have them, too
-    source = trained._source(trained.adata, list(trained.classes).index("beta"), None)
+    source = _augmentation._source(
+        trained, trained.adata, list(trained.classes).index("beta"), None
+    )
     whole = source._replace(cells=cells, covariance=covariance)
     everywhere = trained.linear_classes._replace(weights=np.zeros((3, z.shape[1])))
     code = int(everywhere.predict(np.zeros(z.shape[1])))
     with patch.object(type(trained), "linear_classes", everywhere):
-        drawn = trained._in_class(
-            whole._replace(code=code), covariance, 50_000, np.random.default_rng(0)
+        drawn = _augmentation._in_class(
+            trained, whole._replace(code=code), covariance, 50_000, np.random.default_rng(0)
         )
     assert drawn.rejected == 0
     np.testing.assert_allclose(drawn.z.mean(axis=0), cells.mean.mean(axis=0), atol=0.03)

@@ -6,16 +6,17 @@ import pytest
 from scipy import sparse
 from tests.conftest import make_adata
 
-from scivae.data.information import nats_told
+from scivae.data import information
+from scivae.data.information import pca_information
 from scivae.model import CIVAE, BlockDataModule, _weights
-from scivae.model._weights import SHARE, WITHOUT_DATA
+from scivae.model._weights import DEFAULT_WEIGHT, FRACTION
 
 
 def weight_of(x, n_latent, *, counts):
     """The weight before it is rounded to three digits."""
-    nats = nats_told(x, counts=counts)
-    exact = SHARE * nats[min(n_latent, len(nats)) - 1]
-    assert _weights.auto_discriminator_weight(nats, n_latent) == float(f"{exact:.3g}")
+    information = pca_information(x, counts=counts)
+    exact = FRACTION * information[min(n_latent, len(information)) - 1]
+    assert _weights.auto_discriminator_weight(information, n_latent) == float(f"{exact:.3g}")
     return exact
 
 
@@ -23,15 +24,15 @@ def factors(n_obs=4000, n_vars=60, rank=3, noise=0.5, seed=0):
     rng = np.random.default_rng(seed)
     loadings = rng.normal(size=(rank, n_vars))
     x = rng.normal(size=(n_obs, rank)) @ loadings + noise * rng.normal(size=(n_obs, n_vars))
-    nats = 0.5 * np.log1p((loadings**2).sum(axis=0) / noise**2).sum()
-    return x, nats
+    information = 0.5 * np.log1p((loadings**2).sum(axis=0) / noise**2).sum()
+    return x, information
 
 
 def test_it_is_what_a_linear_code_tells():
-    x, nats = factors()
-    assert weight_of(x, 3, counts=False) == pytest.approx(SHARE * nats, rel=0.03)
+    x, information = factors()
+    assert weight_of(x, 3, counts=False) == pytest.approx(FRACTION * information, rel=0.03)
     fewer = weight_of(x, 1, counts=False)
-    assert fewer < 0.6 * SHARE * nats
+    assert fewer < 0.6 * FRACTION * information
 
 
 def test_units_do_not_matter_and_noise_tells_nothing():
@@ -42,7 +43,7 @@ def test_units_do_not_matter_and_noise_tells_nothing():
     assert weight_of(scaled, 3, counts=False) == pytest.approx(weight, rel=0.05)
     noise = np.random.default_rng(0).normal(size=(2000, 50))
     # a dimension holds one of the 50 variables, so ten of them half a nat each, and no more
-    assert weight_of(noise, 10, counts=False) < 0.75 * 10 * SHARE
+    assert weight_of(noise, 10, counts=False) < 0.75 * 10 * FRACTION
     constant = np.c_[x, np.ones((len(x), 5))]
     assert weight_of(constant, 3, counts=False) == pytest.approx(weight, rel=1e-6)
 
@@ -57,25 +58,25 @@ def test_storage_does_not_matter(kind):
 
 
 def test_more_cells_than_are_looked_at():
-    x, nats = factors(n_obs=5000)
-    seen = _weights._cells(len(x))
-    assert len(seen) == len(set(seen)) == _weights.MAX_CELLS
+    x, information = factors(n_obs=5000)
+    seen = information._cells(len(x))
+    assert len(seen) == len(set(seen)) == information.MAX_CELLS
     assert (seen.min(), seen.max()) == (0, len(x) - 1)
     x[np.setdiff1d(np.arange(len(x)), seen)] = 1e6
-    assert weight_of(x, 3, counts=False) == pytest.approx(SHARE * nats, rel=0.03)
+    assert weight_of(x, 3, counts=False) == pytest.approx(FRACTION * information, rel=0.03)
 
 
 def test_code_of_more_dimensions_than_are_told_apart():
     x, _ = factors(n_vars=200)
-    told = nats_told(x, counts=False)
-    assert len(told) == _weights.MAX_COMPONENTS
+    told = pca_information(x, counts=False)
+    assert len(told) == information.MAX_COMPONENTS
     assert (np.diff(told[:3]) > 0).all()
-    assert weight_of(x, 1000, counts=False) == pytest.approx(SHARE * told[-1])
+    assert weight_of(x, 1000, counts=False) == pytest.approx(FRACTION * told[-1])
 
 
 def test_cells_on_the_disk_have_the_weight_of_those_in_memory(adata, tmp_path, monkeypatch):
-    monkeypatch.setattr(_weights, "MAX_CELLS", 40)  # fewer than there are
-    monkeypatch.setattr(_weights, "SIDE_BY_SIDE", 4)
+    monkeypatch.setattr(information, "MAX_CELLS", 40)  # fewer than there are
+    monkeypatch.setattr(information, "SIDE_BY_SIDE", 4)
     adata.write_h5ad(tmp_path / "cells.h5ad")
     CIVAE.setup_anndata(adata)
     for likelihood in ("auto", "nb"):
@@ -86,14 +87,14 @@ def test_cells_on_the_disk_have_the_weight_of_those_in_memory(adata, tmp_path, m
         assert model.module.discriminator_weight == pytest.approx(expected)
     unread = BlockDataModule(tmp_path / "cells.h5ad", check=False)
     model = CIVAE(registry=unread.registry, likelihood="nb", sigmoid=False)
-    assert model.module.discriminator_weight == WITHOUT_DATA
+    assert model.module.discriminator_weight == DEFAULT_WEIGHT
 
 
 def test_a_model_takes_it_and_keeps_it(adata, tmp_path):
     CIVAE.setup_anndata(adata)
     model = CIVAE(adata, n_latent=4)
-    nats = nats_told(adata.layers["counts"], counts=True)
-    expected = _weights.auto_discriminator_weight(nats, 4)
+    information = pca_information(adata.layers["counts"], counts=True)
+    expected = _weights.auto_discriminator_weight(information, 4)
     assert model.module.discriminator_weight == pytest.approx(expected)
     assert f"discriminator_weight: {expected}" in model._model_summary_string
     model.is_trained_ = True
@@ -109,7 +110,7 @@ def test_what_it_cannot_do(adata):
         CIVAE(adata, discriminator_weight="best")
     registry = CIVAE(adata).registry_
     unread = CIVAE(registry=registry, likelihood="nb", sigmoid=False)
-    assert unread.module.discriminator_weight == WITHOUT_DATA
+    assert unread.module.discriminator_weight == DEFAULT_WEIGHT
     few = anndata.AnnData(np.array([[1.0, 2.0], [3.0, 1.0], [2.0, 5.0]], dtype="float32"))
     few.obs["cell_type"] = ["a", "b", "a"]
     CIVAE.setup_anndata(few)

@@ -162,7 +162,7 @@ def test_labels_move_cells_with_a_share_of_their_weight():
     z, labels = torch.randn(8, 4), torch.arange(8)[:, None] % (N_CLASSES + 1)
     found = []
     for pulls in (None, [0.5, 1.0, 0.0]):
-        network = module(class_weights=[2.0, 1.0, 3.0], pulls=pulls, n_latent=4)
+        network = module(class_weights=[2.0, 1.0, 3.0], latent_grad_scale=pulls, n_latent=4)
         points = z.clone().requires_grad_()
         output = network._with_discriminator(
             points, labels, 1.0, loss=torch.zeros(()), reconstruction_loss=z[:, 0], kl_local=z[:, 0]

@@ -4,7 +4,7 @@ import torch
 from tests.conftest import make_adata, make_model
 
 from scivae.module._coding import decoded_blocks, likelihood
-from scivae.module._covariates import Conditions
+from scivae.module._covariates import Covariates
 
 
 @pytest.mark.parametrize("name", ["nb", "zinb", "poisson", "normal", "laplace", "bernoulli"])
@@ -22,18 +22,18 @@ def test_fast_means_are_those_of_the_likelihood(name, size_factor):
         adata, likelihood=name, setup={**setup, "categorical_covariate_keys": ["site"],
                                        "continuous_covariate_keys": ["age"]},
     )  # fmt: skip
-    encoded = model._encode(adata, np.arange(30))
-    ((_, fast),) = decoded_blocks(model.module, encoded.mean, encoded.conditions)
-    slow = likelihood(model.module, encoded.mean, encoded.conditions).mean.numpy()
+    encoded = model.codec.encode(adata, np.arange(30))
+    ((_, fast),) = decoded_blocks(model.module, encoded.mean, encoded.covariates)
+    slow = likelihood(model.module, encoded.mean, encoded.covariates).mean.numpy()
     np.testing.assert_allclose(fast, slow, rtol=1e-5, atol=1e-6)
 
 
 def test_batch_embeddings():
     adata = make_adata()
     model = make_model(adata, setup={"batch_key": "batch"}, batch_representation="embedding")
-    encoded = model._encode(adata, np.arange(10))
-    ((_, fast),) = decoded_blocks(model.module, encoded.mean, encoded.conditions)
-    slow = likelihood(model.module, encoded.mean, encoded.conditions).mean.numpy()
+    encoded = model.codec.encode(adata, np.arange(10))
+    ((_, fast),) = decoded_blocks(model.module, encoded.mean, encoded.covariates)
+    slow = likelihood(model.module, encoded.mean, encoded.covariates).mean.numpy()
     np.testing.assert_allclose(fast, slow, rtol=1e-5)
 
 
@@ -86,8 +86,8 @@ def test_covariates_of_decode():
 
 
 def test_concatenated_conditions():
-    part = Conditions(np.zeros(2), np.arange(2), None, np.ones((2, 1)))
-    whole = Conditions.concatenate([part, part.take(slice(0, 1))])
+    part = Covariates(np.zeros(2), np.arange(2), None, np.ones((2, 1)))
+    whole = Covariates.concatenate([part, part.take(slice(0, 1))])
     assert whole.batch.tolist() == [0, 1, 0]
     assert whole.categorical is None
     assert whole.continuous.shape == (3, 1)

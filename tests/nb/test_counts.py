@@ -16,10 +16,10 @@ from torch import nn
 from scivae.module import CIVAEModule
 from scivae.nb import compiled as _compiled
 from scivae.nb import kernels as _kernels
-from scivae.nb.counts import Matrix, Rows, sparse_linear, store_by_input
+from scivae.nb.counts import DenseCounts, SparseCounts, sparse_linear, store_by_input
 from scivae.nb.kernels import FEW, TABLED, _exp2, _log1p
 from scivae.nb.loss import negative_binomial_loss
-from scivae.nb.workers import sharing
+from scivae.nb.workers import worker_pool
 
 N_CELLS, N_GENES, N_CLASSES = 24, 40, 3
 
@@ -51,7 +51,7 @@ def network(**kwargs):
 @pytest.mark.parametrize("layout", ["dense", "csr"])
 def test_rows_are_the_matrix(layout):
     x = counts()
-    rows = Rows.of(x if layout == "dense" else x.to_sparse_csr())
+    rows = SparseCounts.of(x if layout == "dense" else x.to_sparse_csr())
     assert torch.equal(rows.dense(rows.counts), x)
     assert torch.equal(rows.totals, x.sum(1, keepdim=True))
     parts = list(rows.split(7))
@@ -70,7 +70,7 @@ def test_sparse_layer_is_the_dense_one():
         before = layer.weight.detach().clone()
         store(layer)
         assert torch.equal(layer.weight, before)
-        rows = Rows.of(x)
+        rows = SparseCounts.of(x)
         out = sparse_linear(rows.counts, rows, layer)
         torch.testing.assert_close(out, layer(x))
         found = torch.autograd.grad((out * weight).sum(), layer.parameters())
@@ -88,22 +88,22 @@ def test_loss_is_the_negative_binomial_of_scvi(scale):
     mu = library * layer(hidden).softmax(1)
     theirs = -NegativeBinomial(mu=mu, theta=log_theta.exp()).log_prob(x).sum(1)
     by = [hidden, layer.weight, layer.bias, log_theta]
-    ours = negative_binomial_loss(hidden, layer, log_theta, Rows.of(x))
+    ours = negative_binomial_loss(hidden, layer, log_theta, SparseCounts.of(x))
     found = torch.autograd.grad((ours * weight).sum(), by)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     expected = torch.autograd.grad((theirs * weight).sum(), by)
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-8)
     single = negative_binomial_loss(
-        hidden.float(), layer.float(), log_theta.float(), Rows.of(x.float())
+        hidden.float(), layer.float(), log_theta.float(), SparseCounts.of(x.float())
     )
     torch.testing.assert_close(single, theirs.float(), rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("equal", [True, False])
-@pytest.mark.parametrize("n_shares", [1, 3])
+@pytest.mark.parametrize("n_chunks", [1, 3])
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
 def test_single_precision_gives_the_numbers_of_double_precision(
-    scale, n_shares, equal, monkeypatch
+    scale, n_chunks, equal, monkeypatch
 ):
     monkeypatch.setattr(_compiled, "CHUNK_VALUES", 5 * N_GENES)  # several parts, the last smaller
     monkeypatch.setattr(_compiled, "FEWEST_CELLS", 1)
@@ -118,11 +118,11 @@ def test_single_precision_gives_the_numbers_of_double_precision(
         these = [t.detach().to(dtype).requires_grad_() for t in (hidden, layer.weight, layer.bias)]
         theta, counted = log_theta.to(dtype).requires_grad_(), x.to(dtype)
         last = SimpleNamespace(weight=these[1], bias=these[2])
-        cells = Matrix(counted, counted)
+        cells = DenseCounts(counted, counted)
         if way == "compiled":
-            cells = Rows.of(counted).prepare(n_shares=n_shares)
-            assert len(cells.shares) == n_shares
-        with sharing(n_shares):
+            cells = SparseCounts.of(counted).prepare(n_chunks=n_chunks)
+            assert len(cells.chunks) == n_chunks
+        with worker_pool(n_chunks):
             if way == "scvi":
                 shares = torch.nn.functional.linear(*these).softmax(1)
                 px = NegativeBinomial(mu=shares * counted.sum(1, keepdim=True), theta=theta.exp())
@@ -159,7 +159,7 @@ def test_compiled_loops_hide_nothing_that_is_not_finite(culprit, value):
         hidden[3, 2] = value
     else:
         log_theta[7] = value
-    loss = negative_binomial_loss(hidden.requires_grad_(), layer, log_theta, Rows.of(x))
+    loss = negative_binomial_loss(hidden.requires_grad_(), layer, log_theta, SparseCounts.of(x))
     broken = ~loss.isfinite()
     assert broken[3]
     assert broken.all() or (culprit == "hidden" and broken.sum() == 1)
@@ -185,7 +185,7 @@ def test_loops_are_compiled_where_nothing_can_be_written(monkeypatch):
 
 
 def test_counts_gene_after_gene():
-    rows = Rows.of(counts())
+    rows = SparseCounts.of(counts())
     expected = sparse.csc_array(counts().numpy())
     cells, places, starts = rows.by_gene
     assert torch.equal(rows.counts[places], torch.from_numpy(expected.data))
@@ -194,7 +194,7 @@ def test_counts_gene_after_gene():
 
 
 def test_a_seed_thins_as_before():
-    rows = Rows.of(counts())
+    rows = SparseCounts.of(counts())
     before = torch.get_rng_state()
     rows.prepare()
     rows.prepare(0.7, 3)
@@ -210,7 +210,7 @@ def test_a_cell_without_counts_has_a_finite_gradient(dtype):
     layer = nn.Linear(2, N_GENES).to(dtype)
     x, hidden = counts(dtype), torch.ones(N_CELLS, 2, dtype=dtype, requires_grad=True)
     log_theta = torch.zeros(N_GENES, dtype=dtype)
-    loss = negative_binomial_loss(hidden, layer, log_theta, Rows.of(x))
+    loss = negative_binomial_loss(hidden, layer, log_theta, SparseCounts.of(x))
     assert float(loss[5].detach()) == pytest.approx(0, abs=1e-6)
     for slope in torch.autograd.grad(loss.sum(), [hidden, layer.weight]):
         assert slope.isfinite().all()
@@ -222,25 +222,27 @@ def test_only_the_products_of_the_last_layer_are_in_half_precision():
     hidden, log_theta = torch.randn(len(x), 6, requires_grad=True), torch.zeros(N_GENES)
     found = {}
     for products in (None, torch.bfloat16):
-        loss = negative_binomial_loss(hidden, layer, log_theta, Rows.of(x), products)
+        loss = negative_binomial_loss(hidden, layer, log_theta, SparseCounts.of(x), products)
         found[products] = loss, *torch.autograd.grad(loss.sum(), [hidden, layer.weight])
     for exact, half in zip(*found.values(), strict=True):
         assert half.dtype == torch.float32
         assert 0 < (half - exact).norm() / exact.norm() < 0.02  # bfloat16 has eight bits
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = network().float().loss_of_rows(tensors(Rows.of(x)))
+        output = network().float().fused_loss(tensors(SparseCounts.of(x)))
     assert output.logits.dtype == output.loss.dtype == torch.float32
 
 
 def test_an_error_in_a_thread_is_raised_here():
-    rows = Rows.of(counts(torch.float32)).prepare(n_shares=2)
+    rows = SparseCounts.of(counts(torch.float32)).prepare(n_chunks=2)
     hidden, layer = torch.ones(N_CELLS, 3), nn.Linear(2, N_GENES)
-    with sharing(2), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with worker_pool(2), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         negative_binomial_loss(hidden, layer, torch.zeros(N_GENES), rows)
 
 
-@pytest.mark.parametrize("way", [Rows.of, lambda x: Matrix(x, x)], ids=["rows", "matrix"])
+@pytest.mark.parametrize(
+    "way", [SparseCounts.of, lambda x: DenseCounts(x, x)], ids=["rows", "matrix"]
+)
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "settings",
@@ -254,7 +256,7 @@ def test_an_error_in_a_thread_is_raised_here():
     ],
 )
 def test_loss_and_gradients_of_the_whole_network(settings, training, way):
-    assert network(**settings).float().reads_rows
+    assert network(**settings).float().supports_fused_nb
     module = network(**settings).train(training)  # in double precision, to compare to 1e-9
     x = counts()
     x[5, 0] = 1
@@ -268,7 +270,7 @@ def test_loss_and_gradients_of_the_whole_network(settings, training, way):
         if cells is None:
             output = module(batch, loss_kwargs={"kl_weight": 0.7})[2]
         else:
-            output = module.loss_of_rows({**batch, "X": cells}, kl_weight=0.7)
+            output = module.fused_loss({**batch, "X": cells}, kl_weight=0.7)
         module.zero_grad()
         output.loss.backward()
         gradients = {k: p.grad.clone() for k, p in module.named_parameters() if p.grad is not None}
@@ -302,7 +304,7 @@ def test_loss_and_gradients_of_the_whole_network(settings, training, way):
     ],
 )
 def test_other_networks_are_left_to_scvi(settings):
-    assert not network(**settings).float().reads_rows
+    assert not network(**settings).float().supports_fused_nb
 
 
 @pytest.mark.parametrize("count", [1.0, 10.0, FEW + 8.0])
@@ -312,7 +314,7 @@ def test_thinned_rows_are_binomial(count):
     n = 40_000
     x = torch.zeros(n, 2)
     x[:, 0] = count
-    thinned = Rows.of(x).thin(0.6).double()
+    thinned = SparseCounts.of(x).thin(0.6).double()
     assert ((thinned >= 0) & (thinned <= count) & (thinned == thinned.round())).all()
     mean = 0.7 * count
     variance = count * (0.7 - (0.49 + 0.03)) + count**2 * 0.03
@@ -323,7 +325,7 @@ def test_thinned_rows_are_binomial(count):
 def test_thinned_counts_of_one_share_are_a_binomial_distribution():
     torch.manual_seed(0)
     x = torch.full((1, 20_000), 5.0)
-    thinned = Rows.of(x).thin(0.9).numpy()
+    thinned = SparseCounts.of(x).thin(0.9).numpy()
     share = thinned.mean() / 5  # one cell, one share
     observed = np.bincount(thinned.astype(int), minlength=6)
     expected = stats.binom.pmf(np.arange(6), 5, share) * x.shape[1]
@@ -337,11 +339,11 @@ def test_a_minibatch_is_freed_when_it_was_used():
     gc.disable()
     try:
         module, x = network(), counts()
-        with sharing(2):
-            for n_shares in (1, 2):
-                rows = Rows.of(x).prepare(thinning=0.5, n_shares=n_shares)
+        with worker_pool(2):
+            for n_chunks in (1, 2):
+                rows = SparseCounts.of(x).prepare(thinning=0.5, n_chunks=n_chunks)
                 columns, freed = weakref.ref(rows.columns), weakref.ref(rows)
-                output = module.loss_of_rows({**tensors(x), "X": rows})
+                output = module.fused_loss({**tensors(x), "X": rows})
                 output.loss.backward()
                 del rows
                 assert freed() is None  # although the loss is kept

@@ -15,7 +15,7 @@ from tests.conftest import make_adata
 
 from scivae.data import files as _files
 from scivae.model import CIVAE
-from scivae.train.checkpoint import joined_histories
+from scivae.train.checkpoint import join_histories
 
 PLAN = {"lr": 0.01, "minibatch_size": None}
 
@@ -211,7 +211,7 @@ def test_the_history_goes_on():
 def test_histories_are_joined():
     before = {"a": pd.DataFrame({"a": [1.0, 2.0]}), "b": pd.DataFrame({"b": [3.0]}, index=[1])}
     after = {"a": pd.DataFrame({"a": [5.0]}), "c": pd.DataFrame({"c": [6.0]})}
-    joined = joined_histories(before, after)
+    joined = join_histories(before, after)
     assert {name: column[name].to_dict() for name, column in joined.items()} == {
         "a": {0: 1.0, 1: 2.0, 2: 5.0},
         "b": {1: 3.0},

@@ -18,10 +18,15 @@ from torch.distributions import Distribution
 
 from scivae.model import CIVAE
 from scivae.module import CIVAEModule
-from scivae.train import device as _resident
-from scivae.train import plan as _training
-from scivae.train import splitter as _splitter
-from scivae.train.device import Chosen, ChosenLoader, Resident, can_hold, narrowest, rates_on_device
+from scivae.train import device, engines, steps
+from scivae.train.device import (
+    DeviceDataset,
+    IndexBatch,
+    IndexLoader,
+    narrowest,
+    rates_on_device,
+    why_not_held,
+)
 
 cuda = torch.cuda.is_available()
 needs_gpu = pytest.mark.skipif(not cuda, reason="there is no GPU")
@@ -46,10 +51,10 @@ def holds(monkeypatch):
     """A CPU holds the cells, too; shapes of what is run."""
     AsItIs.shapes = []
     if not cuda:
-        monkeypatch.setattr(_splitter, "can_hold", lambda trainer: True)
-        monkeypatch.setattr(_training, "rates_on_device", lambda *args: nullcontext())
-        monkeypatch.setattr(_resident, "free_memory", lambda device: 10**9)
-    monkeypatch.setattr(_training, "Replayed", AsItIs)
+        monkeypatch.setattr(engines, "why_not_held", lambda trainer: None)
+        monkeypatch.setattr(steps, "rates_on_device", lambda *args: nullcontext())
+        monkeypatch.setattr(device, "free_memory", lambda device: 10**9)
+    monkeypatch.setattr(steps, "CudaGraphStep", AsItIs)
     return AsItIs.shapes
 
 
@@ -62,7 +67,7 @@ def train(resident, monkeypatch, likelihood="nb", epochs=3, callbacks=(), **plan
     plan = {"thinning": 0.0, **plan}
     with monkeypatch.context() as patch:
         if not resident:
-            patch.setattr(_splitter, "can_hold", lambda trainer: False)
+            patch.setattr(engines, "why_not_held", lambda trainer: "asked for")
         model.train(
             epochs,
             batch_size=5,
@@ -87,7 +92,7 @@ def test_results_do_not_depend_on_where_cells_lie(holds, monkeypatch, likelihood
     assert_same(*models)
     n_train, n_held_out = (len(i) for i in (models[1].train_indices, models[1].validation_indices))
     assert sum(n * size for n, size in holds) == 3 * (n_train + n_held_out)
-    assert {n for n, _ in holds} == {1, _resident.MINIBATCHES_A_GRAPH}
+    assert {n for n, _ in holds} == {1, device.MINIBATCHES_A_GRAPH}
     assert models[0].trainer.global_step == models[1].trainer.global_step
 
 
@@ -95,14 +100,14 @@ def test_results_do_not_depend_on_where_cells_lie(holds, monkeypatch, likelihood
 @pytest.mark.parametrize("likelihood", ["nb", "zinb"])
 def test_a_replayed_step_is_the_step(holds, monkeypatch, likelihood):
     as_it_is = train(True, monkeypatch, likelihood, epochs=6)
-    recorded, record = [], _resident.Replayed._record
+    recorded, record = [], device.CudaGraphStep._record
 
     def noted(self, indices):
         recorded.append(tuple(indices.shape))
         return record(self, indices)
 
-    monkeypatch.setattr(_resident.Replayed, "_record", noted)
-    monkeypatch.setattr(_training, "Replayed", _resident.Replayed)
+    monkeypatch.setattr(device.CudaGraphStep, "_record", noted)
+    monkeypatch.setattr(steps, "CudaGraphStep", device.CudaGraphStep)
     assert_same(train(True, monkeypatch, likelihood, epochs=6), as_it_is)
     assert {(16, 5), (1, 5), (1, 3)} <= set(recorded)
 
@@ -110,8 +115,8 @@ def test_a_replayed_step_is_the_step(holds, monkeypatch, likelihood):
 @needs_gpu
 def test_steps_that_wait_for_the_device_are_not_recorded(holds, monkeypatch):
     expected = train(True, monkeypatch, "zinb")
-    monkeypatch.setattr(_training, "Replayed", _resident.Replayed)
-    monkeypatch.setattr(_resident.Replayed, "_record", lambda *args: pytest.fail("recorded"))
+    monkeypatch.setattr(steps, "CudaGraphStep", device.CudaGraphStep)
+    monkeypatch.setattr(device.CudaGraphStep, "_record", lambda *args: pytest.fail("recorded"))
     loss = CIVAEModule.loss
 
     def waiting(self, *args, **kwargs):
@@ -147,14 +152,14 @@ class Breaks(Callback):
 @pytest.mark.parametrize("callbacks", [[], [Breaks()]], ids=["whole", "broken off"])
 def test_memory_of_the_device_is_given_back(holds, monkeypatch, callbacks):
     """Although the model lives on, with its trainer, and an error, with its traceback."""
-    held, of = [], Resident.of
+    held, of = [], DeviceDataset.of
 
     def noted(*args):
         cells = of(*args)
         held.extend(weakref.ref(tensor) for tensor in cells.tensors.values())
         return cells
 
-    monkeypatch.setattr(Resident, "of", noted)
+    monkeypatch.setattr(DeviceDataset, "of", noted)
     error = None
     try:
         model = train(True, monkeypatch, callbacks=callbacks)
@@ -184,34 +189,34 @@ def test_callbacks_that_look_at_a_step_see_each(monkeypatch):
         strategy=SimpleNamespace(root_device=torch.device("cuda")),
         world_size=1,
     )
-    assert can_hold(fake)
+    assert why_not_held(fake) is None
     for change in (
         {"callbacks": [Sees()]},
         {"precision_plugin": DoublePrecision()},
         {"world_size": 2},
         {"strategy": SimpleNamespace(root_device=torch.device("cpu"))},
     ):
-        assert not can_hold(SimpleNamespace(**{**vars(fake), **change}))
+        assert why_not_held(SimpleNamespace(**{**vars(fake), **change}))
     looks = Sees()
     train(False, monkeypatch, callbacks=[looks], epochs=1)
     assert looks.n == 22  # 108 cells, five at a time
 
 
 def test_the_order_is_that_of_the_other_loader(monkeypatch, holds):
-    cells = Resident({"X": torch.zeros(50, 1)})
-    loader = ChosenLoader(cells, np.arange(10, 50), 4, shuffle=True)
+    cells = DeviceDataset({"X": torch.zeros(50, 1)})
+    loader = IndexLoader(cells, np.arange(10, 50), 4, shuffle=True)
     assert len(loader) == 1
     loader.generator = torch.Generator().manual_seed(3)
     (chosen,) = loader
     order = torch.randperm(40, generator=torch.Generator().manual_seed(3)) + 10
     assert torch.equal(chosen.indices, order)
-    (chosen,) = ChosenLoader(cells, np.arange(10, 50), 4, shuffle=False)
+    (chosen,) = IndexLoader(cells, np.arange(10, 50), 4, shuffle=False)
     assert torch.equal(chosen.indices, torch.arange(10, 50))
 
 
 def test_minibatches_have_few_shapes_and_every_cell():
     indices = torch.arange(8 * 37 + 3)
-    parts = list(Chosen(Resident({}), indices, 8).minibatches())
+    parts = list(IndexBatch(DeviceDataset({}), indices, 8).minibatches())
     assert {tuple(p.shape) for p in parts} == {(16, 8), (1, 8), (1, 3)}
     assert torch.equal(torch.cat([p.flatten() for p in parts]), indices)
 
@@ -237,16 +242,16 @@ def test_cells_are_held_as_they_are(monkeypatch, layout):
     adata.layers["counts"] = layout(adata.layers["counts"].toarray())
     CIVAE.setup_anndata(adata, batch_key="batch")
     manager = CIVAE(adata).adata_manager
-    monkeypatch.setattr(_resident, "free_memory", lambda device: 10**9)
-    monkeypatch.setattr(_resident, "CELLS_A_COPY", 50)
-    cells = Resident.of(manager, torch.device("cpu"))
+    monkeypatch.setattr(device, "free_memory", lambda device: 10**9)
+    monkeypatch.setattr(device, "CELLS_A_COPY", 50)
+    cells = DeviceDataset.of(manager, torch.device("cpu"))
     some = torch.tensor([3, 0, 70])
     found = cells.at(some)
     dense = make_adata().layers["counts"].toarray()
     np.testing.assert_array_equal(found["X"], dense[some])
     np.testing.assert_array_equal(found["labels"][:, 0], adata.obs["_scvi_labels"].iloc[some])
-    monkeypatch.setattr(_resident, "free_memory", lambda device: adata.n_obs * adata.n_vars)
-    assert Resident.of(manager, torch.device("cpu")) is None
+    monkeypatch.setattr(device, "free_memory", lambda device: adata.n_obs * adata.n_vars)
+    assert DeviceDataset.of(manager, torch.device("cpu")) is None
 
 
 def test_values_that_are_stored_twice_are_summed_before_bytes_are_saved(monkeypatch):
@@ -258,8 +263,8 @@ def test_values_that_are_stored_twice_are_summed_before_bytes_are_saved(monkeypa
     assert not x.has_canonical_format
     adata.layers["counts"] = x
     CIVAE.setup_anndata(adata)
-    monkeypatch.setattr(_resident, "free_memory", lambda device: 10**9)
-    cells = Resident.of(CIVAE(adata).adata_manager, torch.device("cpu"))
+    monkeypatch.setattr(device, "free_memory", lambda device: 10**9)
+    cells = DeviceDataset.of(CIVAE(adata).adata_manager, torch.device("cpu"))
     assert (cells.at(torch.arange(5))["X"][:, 3] == 300).all()
 
 
@@ -277,7 +282,7 @@ def test_rates_are_floats_before_and_after():
 
 def test_distributions_look_at_their_arguments_afterwards():
     before = Distribution._validate_args
-    with _resident._distributions_unchecked():
+    with device._distributions_unchecked():
         torch.distributions.Normal(torch.tensor(float("nan")), 1.0)
     assert Distribution._validate_args == before
 
@@ -301,10 +306,10 @@ def test_only_a_wait_is_taken_for_one(monkeypatch):
     )
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        with _resident._noting_waits() as waits:
+        with device._noting_waits() as waits:
             warnings.warn("another", stacklevel=1)
         assert not waits
-        with _resident._noting_waits() as waits:
+        with device._noting_waits() as waits:
             warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         assert len(waits) == 1
     assert [str(w.message) for w in told] == ["another"]

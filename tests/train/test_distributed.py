@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from tests.conftest import make_adata
 
-from scivae.train.checkpoint import Keeper
+from scivae.train.checkpoint import TrainingCheckpoint
 
 SCRIPT = Path(__file__).with_name("distributed.py")
 
 
 def test_every_process_draws_noise_of_its_own():
-    keeper = Keeper(seed=3)
+    keeper = TrainingCheckpoint(seed=3)
     seeds = {keeper.epoch_seed(epoch, rank) for epoch in range(3) for rank in range(4)}
     assert len(seeds) == 12
     assert keeper.epoch_seed(2, 0) == keeper.epoch_seed(2)

@@ -15,13 +15,13 @@ from scvi import REGISTRY_KEYS
 
 from .. import _keys
 from .._errors import check_bool, check_choice, check_integer, check_number
-from .._scvi import MODEL_NAME, SETUP_METHOD_NAME
+from .._scvi import MODEL_NAME, SETUP_ARGS, SETUP_METHOD_NAME
 from ..module import COUNT_LIKELIHOODS
 from . import annbatch, checks, likelihoods, profile, sources
 from .blocks import BlockLoader
 from .cells import resolve_indices
 from .fingerprint import Fingerprint
-from .information import nats_told
+from .information import pca_information
 from .registry import register
 from .setup import Setup
 from .split import stratified_split
@@ -164,7 +164,7 @@ class BlockDataModule(LightningDataModule):
         if registry is not None:
             checks.check_genes(adata, Setup.from_registry(registry).genes)
         further: dict[str, Any] = {} if registry is None else {"source_registry": registry}
-        said = {MODEL_NAME: "CIVAE", SETUP_METHOD_NAME: "setup_anndata", "setup_args": arguments}
+        said = {MODEL_NAME: "CIVAE", SETUP_METHOD_NAME: "setup_anndata", SETUP_ARGS: arguments}
         manager = register(
             adata,
             said,
@@ -191,7 +191,7 @@ class BlockDataModule(LightningDataModule):
                 )
             if check:
                 counts = profile.class_counts(codes, len(self.setup_.classes))
-                found = profile.Found.in_adata(
+                found = profile.DataProfile.in_adata(
                     adata, self.layer, self.setup_.size_factor_key, counts, matrix
                 )
                 likelihood = likelihoods.choose_likelihood(found.summary)
@@ -200,8 +200,8 @@ class BlockDataModule(LightningDataModule):
                         adata, self.layer, found.summary, likelihood, training=registry is None
                     )
                 self.rounds = found.summary.kind == "near counts"
-                nats = nats_told(matrix, counts=likelihood in COUNT_LIKELIHOODS)
-                self.registry[profile.FOUND] = found._replace(nats=nats).to_plain()
+                information = pca_information(matrix, counts=likelihood in COUNT_LIKELIHOODS)
+                self.registry[profile.PROFILE] = found._replace(information=information).to_plain()
         parts = stratified_split(
             codes,
             train_size=train_size,

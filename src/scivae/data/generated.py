@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from .. import _keys
+from .._errors import check_key
 from .._names import as_text, native_text, same_names
 from ..geometry import Crossings
 from .checks import X_LAYER
@@ -193,3 +194,28 @@ def safe_key(name: str, taken: Callable[[str], bool] = lambda key: False) -> str
 def storable(value: Any) -> Any:
     """The value, as text where it is an integer greater than those of file formats."""
     return str(value) if isinstance(value, int) and abs(value) >= 2**63 else value
+
+
+def check_uns(adata: AnnData, key_added: str | None) -> None:
+    """Raise unless ``adata.uns[key_added]`` is free, or scivae's own."""
+    if key_added is None:
+        return
+    check_key("key_added", key_added)
+    taken = adata.uns.get(key_added, {})
+    keys = set(taken) if isinstance(taken, Mapping) else None
+    if (
+        keys is None
+        or not (keys <= _keys.UNS_ENTRIES or keys >= _keys.PROVENANCE)
+        or not isinstance(taken.get(_keys.PATHS, {}), Mapping)
+    ):
+        raise ValueError(
+            f"adata.uns[{key_added!r}] already holds something else; pass another key_added."
+        )
+
+
+def as_categories(obs: pd.DataFrame) -> pd.DataFrame:
+    """Make the columns of text categorical."""
+    for column in (_keys.KIND, _keys.PATH, _keys.SOURCE, _keys.TARGET):
+        if column in obs:
+            obs[column] = pd.Categorical(obs[column])
+    return obs

@@ -25,7 +25,7 @@ def _cells(n_obs: int) -> np.ndarray:
     return (starts[:, None] + np.arange(SIDE_BY_SIDE)).ravel()
 
 
-def nats_told(x: Any, *, counts: bool) -> np.ndarray:
+def pca_information(x: Any, *, counts: bool) -> np.ndarray:
     r"""Nats that a linear code tells of a cell, by its number of dimensions.
 
     Of gene j, principal components tell :math:`-\tfrac12 \log (1 - R^2_j)`, with the share :math:`R^2_j` of

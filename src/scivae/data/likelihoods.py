@@ -12,16 +12,15 @@ from .. import _keys
 from .._errors import near_matches, shown, warn
 from .._names import layer_names
 from .._storage import rows_of
-from ..module import COUNT_LIKELIHOODS, LIKELIHOODS
-from ..module._coding import MAX_RATE
+from ..module import COUNT_LIKELIHOODS, LIKELIHOODS, MAX_RATE
 from .checks import (
     MAX_VALUE,
     X_LAYER,
     where,
 )
 from .profile import (
+    DataProfile,
     DataSummary,
-    Found,
 )
 
 
@@ -44,7 +43,7 @@ def check_likelihood(likelihood: str) -> None:
 
 
 def check_values(
-    adata: AnnData | Found,
+    adata: AnnData | DataProfile,
     layer: str,
     summary: DataSummary,
     likelihood: str,
@@ -152,7 +151,9 @@ def _in_words(summary: DataSummary) -> str:
     return f"{words.get(kind, kind + ' values')} up to {summary.maximum:g}"
 
 
-def say_what_was_chosen(adata: AnnData | None, layer: str, found: Found, likelihood: str) -> None:
+def say_what_was_chosen(
+    adata: AnnData | None, layer: str, found: DataProfile, likelihood: str
+) -> None:
     """Warn where ``likelihood="auto"`` chose what may surprise.
 
     Parameters

@@ -14,7 +14,7 @@ from .._names import layer_names
 from .._storage import iter_blocks
 from .checks import values_of, where
 
-FOUND = "found"  # entry of a datamodule's registry; see ``Found``
+PROFILE = "found"  # entry of a datamodule's registry; see ``DataProfile``
 
 
 # Rows in which the trace of a normalization is looked for, about.
@@ -75,7 +75,7 @@ class DataSummary(NamedTuple):
         return cls(**found, zero_rows=np.array([], dtype=int), first_bad=None)
 
 
-class Found(NamedTuple):
+class DataProfile(NamedTuple):
     """What a model must know of its cells before it is made, wherever they lie.
 
     Attributes
@@ -92,9 +92,9 @@ class Found(NamedTuple):
         Names of the cells.
     n_obs
         Number of cells, labeled or not.
-    nats
-        What a linear code tells of a cell, where that was worked out; see
-        :func:`scivae.model._weights.nats_told`.
+    information
+        Information (nats) that principal components capture of a cell, where it was computed; see
+        :func:`scivae.data.information.pca_information`.
     """
 
     summary: DataSummary
@@ -103,7 +103,7 @@ class Found(NamedTuple):
     layers: Sequence[str]
     obs_names: pd.Index
     n_obs: int
-    nats: np.ndarray | None = None
+    information: np.ndarray | None = None
 
     @classmethod
     def in_adata(
@@ -113,7 +113,7 @@ class Found(NamedTuple):
         size_factor_key: str | None,
         counts: np.ndarray,
         values: Any = None,
-    ) -> Found:
+    ) -> DataProfile:
         """What there is in an AnnData; ``values`` in place of its own."""
         summary = summarize(values_of(adata, layer) if values is None else values)
         check_finite(adata, layer, summary)
@@ -130,11 +130,11 @@ class Found(NamedTuple):
             "n_obs": self.n_obs,
             "library": self.library,
             "layers": layer_names(self),
-            "nats": None if self.nats is None else self.nats.tolist(),
+            "nats": None if self.information is None else self.information.tolist(),
         }
 
     @classmethod
-    def from_plain(cls, found: dict[str, Any]) -> Found:
+    def from_plain(cls, found: dict[str, Any]) -> DataProfile:
         """Undo :meth:`to_plain`."""
         names = ("minimum", "maximum", "integer", "near_integer", "transformed")
         numbers = {name: found[name] for name in names if name in found}  # older files have fewer

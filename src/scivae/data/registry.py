@@ -11,7 +11,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data.fields import LayerField
 
 from .._errors import check_bool, check_type
-from .._scvi import ADATA_UUID, get_minify_type
+from .._scvi import ADATA_UUID, SETUP_ARGS, get_minify_type
 from . import checks, profile
 from .fields import (
     BatchField,
@@ -82,7 +82,7 @@ def register(
         continuous_covariate_keys=continuous_covariate_keys,
     )
     layer = checks.resolve_layer(adata, layer)
-    setup_method_args["setup_args"]["layer"] = layer
+    setup_method_args[SETUP_ARGS]["layer"] = layer
     if get_minify_type(adata) is None:
         profile.check_finite(adata, layer)
     fields = [

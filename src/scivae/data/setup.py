@@ -9,7 +9,7 @@ import pandas as pd
 from scvi import REGISTRY_KEYS
 
 from .._errors import check_type, near_matches, shown
-from ..module._covariates import Conditions
+from ..module import Covariates
 from .checks import MAX_VALUE, X_LAYER, check_columns
 from .columns import column_like, numbers_like
 from .fields import ContinuousCovariatesField, LabelsField, SizeFactorField, codes_of, standardize
@@ -134,12 +134,12 @@ class Setup(NamedTuple):
         """Code of a batch; a KeyError names those there are."""
         return _code(batch, self.batches, argument, "batch")
 
-    def obs(self, conditions: Conditions, index: pd.Index, real: pd.DataFrame) -> pd.DataFrame:
+    def obs(self, covariates: Covariates, index: pd.Index, real: pd.DataFrame) -> pd.DataFrame:
         """Columns of ``obs`` that hold the covariates of the setup, in their own units.
 
         Parameters
         ----------
-        conditions
+        covariates
             Covariates of n cells.
         index
             Their names.
@@ -149,21 +149,35 @@ class Setup(NamedTuple):
         columns: dict[str, Any] = {}
         named: list[tuple[str, np.ndarray, np.ndarray]] = []
         if self.batch_key is not None:
-            named.append((self.batch_key, conditions.batch, self.batches))
-        if conditions.categorical is not None:
+            named.append((self.batch_key, covariates.batch, self.batches))
+        if covariates.categorical is not None:
             for i, (key, categories) in enumerate(self.categorical.items()):
-                named.append((key, conditions.categorical[:, i], categories))
+                named.append((key, covariates.categorical[:, i], categories))
         for key, codes, categories in named:
             values = pd.Categorical.from_codes(codes, pd.Index(categories).infer_objects())
             columns[key] = column_like(values, real.get(key))
-        if conditions.continuous is not None:
-            own_units = self._own_units(np.asarray(conditions.continuous))
+        if covariates.continuous is not None:
+            own_units = self._own_units(np.asarray(covariates.continuous))
             for i, key in enumerate(self.continuous):
                 columns[key] = numbers_like(own_units[:, i], real.get(key))
         if self.size_factor_key is not None:
-            size = np.exp(conditions.log_library)
+            size = np.exp(covariates.log_library)
             columns[self.size_factor_key] = numbers_like(size, real.get(self.size_factor_key))
         return pd.DataFrame(columns, index=index)
+
+    def class_column(self, codes: np.ndarray, real: pd.DataFrame) -> Any:
+        """Classes by their codes, in the type of the labels of the real cells.
+
+        Parameters
+        ----------
+        codes
+            Shape ``(n,)``.
+        real
+            ``obs`` of the real cells.
+        """
+        kind = pd.CategoricalDtype(pd.Index(self.classes).infer_objects(), self.ordered)
+        values = pd.Categorical.from_codes(codes, dtype=kind)
+        return column_like(values, real.get(self.labels_key))
 
     def _own_units(self, standardized: np.ndarray) -> np.ndarray:
         """Continuous covariates ``(n, n_covariates)`` as they stand in ``obs``, from what the network has."""
@@ -175,14 +189,14 @@ class Setup(NamedTuple):
                 values[:, i] = np.round(values[:, i], DIGITS - int(np.floor(np.log10(scale))))
         return values
 
-    def conditions(
-        self, covariates: pd.DataFrame | None, n: int, log_library: np.ndarray
-    ) -> Conditions:
-        """Conditions of n points from a table of covariates.
+    def covariates_of(
+        self, table: pd.DataFrame | None, n: int, log_library: np.ndarray
+    ) -> Covariates:
+        """Covariates of n points from a table of covariates.
 
         Parameters
         ----------
-        covariates
+        table
             One row a point, with the columns of the setup; columns that are left out take the first
             category (continuous ones the mean of training). ``None`` for none.
         n
@@ -190,7 +204,7 @@ class Setup(NamedTuple):
         log_library
             Log library sizes, shape ``(n,)``.
         """
-        table = pd.DataFrame(index=range(n)) if covariates is None else covariates
+        table = pd.DataFrame(index=range(n)) if table is None else table
         if not isinstance(table, pd.DataFrame):
             raise TypeError(f"covariates must be a DataFrame, got {type(table).__name__}.")
         if len(table) != n:
@@ -235,7 +249,7 @@ class Setup(NamedTuple):
                 )
             return found.astype(np.int64)
 
-        return Conditions(
+        return Covariates(
             log_library=log_library,
             batch=codes(self.batch_key, self.batches),
             categorical=np.stack([codes(k, v) for k, v in self.categorical.items()], axis=1)

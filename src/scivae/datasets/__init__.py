@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ._colon import colon
 from ._digits import digits
-from ._download import DamagedFileError, DownloadError
+from ._errors import DamagedFileError, DownloadError
 from ._images import from_images
 from ._mnist import mnist
 from ._pbmc import pbmc

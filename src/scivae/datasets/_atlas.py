@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ._download import DamagedFileError
+from ._errors import DamagedFileError
 
 # The three members, by the end of their names.
 _PARTS = (".mtx", ".mtx_rows", ".mtx_cols")

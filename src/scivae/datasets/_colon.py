@@ -17,8 +17,6 @@ from scipy import sparse
 from . import registry
 from ._atlas import read_archive, read_design
 from ._download import (
-    DamagedFileError,
-    DownloadError,
     atomic_write,
     dataset_folder,
     fetch,
@@ -27,6 +25,7 @@ from ._download import (
     recorded_hash,
     write_record,
 )
+from ._errors import DamagedFileError, DownloadError
 from ._geo import read_annotation, read_counts
 from ._images import describe
 from ._normalize import log_normalize

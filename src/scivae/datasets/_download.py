@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import IO
 
 from .._progress import without_widgets
+from ._atlas import check_archive
+from ._errors import DamagedFileError, DownloadError
 from .registry import RemoteFile
 
 # Bytes read at once when a file is hashed, checked or received.
@@ -28,28 +30,6 @@ _PIECE = 1 << 20
 # Asked again at the same mirror after a passing fault (5xx, a cut connection, a time limit).
 _ATTEMPTS = 2
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-class DownloadError(OSError):
-    """A file could not be fetched. The message says which file to put where.
-
-    Examples
-    --------
-    >>> from scivae.datasets import DownloadError
-    >>> issubclass(DownloadError, OSError)
-    True
-    """
-
-
-class DamagedFileError(ValueError):
-    """A file is not what it should be: cut short, altered, or something else altogether.
-
-    Examples
-    --------
-    >>> from scivae.datasets import DamagedFileError
-    >>> issubclass(DamagedFileError, ValueError)
-    True
-    """
 
 
 def dataset_folder() -> Path:
@@ -264,8 +244,6 @@ def _check_gzip(path: Path, file: RemoteFile, verify: bool) -> None:
 
 def _check_zip(path: Path, file: RemoteFile, verify: bool) -> None:
     del file, verify
-    from ._atlas import check_archive
-
     try:
         with zipfile.ZipFile(path) as archive:
             check_archive(archive)

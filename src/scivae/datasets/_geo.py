@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ._download import DamagedFileError
+from ._errors import DamagedFileError
 
 # Text unpacked at once. The block's arrays take about 15 times as much while it is parsed.
 _BLOCK = 1 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._download import DamagedFileError
+from ._errors import DamagedFileError
 from ._geo import open_text
 
 # Third byte of the magic number. Numbers are stored with the high byte first.

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from . import registry
-from ._download import DamagedFileError, fetch
+from ._download import fetch
+from ._errors import DamagedFileError
 from ._idx import read_idx
 from ._images import describe, from_images
 from .registry import RemoteFile

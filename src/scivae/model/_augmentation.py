@@ -15,25 +15,40 @@ from anndata import AnnData
 from scipy import sparse
 
 from .. import _keys
-from .._errors import check_bool, check_choice, check_integer, check_number
+from .._errors import check_bool, check_choice, check_integer, check_number, check_trained
 from .._progress import advance, progress
 from .._random import seeded
 from ..data import checks
-from ..data.generated import provenance
+from ..data.generated import as_categories, assemble, check_uns, provenance
 from ..data.writers import new_store, write_blocks
-from ..module import COUNT_LIKELIHOODS
-from ..module._coding import decoded_blocks, encode_values, sample_blocks
-from ..module._covariates import Conditions, Encoded
-from ._generation import GenerationMixin
+from ..module import (
+    COUNT_LIKELIHOODS,
+    Covariates,
+    Posterior,
+    decoded_blocks,
+    encode_values,
+    sample_blocks,
+)
+from ._base import CellsModel
 
 # Fewer held-out cells than this say little about what 95 % of a class reach.
 MIN_HELD_OUT = 20
+
+
 ACCEPTED_QUANTILE = 0.05
+
+
 # Cells drawn for each cell asked for, before augmentation gives up.
 MAX_DRAWS = 100
+
+
 DRAWS_PER_ROUND = 4096
+
+
 # How many cells the covariance that all classes share counts for, beside those of the class itself.
 SHARED_CELLS = 20
+
+
 # Cells from which that covariance is estimated, at most.
 MAX_SHARED = 10_000
 
@@ -61,7 +76,7 @@ class Source(NamedTuple):
 
     code: int
     name: str
-    cells: Encoded
+    cells: Posterior
     names: np.ndarray
     threshold: float
     covariance: np.ndarray | None
@@ -75,10 +90,10 @@ class Drawn(NamedTuple):
     ----------
     z
         Shape ``(n, n_latent)``.
-    conditions
+    covariates
         Library size and covariates to decode them with.
     first, last
-        Positions of the real cells that they lie between, or that gave the conditions (both the same).
+        Positions of the real cells that they lie between, or that gave the covariates (both the same).
     t
         Where between them; NaN where there is no line.
     rejected
@@ -86,7 +101,7 @@ class Drawn(NamedTuple):
     """
 
     z: np.ndarray
-    conditions: Conditions
+    covariates: Covariates
     first: np.ndarray
     last: np.ndarray
     t: np.ndarray
@@ -148,10 +163,10 @@ def on_lines(source: Source, size: int, rng: np.random.Generator) -> Drawn:
     b = (a + rng.integers(1, len(pool.mean), size=size)) % len(pool.mean)  # never a itself
     t = rng.random(size)
     z = ((1 - t[:, None]) * pool.mean[a] + t[:, None] * pool.mean[b]).astype(np.float32)
-    return Drawn(z, pool.conditions.take(np.where(rng.random(size) < t, b, a)), a, b, t)
+    return Drawn(z, pool.covariates.take(np.where(rng.random(size) < t, b, a)), a, b, t)
 
 
-def class_covariance(cells: Encoded, shared: np.ndarray) -> np.ndarray:
+def class_covariance(cells: Posterior, shared: np.ndarray) -> np.ndarray:
     """Covariance of the posteriors of a class, that of their means drawn towards a shared one.
 
     Parameters
@@ -167,394 +182,403 @@ def class_covariance(cells: Encoded, shared: np.ndarray) -> np.ndarray:
     return of_means + np.diag(np.square(cells.scale).mean(axis=0))
 
 
-class AugmentationMixin(GenerationMixin):
-    """The method ``augment`` of ``CIVAE``."""
+@overload
+def augment(
+    self: CellsModel,
+    label: Any,
+    n: int | None = ...,
+    *,
+    method: Literal["linear", "normal"] = ...,
+    sample: bool = ...,
+    min_confidence: float | None = ...,
+    adata: AnnData | None = ...,
+    store: None = ...,
+    key_added: str | None = ...,
+    seed: int = ...,
+) -> AnnData: ...
 
-    @overload
-    def augment(
-        self,
-        label: Any,
-        n: int | None = ...,
-        *,
-        method: Literal["linear", "normal"] = ...,
-        sample: bool = ...,
-        min_confidence: float | None = ...,
-        adata: AnnData | None = ...,
-        store: None = ...,
-        key_added: str | None = ...,
-        seed: int = ...,
-    ) -> AnnData: ...
-    @overload
-    def augment(
-        self,
-        label: Any,
-        n: int | None = ...,
-        *,
-        method: Literal["linear", "normal"] = ...,
-        sample: bool = ...,
-        min_confidence: float | None = ...,
-        adata: AnnData | None = ...,
-        store: str | os.PathLike,
-        key_added: str | None = ...,
-        seed: int = ...,
-    ) -> Path: ...
-    @checks.leaves_unchanged
-    def augment(
-        self,
-        label: Any,
-        n: int | None = None,
-        *,
-        method: Literal["linear", "normal"] = "linear",
-        sample: bool = True,
-        min_confidence: float | None = None,
-        adata: AnnData | None = None,
-        store: str | os.PathLike | None = None,
-        key_added: str | None = _keys.KEY_ADDED,
-        seed: int = 0,
-    ) -> AnnData | Path:
-        """Make more cells of a class.
 
-        Every cell lies at a random place on the straight line between two real cells of the class,
-        drawn anew for it (Section 2.2 of the paper), and is accepted only if, decoded and encoded
-        again, the discriminator still sees the class, with a probability of at least
-        ``min_confidence``.
+@overload
+def augment(
+    self: CellsModel,
+    label: Any,
+    n: int | None = ...,
+    *,
+    method: Literal["linear", "normal"] = ...,
+    sample: bool = ...,
+    min_confidence: float | None = ...,
+    adata: AnnData | None = ...,
+    store: str | os.PathLike,
+    key_added: str | None = ...,
+    seed: int = ...,
+) -> Path: ...
 
-        Parameters
-        ----------
-        label
-            A class, or ``{class: n}``.
-        n
-            Number of cells; left out where ``label`` is a dict.
-        method
-            ``"linear"``: at a random place on the straight line between two real cells, with the library
-            size and the covariates of one of them, more often of the nearer. ``"normal"``:
-            drawn from the normal distribution of the class in latent space, within the region where
-            the discriminator sees the class. Its covariance is that of the posteriors of the class's
-            cells, drawn towards what all classes share, which counts as 20 cells do: so a class of
-            five can have cells that lie between no two of them. Each takes library size and
-            covariates from a real cell of the class, which is its ``civae_source``.
-        sample
-            Draw cells from the likelihood; ``False`` takes expected values.
-        min_confidence
-            Probability that a cell must reach. ``None``: what 95 % of the real cells of the class
-            reach that training held out; where these are fewer than 20, of all held-out cells,
-            each for its own class.
-        adata
-            Cells to start from; ``None`` for the training data.
-        store
-            Folder of a zarr store to write the cells to while they are made, so that any number
-            takes the memory of a few thousand; it must not exist yet. ``None`` returns them.
-        key_added
-            Under which name the yield is noted in the AnnData's ``uns``; ``None`` notes nothing.
-        seed
-            Seed of all draws; nothing else influences them.
 
-        Returns
-        -------
-        AnnData of n cells, class by class. ``uns["civae"]["classes"]`` tells for each class how many
-        cells were drawn and accepted, and the threshold; ``obs["civae_confidence"]`` has the
-        probability that each cell reached. Genes keep their annotation, columns of the setup the type
-        and the colors that they have in ``adata``, so that both can be joined. With ``store``: its path, for :func:`anndata.read_zarr`.
-        The cells are the same; names of paths are text there, not categories.
+@checks.leaves_unchanged
+def augment(
+    self: CellsModel,
+    label: Any,
+    n: int | None = None,
+    *,
+    method: Literal["linear", "normal"] = "linear",
+    sample: bool = True,
+    min_confidence: float | None = None,
+    adata: AnnData | None = None,
+    store: str | os.PathLike | None = None,
+    key_added: str | None = _keys.KEY_ADDED,
+    seed: int = 0,
+) -> AnnData | Path:
+    """Make more cells of a class.
 
-        Raises
-        ------
-        KeyError
-            If a class was not seen in training.
-        ValueError
-            If the class has fewer than two cells, or the store exists.
-        OSError
-            If the store cannot be written. Nothing of it is left then, or after any other error.
-        RuntimeError
-            If fewer than one in 100 draws is accepted.
+    Every cell lies at a random place on the straight line between two real cells of the class,
+    drawn anew for it (Section 2.2 of the paper), and is accepted only if, decoded and encoded
+    again, the discriminator still sees the class, with a probability of at least
+    ``min_confidence``.
 
-        Examples
-        --------
-        >>> import scivae
-        >>> adata = scivae.datasets.pbmc()
-        >>> scivae.model.CIVAE.setup_anndata(adata)
-        >>> model = scivae.model.CIVAE(adata)
-        >>> model.train(max_epochs=5, enable_progress_bar=False)
-        >>> cells = model.augment("Dendritic", 20)
-        >>> cells.obs["cell_type"].unique().tolist()
-        ['Dendritic']
-        """
-        self._require_trained()
-        check_choice("method", method, ("linear", "normal"))
-        seed = check_integer("seed", seed, minimum=0)
-        if min_confidence is not None:
-            check_number("min_confidence", min_confidence, minimum=0, maximum=1)
-        check_bool("sample", sample)
-        if isinstance(label, Mapping):
-            if n is not None:
-                raise ValueError("n must be left out where label is a dict of {class: n}.")
-            wanted = dict(label)
-        elif isinstance(label, Hashable):
-            wanted = {label: n}
+    Parameters
+    ----------
+    label
+        A class, or ``{class: n}``.
+    n
+        Number of cells; left out where ``label`` is a dict.
+    method
+        ``"linear"``: at a random place on the straight line between two real cells, with the library
+        size and the covariates of one of them, more often of the nearer. ``"normal"``:
+        drawn from the normal distribution of the class in latent space, within the region where
+        the discriminator sees the class. Its covariance is that of the posteriors of the class's
+        cells, drawn towards what all classes share, which counts as 20 cells do: so a class of
+        five can have cells that lie between no two of them. Each takes library size and
+        covariates from a real cell of the class, which is its ``civae_source``.
+    sample
+        Draw cells from the likelihood; ``False`` takes expected values.
+    min_confidence
+        Probability that a cell must reach. ``None``: what 95 % of the real cells of the class
+        reach that training held out; where these are fewer than 20, of all held-out cells,
+        each for its own class.
+    adata
+        Cells to start from; ``None`` for the training data.
+    store
+        Folder of a zarr store to write the cells to while they are made, so that any number
+        takes the memory of a few thousand; it must not exist yet. ``None`` returns them.
+    key_added
+        Under which name the yield is noted in the AnnData's ``uns``; ``None`` notes nothing.
+    seed
+        Seed of all draws; nothing else influences them.
+
+    Returns
+    -------
+    AnnData of n cells, class by class. ``uns["civae"]["classes"]`` tells for each class how many
+    cells were drawn and accepted, and the threshold; ``obs["civae_confidence"]`` has the
+    probability that each cell reached. Genes keep their annotation, columns of the setup the type
+    and the colors that they have in ``adata``, so that both can be joined. With ``store``: its path, for :func:`anndata.read_zarr`.
+    The cells are the same; names of paths are text there, not categories.
+
+    Raises
+    ------
+    KeyError
+        If a class was not seen in training.
+    ValueError
+        If the class has fewer than two cells, or the store exists.
+    OSError
+        If the store cannot be written. Nothing of it is left then, or after any other error.
+    RuntimeError
+        If fewer than one in 100 draws is accepted.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.pbmc()
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata)
+    >>> model.train(max_epochs=5, enable_progress_bar=False)
+    >>> cells = model.augment("Dendritic", 20)
+    >>> cells.obs["cell_type"].unique().tolist()
+    ['Dendritic']
+    """
+    check_trained(self)
+    check_choice("method", method, ("linear", "normal"))
+    seed = check_integer("seed", seed, minimum=0)
+    if min_confidence is not None:
+        check_number("min_confidence", min_confidence, minimum=0, maximum=1)
+    check_bool("sample", sample)
+    if isinstance(label, Mapping):
+        if n is not None:
+            raise ValueError("n must be left out where label is a dict of {class: n}.")
+        wanted = dict(label)
+    elif isinstance(label, Hashable):
+        wanted = {label: n}
+    else:
+        raise TypeError(f"label must be one class, or a dict of {{class: n}}, got {label!r}.")
+    if not wanted:
+        raise ValueError("label must name at least one class, got an empty dict.")
+    counts = {self.setup.label_code(k): check_integer("n", v, minimum=1) for k, v in wanted.items()}
+    target = None if store is None else new_store(store)
+    adata = self._validate_anndata(adata, every_row=False)
+    self._warn_of_changed_columns(adata)
+    check_uns(adata, key_added)
+    shared = _shared_covariance(self, adata) if method == "normal" else None
+    sources = []
+    for code in counts:  # in a comprehension, a warning would name this line, not the caller's
+        sources.append(_source(self, adata, code, min_confidence, shared))
+    drawn: dict[int, int] = {}
+    rounds = (
+        made
+        for source in sources
+        for made in _rounds(self, adata, source, counts[source.code], sample, seed, drawn)
+    )
+
+    def uns() -> dict[str, Any]:
+        return provenance(
+            self.init_params_["non_kwargs"],
+            kind=_keys.AUGMENTED,
+            values="sampled" if sample else "expected",
+            method=method,
+            seed=seed,
+            classes=_summary(sources, counts, drawn),
+        )
+
+    generated: AnnData | Path
+    with progress("making cells", sum(counts.values()), unit="cells"):
+        if target is None:
+            made = list(rounds)
+            generated = _cells(self, adata, made, uns())
         else:
-            raise TypeError(f"label must be one class, or a dict of {{class: n}}, got {label!r}.")
-        if not wanted:
-            raise ValueError("label must name at least one class, got an empty dict.")
-        counts = {
-            self.setup.label_code(k): check_integer("n", v, minimum=1) for k, v in wanted.items()
-        }
-        target = None if store is None else new_store(store)
-        adata = self._validate_anndata(adata, every_row=False)
-        self._warn_of_changed_columns(adata)
-        self._check_uns(adata, key_added)
-        shared = self._shared_covariance(adata) if method == "normal" else None
-        sources = []
-        for code in counts:  # in a comprehension, a warning would name this line, not the caller's
-            sources.append(self._source(adata, code, min_confidence, shared))
-        drawn: dict[int, int] = {}
-        rounds = (
-            made
-            for source in sources
-            for made in self._rounds(adata, source, counts[source.code], sample, seed, drawn)
+            write_blocks(target, _blocks(self, adata, rounds, sources), lambda: {_keys.UNS: uns()})
+            generated = target
+    if key_added is not None:
+        adata.uns.setdefault(key_added, {})[_keys.AUGMENTATION] = _summary(sources, counts, drawn)
+    return generated
+
+
+def _cells(
+    model: CellsModel,
+    adata: AnnData,
+    made: Sequence[Augmented],
+    uns: dict[str, Any],
+    start: int = 0,
+) -> AnnData:
+    """AnnData of some of the cells, numbered from ``start``."""
+    obs = pd.concat([part.obs for part in made])
+    obs.index = pd.Index([f"augmented_{i}" for i in range(start, start + len(obs))])
+    return assemble(
+        _stacked([part.values for part in made]),
+        real=adata,
+        setup=model.setup,
+        obs=as_categories(obs),
+        latent=np.concatenate([part.latent for part in made]),
+        counts=model.likelihood in COUNT_LIKELIHOODS,
+        uns=uns,
+    )
+
+
+def _blocks(
+    model: CellsModel, adata: AnnData, rounds: Iterable[Augmented], sources: Sequence[Source]
+) -> Iterator[AnnData]:
+    """AnnData of each round, whose columns can be appended to those of the round before."""
+    ends = pd.Index(np.concatenate([source.names for source in sources])).unique()
+    start = 0
+    for made in rounds:
+        cells = _cells(model, adata, [made], {}, start)
+        start += cells.n_obs
+        # Every cell has a path of its own: as categories, all of them would have to be held.
+        cells.obs[_keys.PATH] = made.obs[_keys.PATH].to_numpy()
+        for column in (_keys.SOURCE, _keys.TARGET):
+            cells.obs[column] = pd.Categorical(made.obs[column], categories=ends)
+        yield cells
+
+
+def _source(
+    model: CellsModel,
+    adata: AnnData,
+    code: int,
+    min_confidence: float | None,
+    shared: np.ndarray | None = None,
+) -> Source:
+    """Real cells of a class that are classified as it, and what a new cell must reach.
+
+    With a ``shared`` covariance, also that of the class.
+    """
+    name = str(model.classes[code])
+    cells = np.flatnonzero(np.asarray(adata.obs[checks.LABEL_CODES]) == code)
+    if len(cells) < 2:
+        raise ValueError(
+            f"a class needs two cells to draw lines between, but {name!r} has {len(cells)} in "
+            "adata; augment another class, or pass adata= with more cells of it."
         )
-
-        def uns() -> dict[str, Any]:
-            return provenance(
-                self.init_params_["non_kwargs"],
-                kind=_keys.AUGMENTED,
-                values="sampled" if sample else "expected",
-                method=method,
-                seed=seed,
-                classes=_summary(sources, counts, drawn),
-            )
-
-        generated: AnnData | Path
-        with progress("making cells", sum(counts.values()), unit="cells"):
-            if target is None:
-                made = list(rounds)
-                generated = self._cells(adata, made, uns())
-            else:
-                write_blocks(
-                    target, self._blocks(adata, rounds, sources), lambda: {_keys.UNS: uns()}
-                )
-                generated = target
-        if key_added is not None:
-            adata.uns.setdefault(key_added, {})[_keys.AUGMENTATION] = _summary(
-                sources, counts, drawn
-            )
-        return generated
-
-    def _cells(
-        self, adata: AnnData, made: Sequence[Augmented], uns: dict[str, Any], start: int = 0
-    ) -> AnnData:
-        """AnnData of some of the cells, numbered from ``start``."""
-        obs = pd.concat([part.obs for part in made])
-        obs.index = pd.Index([f"augmented_{i}" for i in range(start, start + len(obs))])
-        return self._assemble(
-            adata,
-            _stacked([part.values for part in made]),
-            self._categories(obs),
-            np.concatenate([part.latent for part in made]),
-            uns,
+    encoded = model.codec.encode(adata, cells)
+    logits = model.linear_classes.logits(encoded.mean)
+    inside = np.flatnonzero(logits.argmax(axis=1) == code)
+    if len(inside) < 2:
+        warnings.warn(
+            f"fewer than two cells of {name!r} are classified as it, so lines are drawn between "
+            "all of them; a greater discriminator_weight or more epochs would separate it.",
+            UserWarning,
+            stacklevel=4,
         )
+        inside = np.arange(len(cells))
+    reference = _held_out_confidence(model, adata, code)
+    pool = encoded.take(inside)
+    return Source(
+        code,
+        name,
+        pool,
+        adata.obs_names[cells[inside]].astype(str).to_numpy(),
+        float(np.quantile(reference, ACCEPTED_QUANTILE))
+        if min_confidence is None
+        else min_confidence,
+        None if shared is None else class_covariance(pool, shared),
+        {
+            "n_real": len(cells),
+            "n_inside": len(inside),
+            "n_threshold_cells": len(reference),
+        },
+    )
 
-    def _blocks(
-        self, adata: AnnData, rounds: Iterable[Augmented], sources: Sequence[Source]
-    ) -> Iterator[AnnData]:
-        """AnnData of each round, whose columns can be appended to those of the round before."""
-        ends = pd.Index(np.concatenate([source.names for source in sources])).unique()
-        start = 0
-        for made in rounds:
-            cells = self._cells(adata, [made], {}, start)
-            start += cells.n_obs
-            # Every cell has a path of its own: as categories, all of them would have to be held.
-            cells.obs[_keys.PATH] = made.obs[_keys.PATH].to_numpy()
-            for column in (_keys.SOURCE, _keys.TARGET):
-                cells.obs[column] = pd.Categorical(made.obs[column], categories=ends)
-            yield cells
 
-    def _source(
-        self,
-        adata: AnnData,
-        code: int,
-        min_confidence: float | None,
-        shared: np.ndarray | None = None,
-    ) -> Source:
-        """Real cells of a class that are classified as it, and what a new cell must reach.
-
-        With a ``shared`` covariance, also that of the class.
-        """
-        name = str(self.classes[code])
-        cells = np.flatnonzero(np.asarray(adata.obs[checks.LABEL_CODES]) == code)
-        if len(cells) < 2:
-            raise ValueError(
-                f"a class needs two cells to draw lines between, but {name!r} has {len(cells)} in "
-                "adata; augment another class, or pass adata= with more cells of it."
+def _rounds(
+    model: CellsModel,
+    adata: AnnData,
+    source: Source,
+    n: int,
+    sample: bool,
+    seed: int,
+    drawn: dict[int, int],
+) -> Iterator[Augmented]:
+    """Draw cells of one class until n are accepted; count them in ``drawn``."""
+    code = source.code
+    rng = np.random.default_rng([seed, code])
+    accepted = drawn[code] = 0
+    while accepted < n:
+        if drawn[code] >= MAX_DRAWS * max(n, 10):
+            rule, cure = "", "train longer or with a greater discriminator_weight"
+            if source.threshold > 0:
+                rule = f" with a probability of at least {source.threshold:.6g}"
+                cure = f"lower min_confidence, or {cure}"
+            raise RuntimeError(
+                f"only {accepted} of {drawn[code]} cells drawn for {source.name!r} were classified "
+                f"as it{rule} once decoded and encoded again; {cure}."
             )
-        encoded = self._encode(adata, cells)
-        logits = self.linear_classes.logits(encoded.mean)
-        inside = np.flatnonzero(logits.argmax(axis=1) == code)
-        if len(inside) < 2:
-            warnings.warn(
-                f"fewer than two cells of {name!r} are classified as it, so lines are drawn between "
-                "all of them; a greater discriminator_weight or more epochs would separate it.",
-                UserWarning,
-                stacklevel=4,
-            )
-            inside = np.arange(len(cells))
-        reference = self._held_out_confidence(adata, code)
-        pool = encoded.take(inside)
-        return Source(
-            code,
-            name,
-            pool,
-            adata.obs_names[cells[inside]].astype(str).to_numpy(),
-            float(np.quantile(reference, ACCEPTED_QUANTILE))
-            if min_confidence is None
-            else min_confidence,
-            None if shared is None else class_covariance(pool, shared),
-            {
-                "n_real": len(cells),
-                "n_inside": len(inside),
-                "n_threshold_cells": len(reference),
-            },
+        rate = (accepted + 1) / (drawn[code] + 1)
+        size = int(np.clip(1.1 * (n - accepted) / rate, 16, DRAWS_PER_ROUND))
+        if source.covariance is None:
+            new = on_lines(source, size, rng)
+        else:
+            new = _in_class(model, source, source.covariance, size, rng)
+        z, covariates = new.z, new.covariates
+        drawn[code] += new.rejected
+        if len(z) == 0:
+            continue
+        values, reached, predicted = _decode_and_encode(model, z, covariates, sample, rng, code)
+        good = np.flatnonzero((predicted == code) & (reached >= source.threshold))
+        good = good[: n - accepted]
+        # Cells drawn after the last one that was needed do not count towards the yield.
+        drawn[code] += len(z) if accepted + len(good) < n else int(good[-1]) + 1
+        accepted += len(good)
+        advance(len(good))
+        if len(good) == 0:
+            continue
+        first, last = source.names[new.first[good]], source.names[new.last[good]]
+        label = model.setup.class_column(np.full(len(good), code), adata.obs)
+        obs = model.setup.obs(covariates.take(good), pd.RangeIndex(len(good)), adata.obs)
+        obs[model.setup.labels_key] = label
+        obs[_keys.KIND] = _keys.AUGMENTED
+        obs[_keys.PATH] = [
+            x if source.covariance is not None else f"{x} → {y}"
+            for x, y in zip(first, last, strict=True)
+        ]
+        obs[_keys.T] = new.t[good]
+        obs[_keys.SOURCE] = first
+        obs[_keys.TARGET] = last
+        obs[_keys.PREDICTED] = label
+        obs[_keys.MARGIN] = model.linear_classes.margin(z[good], code)
+        obs[_keys.CONFIDENCE] = reached[good]
+        yield Augmented(values[good], z[good], obs)
+
+
+def _in_class(
+    model: CellsModel, source: Source, covariance: np.ndarray, size: int, rng: np.random.Generator
+) -> Drawn:
+    """Points of the normal distribution of a class that lie in its region."""
+    mean, classes = source.cells.mean.mean(axis=0), model.linear_classes
+    factor = np.linalg.cholesky(covariance)
+    found = [np.empty((0, len(mean)))]
+    drawn = inside = 0
+    while inside < size and drawn < MAX_DRAWS * size:
+        z = mean + rng.standard_normal((size, len(mean))) @ factor.T
+        found.append(z[classes.predict(z) == source.code])
+        drawn, inside = drawn + size, inside + len(found[-1])
+    z = np.concatenate(found)[:size].astype(np.float32)
+    cells = rng.integers(len(source.cells.mean), size=len(z))
+    covariates = source.cells.covariates.take(cells)
+    return Drawn(z, covariates, cells, cells, np.full(len(z), np.nan), drawn - inside)
+
+
+def _shared_covariance(model: CellsModel, adata: AnnData) -> np.ndarray:
+    """Covariance of latent means within classes, over all of them."""
+    codes = np.asarray(adata.obs[checks.LABEL_CODES])
+    cells = np.flatnonzero(codes < len(model.classes))
+    if len(cells) > MAX_SHARED:
+        cells = np.sort(np.random.default_rng(0).choice(cells, MAX_SHARED, replace=False))
+    encoded = model.codec.encode(adata, cells)
+    present, of_class = np.unique(encoded.labels, return_inverse=True)
+    means = np.stack([encoded.mean[encoded.labels == code].mean(axis=0) for code in present])
+    deviations = encoded.mean - means[of_class]
+    return deviations.T @ deviations / max(len(cells) - len(present), 1)
+
+
+def _held_out_confidence(model: CellsModel, adata: AnnData, code: int) -> np.ndarray:
+    """Probabilities of their own class of real cells, preferably held out and of one class.
+
+    Cells that the network was trained on are more sure of their class than any other cell can
+    be, so where a class has too few held-out cells, those of all classes speak for it.
+    """
+    codes = np.asarray(adata.obs[checks.LABEL_CODES])
+    labeled = codes < len(model.classes)
+    own = adata is model.adata
+    if model.cell_hashes_ is None:
+        # A model made from a datamodule takes up the first AnnData it is given, which may be a part.
+        trained_on = model.registry_["field_registries"]["X"]["state_registry"]["n_obs"]
+        own = own and len(codes) == trained_on
+    if own and model.validation_indices is not None:
+        held_out = np.isin(np.arange(len(codes)), model.validation_indices) & labeled
+    else:  # cells that this model was not trained on
+        held_out = labeled
+    for cells in (held_out & (codes == code), held_out, labeled):
+        index = np.flatnonzero(cells)
+        if len(index) >= MIN_HELD_OUT:
+            break
+    encoded = model.codec.encode(adata, index)
+    probabilities = model.codec.probabilities(model.linear_classes.logits(encoded.mean))
+    return probabilities[np.arange(len(index)), encoded.labels]
+
+
+@torch.inference_mode()
+def _decode_and_encode(
+    model: CellsModel,
+    z: np.ndarray,
+    covariates: Covariates,
+    sample: bool,
+    rng: np.random.Generator,
+    code: int,
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Cells at latent points, the probability of a class that they reach, and their class."""
+    counts = model.likelihood in COUNT_LIKELIHOODS
+    blocks, confidence, predicted = [], [], []
+    # What the encoder draws beside its means is not used, but drawn.
+    with model.codec.evaluating() as module, seeded(0):
+        decoded = (
+            sample_blocks(module, z, covariates, rng=rng)
+            if sample
+            else decoded_blocks(module, z, covariates)
         )
-
-    def _rounds(
-        self,
-        adata: AnnData,
-        source: Source,
-        n: int,
-        sample: bool,
-        seed: int,
-        drawn: dict[int, int],
-    ) -> Iterator[Augmented]:
-        """Draw cells of one class until n are accepted; count them in ``drawn``."""
-        code = source.code
-        rng = np.random.default_rng([seed, code])
-        accepted = drawn[code] = 0
-        while accepted < n:
-            if drawn[code] >= MAX_DRAWS * max(n, 10):
-                rule, cure = "", "train longer or with a greater discriminator_weight"
-                if source.threshold > 0:
-                    rule = f" with a probability of at least {source.threshold:.6g}"
-                    cure = f"lower min_confidence, or {cure}"
-                raise RuntimeError(
-                    f"only {accepted} of {drawn[code]} cells drawn for {source.name!r} were classified "
-                    f"as it{rule} once decoded and encoded again; {cure}."
-                )
-            rate = (accepted + 1) / (drawn[code] + 1)
-            size = int(np.clip(1.1 * (n - accepted) / rate, 16, DRAWS_PER_ROUND))
-            if source.covariance is None:
-                new = on_lines(source, size, rng)
-            else:
-                new = self._in_class(source, source.covariance, size, rng)
-            z, conditions = new.z, new.conditions
-            drawn[code] += new.rejected
-            if len(z) == 0:
-                continue
-            values, reached, predicted = self._decode_and_encode(z, conditions, sample, rng, code)
-            good = np.flatnonzero((predicted == code) & (reached >= source.threshold))
-            good = good[: n - accepted]
-            # Cells drawn after the last one that was needed do not count towards the yield.
-            drawn[code] += len(z) if accepted + len(good) < n else int(good[-1]) + 1
-            accepted += len(good)
-            advance(len(good))
-            if len(good) == 0:
-                continue
-            first, last = source.names[new.first[good]], source.names[new.last[good]]
-            label = self._class_column(adata, np.full(len(good), code))
-            obs = self.setup.obs(conditions.take(good), pd.RangeIndex(len(good)), adata.obs)
-            obs[self.setup.labels_key] = label
-            obs[_keys.KIND] = _keys.AUGMENTED
-            obs[_keys.PATH] = [
-                x if source.covariance is not None else f"{x} → {y}"
-                for x, y in zip(first, last, strict=True)
-            ]
-            obs[_keys.T] = new.t[good]
-            obs[_keys.SOURCE] = first
-            obs[_keys.TARGET] = last
-            obs[_keys.PREDICTED] = label
-            obs[_keys.MARGIN] = self.linear_classes.margin(z[good], code)
-            obs[_keys.CONFIDENCE] = reached[good]
-            yield Augmented(values[good], z[good], obs)
-
-    def _in_class(
-        self, source: Source, covariance: np.ndarray, size: int, rng: np.random.Generator
-    ) -> Drawn:
-        """Points of the normal distribution of a class that lie in its region."""
-        mean, classes = source.cells.mean.mean(axis=0), self.linear_classes
-        factor = np.linalg.cholesky(covariance)
-        found = [np.empty((0, len(mean)))]
-        drawn = inside = 0
-        while inside < size and drawn < MAX_DRAWS * size:
-            z = mean + rng.standard_normal((size, len(mean))) @ factor.T
-            found.append(z[classes.predict(z) == source.code])
-            drawn, inside = drawn + size, inside + len(found[-1])
-        z = np.concatenate(found)[:size].astype(np.float32)
-        cells = rng.integers(len(source.cells.mean), size=len(z))
-        conditions = source.cells.conditions.take(cells)
-        return Drawn(z, conditions, cells, cells, np.full(len(z), np.nan), drawn - inside)
-
-    def _shared_covariance(self, adata: AnnData) -> np.ndarray:
-        """Covariance of latent means within classes, over all of them."""
-        codes = np.asarray(adata.obs[checks.LABEL_CODES])
-        cells = np.flatnonzero(codes < len(self.classes))
-        if len(cells) > MAX_SHARED:
-            cells = np.sort(np.random.default_rng(0).choice(cells, MAX_SHARED, replace=False))
-        encoded = self._encode(adata, cells)
-        present, of_class = np.unique(encoded.labels, return_inverse=True)
-        means = np.stack([encoded.mean[encoded.labels == code].mean(axis=0) for code in present])
-        deviations = encoded.mean - means[of_class]
-        return deviations.T @ deviations / max(len(cells) - len(present), 1)
-
-    def _held_out_confidence(self, adata: AnnData, code: int) -> np.ndarray:
-        """Probabilities of their own class of real cells, preferably held out and of one class.
-
-        Cells that the network was trained on are more sure of their class than any other cell can
-        be, so where a class has too few held-out cells, those of all classes speak for it.
-        """
-        codes = np.asarray(adata.obs[checks.LABEL_CODES])
-        labeled = codes < len(self.classes)
-        own = adata is self.adata
-        if self.cell_hashes_ is None:
-            # A model made from a datamodule takes up the first AnnData it is given, which may be a part.
-            trained_on = self.registry_["field_registries"]["X"]["state_registry"]["n_obs"]
-            own = own and len(codes) == trained_on
-        if own and self.validation_indices is not None:
-            held_out = np.isin(np.arange(len(codes)), self.validation_indices) & labeled
-        else:  # cells that this model was not trained on
-            held_out = labeled
-        for cells in (held_out & (codes == code), held_out, labeled):
-            index = np.flatnonzero(cells)
-            if len(index) >= MIN_HELD_OUT:
-                break
-        encoded = self._encode(adata, index)
-        probabilities = self._probabilities(self.linear_classes.logits(encoded.mean))
-        return probabilities[np.arange(len(index)), encoded.labels]
-
-    @torch.inference_mode()
-    def _decode_and_encode(
-        self,
-        z: np.ndarray,
-        conditions: Conditions,
-        sample: bool,
-        rng: np.random.Generator,
-        code: int,
-    ) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Cells at latent points, the probability of a class that they reach, and their class."""
-        counts = self.likelihood in COUNT_LIKELIHOODS
-        blocks, confidence, predicted = [], [], []
-        # What the encoder draws beside its means is not used, but drawn.
-        with self._evaluating() as module, seeded(0):
-            decoded = (
-                sample_blocks(module, z, conditions, rng=rng)
-                if sample
-                else decoded_blocks(module, z, conditions)
+        for rows, values in decoded:
+            logits = model.linear_classes.logits(
+                encode_values(module, values, covariates.take(rows))
             )
-            for rows, values in decoded:
-                logits = self.linear_classes.logits(
-                    encode_values(module, values, conditions.take(rows))
-                )
-                reached = self._probabilities(logits)[:, code]
-                if counts:  # a cell without counts is no cell
-                    reached[values.sum(axis=1) == 0] = -1.0
-                confidence.append(reached)
-                predicted.append(logits.argmax(axis=1))
-                blocks.append(sparse.csr_matrix(values) if counts and sample else values)
-        return _stacked(blocks), np.concatenate(confidence), np.concatenate(predicted)
+            reached = model.codec.probabilities(logits)[:, code]
+            if counts:  # a cell without counts is no cell
+                reached[values.sum(axis=1) == 0] = -1.0
+            confidence.append(reached)
+            predicted.append(logits.argmax(axis=1))
+            blocks.append(sparse.csr_matrix(values) if counts and sample else values)
+    return _stacked(blocks), np.concatenate(confidence), np.concatenate(predicted)

@@ -11,26 +11,24 @@ import torch
 from anndata import AnnData
 
 from .. import _keys
-from .._errors import check_integer
+from .._errors import check_integer, check_trained
 from .._progress import track
-from .._quiet import quiet_about_rows
+from .._quiet import quiet_about_sparse_tensors
 from .._random import seeded
 from ..data import checks
 from ..data.cells import resolve_indices
 from ..metrics import conformal_thresholds
-from ..module import COUNT_LIKELIHOODS, CIVAEModule
-from ..module._coding import encoded_minibatches
-from ..module._covariates import Encoded
+from ..module import COUNT_LIKELIHOODS, CIVAEModule, Posterior, encoded_minibatches
 from ..train.calibration import (
-    _OF_TRAINING,
     MAX_CELLS,
     MAX_RESIDUALS,
     MIN_OF_CLASS,
+    OF_TRAINING,
     Loader,
-    _misfits,
-    _some,
+    at_most,
     check_level,
     log_odds_against,
+    misfits_of,
     useful_temperature,
 )
 from ..train.novelty import (
@@ -41,324 +39,322 @@ from ..train.novelty import (
     log_library_of,
     with_residuals,
 )
-from ._generation import GenerationMixin
+from ._base import CellsModel
 
 
-class CalibrationMixin(GenerationMixin):
-    """The methods ``novelty`` and ``calibrate`` of ``CIVAE``."""
+@checks.leaves_unchanged
+def calibrate(
+    self: CellsModel,
+    adata: AnnData | None = None,
+    indices: Sequence[int] | np.ndarray | None = None,
+    *,
+    batch_size: int | None = None,
+) -> None:
+    """Calibrate probabilities, prediction sets and novelty on labeled cells.
 
-    temperature_: float
-    # Scores and codes of held-out cells, and what training cells say of classes and residuals.
-    calibration_: dict[str, np.ndarray] | None
-    mapped_: bool  # onto a reference, by load_query_data
+    :meth:`train` does this with the cells that it holds out. Call it for a model that has no
+    calibration, or to calibrate on cells that are more like those to come, such as labeled cells
+    of other donors or of the query. They must not be cells that the model was trained on: it is
+    too sure of those.
 
-    @checks.leaves_unchanged
-    def calibrate(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
-        *,
-        batch_size: int | None = None,
-    ) -> None:
-        """Calibrate probabilities, prediction sets and novelty on labeled cells.
+    Parameters
+    ----------
+    adata
+        Cells with the genes and labels of the model. ``None``: the training data.
+    indices
+        Positions of the cells, or a mask. ``None``: the cells that training held out, where
+        ``adata`` is the training data, else all.
+    batch_size
+        Cells in a minibatch.
 
-        :meth:`train` does this with the cells that it holds out. Call it for a model that has no
-        calibration, or to calibrate on cells that are more like those to come, such as labeled cells
-        of other donors or of the query. They must not be cells that the model was trained on: it is
-        too sure of those.
+    Raises
+    ------
+    RuntimeError
+        If the model is not trained.
+    ValueError
+        If no cell has a label, or there are no held-out cells.
 
-        Parameters
-        ----------
-        adata
-            Cells with the genes and labels of the model. ``None``: the training data.
-        indices
-            Positions of the cells, or a mask. ``None``: the cells that training held out, where
-            ``adata`` is the training data, else all.
-        batch_size
-            Cells in a minibatch.
-
-        Raises
-        ------
-        RuntimeError
-            If the model is not trained.
-        ValueError
-            If no cell has a label, or there are no held-out cells.
-
-        Examples
-        --------
-        >>> import scivae
-        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
-        >>> scivae.model.CIVAE.setup_anndata(adata)
-        >>> model = scivae.model.CIVAE(adata, n_latent=4)
-        >>> model.train(max_epochs=5, enable_progress_bar=False)
-        >>> others = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)
-        >>> model.calibrate(others)
-        >>> model.predict(return_sets=True, level=0.95).shape
-        (300, 3)
-        """
-        self._require_trained()
-        if batch_size is not None:
-            check_integer("batch_size", batch_size, minimum=1)
-        own = adata is None or adata is self.adata
-        training = (
-            self._training_loaders()
-        )  # scvi-tools gives a model without cells the next it sees
-        adata = self._validate_anndata(adata)
-        self._warn_of_changed_columns(adata)
-        if own and indices is None:
-            held_out = self.validation_indices
-            if held_out is None or not len(held_out):
-                raise ValueError(
-                    "training held out no cells; pass adata= or indices= with labeled cells that the "
-                    "model was not trained on, or train with train_size below 1."
-                )
-            indices = held_out
-        cells = np.unique(resolve_indices(adata, indices))
-        if not self._calibrate_on(lambda: self._minibatches(adata, cells, batch_size), training):
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=5, enable_progress_bar=False)
+    >>> others = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)
+    >>> model.calibrate(others)
+    >>> model.predict(return_sets=True, level=0.95).shape
+    (300, 3)
+    """
+    check_trained(self)
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, minimum=1)
+    own = adata is None or adata is self.adata
+    training = _training_loaders(self)  # scvi-tools gives a model without cells the next it sees
+    adata = self._validate_anndata(adata)
+    self._warn_of_changed_columns(adata)
+    if own and indices is None:
+        held_out = self.validation_indices
+        if held_out is None or not len(held_out):
             raise ValueError(
-                f"calibration needs labels, but none of the {len(cells)} cells has one; "
-                f"fill adata.obs[{self.setup.labels_key!r}] with classes of the model."
+                "training held out no cells; pass adata= or indices= with labeled cells that the "
+                "model was not trained on, or train with train_size below 1."
             )
-
-    @checks.leaves_unchanged
-    def novelty(
-        self,
-        adata: AnnData | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
-        *,
-        batch_size: int | None = None,
-        dataloader: Iterable[dict[str, torch.Tensor]] | None = None,
-    ) -> pd.Series | np.ndarray:
-        """How unlike all classes cells are, from 0 to 1.
-
-        A rank among the cells that training held out: 0.95 means that 95 % of these are less unlike
-        the classes. Cells of the known classes exceed it in 5 % of the cases, if they are like the
-        training cells; other donors or batches exceed it more often. What is ranked is the larger of
-        two scores: the Mahalanobis distance in latent space to the nearest class, and the misfit of
-        the values decoded from there, to which genes that the cell should not express contribute most.
-
-        Parameters
-        ----------
-        adata
-            Cells with the genes of the model; labels are not needed. ``None``: the training data.
-        indices
-            Positions of the cells, or a mask; ``None`` for all.
-        batch_size
-            Cells in a minibatch.
-        dataloader
-            Minibatches in place of ``adata``.
-
-        Returns
-        -------
-        Series with the obs names as index, shape ``(n,)``; an array for a ``dataloader``. Cells that
-        the model was trained on come out lower than others.
-
-        Raises
-        ------
-        RuntimeError
-            If the model is not trained.
-        ValueError
-            If the model has no calibration.
-
-        See Also
-        --------
-        CIVAE.annotate : writes it into ``obs["civae_novelty"]``.
-
-        References
-        ----------
-        Lee et al., "A simple unified framework for detecting out-of-distribution samples and
-        adversarial attacks", NeurIPS 31 (2018); here with a covariance for each class, drawn towards
-        the shared one. Which scores to use was chosen on `pbmc_kang` and `colon_crc`.
-
-        Examples
-        --------
-        >>> import scivae
-        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
-        >>> scivae.model.CIVAE.setup_anndata(adata)
-        >>> model = scivae.model.CIVAE(adata, n_latent=4)
-        >>> model.train(max_epochs=5, enable_progress_bar=False)
-        >>> new = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)
-        >>> bool(model.novelty(new).between(0, 1).all())
-        True
-        """
-        self._require_trained()
-        if batch_size is not None:
-            check_integer("batch_size", batch_size, minimum=1)
-        self._require_calibration("distances")
-        if dataloader is not None:
-            if adata is not None or indices is not None:
-                raise ValueError(
-                    "a dataloader stands in place of adata and indices; pass one only."
-                )
-            return self._novelty_of(self._checked_loader(dataloader))
-        adata = self._validate_anndata(adata, every_row=False)
-        index = resolve_indices(adata, indices)
-        # Loaders read files in sorted order, whatever the order asked for.
-        cells, inverse = np.unique(index, return_inverse=True)
-        found = self._novelty_of(self._minibatches(adata, cells, batch_size))[inverse]
-        return pd.Series(found, index=adata.obs_names[index], name=_keys.novelty_key())
-
-    def _novelty_of(self, loader: Iterable[dict[str, torch.Tensor]]) -> np.ndarray:
-        with self._evaluating() as module, seeded(self._seed), quiet_about_rows():
-            followed = track(loader, "comparing cells with classes", unit="batches")
-            return np.concatenate([found for _, found in self._with_novelty(module, followed)])
-
-    def _with_novelty(
-        self, module: CIVAEModule, minibatches: Iterable[dict[str, torch.Tensor]]
-    ) -> Iterator[tuple[Encoded, np.ndarray]]:
-        """Cells and their novelty, shape ``(n,)``, block by block."""
-        held = self._require_calibration("distances")
-        gaussians = ClassGaussians(held["means"], held["whitening"])
-        known = [held["distances"]]
-        # Minified data have no values to compare with the decoded ones.
-        if "misfits" in held and module.minified_data_type is None:
-            scale = ResidualScale(*(held[f"residual_{name}"] for name in ResidualScale._fields))
-            known.append(held["misfits"])
-            for part, misfit in _misfits(module, minibatches, scale):
-                scores = [gaussians.distance(part.mean), misfit]
-                yield part, calibrated_rank(larger_of(scores, known), larger_of(known, known))
-        else:
-            for part in encoded_minibatches(module, minibatches):
-                scores = [gaussians.distance(part.mean)]
-                yield part, calibrated_rank(larger_of(scores, known), larger_of(known, known))
-
-    def _sets_of(self, logits: np.ndarray, level: float) -> np.ndarray:
-        """Whether each class belongs to the prediction set of each cell, ``(n, n_classes)``."""
-        held = self._require_calibration("scores")
-        thresholds = conformal_thresholds(
-            held["scores"],
-            held["labels"],
-            classes=np.arange(len(self.classes)),
-            level=check_level(level),
-            min_cells=MIN_OF_CLASS,
-            seed=self._seed,
+        indices = held_out
+    cells = np.unique(resolve_indices(adata, indices))
+    if not _calibrate_on(self, lambda: self._minibatches(adata, cells, batch_size), training):
+        raise ValueError(
+            f"calibration needs labels, but none of the {len(cells)} cells has one; "
+            f"fill adata.obs[{self.setup.labels_key!r}] with classes of the model."
         )
-        return log_odds_against(logits) <= thresholds
 
-    def _require_calibration(self, part: str) -> dict[str, np.ndarray]:
-        """Scores of held-out cells; raise where there are none."""
-        if self.calibration_ is not None and part not in self.calibration_:
-            raise ValueError(
-                "this model holds no means of its classes, which come from training cells; load the "
-                "model with its training AnnData and call model.calibrate() again."
-            )
-        if self.calibration_ is None:
-            raise ValueError(
-                "this model holds no scores of held-out cells: it was trained on all labeled cells, "
-                "or saved by an earlier version; call model.calibrate(), with labeled cells that it "
-                "was not trained on where training held out none."
-            )
-        return self.calibration_
 
-    def _calibrate(self, datamodule: Any = None) -> None:
-        """Calibrate on labeled cells that training held out, if there are some.
+@checks.leaves_unchanged
+def novelty(
+    self: CellsModel,
+    adata: AnnData | None = None,
+    indices: Sequence[int] | np.ndarray | None = None,
+    *,
+    batch_size: int | None = None,
+    dataloader: Iterable[dict[str, torch.Tensor]] | None = None,
+) -> pd.Series | np.ndarray:
+    """How unlike all classes cells are, from 0 to 1.
 
-        A mapped model keeps what its reference learned of held-out cells, unless the query has enough.
-        """
-        if not self.mapped_:
-            self.temperature_, self.calibration_ = 1.0, None
-        if hasattr(datamodule, "inference_dataloader"):
-            index = datamodule.val_idx
+    A rank among the cells that training held out: 0.95 means that 95 % of these are less unlike
+    the classes. Cells of the known classes exceed it in 5 % of the cases, if they are like the
+    training cells; other donors or batches exceed it more often. What is ranked is the larger of
+    two scores: the Mahalanobis distance in latent space to the nearest class, and the misfit of
+    the values decoded from there, to which genes that the cell should not express contribute most.
 
-            def held_out() -> Iterable[dict[str, torch.Tensor]]:
-                return datamodule.inference_dataloader(index)
-        elif self.adata is None or self.validation_indices is None:
-            return
+    Parameters
+    ----------
+    adata
+        Cells with the genes of the model; labels are not needed. ``None``: the training data.
+    indices
+        Positions of the cells, or a mask; ``None`` for all.
+    batch_size
+        Cells in a minibatch.
+    dataloader
+        Minibatches in place of ``adata``.
+
+    Returns
+    -------
+    Series with the obs names as index, shape ``(n,)``; an array for a ``dataloader``. Cells that
+    the model was trained on come out lower than others.
+
+    Raises
+    ------
+    RuntimeError
+        If the model is not trained.
+    ValueError
+        If the model has no calibration.
+
+    See Also
+    --------
+    CIVAE.annotate : writes it into ``obs["civae_novelty"]``.
+
+    References
+    ----------
+    Lee et al., "A simple unified framework for detecting out-of-distribution samples and
+    adversarial attacks", NeurIPS 31 (2018); here with a covariance for each class, drawn towards
+    the shared one. Which scores to use was chosen on `pbmc_kang` and `colon_crc`.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=5, enable_progress_bar=False)
+    >>> new = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)
+    >>> bool(model.novelty(new).between(0, 1).all())
+    True
+    """
+    check_trained(self)
+    if batch_size is not None:
+        check_integer("batch_size", batch_size, minimum=1)
+    require_calibration(self, "distances")
+    if dataloader is not None:
+        if adata is not None or indices is not None:
+            raise ValueError("a dataloader stands in place of adata and indices; pass one only.")
+        return _novelty_of(self, self.requirements.checked_loader(dataloader))
+    adata = self._validate_anndata(adata, every_row=False)
+    index = resolve_indices(adata, indices)
+    # Loaders read files in sorted order, whatever the order asked for.
+    cells, inverse = np.unique(index, return_inverse=True)
+    found = _novelty_of(self, self._minibatches(adata, cells, batch_size))[inverse]
+    return pd.Series(found, index=adata.obs_names[index], name=_keys.novelty_key())
+
+
+def _novelty_of(model: CellsModel, loader: Iterable[dict[str, torch.Tensor]]) -> np.ndarray:
+    with model.codec.evaluating() as module, seeded(model._seed), quiet_about_sparse_tensors():
+        followed = track(loader, "comparing cells with classes", unit="batches")
+        return np.concatenate([found for _, found in with_novelty(model, module, followed)])
+
+
+def with_novelty(
+    model: CellsModel, module: CIVAEModule, minibatches: Iterable[dict[str, torch.Tensor]]
+) -> Iterator[tuple[Posterior, np.ndarray]]:
+    """Cells and their novelty, shape ``(n,)``, block by block."""
+    held = require_calibration(model, "distances")
+    gaussians = ClassGaussians(held["means"], held["whitening"])
+    known = [held["distances"]]
+    # Minified data have no values to compare with the decoded ones.
+    if "misfits" in held and module.minified_data_type is None:
+        scale = ResidualScale(*(held[f"residual_{name}"] for name in ResidualScale._fields))
+        known.append(held["misfits"])
+        for part, misfit in misfits_of(module, minibatches, scale):
+            scores = [gaussians.distance(part.mean), misfit]
+            yield part, calibrated_rank(larger_of(scores, known), larger_of(known, known))
+    else:
+        for part in encoded_minibatches(module, minibatches):
+            scores = [gaussians.distance(part.mean)]
+            yield part, calibrated_rank(larger_of(scores, known), larger_of(known, known))
+
+
+def sets_of(model: CellsModel, logits: np.ndarray, level: float) -> np.ndarray:
+    """Whether each class belongs to the prediction set of each cell, ``(n, n_classes)``."""
+    held = require_calibration(model, "scores")
+    thresholds = conformal_thresholds(
+        held["scores"],
+        held["labels"],
+        classes=np.arange(len(model.classes)),
+        level=check_level(level),
+        min_cells=MIN_OF_CLASS,
+        seed=model._seed,
+    )
+    return log_odds_against(logits) <= thresholds
+
+
+def require_calibration(model: CellsModel, part: str) -> dict[str, np.ndarray]:
+    """Scores of held-out cells; raise where there are none."""
+    if model.calibration_ is not None and part not in model.calibration_:
+        raise ValueError(
+            "this model holds no means of its classes, which come from training cells; load the "
+            "model with its training AnnData and call model.calibrate() again."
+        )
+    if model.calibration_ is None:
+        raise ValueError(
+            "this model holds no scores of held-out cells: it was trained on all labeled cells, "
+            "or saved by an earlier version; call model.calibrate(), with labeled cells that it "
+            "was not trained on where training held out none."
+        )
+    return model.calibration_
+
+
+def calibrate_held_out(model: CellsModel, datamodule: Any = None) -> None:
+    """Calibrate on labeled cells that training held out, if there are some.
+
+    A mapped model keeps what its reference learned of held-out cells, unless the query has enough.
+    """
+    if not model.mapped_:
+        model.temperature_, model.calibration_ = 1.0, None
+    if hasattr(datamodule, "inference_dataloader"):
+        index = datamodule.val_idx
+
+        def held_out() -> Iterable[dict[str, torch.Tensor]]:
+            return datamodule.inference_dataloader(index)
+    elif model.adata is None or model.validation_indices is None:
+        return
+    else:
+        index, adata = np.sort(model.validation_indices), model.adata
+
+        def held_out() -> Iterable[dict[str, torch.Tensor]]:
+            return model._minibatches(adata, index)
+
+    if not len(index):
+        return
+    if model.mapped_:  # the classes of a query need not be all that the reference has
+        _calibrate_on(model, held_out, None, min_labeled=MIN_OF_CLASS)
+    else:
+        _calibrate_on(model, held_out, _training_loaders(model, datamodule))
+
+
+def _calibrate_on(
+    model: CellsModel,
+    held_out: Loader,
+    training: tuple[Loader, Loader] | None,
+    min_labeled: int = 1,
+) -> bool:
+    """Set temperature and calibration by held-out cells; those without a label do not count.
+
+    ``training`` are loaders of training cells, as :meth:`_training_loaders` gives them. Without
+    them, what is known of the classes stays what it was. False, with nothing changed, if fewer than
+    ``min_labeled`` held-out cells have a label.
+    """
+    n_classes = len(model.classes)
+    known = {k: v for k, v in (model.calibration_ or {}).items() if k in OF_TRAINING}
+    with model.codec.evaluating() as module, seeded(model._seed), quiet_about_sparse_tensors():
+        if training is not None:
+            known = _describe_classes(model, module, *training)
+        parts: Iterable[tuple[Posterior, np.ndarray | None]]
+        if "residual_mean" in known:
+            names = (f"residual_{name}" for name in ResidualScale._fields)
+            scale = ResidualScale(*(known[name] for name in names))
+            parts = list(misfits_of(module, held_out(), scale))
         else:
-            index, adata = np.sort(self.validation_indices), self.adata
+            parts = [(part, None) for part in encoded_minibatches(module, held_out())]
+    cells = Posterior.concatenate([part for part, _ in parts])
+    labeled = cells.labels < n_classes
+    if labeled.sum() < min_labeled:
+        return False
+    z, labels = cells.mean[labeled], cells.labels[labeled]
+    logits = model.linear_classes.logits(z)
+    against = log_odds_against(logits)
+    found = {"scores": against[np.arange(len(labels)), labels], "labels": labels}
+    if "means" in known:
+        found["distances"] = ClassGaussians(known["means"], known["whitening"]).distance(z)
+    misfits = [misfit for _, misfit in parts if misfit is not None]
+    if misfits:
+        found["misfits"] = np.concatenate(misfits)[labeled]
+    model.temperature_ = useful_temperature(logits, labels)
+    model.calibration_ = {**found, **known}
+    return True
 
-            def held_out() -> Iterable[dict[str, torch.Tensor]]:
-                return self._minibatches(adata, index)
 
-        if not len(index):
-            return
-        if self.mapped_:  # the classes of a query need not be all that the reference has
-            self._calibrate_on(held_out, None, min_labeled=MIN_OF_CLASS)
-        else:
-            self._calibrate_on(held_out, self._training_loaders(datamodule))
+def _describe_classes(
+    model: CellsModel, module: CIVAEModule, training: Loader, few: Loader
+) -> dict[str, np.ndarray]:
+    """What training cells say of the classes and of residuals; predicted where unlabeled."""
+    cells = Posterior.concatenate(list(encoded_minibatches(module, training())))
+    predicted = model.linear_classes.logits(cells.mean).argmax(axis=1)
+    n_classes = len(model.classes)
+    labels = np.where(cells.labels < n_classes, cells.labels, predicted)
+    found = ClassGaussians.fit(cells.mean, labels, n_classes)._asdict()
+    if module.minified_data_type is None:
+        scale = ResidualScale.fit(
+            (
+                ((x, log_library_of(part.covariates)) for part, x in with_residuals(module, few()))
+                for _ in range(2)
+            ),
+            degree=2 if module.likelihood in COUNT_LIKELIHOODS else 0,
+        )
+        found |= {f"residual_{name}": values for name, values in scale._asdict().items()}
+    return found
 
-    def _calibrate_on(
-        self, held_out: Loader, training: tuple[Loader, Loader] | None, min_labeled: int = 1
-    ) -> bool:
-        """Set temperature and calibration by held-out cells; those without a label do not count.
 
-        ``training`` are loaders of training cells, as :meth:`_training_loaders` gives them. Without
-        them, what is known of the classes stays what it was. False, with nothing changed, if fewer than
-        ``min_labeled`` held-out cells have a label.
-        """
-        n_classes = len(self.classes)
-        model = {k: v for k, v in (self.calibration_ or {}).items() if k in _OF_TRAINING}
-        with self._evaluating() as module, seeded(self._seed), quiet_about_rows():
-            if training is not None:
-                model = self._describe_classes(module, *training)
-            parts: Iterable[tuple[Encoded, np.ndarray | None]]
-            if "residual_mean" in model:
-                names = (f"residual_{name}" for name in ResidualScale._fields)
-                scale = ResidualScale(*(model[name] for name in names))
-                parts = list(_misfits(module, held_out(), scale))
-            else:
-                parts = [(part, None) for part in encoded_minibatches(module, held_out())]
-        cells = Encoded.concatenate([part for part, _ in parts])
-        labeled = cells.labels < n_classes
-        if labeled.sum() < min_labeled:
-            return False
-        z, labels = cells.mean[labeled], cells.labels[labeled]
-        logits = self.linear_classes.logits(z)
-        against = log_odds_against(logits)
-        found = {"scores": against[np.arange(len(labels)), labels], "labels": labels}
-        if "means" in model:
-            found["distances"] = ClassGaussians(model["means"], model["whitening"]).distance(z)
-        misfits = [misfit for _, misfit in parts if misfit is not None]
-        if misfits:
-            found["misfits"] = np.concatenate(misfits)[labeled]
-        self.temperature_ = useful_temperature(logits, labels)
-        self.calibration_ = {**found, **model}
-        return True
+def _training_loaders(model: CellsModel, datamodule: Any = None) -> tuple[Loader, Loader] | None:
+    """Loaders of training cells, of many and of few; ``None`` where there are none."""
+    if hasattr(datamodule, "inference_dataloader"):
+        index = datamodule.train_idx
 
-    def _describe_classes(
-        self, module: CIVAEModule, training: Loader, few: Loader
-    ) -> dict[str, np.ndarray]:
-        """What training cells say of the classes and of residuals; predicted where unlabeled."""
-        cells = Encoded.concatenate(list(encoded_minibatches(module, training())))
-        predicted = self.linear_classes.logits(cells.mean).argmax(axis=1)
-        n_classes = len(self.classes)
-        labels = np.where(cells.labels < n_classes, cells.labels, predicted)
-        found = ClassGaussians.fit(cells.mean, labels, n_classes)._asdict()
-        if module.minified_data_type is None:
-            scale = ResidualScale.fit(
-                (
-                    (
-                        (x, log_library_of(part.conditions))
-                        for part, x in with_residuals(module, few())
-                    )
-                    for _ in range(2)
-                ),
-                degree=2 if module.likelihood in COUNT_LIKELIHOODS else 0,
-            )
-            found |= {f"residual_{name}": values for name, values in scale._asdict().items()}
-        return found
+        def loader(cells: np.ndarray) -> Iterable[dict[str, torch.Tensor]]:
+            return datamodule.inference_dataloader(cells)
+    elif model.adata is None or not _holds_training_cells(model, model.adata):
+        return None
+    else:
+        index, adata = model.train_indices, model.adata
 
-    def _training_loaders(self, datamodule: Any = None) -> tuple[Loader, Loader] | None:
-        """Loaders of training cells, of many and of few; ``None`` where there are none."""
-        if hasattr(datamodule, "inference_dataloader"):
-            index = datamodule.train_idx
+        def loader(cells: np.ndarray) -> Iterable[dict[str, torch.Tensor]]:
+            return model._minibatches(adata, cells)
 
-            def loader(cells: np.ndarray) -> Iterable[dict[str, torch.Tensor]]:
-                return datamodule.inference_dataloader(cells)
-        elif self.adata is None or not self._holds_training_cells(self.adata):
-            return None
-        else:
-            index, adata = self.train_indices, self.adata
+    rng = np.random.default_rng(model._seed)
+    many, few = (at_most(np.asarray(index), n, rng) for n in (MAX_CELLS, MAX_RESIDUALS))
+    return lambda: loader(many), lambda: loader(few)
 
-            def loader(cells: np.ndarray) -> Iterable[dict[str, torch.Tensor]]:
-                return self._minibatches(adata, cells)
 
-        rng = np.random.default_rng(self._seed)
-        many, few = (_some(np.asarray(index), n, rng) for n in (MAX_CELLS, MAX_RESIDUALS))
-        return lambda: loader(many), lambda: loader(few)
-
-    def _holds_training_cells(self, adata: AnnData) -> bool:
-        """Whether the parts of the split can be positions in this AnnData."""
-        parts = (self.train_indices, self.validation_indices, self.test_indices)
-        sizes = [0 if part is None else len(part) for part in parts]
-        return sizes[0] > 0 and sum(sizes) == adata.n_obs
+def _holds_training_cells(model: CellsModel, adata: AnnData) -> bool:
+    """Whether the parts of the split can be positions in this AnnData."""
+    parts = (model.train_indices, model.validation_indices, model.test_indices)
+    sizes = [0 if part is None else len(part) for part in parts]
+    return sizes[0] > 0 and sum(sizes) == adata.n_obs

@@ -105,7 +105,7 @@ def inherited(method: Callable) -> Callable:
             _check_plain(name, value, signature.parameters[name])
         check_further(self, method.__name__, further)
         _check_model(self, method.__name__)
-        with self._unchanged_on_error(given.get("adata")), self._evaluating():
+        with self._unchanged_on_error(given.get("adata")), self.codec.evaluating():
             selected = _Arguments(self, signature, given, further).check()
             try:
                 return selected.of(drawing(self, **given, **further))
@@ -252,7 +252,7 @@ class _Arguments:
                 "transform_batch needs adata=, but a dataloader was given; load the cells with "
                 "BlockDataModule.to_memory."
             )
-        given["dataloader"] = self.model._checked_loader(given["dataloader"])
+        given["dataloader"] = self.model.requirements.checked_loader(given["dataloader"])
 
     def _check_cells(self) -> None:
         given = self.given

@@ -4,417 +4,334 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from .. import _keys, geometry
-from .._errors import check_choice, check_integer, check_number
+from .._errors import check_choice, check_integer, check_number, check_trained
 from .._progress import advance, progress, track
 from ..data import checks
 from ..data.cells import resolve_cells
-from ..data.generated import crossings_table, distinct, provenance, safe_key, storable
-from ..geometry import Crossings, LinearClasses
-from ..module import CIVAEModule
-from ..module._coding import decoded_blocks, draw, likelihood
-from ..module._covariates import Conditions, Encoded, interpolate_conditions
-from ._generation import GenerationMixin
+from ..data.generated import (
+    as_categories,
+    assemble,
+    check_uns,
+    crossings_table,
+    distinct,
+    provenance,
+    safe_key,
+    storable,
+)
+from ..module import (
+    COUNT_LIKELIHOODS,
+    CIVAEModule,
+    Covariates,
+    decoded_blocks,
+    draw,
+    interpolate_covariates,
+    likelihood,
+)
+from ._base import CellsModel
+from .paths import METHODS, Paths, encode_ends
 
-METHODS = ("linear", "spherical", "geodesic")
-# Fewer cells than this of the classes at the ends say nothing about where cells are dense.
-MIN_DENSITY_CELLS = 20
 # Values held at once while quantiles over samples are taken.
 VALUES_PER_BLOCK = 2**25
 
 
-class Paths(NamedTuple):
-    """Paths between pairs of cells, in latent space.
+@checks.leaves_unchanged
+def interpolate(
+    self: CellsModel,
+    cell_a: str | int | Sequence[str] | Sequence[int],
+    cell_b: str | int | Sequence[str] | Sequence[int],
+    *,
+    n_steps: int = 50,
+    method: Literal["linear", "spherical", "geodesic"] = "linear",
+    adata: AnnData | None = None,
+    key_added: str | None = _keys.KEY_ADDED,
+    transform_batch: Any = None,
+    library_size: float | None = None,
+    n_samples: int | None = None,
+    seed: int = 0,
+) -> AnnData:
+    """Walk from one cell to another through latent space.
 
-    Attributes
+    Parameters
     ----------
-    points
-        Latent points, shape ``(n_pairs, n_steps, n_latent)``.
-    t
-        Positions in [0, 1], shape ``(n_steps,)``.
-    start, end
-        The cells at the ends.
-    start_class, end_class
-        Codes of their classes: the label, or the predicted class of a cell without one. ``(n_pairs,)``.
+    cell_a, cell_b
+        Where walks begin and end: obs names, integer positions, or equally long sequences.
+    n_steps
+        Points of a walk, its ends included.
+    method
+        ``"linear"``: the straight line, which never leaves the class of its ends.
+        ``"spherical"``: along directions of z. ``"geodesic"``: the shortest path where cells are
+        dense, inside the class where both ends are of one.
+    adata
+        Cells to walk between; ``None`` for the training data.
+    key_added
+        Under which name the walk is written back into the AnnData; ``None`` writes nothing.
+    transform_batch
+        Decode every point as a cell of this batch. ``None``: of the batch of the ends. Where they
+        differ in batch or in a categorical covariate, a point is the mixture of what is decoded
+        under either, in proportions ``1 - t`` and ``t``, so that both ends are what they were;
+        its ``obs`` names the nearer end's. Continuous covariates are interpolated linearly.
+    library_size
+        Counts of every point. ``None``: interpolated between the ends on the log scale.
+    n_samples
+        Draw as many samples from the posteriors of the ends and from the likelihood, and add
+        their 5 % and 95 % quantiles as layers ``q05`` and ``q95``.
+    seed
+        Seed of these draws.
+
+    Returns
+    -------
+    AnnData of ``n_pairs · n_steps`` rows, expected values, walk by walk. ``obs`` has the position
+    ``civae_t``, the walk ``civae_path``, its ends ``civae_source`` and ``civae_target``, the class
+    by the discriminator ``civae_predicted``, and ``civae_margin``: the logit of the walk's class
+    minus the best other. The walk's class is the class of its source. Genes keep their
+    annotation (``var``, ``varm``), columns of the setup the type and the colors that they have in
+    ``adata``, so that both can be joined.
+
+    Written back: ``adata.obs[key_added + "_t"]``, the position along the nearest walk of every
+    real cell of the classes at the ends, and ``adata.uns[key_added]["paths"]``, for each call
+    the tables ``pairs`` (ends and their labels, a row a walk), ``points`` (walk, t, margin and
+    z, a row a point) and ``crossings`` (where a walk changes class), and the ``parameters``.
+
+    Raises
+    ------
+    KeyError, IndexError
+        If a cell is not there.
+    ValueError
+        If ``cell_a`` and ``cell_b`` differ in length, or an argument is out of its range.
+
+    Warns
+    -----
+    UserWarning
+        If both ends of a walk have one label but an end is classified otherwise: then the line
+        begins or ends outside the class.
+
+    Notes
+    -----
+    Margins and the points where a straight walk crosses from class to class are exact: on a line
+    the difference of two logits is affine in t.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.pbmc()
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> path = model.interpolate(0, 5, n_steps=11)
+    >>> path.shape
+    (11, 765)
     """
+    check_trained(self)
+    n_steps = check_integer("n_steps", n_steps, minimum=2)
+    check_choice("method", method, METHODS)
+    seed = check_integer("seed", seed, minimum=0)
+    if n_samples is not None:
+        n_samples = check_integer("n_samples", n_samples, minimum=2)
+    if library_size is not None:
+        check_number("library_size", library_size)
+    adata = self._validate_anndata(adata, every_row=False)
+    self._warn_of_changed_columns(adata)
+    check_uns(adata, key_added)
+    _check_position(adata, key_added)
+    a, b = resolve_cells(adata, cell_a, "cell_a"), resolve_cells(adata, cell_b, "cell_b")
+    if len(a) != len(b):
+        raise ValueError(
+            f"cell_a and cell_b must name equally many cells, got {len(a)} and {len(b)}."
+        )
 
-    points: np.ndarray
-    t: np.ndarray
-    start: Encoded
-    end: Encoded
-    start_class: np.ndarray
-    end_class: np.ndarray
+    batch = None if transform_batch is None else self.setup.batch_code(transform_batch)
+    codec = self.codec
+    start, end = encode_ends(codec, adata, a, b, batch=batch, library_size=library_size)
+    paths = Paths(codec, start, end, np.linspace(0.0, 1.0, n_steps), method, adata)
+    sources, targets = adata.obs_names[a].astype(str), adata.obs_names[b].astype(str)
+    _warn_if_misclassified(self, paths, sources, targets)
+    names = pd.Index(distinct([f"{x} → {y}" for x, y in zip(sources, targets, strict=True)]))
+    obs = _path_obs(self, adata, paths, sources, targets, names)
+    values, layers = _path_values(self, paths, n_samples, seed)
+    details = {
+        "kind": _keys.INTERPOLATED,
+        "values": "expected",
+        "method": method,
+        "n_steps": n_steps,
+        "n_samples": n_samples,
+        "seed": seed,
+        "library_size": library_size,
+        "transform_batch": None if transform_batch is None else str(transform_batch),
+    }
+    uns = provenance(self.init_params_["non_kwargs"], **details)
+    generated = assemble(
+        values,
+        real=adata,
+        setup=self.setup,
+        obs=obs,
+        latent=paths.points.reshape(len(obs), -1),
+        counts=self.likelihood in COUNT_LIKELIHOODS,
+        uns=uns,
+        layers=layers,
+    )
+    if key_added is not None:
+        _write_back(self, adata, key_added, paths, sources, targets, details)
+    return generated
 
-    @property
-    def within(self) -> np.ndarray:
-        """Whether both ends are of one class, shape ``(n_pairs,)``."""
-        return self.start_class == self.end_class
 
-    @property
-    def rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pair and position of every row of the AnnData, pair by pair."""
-        n_pairs, n_steps = self.points.shape[:2]
-        return np.repeat(np.arange(n_pairs), n_steps), np.tile(self.t, n_pairs)
-
-    @property
-    def ends(self) -> tuple[Conditions, Conditions]:
-        """Conditions of both ends for every row."""
-        pair, _ = self.rows
-        return self.start.conditions.take(pair), self.end.conditions.take(pair)
-
-    def margins(self, classes: LinearClasses) -> np.ndarray:
-        """Logit of the walk's class minus the best other, shape ``(n_pairs, n_steps)``."""
-        return classes.margin(self.points, self.start_class[:, None])
-
-    def crossings(self, classes: LinearClasses, method: str) -> Crossings:
-        """Where the walks change class."""
-        if method == "linear":
-            return geometry.segment_crossings(classes, self.points[:, 0], self.points[:, -1])
-        return geometry.polyline_crossings(classes, self.points)
+def _warn_if_misclassified(
+    model: CellsModel, paths: Paths, sources: pd.Index, targets: pd.Index
+) -> None:
+    """Warn of same-class walks that begin or end outside their class."""
+    classes = model.linear_classes
+    found = {}
+    for encoded, names in ((paths.start, sources), (paths.end, targets)):
+        predicted = classes.predict(encoded.mean)
+        wrong = paths.within & (predicted != paths.start_class)
+        for i in np.flatnonzero(wrong).tolist():
+            found[names[i]] = (
+                f"{names[i]!r} is labelled {str(model.classes[paths.start_class[i]])!r} but "
+                f"classified as {str(model.classes[predicted[i]])!r}"
+            )
+    if found:
+        more = f" (and {len(found) - 3} more cells)" if len(found) > 3 else ""
+        warnings.warn(
+            f"a walk stays in its class only if both ends are classified as it, but "
+            f"{'; '.join(list(found.values())[:3])}{more}. Choose other ends, or see "
+            "obs['civae_predicted'] for the class of each step.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
-class InterpolationMixin(GenerationMixin):
-    """The method ``interpolate`` of ``CIVAE``."""
+def _path_obs(
+    model: CellsModel,
+    adata: AnnData,
+    paths: Paths,
+    sources: pd.Index,
+    targets: pd.Index,
+    names: pd.Index,
+) -> pd.DataFrame:
+    """Annotation of every row."""
+    classes = model.linear_classes
+    pair, t = paths.rows
+    n_pairs, n_steps = paths.points.shape[:2]
+    index = pd.Index([f"path_{i}_step_{j}" for i in range(n_pairs) for j in range(n_steps)])
+    predicted = classes.predict(paths.points)
+    label = np.where(paths.within[:, None], paths.start_class[:, None], predicted)
+    label[:, 0], label[:, -1] = paths.start_class, paths.end_class
+    obs = model.setup.obs(_nearer(paths), index, adata.obs)
+    obs[model.setup.labels_key] = model.setup.class_column(label.ravel(), adata.obs)
+    obs[_keys.KIND] = _keys.INTERPOLATED
+    obs[_keys.PATH] = names[pair]
+    obs[_keys.T] = t
+    obs[_keys.SOURCE] = sources[pair]
+    obs[_keys.TARGET] = targets[pair]
+    obs[_keys.PREDICTED] = model.setup.class_column(predicted.ravel(), adata.obs)
+    obs[_keys.MARGIN] = paths.margins(classes).ravel()
+    return as_categories(obs)
 
-    @checks.leaves_unchanged
-    def interpolate(
-        self,
-        cell_a: str | int | Sequence[str] | Sequence[int],
-        cell_b: str | int | Sequence[str] | Sequence[int],
-        *,
-        n_steps: int = 50,
-        method: Literal["linear", "spherical", "geodesic"] = "linear",
-        adata: AnnData | None = None,
-        key_added: str | None = _keys.KEY_ADDED,
-        transform_batch: Any = None,
-        library_size: float | None = None,
-        n_samples: int | None = None,
-        seed: int = 0,
-    ) -> AnnData:
-        """Walk from one cell to another through latent space.
 
-        Parameters
-        ----------
-        cell_a, cell_b
-            Where walks begin and end: obs names, integer positions, or equally long sequences.
-        n_steps
-            Points of a walk, its ends included.
-        method
-            ``"linear"``: the straight line, which never leaves the class of its ends.
-            ``"spherical"``: along directions of z. ``"geodesic"``: the shortest path where cells are
-            dense, inside the class where both ends are of one.
-        adata
-            Cells to walk between; ``None`` for the training data.
-        key_added
-            Under which name the walk is written back into the AnnData; ``None`` writes nothing.
-        transform_batch
-            Decode every point as a cell of this batch. ``None``: of the batch of the ends. Where they
-            differ in batch or in a categorical covariate, a point is the mixture of what is decoded
-            under either, in proportions ``1 - t`` and ``t``, so that both ends are what they were;
-            its ``obs`` names the nearer end's. Continuous covariates are interpolated linearly.
-        library_size
-            Counts of every point. ``None``: interpolated between the ends on the log scale.
-        n_samples
-            Draw as many samples from the posteriors of the ends and from the likelihood, and add
-            their 5 % and 95 % quantiles as layers ``q05`` and ``q95``.
-        seed
-            Seed of these draws.
+def _nearer(paths: Paths) -> Covariates:
+    """Library sizes and covariates of every point, categories of the nearer end."""
+    pair, t = paths.rows
+    start, end = paths.start.covariates.take(pair), paths.end.covariates.take(pair)
+    return interpolate_covariates(start, end, t)
 
-        Returns
-        -------
-        AnnData of ``n_pairs · n_steps`` rows, expected values, walk by walk. ``obs`` has the position
-        ``civae_t``, the walk ``civae_path``, its ends ``civae_source`` and ``civae_target``, the class
-        by the discriminator ``civae_predicted``, and ``civae_margin``: the logit of the walk's class
-        minus the best other. The walk's class is the class of its source. Genes keep their
-        annotation (``var``, ``varm``), columns of the setup the type and the colors that they have in
-        ``adata``, so that both can be joined.
 
-        Written back: ``adata.obs[key_added + "_t"]``, the position along the nearest walk of every
-        real cell of the classes at the ends, and ``adata.uns[key_added]["paths"]``, for each call
-        the tables ``pairs`` (ends and their labels, a row a walk), ``points`` (walk, t, margin and
-        z, a row a point) and ``crossings`` (where a walk changes class), and the ``parameters``.
-
-        Raises
-        ------
-        KeyError, IndexError
-            If a cell is not there.
-        ValueError
-            If ``cell_a`` and ``cell_b`` differ in length, or an argument is out of its range.
-
-        Warns
-        -----
-        UserWarning
-            If both ends of a walk have one label but an end is classified otherwise: then the line
-            begins or ends outside the class.
-
-        Notes
-        -----
-        Margins and the points where a straight walk crosses from class to class are exact: on a line
-        the difference of two logits is affine in t.
-
-        Examples
-        --------
-        >>> import scivae
-        >>> adata = scivae.datasets.pbmc()
-        >>> scivae.model.CIVAE.setup_anndata(adata)
-        >>> model = scivae.model.CIVAE(adata)
-        >>> model.train(max_epochs=2, enable_progress_bar=False)
-        >>> path = model.interpolate(0, 5, n_steps=11)
-        >>> path.shape
-        (11, 765)
-        """
-        self._require_trained()
-        n_steps = check_integer("n_steps", n_steps, minimum=2)
-        check_choice("method", method, METHODS)
-        seed = check_integer("seed", seed, minimum=0)
+def _path_values(
+    model: CellsModel, paths: Paths, n_samples: int | None, seed: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Expected values of every row and, with samples, their bands."""
+    pair, t = paths.rows
+    z = paths.points.reshape(len(t), -1)
+    at_start, at_end = paths.covariates(pair, t)
+    values = np.empty((len(z), model.module.n_input), dtype=np.float32)
+    layers: dict[str, np.ndarray] = {}
+    with model.codec.evaluating() as module:
+        with progress("decoding walks", len(z), unit="cells"):
+            for rows, mean in decoded_blocks(module, z, at_start, other=at_end, weight=t):
+                values[rows] = mean
+                advance(len(mean))
         if n_samples is not None:
-            n_samples = check_integer("n_samples", n_samples, minimum=2)
-        if library_size is not None:
-            check_number("library_size", library_size)
-        adata = self._validate_anndata(adata, every_row=False)
-        self._warn_of_changed_columns(adata)
-        self._check_uns(adata, key_added)
-        self._check_position(adata, key_added)
-        a, b = resolve_cells(adata, cell_a, "cell_a"), resolve_cells(adata, cell_b, "cell_b")
-        if len(a) != len(b):
-            raise ValueError(
-                f"cell_a and cell_b must name equally many cells, got {len(a)} and {len(b)}."
-            )
+            low, high = _bands(module, paths, at_start, at_end, n_samples, seed)
+            layers = {_keys.Q05_LAYER: low, _keys.Q95_LAYER: high}
+    return values, layers
 
-        paths = self._paths(adata, a, b, n_steps, method, transform_batch, library_size)
-        sources, targets = adata.obs_names[a].astype(str), adata.obs_names[b].astype(str)
-        self._warn_if_misclassified(paths, sources, targets)
-        names = pd.Index(distinct([f"{x} → {y}" for x, y in zip(sources, targets, strict=True)]))
-        obs = self._path_obs(adata, paths, sources, targets, names)
-        values, layers = self._path_values(paths, n_samples, seed)
-        details = {
-            "kind": _keys.INTERPOLATED,
-            "values": "expected",
-            "method": method,
-            "n_steps": n_steps,
-            "n_samples": n_samples,
-            "seed": seed,
-            "library_size": library_size,
-            "transform_batch": None if transform_batch is None else str(transform_batch),
-        }
-        uns = provenance(self.init_params_["non_kwargs"], **details)
-        generated = self._assemble(
-            adata, values, obs, paths.points.reshape(len(obs), -1), uns, layers
+
+def _check_position(adata: AnnData, key_added: str | None) -> None:
+    """Raise unless the column of positions is free, or scivae's own."""
+    if key_added is None:
+        return
+    column, by_project = _keys.t_key(key_added), _keys.distance_key(key_added)
+    if column in adata.obs and key_added not in adata.uns and by_project not in adata.obs:
+        raise ValueError(
+            f"adata.obs[{column!r}] already holds something else; pass another key_added."
         )
-        if key_added is not None:
-            self._write_back(adata, key_added, paths, sources, targets, details)
-        return generated
 
-    def _paths(
-        self,
-        adata: AnnData,
-        a: np.ndarray,
-        b: np.ndarray,
-        n_steps: int,
-        method: str,
-        transform_batch: Any,
-        library_size: float | None,
-    ) -> Paths:
-        """Encode the ends once and join them."""
-        batch = None if transform_batch is None else self.setup.batch_code(transform_batch)
-        cells, inverse = np.unique(np.concatenate([a, b]), return_inverse=True)
-        encoded = self._encode(adata, cells)
-        conditions = encoded.conditions
-        if batch is not None:
-            conditions = conditions._replace(batch=np.full(len(cells), batch))
-        if library_size is not None:
-            conditions = conditions._replace(
-                log_library=self._log_library(library_size, len(cells), default=1.0)
-            )
-        encoded = encoded._replace(conditions=conditions)
-        start, end = encoded.take(inverse[: len(a)]), encoded.take(inverse[len(a) :])
-        t = np.linspace(0.0, 1.0, n_steps)
-        if method == "geodesic":
-            points = self._geodesics(adata, start, end, n_steps)
-        else:
-            points = getattr(geometry, method)(start.mean, end.mean, t)
-        return Paths(points, t, start, end, self._class_codes(start), self._class_codes(end))
 
-    def _class_codes(self, cells: Encoded) -> np.ndarray:
-        """Codes of the classes of cells: the label, or the predicted class of a cell without one."""
-        predicted = self.linear_classes.predict(cells.mean)
-        return np.where(cells.labels < len(self.classes), cells.labels, predicted)
+def _write_back(
+    model: CellsModel,
+    adata: AnnData,
+    key_added: str,
+    paths: Paths,
+    sources: pd.Index,
+    targets: pd.Index,
+    details: dict[str, Any],
+) -> None:
+    """Note the walks in ``uns`` and the positions of real cells in ``obs``."""
+    classes = model.linear_classes
+    codes = np.asarray(adata.obs[checks.LABEL_CODES])
+    position = np.full(adata.n_obs, np.nan)
+    ends = paths.points[:, [0, -1]] if details["method"] == "linear" else paths.points
+    for code in np.unique(np.concatenate([paths.start_class, paths.end_class])):
+        cells = np.flatnonzero(codes == code)
+        own = (paths.start_class == code) | (paths.end_class == code)
+        if cells.size:
+            z = model.codec.encode(adata, cells).mean
+            position[cells] = geometry.project_to_polyline(z, ends[own]).t
+    # Tables: a dict of arrays would print every number.
+    pair, t = paths.rows
+    points = pd.DataFrame({"path": pair, "t": t, "margin": paths.margins(classes).ravel()})
+    latent = paths.points.reshape(len(points), -1).astype(np.float32)
+    entry = {
+        "pairs": pd.DataFrame(
+            {
+                "source": np.asarray(sources, dtype=object),
+                "target": np.asarray(targets, dtype=object),
+                "label": model.classes[paths.start_class].astype(str).astype(object),
+                "target_label": model.classes[paths.end_class].astype(str).astype(object),
+            }
+        ),
+        "points": points.join(pd.DataFrame(latent).add_prefix("latent_")),
+        "crossings": crossings_table(paths.crossings(classes), model.classes),
+        "parameters": {k: storable(v) for k, v in details.items() if v is not None},
+    }
+    name = f"{sources[0]} → {targets[0]}"
+    if len(sources) > 1:
+        name += f" and {len(sources) - 1} more"
+    written = adata.uns.setdefault(key_added, {}).setdefault(_keys.PATHS, {})
 
-    def _geodesics(self, adata: AnnData, start: Encoded, end: Encoded, n_steps: int) -> np.ndarray:
-        """Curves through dense regions of z, kept in the class where both ends are in it."""
-        classes = self.linear_classes
-        start_class, end_class = self._class_codes(start), self._class_codes(end)
-        codes = np.asarray(adata.obs[checks.LABEL_CODES])
-        inside = (classes.predict(start.mean) == start_class) & (
-            classes.predict(end.mean) == start_class
-        )
-        points = np.empty((len(start.mean), n_steps, start.mean.shape[1]), dtype=np.float32)
-        groups = np.stack([start_class, end_class, inside & (start_class == end_class)], axis=1)
-        kinds = np.unique(groups, axis=0)
-        for first, second, within in track(kinds, "finding geodesics", unit="classes"):
-            rows = np.flatnonzero((groups == (first, second, within)).all(axis=1))
-            cells = np.flatnonzero((codes == first) | (codes == second))
-            if len(cells) < MIN_DENSITY_CELLS:
-                cells = np.arange(adata.n_obs)
-            points[rows] = geometry.geodesic(
-                start.mean[rows],
-                end.mean[rows],
-                n_steps,
-                metric="density",
-                data=self._encode(adata, cells).mean,
-                classes=classes if within else None,
-                label=int(first) if within else None,
-            ).points
-        return points
+    walked = [[str(name) for name in names] for names in (sources, targets)]
 
-    def _warn_if_misclassified(self, paths: Paths, sources: pd.Index, targets: pd.Index) -> None:
-        """Warn of same-class walks that begin or end outside their class."""
-        classes = self.linear_classes
-        found = {}
-        for encoded, names in ((paths.start, sources), (paths.end, targets)):
-            predicted = classes.predict(encoded.mean)
-            wrong = paths.within & (predicted != paths.start_class)
-            for i in np.flatnonzero(wrong).tolist():
-                found[names[i]] = (
-                    f"{names[i]!r} is labelled {str(self.classes[paths.start_class[i]])!r} but "
-                    f"classified as {str(self.classes[predicted[i]])!r}"
-                )
-        if found:
-            more = f" (and {len(found) - 3} more cells)" if len(found) > 3 else ""
-            warnings.warn(
-                f"a walk stays in its class only if both ends are classified as it, but "
-                f"{'; '.join(list(found.values())[:3])}{more}. Choose other ends, or see "
-                "obs['civae_predicted'] for the class of each step.",
-                UserWarning,
-                stacklevel=4,
-            )
+    def taken(key: str) -> bool:
+        """Whether this is the key of walks between other cells."""
+        pairs = written.get(key, {}).get("pairs")
+        return pairs is not None and walked != [
+            pairs[end].astype(str).tolist() for end in ("source", "target")
+        ]
 
-    def _path_obs(
-        self,
-        adata: AnnData,
-        paths: Paths,
-        sources: pd.Index,
-        targets: pd.Index,
-        names: pd.Index,
-    ) -> pd.DataFrame:
-        """Annotation of every row."""
-        classes = self.linear_classes
-        pair, t = paths.rows
-        n_pairs, n_steps = paths.points.shape[:2]
-        index = pd.Index([f"path_{i}_step_{j}" for i in range(n_pairs) for j in range(n_steps)])
-        predicted = classes.predict(paths.points)
-        label = np.where(paths.within[:, None], paths.start_class[:, None], predicted)
-        label[:, 0], label[:, -1] = paths.start_class, paths.end_class
-        obs = self.setup.obs(interpolate_conditions(*paths.ends, t), index, adata.obs)
-        obs[self.setup.labels_key] = self._class_column(adata, label.ravel())
-        obs[_keys.KIND] = _keys.INTERPOLATED
-        obs[_keys.PATH] = names[pair]
-        obs[_keys.T] = t
-        obs[_keys.SOURCE] = sources[pair]
-        obs[_keys.TARGET] = targets[pair]
-        obs[_keys.PREDICTED] = self._class_column(adata, predicted.ravel())
-        obs[_keys.MARGIN] = paths.margins(classes).ravel()
-        return self._categories(obs)
-
-    def _path_values(
-        self, paths: Paths, n_samples: int | None, seed: int
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Expected values of every row and, with samples, their bands."""
-        pair, t = paths.rows
-        z = paths.points.reshape(len(t), -1)
-        start, end = paths.ends
-        conditions = interpolate_conditions(start, end, t)
-        # The mixture needs either end's category at every row, with all else as at the row.
-        at_start = conditions._replace(batch=start.batch, categorical=start.categorical)
-        at_end = conditions._replace(batch=end.batch, categorical=end.categorical)
-        values = np.empty((len(z), self.module.n_input), dtype=np.float32)
-        layers: dict[str, np.ndarray] = {}
-        with self._evaluating() as module:
-            with progress("decoding walks", len(z), unit="cells"):
-                for rows, mean in decoded_blocks(module, z, at_start, other=at_end, weight=t):
-                    values[rows] = mean
-                    advance(len(mean))
-            if n_samples is not None:
-                low, high = _bands(module, paths, at_start, at_end, n_samples, seed)
-                layers = {_keys.Q05_LAYER: low, _keys.Q95_LAYER: high}
-        return values, layers
-
-    def _check_position(self, adata: AnnData, key_added: str | None) -> None:
-        """Raise unless the column of positions is free, or scivae's own."""
-        if key_added is None:
-            return
-        column, by_project = _keys.t_key(key_added), _keys.distance_key(key_added)
-        if column in adata.obs and key_added not in adata.uns and by_project not in adata.obs:
-            raise ValueError(
-                f"adata.obs[{column!r}] already holds something else; pass another key_added."
-            )
-
-    def _write_back(
-        self,
-        adata: AnnData,
-        key_added: str,
-        paths: Paths,
-        sources: pd.Index,
-        targets: pd.Index,
-        details: dict[str, Any],
-    ) -> None:
-        """Note the walks in ``uns`` and the positions of real cells in ``obs``."""
-        classes = self.linear_classes
-        codes = np.asarray(adata.obs[checks.LABEL_CODES])
-        position = np.full(adata.n_obs, np.nan)
-        ends = paths.points[:, [0, -1]] if details["method"] == "linear" else paths.points
-        for code in np.unique(np.concatenate([paths.start_class, paths.end_class])):
-            cells = np.flatnonzero(codes == code)
-            own = (paths.start_class == code) | (paths.end_class == code)
-            if cells.size:
-                z = self._encode(adata, cells).mean
-                position[cells] = geometry.project_to_polyline(z, ends[own]).t
-        # Tables: a dict of arrays would print every number.
-        pair, t = paths.rows
-        points = pd.DataFrame({"path": pair, "t": t, "margin": paths.margins(classes).ravel()})
-        latent = paths.points.reshape(len(points), -1).astype(np.float32)
-        entry = {
-            "pairs": pd.DataFrame(
-                {
-                    "source": np.asarray(sources, dtype=object),
-                    "target": np.asarray(targets, dtype=object),
-                    "label": self.classes[paths.start_class].astype(str).astype(object),
-                    "target_label": self.classes[paths.end_class].astype(str).astype(object),
-                }
-            ),
-            "points": points.join(pd.DataFrame(latent).add_prefix("latent_")),
-            "crossings": crossings_table(paths.crossings(classes, details["method"]), self.classes),
-            "parameters": {k: storable(v) for k, v in details.items() if v is not None},
-        }
-        name = f"{sources[0]} → {targets[0]}"
-        if len(sources) > 1:
-            name += f" and {len(sources) - 1} more"
-        written = adata.uns.setdefault(key_added, {}).setdefault(_keys.PATHS, {})
-
-        walked = [[str(name) for name in names] for names in (sources, targets)]
-
-        def taken(key: str) -> bool:
-            """Whether this is the key of walks between other cells."""
-            pairs = written.get(key, {}).get("pairs")
-            return pairs is not None and walked != [
-                pairs[end].astype(str).tolist() for end in ("source", "target")
-            ]
-
-        written[safe_key(name, taken)] = entry
-        adata.obs[_keys.t_key(key_added)] = position
+    written[safe_key(name, taken)] = entry
+    adata.obs[_keys.t_key(key_added)] = position
 
 
 def _bands(
     module: CIVAEModule,
     paths: Paths,
-    at_start: Conditions,
-    at_end: Conditions,
+    at_start: Covariates,
+    at_end: Covariates,
     n_samples: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -440,11 +357,11 @@ def _bands(
         # A mixture is sampled by choosing one of its parts.
         to_end = rng.random(len(index)) < t[index]
         first_part, second_part = at_start.take(index), at_end.take(index)
-        conditions = interpolate_conditions(first_part, second_part, to_end.astype(float))
-        conditions = conditions._replace(
+        covariates = interpolate_covariates(first_part, second_part, to_end.astype(float))
+        covariates = covariates._replace(
             log_library=first_part.log_library, continuous=first_part.continuous
         )
-        samples = draw(module.likelihood, likelihood(module, drawn, conditions), rng)
+        samples = draw(module.likelihood, likelihood(module, drawn, covariates), rng)
         samples = samples.reshape(n_samples, -1, module.n_input)
         low[rows], high[rows] = np.quantile(samples, (0.05, 0.95), axis=0)
     return low, high

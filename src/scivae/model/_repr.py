@@ -12,7 +12,7 @@ from .. import _keys
 from .._display import Description, counted, listed, printable
 from .._errors import near_matches, shown
 from ..data.checks import where
-from ._generation import GenerationMixin
+from ._base import CellsModel
 
 
 class Labels(Mapping[str, Any]):
@@ -66,97 +66,79 @@ class Labels(Mapping[str, Any]):
         return printable(f"{counted(len(self), 'class')}: {listed(self, 30)}")
 
 
-class ReprMixin(GenerationMixin):
-    """``repr`` of ``CIVAE``, as text and as HTML."""
+def describe(model: CellsModel) -> Description:
+    """What the model holds, and what to do with it next."""
+    setup, module = model.setup, model.module
+    parameters = {
+        name: value for group in model.init_params_.values() for name, value in group.items()
+    }
+    cells = "no cells at hand; pass adata="
+    if model.adata is not None:
+        cells = f"{model.adata.n_obs:,} cells × {model.adata.n_vars:,} variables"
+    n_weights = sum(p.numel() for p in module.parameters())
+    layers = counted(int(parameters.get("n_layers", 1)), "hidden layer")
+    facts = [
+        ("data", f"{cells}, {where(setup.layer)}"),
+        ("classes", f"obs[{setup.labels_key!r}]: {listed(setup.classes, 12)}"),
+        ("likelihood", model.likelihood),
+        (
+            "network",
+            f"n_latent {module.n_latent}, {layers} of {parameters.get('n_hidden', '?')}, "
+            f"{n_weights:,} weights",
+        ),
+        (
+            "objective",
+            f"β = {module.discriminator_weight:g} (discriminator), α = {module.kl_weight:g} (KL)",
+        ),
+        ("training", _training_status(model)),
+    ]
+    if setup.batch_key is not None:
+        facts.insert(2, ("batches", f"obs[{setup.batch_key!r}]: {listed(setup.batches)}"))
+    accuracy = _held_out_accuracy(model)
+    if accuracy is not None:
+        facts.append(("held-out accuracy", f"{accuracy:.1%}"))
+    return Description(
+        f"CIVAE of {counted(len(setup.classes), 'class')}, "
+        + ("trained" if model.is_trained_ else "not trained"),
+        tuple(facts),
+        _next_steps(model),
+    )
 
-    is_trained_: bool
-    history_: Any
 
-    labels: Labels
-    """Names of the classes, which the Tab key completes, as in ``model.augment(model.labels["<Tab>``."""
+def _next_steps(model: CellsModel) -> tuple[tuple[str, str], ...]:
+    if not model.is_trained_:
+        return (("model.train()", "fit it to the cells"),)
+    label = model.classes[0]
+    name = repr(label.item() if isinstance(label, np.generic) else label)
+    return (
+        (
+            f'adata.obsm["{_keys.LATENT}"] = model.get_latent_representation()',
+            "z of every cell",
+        ),
+        ("path = model.interpolate(cell_a, cell_b)", "walk between two cells"),
+        (f"cells = model.augment({name}, 500)", "make more cells of a class"),
+        ("scivae.pl.history(model)", "how training went"),
+    )
 
-    def __repr__(self) -> str:
-        return repr(self._describe())
 
-    def _repr_html_(self) -> str:
-        return self._describe()._repr_html_()
+def _training_status(model: CellsModel) -> str:
+    if not model.is_trained_:
+        return "not trained"
+    epochs = max((len(v) for v in (model.history_ or {}).values()), default=0)
+    parts = [counted(epochs, "epoch")] if epochs else ["trained"]
+    for n, what in (
+        (getattr(model, "train_indices", None), "cells"),
+        (model.validation_indices, "held out"),
+    ):
+        if n is not None and len(n):
+            parts.append(f"{len(n):,} {what}")
+    return ", ".join(parts)
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        for i, line in enumerate(repr(self).split("\n")):
-            if i:
-                printer.break_()
-            printer.text(line)
 
-    def _describe(self) -> Description:
-        """What the model holds, and what to do with it next."""
-        setup, module = self.setup, self.module
-        parameters = {
-            name: value for group in self.init_params_.values() for name, value in group.items()
-        }
-        cells = "no cells at hand; pass adata="
-        if self.adata is not None:
-            cells = f"{self.adata.n_obs:,} cells × {self.adata.n_vars:,} variables"
-        n_weights = sum(p.numel() for p in module.parameters())
-        layers = counted(int(parameters.get("n_layers", 1)), "hidden layer")
-        facts = [
-            ("data", f"{cells}, {where(setup.layer)}"),
-            ("classes", f"obs[{setup.labels_key!r}]: {listed(setup.classes, 12)}"),
-            ("likelihood", self.likelihood),
-            (
-                "network",
-                f"n_latent {module.n_latent}, {layers} of {parameters.get('n_hidden', '?')}, "
-                f"{n_weights:,} weights",
-            ),
-            (
-                "objective",
-                f"β = {module.discriminator_weight:g} (discriminator), α = {module.kl_weight:g} (KL)",
-            ),
-            ("training", self._training_status()),
-        ]
-        if setup.batch_key is not None:
-            facts.insert(2, ("batches", f"obs[{setup.batch_key!r}]: {listed(setup.batches)}"))
-        accuracy = self._held_out_accuracy()
-        if accuracy is not None:
-            facts.append(("held-out accuracy", f"{accuracy:.1%}"))
-        return Description(
-            f"CIVAE of {counted(len(setup.classes), 'class')}, "
-            + ("trained" if self.is_trained_ else "not trained"),
-            tuple(facts),
-            self._next_steps(),
-        )
-
-    def _next_steps(self) -> tuple[tuple[str, str], ...]:
-        if not self.is_trained_:
-            return (("model.train()", "fit it to the cells"),)
-        label = self.classes[0]
-        name = repr(label.item() if isinstance(label, np.generic) else label)
-        return (
-            (
-                f'adata.obsm["{_keys.LATENT}"] = model.get_latent_representation()',
-                "z of every cell",
-            ),
-            ("path = model.interpolate(cell_a, cell_b)", "walk between two cells"),
-            (f"cells = model.augment({name}, 500)", "make more cells of a class"),
-            ("scivae.pl.history(model)", "how training went"),
-        )
-
-    def _training_status(self) -> str:
-        if not self.is_trained_:
-            return "not trained"
-        epochs = max((len(v) for v in (self.history_ or {}).values()), default=0)
-        parts = [counted(epochs, "epoch")] if epochs else ["trained"]
-        for n, what in (
-            (getattr(self, "train_indices", None), "cells"),
-            (self.validation_indices, "held out"),
-        ):
-            if n is not None and len(n):
-                parts.append(f"{len(n):,} {what}")
-        return ", ".join(parts)
-
-    def _held_out_accuracy(self) -> float | None:
-        """The discriminator's, at the last look at the held-out cells; ``None`` where there was none."""
-        logged = (self.history_ or {}).get("accuracy_validation")
-        if not self.is_trained_ or logged is None:
-            return None
-        values = pd.to_numeric(pd.DataFrame(logged).iloc[:, 0]).dropna()
-        return float(values.iloc[-1]) if len(values) else None
+def _held_out_accuracy(model: CellsModel) -> float | None:
+    """The discriminator's, at the last look at the held-out cells; ``None`` where there was none."""
+    logged = (model.history_ or {}).get("accuracy_validation")
+    if not model.is_trained_ or logged is None:
+        return None
+    values = pd.to_numeric(pd.DataFrame(logged).iloc[:, 0]).dropna()
+    return float(values.iloc[-1]) if len(values) else None

@@ -16,17 +16,19 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from scipy import sparse
+from scvi.model import SCVI
 from scvi.nn import FCLayers
 
 from .._errors import check_type, in_another_case
 from .._names import any_text_written, as_objects
 from .._progress import without_widgets
 from .._quiet import quiet_loading
-from .._scvi import SAVE_KEYS, SETUP_METHOD_NAME
+from .._scvi import LATENT_MEAN, LATENT_VARIANCE, SAVE_KEYS, SETUP_METHOD_NAME, keep_genes
 from ..data import checks, files
 from ..data.manager import CellsManager
 from ..data.plain import foreign, from_plain, to_plain
 from ..data.setup import Setup
+from ._base import CellsModel
 
 _PARTS = (SAVE_KEYS.MODEL_STATE_DICT_KEY, SAVE_KEYS.VAR_NAMES_KEY, SAVE_KEYS.ATTR_DICT_KEY)
 
@@ -105,7 +107,7 @@ def _not_taken_for_minified(adata: Any) -> Iterator[None]:
 
     scvi-tools takes it for a minified one unless it has these latent points.
     """
-    slots = ("_scvi_latent_qzm", "_scvi_latent_qzv")
+    slots = (LATENT_MEAN, LATENT_VARIANCE)
     empty = isinstance(adata, AnnData) and sparse.issparse(adata.X) and adata.X.nnz == 0
     added = [slot for slot in slots if empty and slot not in adata.obsm]
     for slot in added:
@@ -117,361 +119,367 @@ def _not_taken_for_minified(adata: Any) -> Iterator[None]:
             del adata.obsm[slot]
 
 
-class SavingMixin:
-    """Saving and loading."""
+def save(
+    self: CellsModel,
+    dir_path: str | os.PathLike,
+    prefix: str | None = None,
+    overwrite: bool = False,
+    save_anndata: bool = False,
+    **kwargs: Any,
+) -> None:
+    """Save the model into a folder, all of it or nothing.
 
-    def save(
-        self,
-        dir_path: str | os.PathLike,
-        prefix: str | None = None,
-        overwrite: bool = False,
-        save_anndata: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Save the model into a folder, all of it or nothing.
+    Whatever happens on the way (the process is killed, the disk is full), the folder holds the
+    model that it held before, or the new one. The file holds numbers and text only, so that
+    :meth:`load` need not trust it.
 
-        Whatever happens on the way (the process is killed, the disk is full), the folder holds the
-        model that it held before, or the new one. The file holds numbers and text only, so that
-        :meth:`load` need not trust it.
+    Parameters
+    ----------
+    dir_path
+        The folder.
+    prefix
+        Put before the names of the files, so that several models can lie in one folder.
+    overwrite
+        Replace the model of a folder that exists.
+    save_anndata
+        Save the AnnData too.
+    **kwargs
+        As :meth:`scvi.model.SCVI.save` takes them.
 
-        Parameters
-        ----------
-        dir_path
-            The folder.
-        prefix
-            Put before the names of the files, so that several models can lie in one folder.
-        overwrite
-            Replace the model of a folder that exists.
-        save_anndata
-            Save the AnnData too.
-        **kwargs
-            As :meth:`scvi.model.SCVI.save` takes them.
+    Raises
+    ------
+    ValueError
+        If the folder exists and ``overwrite`` is not set.
+    OSError
+        If the files cannot be written.
 
-        Raises
-        ------
-        ValueError
-            If the folder exists and ``overwrite`` is not set.
-        OSError
-            If the files cannot be written.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import scivae
-        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
-        >>> scivae.model.CIVAE.setup_anndata(adata)
-        >>> model = scivae.model.CIVAE(adata, n_latent=4)
-        >>> model.train(max_epochs=2, enable_progress_bar=False)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     model.save(f"{folder}/model")
-        ...     loaded = scivae.model.CIVAE.load(f"{folder}/model", adata)
-        >>> bool((loaded.predict() == model.predict()).all())
-        True
-        """
-        target = Path(os.fsdecode(dir_path)).absolute()
-        if target.exists() and not (overwrite and target.is_dir()):
-            cure = "pass overwrite=True to replace the model in it, or " if target.is_dir() else ""
-            raise ValueError(f"{target} already exists; {cure}choose another folder.")
-        with files.new_files(target) as part:
-            with any_text_written():
-                super().save(part, prefix, True, save_anndata, **kwargs)  # type: ignore[misc]
-            path = part / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
-            contents = files.read(path, trusted=True)  # just written
-            # scvi-tools adds the parameters of whatever Pyro models the process holds.
-            contents[_PARTS[0]].pop("pyro_param_store", None)
-            plain = {part: to_plain(contents[part]) for part in _PARTS}
-            if names := foreign(plain):
-                warnings.warn(
-                    f"the model refers to {', '.join(sorted(names))}, which has no plain form: the "
-                    "file can be loaded with trusted=True only. Classes and batches that are text "
-                    "or numbers have one.",
-                    UserWarning,
-                    stacklevel=2,
-                )
-            files.write(path, plain)
-
-    @classmethod
-    def load(
-        cls,
-        dir_path: str | os.PathLike,
-        adata: AnnData | bool | None = None,
-        *,
-        trusted: bool = False,
-        prefix: str | None = None,
-        backup_url: str | None = None,
-        **kwargs: Any,
-    ):
-        """Load a saved model, without running anything that is in the file.
-
-        Parameters
-        ----------
-        dir_path
-            Folder that :meth:`save` wrote.
-        adata
-            AnnData with the genes and columns of the one that the model was trained on. ``None``: the
-            one that was saved with it. ``False``: none.
-        trusted
-            Also load a file that names code to be run, which a model saved by this class does not.
-            A file of this kind can do all that a program can: say so only of one whose maker you
-            know.
-        prefix
-            What was put before the names of the files.
-        backup_url
-            Address of the model file, if it is not in the folder.
-        **kwargs
-            ``accelerator``, ``device`` and others that :meth:`scvi.model.SCVI.load` takes.
-
-        Returns
-        -------
-        The model.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no model in the folder.
-        ValueError
-            If the file is damaged, or of another class, or names code and is not trusted.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import scivae
-        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
-        >>> scivae.model.CIVAE.setup_anndata(adata)
-        >>> model = scivae.model.CIVAE(adata, n_latent=4)
-        >>> model.train(max_epochs=2, enable_progress_bar=False)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     model.save(f"{folder}/model")
-        ...     loaded = scivae.model.CIVAE.load(f"{folder}/model", adata)
-        >>> loaded.is_trained
-        True
-        """
-        folder = Path(os.fsdecode(dir_path))
-        name = f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
-        if backup_url is not None and not files.find(folder, name).exists():
-            with without_widgets():
-                import pooch
-
-            pooch.retrieve(backup_url, known_hash=None, fname=name, path=folder)
-        parts = read_model(folder, prefix, trusted)
-        saved_adata = files.find(folder, f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}")
-        if adata is None and saved_adata.exists():
-            adata = anndata.read_h5ad(saved_adata)
-        if adata is not None and adata is not False:
-            checks.check_adata(adata)
-            checks.check_shape(adata)
-            genes = Setup.from_registry(parts[_PARTS[2]]["registry_"]).genes
-            checks.check_genes(adata, genes, model=repr(str(dir_path)))
-        # scvi-tools reads a file, and trusts it; it is given one that nobody else can write.
-        with (
-            tempfile.TemporaryDirectory() as private,
-            quiet_loading(),
-            _unchanged_on_error(adata),
-        ):
-            torch.save(parts, Path(private) / SAVE_KEYS.MODEL_FNAME)
-            with _not_taken_for_minified(adata):
-                return super().load(private, adata, **kwargs)  # type: ignore[misc]
-
-    @classmethod
-    def load_query_data(
-        cls,
-        adata: AnnData | None = None,
-        reference_model: Any = None,
-        *,
-        trusted: bool = False,
-        **kwargs: Any,
-    ):
-        """Map query cells onto a model (scArches); see :meth:`scvi.model.SCVI.load_query_data`.
-
-        Parameters
-        ----------
-        adata
-            The query cells.
-        reference_model
-            A model, or the folder of a saved one.
-        trusted
-            As :meth:`load` takes it.
-        **kwargs
-            As :meth:`scvi.model.SCVI.load_query_data` takes them.
-
-        Examples
-        --------
-        >>> import scivae
-        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
-        >>> scivae.model.CIVAE.setup_anndata(adata, batch_key="batch")
-        >>> model = scivae.model.CIVAE(adata, n_latent=4)
-        >>> model.train(max_epochs=2, enable_progress_bar=False)
-        >>> query = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)
-        >>> query.obs["batch"] = "new"
-        >>> mapped = scivae.model.CIVAE.load_query_data(query, model)
-        >>> mapped.train(
-        ...     max_epochs=2, plan_kwargs={"weight_decay": 0.0}, enable_progress_bar=False
-        ... )
-        >>> mapped.predict().shape
-        (300,)
-        """
-        reference = cls._reference(reference_model, trusted)
-        registry = kwargs.get("registry")
-        if adata is not None:
-            checks.check_adata(adata)
-            checks.check_shape(adata)
-            if kwargs.get("inplace_subset_query_vars"):
-                known = as_objects(reference.setup.genes)
-                found = pd.Index(as_objects(adata.var_names)).get_indexer(known)
-                if (found >= 0).all():
-                    adata._inplace_subset_var(found)
-            checks.check_genes(adata, reference.setup.genes)
-            reference._check_minified(adata)
-            reference._check_values(adata)
-        elif registry is not None:
-            checks.check_genes(
-                checks.Genes(Setup.from_registry(registry).genes),
-                reference.setup.genes,
-                cure="make the datamodule with BlockDataModule(…, registry=model.registry)",
+    Examples
+    --------
+    >>> import tempfile
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(f"{folder}/model")
+    ...     loaded = scivae.model.CIVAE.load(f"{folder}/model", adata)
+    >>> bool((loaded.predict() == model.predict()).all())
+    True
+    """
+    target = Path(os.fsdecode(dir_path)).absolute()
+    if target.exists() and not (overwrite and target.is_dir()):
+        cure = "pass overwrite=True to replace the model in it, or " if target.is_dir() else ""
+        raise ValueError(f"{target} already exists; {cure}choose another folder.")
+    with files.new_files(target) as part:
+        with any_text_written():
+            SCVI.save(self, part, prefix, True, save_anndata, **kwargs)
+        path = part / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
+        contents = files.read(path, trusted=True)  # just written
+        # scvi-tools adds the parameters of whatever Pyro models the process holds.
+        contents[_PARTS[0]].pop("pyro_param_store", None)
+        plain = {part: to_plain(contents[part]) for part in _PARTS}
+        if names := foreign(plain):
+            warnings.warn(
+                f"the model refers to {', '.join(sorted(names))}, which has no plain form: the "
+                "file can be loaded with trusted=True only. Classes and batches that are text "
+                "or numbers have one.",
+                UserWarning,
+                stacklevel=2,
             )
-        else:
-            raise ValueError("pass adata=, the query cells, or registry=, that of a datamodule.")
-        with _unchanged_on_error(adata):
-            mapped = super().load_query_data(adata, reference, **kwargs)  # type: ignore[misc]
-        place_weights_of_categories(reference.module, mapped.module)
-        # Its classes are the reference's, and so are the cells that say how far to trust them.
-        for name in ("temperature_", "calibration_"):
-            setattr(mapped, name, getattr(reference, name))
-        mapped.mapped_ = True
-        return mapped
+        files.write(path, plain)
 
-    @classmethod
-    def prepare_query_anndata(
-        cls, adata: AnnData, reference_model: Any, *, trusted: bool = False, **kwargs: Any
+
+def load(
+    cls: type[CellsModel],
+    dir_path: str | os.PathLike,
+    adata: AnnData | bool | None = None,
+    *,
+    trusted: bool = False,
+    prefix: str | None = None,
+    backup_url: str | None = None,
+    **kwargs: Any,
+):
+    """Load a saved model, without running anything that is in the file.
+
+    Parameters
+    ----------
+    dir_path
+        Folder that :meth:`save` wrote.
+    adata
+        AnnData with the genes and columns of the one that the model was trained on. ``None``: the
+        one that was saved with it. ``False``: none.
+    trusted
+        Also load a file that names code to be run, which a model saved by this class does not.
+        A file of this kind can do all that a program can: say so only of one whose maker you
+        know.
+    prefix
+        What was put before the names of the files.
+    backup_url
+        Address of the model file, if it is not in the folder.
+    **kwargs
+        ``accelerator``, ``device`` and others that :meth:`scvi.model.SCVI.load` takes.
+
+    Returns
+    -------
+    The model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no model in the folder.
+    ValueError
+        If the file is damaged, or of another class, or names code and is not trusted.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(f"{folder}/model")
+    ...     loaded = scivae.model.CIVAE.load(f"{folder}/model", adata)
+    >>> loaded.is_trained
+    True
+    """
+    folder = Path(os.fsdecode(dir_path))
+    name = f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
+    if backup_url is not None and not files.find(folder, name).exists():
+        with without_widgets():
+            import pooch
+
+        pooch.retrieve(backup_url, known_hash=None, fname=name, path=folder)
+    parts = read_model(folder, prefix, trusted)
+    saved_adata = files.find(folder, f"{prefix or ''}{SAVE_KEYS.ADATA_FNAME}")
+    if adata is None and saved_adata.exists():
+        adata = anndata.read_h5ad(saved_adata)
+    if adata is not None and adata is not False:
+        checks.check_adata(adata)
+        checks.check_shape(adata)
+        genes = Setup.from_registry(parts[_PARTS[2]]["registry_"]).genes
+        checks.check_genes(adata, genes, model=repr(str(dir_path)))
+    # scvi-tools reads a file, and trusts it; it is given one that nobody else can write.
+    with (
+        tempfile.TemporaryDirectory() as private,
+        quiet_loading(),
+        _unchanged_on_error(adata),
     ):
-        """Give query cells the genes of a model; see :meth:`scvi.model.SCVI.prepare_query_anndata`.
+        torch.save(parts, Path(private) / SAVE_KEYS.MODEL_FNAME)
+        with _not_taken_for_minified(adata):
+            return SCVI.load.__func__(cls, private, adata, **kwargs)
 
-        Parameters
-        ----------
-        adata
-            The query cells.
-        reference_model
-            A model, or the folder of a saved one.
-        trusted
-            As :meth:`load` takes it.
-        **kwargs
-            As :meth:`scvi.model.SCVI.prepare_query_anndata` takes them.
 
-        Examples
-        --------
-        >>> import scivae
-        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
-        >>> scivae.model.CIVAE.setup_anndata(adata)
-        >>> model = scivae.model.CIVAE(adata, n_latent=4)
-        >>> model.train(max_epochs=2, enable_progress_bar=False)
-        >>> query = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)[:, :30].copy()
-        >>> scivae.model.CIVAE.prepare_query_anndata(query, model)
-        >>> query.n_vars
-        40
-        """
-        reference = cls._reference(reference_model, trusted)
-        if not kwargs.get("return_reference_var_names"):
-            checks.check_adata(adata)
-            checks.check_shape(adata)
-            if adata.isbacked:
-                raise ValueError(
-                    "adata is read from a file, which cannot be given other genes; pass adata.to_memory()."
-                )
-            genes, names = as_objects(reference.setup.genes), as_objects(adata.var_names)
-            missing = genes[~pd.Index(genes).isin(names)]
-            if len(missing) == len(genes) or in_another_case(missing, names):
-                checks.check_genes(adata, genes, cure="use names of the same kind")
-        return super().prepare_query_anndata(adata, reference, **kwargs)  # type: ignore[misc]
+def load_query_data(
+    cls: type[CellsModel],
+    adata: AnnData | None = None,
+    reference_model: Any = None,
+    *,
+    trusted: bool = False,
+    **kwargs: Any,
+):
+    """Map query cells onto a model (scArches); see :meth:`scvi.model.SCVI.load_query_data`.
 
-    @classmethod
-    def _reference(cls, reference_model: Any, trusted: bool) -> Any:
-        """The model, loaded if a folder was named."""
-        if isinstance(reference_model, (str, os.PathLike)):
-            return cls.load(reference_model, False, trusted=trusted)
-        check_type("reference_model", reference_model, cls, f"a {cls.__name__} or its folder")
-        return reference_model
+    Parameters
+    ----------
+    adata
+        The query cells.
+    reference_model
+        A model, or the folder of a saved one.
+    trusted
+        As :meth:`load` takes it.
+    **kwargs
+        As :meth:`scvi.model.SCVI.load_query_data` takes them.
 
-    @staticmethod
-    def load_registry(
-        dir_path: str | os.PathLike, prefix: str | None = None, *, trusted: bool = False
-    ) -> dict:
-        """Read what a saved model was set up on.
-
-        Parameters
-        ----------
-        dir_path
-            Folder of the saved model.
-        prefix
-            What was put before the names of the files.
-        trusted
-            As :meth:`load` takes it.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import scivae
-        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
-        >>> scivae.model.CIVAE.setup_anndata(adata)
-        >>> model = scivae.model.CIVAE(adata, n_latent=4)
-        >>> model.train(max_epochs=2, enable_progress_bar=False)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     model.save(f"{folder}/model")
-        ...     registry = scivae.model.CIVAE.load_registry(f"{folder}/model")
-        >>> registry["setup_args"]["labels_key"]
-        'cell_type'
-        """
-        return read_model(Path(os.fsdecode(dir_path)), prefix, trusted)[SAVE_KEYS.ATTR_DICT_KEY][
-            "registry_"
-        ]
-
-    @classmethod
-    def view_setup_args(
-        cls, dir_path: str | os.PathLike, prefix: str | None = None, *, trusted: bool = False
-    ) -> None:
-        """Print the arguments of the setup of a saved model.
-
-        Parameters
-        ----------
-        dir_path
-            Folder of the saved model.
-        prefix
-            What was put before the names of the files.
-        trusted
-            As :meth:`load` takes it.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import scivae
-        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
-        >>> scivae.model.CIVAE.setup_anndata(adata)
-        >>> model = scivae.model.CIVAE(adata, n_latent=4)
-        >>> model.train(max_epochs=2, enable_progress_bar=False)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     model.save(f"{folder}/model")
-        ...     scivae.model.CIVAE.view_setup_args(f"{folder}/model")  # doctest: +ELLIPSIS
-        Setup via `CIVAE.setup_anndata` with arguments:
-        ...
-        """
-        CellsManager.view_setup_method_args(cls.load_registry(dir_path, prefix, trusted=trusted))
-
-    @classmethod
-    def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> None:
-        """Refuse: no CIVAE was ever saved in the format of scvi-tools before 0.15.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            Ignored.
-
-        Examples
-        --------
-        >>> import scivae
-        >>> scivae.model.CIVAE.convert_legacy_save("old", "new")  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        NotImplementedError: no CIVAE was ever saved in the format of scvi-tools before 0.15, ...
-        """
-        raise NotImplementedError(
-            "no CIVAE was ever saved in the format of scvi-tools before 0.15, which cannot be read "
-            "without running what is in the file; use load."
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    >>> scivae.model.CIVAE.setup_anndata(adata, batch_key="batch")
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> query = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)
+    >>> query.obs["batch"] = "new"
+    >>> mapped = scivae.model.CIVAE.load_query_data(query, model)
+    >>> mapped.train(
+    ...     max_epochs=2, plan_kwargs={"weight_decay": 0.0}, enable_progress_bar=False
+    ... )
+    >>> mapped.predict().shape
+    (300,)
+    """
+    reference = _reference(cls, reference_model, trusted)
+    registry = kwargs.get("registry")
+    if adata is not None:
+        checks.check_adata(adata)
+        checks.check_shape(adata)
+        if kwargs.get("inplace_subset_query_vars"):
+            known = as_objects(reference.setup.genes)
+            found = pd.Index(as_objects(adata.var_names)).get_indexer(known)
+            if (found >= 0).all():
+                keep_genes(adata, found)
+        checks.check_genes(adata, reference.setup.genes)
+        reference.requirements.check_minified(adata)
+        reference.requirements.check_values(adata)
+    elif registry is not None:
+        checks.check_genes(
+            checks.Genes(Setup.from_registry(registry).genes),
+            reference.setup.genes,
+            cure="make the datamodule with BlockDataModule(…, registry=model.registry)",
         )
+    else:
+        raise ValueError("pass adata=, the query cells, or registry=, that of a datamodule.")
+    with _unchanged_on_error(adata):
+        mapped = SCVI.load_query_data.__func__(cls, adata, reference, **kwargs)
+    place_weights_of_categories(reference.module, mapped.module)
+    # Its classes are the reference's, and so are the cells that say how far to trust them.
+    for name in ("temperature_", "calibration_"):
+        setattr(mapped, name, getattr(reference, name))
+    mapped.mapped_ = True
+    return mapped
+
+
+def prepare_query_anndata(
+    cls: type[CellsModel],
+    adata: AnnData,
+    reference_model: Any,
+    *,
+    trusted: bool = False,
+    **kwargs: Any,
+):
+    """Give query cells the genes of a model; see :meth:`scvi.model.SCVI.prepare_query_anndata`.
+
+    Parameters
+    ----------
+    adata
+        The query cells.
+    reference_model
+        A model, or the folder of a saved one.
+    trusted
+        As :meth:`load` takes it.
+    **kwargs
+        As :meth:`scvi.model.SCVI.prepare_query_anndata` takes them.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> query = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)[:, :30].copy()
+    >>> scivae.model.CIVAE.prepare_query_anndata(query, model)
+    >>> query.n_vars
+    40
+    """
+    reference = _reference(cls, reference_model, trusted)
+    if not kwargs.get("return_reference_var_names"):
+        checks.check_adata(adata)
+        checks.check_shape(adata)
+        if adata.isbacked:
+            raise ValueError(
+                "adata is read from a file, which cannot be given other genes; pass adata.to_memory()."
+            )
+        genes, names = as_objects(reference.setup.genes), as_objects(adata.var_names)
+        missing = genes[~pd.Index(genes).isin(names)]
+        if len(missing) == len(genes) or in_another_case(missing, names):
+            checks.check_genes(adata, genes, cure="use names of the same kind")
+    return SCVI.prepare_query_anndata.__func__(cls, adata, reference, **kwargs)
+
+
+def _reference(cls: type[CellsModel], reference_model: Any, trusted: bool) -> Any:
+    """The model, loaded if a folder was named."""
+    if isinstance(reference_model, (str, os.PathLike)):
+        return cls.load(reference_model, False, trusted=trusted)
+    check_type("reference_model", reference_model, cls, f"a {cls.__name__} or its folder")
+    return reference_model
+
+
+def load_registry(
+    dir_path: str | os.PathLike, prefix: str | None = None, *, trusted: bool = False
+) -> dict:
+    """Read what a saved model was set up on.
+
+    Parameters
+    ----------
+    dir_path
+        Folder of the saved model.
+    prefix
+        What was put before the names of the files.
+    trusted
+        As :meth:`load` takes it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(f"{folder}/model")
+    ...     registry = scivae.model.CIVAE.load_registry(f"{folder}/model")
+    >>> registry["setup_args"]["labels_key"]
+    'cell_type'
+    """
+    return read_model(Path(os.fsdecode(dir_path)), prefix, trusted)[SAVE_KEYS.ATTR_DICT_KEY][
+        "registry_"
+    ]
+
+
+def view_setup_args(
+    cls: type[CellsModel],
+    dir_path: str | os.PathLike,
+    prefix: str | None = None,
+    *,
+    trusted: bool = False,
+) -> None:
+    """Print the arguments of the setup of a saved model.
+
+    Parameters
+    ----------
+    dir_path
+        Folder of the saved model.
+    prefix
+        What was put before the names of the files.
+    trusted
+        As :meth:`load` takes it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(f"{folder}/model")
+    ...     scivae.model.CIVAE.view_setup_args(f"{folder}/model")  # doctest: +ELLIPSIS
+    Setup via `CIVAE.setup_anndata` with arguments:
+    ...
+    """
+    CellsManager.view_setup_method_args(cls.load_registry(dir_path, prefix, trusted=trusted))
+
+
+def convert_legacy_save(cls: type[CellsModel], *args: Any, **kwargs: Any) -> None:
+    """Refuse: no CIVAE was ever saved in the format of scvi-tools before 0.15.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        Ignored.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> scivae.model.CIVAE.convert_legacy_save("old", "new")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    NotImplementedError: no CIVAE was ever saved in the format of scvi-tools before 0.15, ...
+    """
+    raise NotImplementedError(
+        "no CIVAE was ever saved in the format of scvi-tools before 0.15, which cannot be read "
+        "without running what is in the file; use load."
+    )

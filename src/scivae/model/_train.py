@@ -10,391 +10,385 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from scipy import sparse
-from scvi import REGISTRY_KEYS
-from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
+from scvi.model import SCVI
 
 from .._errors import check_bool, check_integer, check_number, warn
 from .._quiet import quiet_training
 from .._random import seeded
 from ..data import checks
-from ..data.loader import CellsLoader
 from ..data.split import stratified_split
 from ..module import COUNT_LIKELIHOODS
 from ..train import arguments
 from ..train.checkpoint import (
     CHECKPOINT,
-    Keeper,
     NonFiniteError,
-    SafeTrainRunner,
+    TrainingCheckpoint,
     checksum,
     describe_run,
     resume_path,
 )
-from ..train.engines import STEPWISE, minibatches_a_block, threads_share_cells
+from ..train.engines import choose_engine, shared_minibatches
 from ..train.overfitting import find_rise, held_out_loss, overfitting_warning
 from ..train.plan import (
     LEARNING_RATE,
     LR_DECAY,
     THINNING,
     WARMUP_SHARE,
-    CIVAETrainingPlan,
     default_epochs,
 )
-from ..train.splitter import CellsSplitter
-from ._calibration import CalibrationMixin
+from ._base import CellsModel
+from ._calibration import calibrate_held_out
 
 
-class TrainingMixin(CalibrationMixin):
-    """The method ``train`` of ``CIVAE``."""
+def train(
+    self: CellsModel,
+    max_epochs: int | None = None,
+    *,
+    seed: int | None = None,
+    batch_size: int = 128,
+    train_size: float | None = None,
+    validation_size: float | None = None,
+    shuffle_set_split: bool = True,
+    check_val_every_n_epoch: int | None = 1,
+    plan_kwargs: Mapping[str, Any] | None = None,
+    datasplitter_kwargs: Mapping[str, Any] | None = None,
+    datamodule: Any = None,
+    checkpoint_dir: str | os.PathLike | None = None,
+    **kwargs,
+) -> None:
+    """Train the model, then calibrate its probabilities, sets and novelty on the held-out cells.
 
-    _training_plan_cls = CIVAETrainingPlan
-    _train_runner_cls = SafeTrainRunner
-    _data_splitter_cls = CellsSplitter
-    _data_loader_cls = CellsLoader
+    Parameters
+    ----------
+    max_epochs
+        Passes over the cells. ``None``: about 2,000 steps of 128 cells, in 20 to 400 passes.
+    seed
+        Seed of the split, the order of the minibatches and the noise; ``None`` for that of the
+        model. The same seed trains the same model.
+    batch_size
+        Cells in a minibatch; a few more where one cell would be left over.
+    train_size, validation_size
+        Shares of the cells to train on (0.9) and to hold out (the rest). Every class has its
+        share in both, and one of which less than one cell would be held out is trained on as a
+        whole. ``train_size=1.0`` uses every label, but then nothing calibrates :meth:`predict`, and
+        the threshold of :meth:`augment` comes from cells that were trained on.
+    shuffle_set_split
+        ``False`` takes the parts in the order of the cells.
+    check_val_every_n_epoch
+        Epochs between two looks at the held-out cells.
+    plan_kwargs
+        For :class:`scvi.train.TrainingPlan`: ``lr`` (0.002, unless given), ``lr_decay``, the share of
+        the epochs over which it falls to zero (the last half), ``n_epochs_kl_warmup`` (the first
+        half), and ``thinning``, the largest share of its counts that a cell can lose
+        before it is encoded in training (0.7 for counts), which raises held-out separability.
+        Continuous values are lost whole (0, unless given). Several minibatches make
+        one step of the framework, which is what callbacks and logs see; ``minibatch_size=None``
+        gives them every minibatch, at some cost in speed.
+    datasplitter_kwargs
+        For :class:`scvi.dataloaders.DataSplitter` and torch's ``DataLoader``: ``num_workers`` (the
+        results do not depend on it), ``drop_last``, and ``external_indexing``, a split of your
+        own: ``[train, validation, test]``, each with positions of cells or a mask over all.
+    datamodule
+        A LightningDataModule, for a model that was made from a registry.
+    checkpoint_dir
+        Folder in which to keep the state of training after each epoch. If the process is killed,
+        the same call on a new, equal model goes on from there, and ends with the weights and the
+        history that it would have ended with. The file is small beside the data (three times
+        the weights); delete it when the model is saved.
+    **kwargs
+        What :meth:`scvi.model.SCVI.train` takes: ``accelerator``, ``devices``,
+        ``early_stopping``, ``enable_progress_bar``, …
 
-    def train(
-        self,
-        max_epochs: int | None = None,
-        *,
-        seed: int | None = None,
-        batch_size: int = 128,
-        train_size: float | None = None,
-        validation_size: float | None = None,
-        shuffle_set_split: bool = True,
-        check_val_every_n_epoch: int | None = 1,
-        plan_kwargs: Mapping[str, Any] | None = None,
-        datasplitter_kwargs: Mapping[str, Any] | None = None,
-        datamodule: Any = None,
-        checkpoint_dir: str | os.PathLike | None = None,
-        **kwargs,
-    ) -> None:
-        """Train the model, then calibrate its probabilities, sets and novelty on the held-out cells.
+    Raises
+    ------
+    TypeError
+        If an argument is unknown, with what to pass in its place, or of another type.
+    ValueError
+        If an argument is out of its range, waits for held-out cells where there are none, or
+        if ``checkpoint_dir`` holds another run.
+    KeyboardInterrupt
+        On Ctrl-C.
+    FloatingPointError
+        If the loss or the weights become NaN or infinite; says which, where, and what to try.
+    OSError
+        If a checkpoint cannot be written.
 
-        Parameters
-        ----------
-        max_epochs
-            Passes over the cells. ``None``: about 2,000 steps of 128 cells, in 20 to 400 passes.
-        seed
-            Seed of the split, the order of the minibatches and the noise; ``None`` for that of the
-            model. The same seed trains the same model.
-        batch_size
-            Cells in a minibatch; a few more where one cell would be left over.
-        train_size, validation_size
-            Shares of the cells to train on (0.9) and to hold out (the rest). Every class has its
-            share in both, and one of which less than one cell would be held out is trained on as a
-            whole. ``train_size=1.0`` uses every label, but then nothing calibrates :meth:`predict`, and
-            the threshold of :meth:`augment` comes from cells that were trained on.
-        shuffle_set_split
-            ``False`` takes the parts in the order of the cells.
-        check_val_every_n_epoch
-            Epochs between two looks at the held-out cells.
-        plan_kwargs
-            For :class:`scvi.train.TrainingPlan`: ``lr`` (0.002, unless given), ``lr_decay``, the share of
-            the epochs over which it falls to zero (the last half), ``n_epochs_kl_warmup`` (the first
-            half), and ``thinning``, the largest share of its counts that a cell can lose
-            before it is encoded in training (0.7 for counts), which raises held-out separability.
-            Continuous values are lost whole (0, unless given). Several minibatches make
-            one step of the framework, which is what callbacks and logs see; ``minibatch_size=None``
-            gives them every minibatch, at some cost in speed.
-        datasplitter_kwargs
-            For :class:`scvi.dataloaders.DataSplitter` and torch's ``DataLoader``: ``num_workers`` (the
-            results do not depend on it), ``drop_last``, and ``external_indexing``, a split of your
-            own: ``[train, validation, test]``, each with positions of cells or a mask over all.
-        datamodule
-            A LightningDataModule, for a model that was made from a registry.
-        checkpoint_dir
-            Folder in which to keep the state of training after each epoch. If the process is killed,
-            the same call on a new, equal model goes on from there, and ends with the weights and the
-            history that it would have ended with. The file is small beside the data (three times
-            the weights); delete it when the model is saved.
-        **kwargs
-            What :meth:`scvi.model.SCVI.train` takes: ``accelerator``, ``devices``,
-            ``early_stopping``, ``enable_progress_bar``, …
+    Notes
+    -----
+    Whatever stops training (an error, a full disk, Ctrl-C), the model keeps the weights and the
+    history up to the last epoch that ended well, and is a trained model if there was one.
 
-        Raises
-        ------
-        TypeError
-            If an argument is unknown, with what to pass in its place, or of another type.
-        ValueError
-            If an argument is out of its range, waits for held-out cells where there are none, or
-            if ``checkpoint_dir`` holds another run.
-        KeyboardInterrupt
-            On Ctrl-C.
-        FloatingPointError
-            If the loss or the weights become NaN or infinite; says which, where, and what to try.
-        OSError
-            If a checkpoint cannot be written.
+    A second call trains the model further, as does a call on a loaded model. On a query model
+    (:meth:`load_query_data`), it trains what scArches leaves free.
 
-        Notes
-        -----
-        Whatever stops training (an error, a full disk, Ctrl-C), the model keeps the weights and the
-        history up to the last epoch that ended well, and is a trained model if there was one.
+    Progress is a bar in a terminal, one line in a notebook, and a line for each tenth of the
+    epochs elsewhere.
 
-        A second call trains the model further, as does a call on a loaded model. On a query model
-        (:meth:`load_query_data`), it trains what scArches leaves free.
+    ``history`` holds, for training (``_train``) and held-out (``_validation``) cells, each
+    term of J by epoch: ``reconstruction_loss``, ``kl_local``, ``classification_loss``, and the
+    ``accuracy`` of the discriminator.
 
-        Progress is a bar in a terminal, one line in a notebook, and a line for each tenth of the
-        epochs elsewhere.
-
-        ``history`` holds, for training (``_train``) and held-out (``_validation``) cells, each
-        term of J by epoch: ``reconstruction_loss``, ``kl_local``, ``classification_loss``, and the
-        ``accuracy`` of the discriminator.
-
-        Examples
-        --------
-        >>> import scivae
-        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
-        >>> scivae.model.CIVAE.setup_anndata(adata)
-        >>> model = scivae.model.CIVAE(adata, n_latent=4)
-        >>> model.train(max_epochs=2, enable_progress_bar=False)
-        >>> len(model.history["accuracy_validation"])
-        2
-        """
-        names = arguments.Arguments(TrainingMixin.train, self._training_plan_cls)
-        trainer = arguments.settings("trainer_config", kwargs.pop("trainer_config", None))
-        plan = arguments.settings("plan_config", kwargs.pop("plan_config", None))
-        plan |= arguments.settings("plan_kwargs", plan_kwargs)
-        splitter = arguments.settings("datasplitter_kwargs", datasplitter_kwargs)
-        for where, passed in (
-            ("", kwargs),
-            ("trainer_config", trainer),
-            ("plan_kwargs", plan),
-            ("datasplitter_kwargs", splitter),
-        ):
-            names.check(where, passed)
-        configured = (trainer.pop("max_epochs", None), trainer.pop("check_val_every_n_epoch", 1))
-        if max_epochs is None:
-            max_epochs = configured[0] or self._default_epochs(datamodule)
-        if check_val_every_n_epoch == 1:
-            check_val_every_n_epoch = configured[1]
-        trainer |= kwargs
-        max_epochs = check_integer("max_epochs", max_epochs, minimum=1)
-        batch_size = check_integer("batch_size", batch_size, minimum=2)
-        if check_val_every_n_epoch is not None:
-            check_integer("check_val_every_n_epoch", check_val_every_n_epoch, minimum=1)
-        for name, share in (("train_size", train_size), ("validation_size", validation_size)):
-            if share is not None:
-                check_number(name, share, minimum=0, maximum=1)
-        check_bool("shuffle_set_split", shuffle_set_split)
-        arguments.check_plan(plan)
-        arguments.check_trainer(trainer)
-        callbacks = arguments.as_callbacks(trainer.pop("callbacks", None))
-        if datamodule is not None and not hasattr(datamodule, "train_dataloader"):
-            raise TypeError(
-                f"datamodule must be a LightningDataModule, got {type(datamodule).__name__}."
-            )
-        seed = self._seed if seed is None else check_integer("seed", seed, minimum=0)
-        self._enter_training(datamodule)
-        plan = {
-            **self._plan_of_query(),
-            "lr": LEARNING_RATE,
-            "lr_decay": LR_DECAY,
-            "n_epochs_kl_warmup": max(1, round(WARMUP_SHARE * max_epochs)),
-            "thinning": THINNING if self.likelihood in COUNT_LIKELIHOODS else 0.0,
-            **plan,
-        }
-        indexing = None
-        if datamodule is None:
-            indexing = splitter["external_indexing"] = self._split(
-                splitter.get("external_indexing"),
-                train_size=train_size,
-                validation_size=validation_size,
-                shuffle=shuffle_set_split,
-                batch_size=batch_size,
-                seed=seed,
-            )
-            n_train = len(indexing[0])
-            if n_train < 2:
-                raise ValueError(
-                    f"training needs at least two cells, got {n_train}; raise train_size, or pass more "
-                    "cells."
-                )
-            if splitter.get("drop_last") and n_train < batch_size:
-                raise ValueError(
-                    f"drop_last leaves nothing to train on: {n_train} cells are less than "
-                    f"batch_size={batch_size}; lower it."
-                )
-            # Batch normalization cannot train on a last minibatch of one cell.
-            while n_train % batch_size == 1:
-                batch_size += 1
-            n_held_out = len(indexing[1])
-        else:
-            n_held_out = getattr(datamodule, "n_val", 1)  # where it does not say, there may be some
-        arguments.check_monitored(n_held_out > 0, trainer, plan, callbacks)
-        if n_held_out == 0:
-            check_val_every_n_epoch = None  # there is nothing to look at
-        checkpoint = run = None
-        if checkpoint_dir is not None:
-            run = describe_run(
-                self.module,
-                self._training_arrays(),
-                max_epochs=max_epochs,
-                batch_size=batch_size,
-                seed=seed,
-                train_size=train_size,
-                validation_size=validation_size,
-                plan_kwargs=plan,
-                split=checksum(*(self._split_of(datamodule) if indexing is None else indexing)),
-            )
-            checkpoint = Path(checkpoint_dir) / CHECKPOINT
-            trainer.setdefault("ckpt_path", resume_path(checkpoint, run))
-        at_once = 1
-        if not STEPWISE & trainer.keys() and "minibatch_size" not in plan:
-            size = batch_size if datamodule is None else getattr(datamodule, "batch_size", 0)
-            if datamodule is None or hasattr(datamodule, "take_together"):
-                plan["minibatch_size"] = size
-                if not splitter.get("drop_last"):  # which drops what is read at once
-                    at_once = minibatches_a_block(size, self.module.n_input)
-        if plan.get("minibatch_size") is not None:
-            trainer.setdefault("log_every_n_steps", 1)
-        elif indexing is not None:  # once an epoch or more often
-            trainer.setdefault("log_every_n_steps", min(10, -(-len(indexing[0]) // batch_size)))
-        if datamodule is None:
-            if not self.module.extra_payload_autotune:  # which graphs do not hand out
-                splitter["minibatch_size"] = plan.get("minibatch_size")
-            batch_size *= at_once
-            trainer.setdefault("load_sparse_tensor", self._counts_are_rows(self.adata))
-        elif hasattr(datamodule, "take_together"):
-            datamodule.take_together(at_once, as_rows=self.module.reads_rows)
-        keeper = Keeper(seed, checkpoint, run)
-        n_before = self._n_held_out_epochs()
-        was_training = self.module.training
-        try:
-            at_a_time = (plan.get("minibatch_size") or 0) * self.module.n_input
-            with (
-                seeded(seed),
-                threads_share_cells(at_a_time if self.module.reads_rows else 0),
-                quiet_training(),
-            ):
-                self.module.train()
-                super().train(  # type: ignore[misc]
-                    max_epochs=max_epochs,
-                    batch_size=batch_size,
-                    train_size=train_size,
-                    validation_size=validation_size,
-                    shuffle_set_split=shuffle_set_split,
-                    check_val_every_n_epoch=check_val_every_n_epoch,
-                    plan_kwargs=plan,
-                    datasplitter_kwargs=splitter,
-                    datamodule=datamodule,
-                    callbacks=[*callbacks, keeper],
-                    **trainer,
-                )
-        except BaseException as error:
-            self.module.float().train(was_training)
-            kept = self._keep(keeper, indexing, datamodule)
-            if isinstance(error, NonFiniteError):
-                raise NonFiniteError(f"{error} {kept}") from None
-            if isinstance(error, MisconfigurationException):
-                raise ValueError(str(error).splitlines()[0]) from None
-            raise
-        self.module.float()  # whatever the precision of training was
-        self._calibrate(datamodule)
-        if not trainer.get("early_stopping"):
-            self._warn_if_overfitted(n_before)
-
-    def _n_held_out_epochs(self) -> int:
-        """Epochs of the history that looked at held-out cells."""
-        return len((self.history_ or {}).get("reconstruction_loss_validation", ()))
-
-    def _warn_if_overfitted(self, n_before: int) -> None:
-        """Warn if the held-out loss rose at the end of this training, after ``n_before`` epochs of others."""
-        loss = held_out_loss(
-            self.history_ or {},
-            kl_weight=self.module.kl_weight,
-            discriminator_weight=self.module.discriminator_weight,
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=2, enable_progress_bar=False)
+    >>> len(model.history["accuracy_validation"])
+    2
+    """
+    names = arguments.Arguments(train, self._training_plan_cls)
+    trainer = arguments.settings("trainer_config", kwargs.pop("trainer_config", None))
+    plan = arguments.settings("plan_config", kwargs.pop("plan_config", None))
+    plan |= arguments.settings("plan_kwargs", plan_kwargs)
+    splitter = arguments.settings("datasplitter_kwargs", datasplitter_kwargs)
+    for where, passed in (
+        ("", kwargs),
+        ("trainer_config", trainer),
+        ("plan_kwargs", plan),
+        ("datasplitter_kwargs", splitter),
+    ):
+        names.check(where, passed)
+    configured = (trainer.pop("max_epochs", None), trainer.pop("check_val_every_n_epoch", 1))
+    if max_epochs is None:
+        max_epochs = configured[0] or _default_epochs(self, datamodule)
+    if check_val_every_n_epoch == 1:
+        check_val_every_n_epoch = configured[1]
+    trainer |= kwargs
+    max_epochs = check_integer("max_epochs", max_epochs, minimum=1)
+    batch_size = check_integer("batch_size", batch_size, minimum=2)
+    if check_val_every_n_epoch is not None:
+        check_integer("check_val_every_n_epoch", check_val_every_n_epoch, minimum=1)
+    for name, share in (("train_size", train_size), ("validation_size", validation_size)):
+        if share is not None:
+            check_number(name, share, minimum=0, maximum=1)
+    check_bool("shuffle_set_split", shuffle_set_split)
+    arguments.check_plan(plan)
+    arguments.check_trainer(trainer)
+    callbacks = arguments.as_callbacks(trainer.pop("callbacks", None))
+    if datamodule is not None and not hasattr(datamodule, "train_dataloader"):
+        raise TypeError(
+            f"datamodule must be a LightningDataModule, got {type(datamodule).__name__}."
         )
-        if loss is not None and (rise := find_rise(loss[n_before:])) is not None:
-            warn(overfitting_warning(rise, len(loss) - n_before))
-
-    @staticmethod
-    def _split_of(datamodule: Any) -> list[np.ndarray]:
-        """Positions of the cells of a datamodule, where it says them."""
-        names = ("train_idx", "val_idx")
-        return [np.asarray(getattr(datamodule, n)) for n in names if hasattr(datamodule, n)]
-
-    def _plan_of_query(self) -> dict[str, Any]:
-        """What keeps frozen weights as they are: a part of a weight is frozen by its gradient, which decay is not."""
-        frozen = any(not weight.requires_grad for weight in self.module.parameters())
-        return {"weight_decay": 0.0} if frozen else {}
-
-    def _default_epochs(self, datamodule: Any) -> int:
-        """Epochs where nobody says how many."""
-        n_obs = self.adata.n_obs if self.adata is not None else getattr(datamodule, "n_obs", None)
-        if n_obs is None:
-            raise ValueError("max_epochs is needed with a datamodule that does not say its n_obs.")
-        return default_epochs(n_obs)
-
-    def _split(
-        self,
-        external: Any,
-        *,
-        train_size: float | None,
-        validation_size: float | None,
-        shuffle: bool,
-        batch_size: int,
-        seed: int,
-    ) -> list[np.ndarray]:
-        """Positions of the training, validation and test cells."""
-        adata = self._validate_anndata()
-        if external is not None:
-            return arguments.split_of(external, adata.n_obs)
-        if not shuffle:
-            ordered = DataSplitter(
-                self.adata_manager,
-                train_size,
-                validation_size,
-                shuffle_set_split=False,
-                batch_size=batch_size,
-            )
-            ordered.setup()
-            return [ordered.train_idx, ordered.val_idx, ordered.test_idx]
-        train, held_out, rest = stratified_split(
-            np.asarray(adata.obs[checks.LABEL_CODES]),
-            train_size=0.9 if train_size is None else train_size,
+    seed = self._seed if seed is None else check_integer("seed", seed, minimum=0)
+    self._enter_training(datamodule)
+    plan = {
+        **_plan_of_query(self),
+        "lr": LEARNING_RATE,
+        "lr_decay": LR_DECAY,
+        "n_epochs_kl_warmup": max(1, round(WARMUP_SHARE * max_epochs)),
+        "thinning": THINNING if self.likelihood in COUNT_LIKELIHOODS else 0.0,
+        **plan,
+    }
+    indexing = None
+    if datamodule is None:
+        indexing = splitter["external_indexing"] = _split(
+            self,
+            splitter.get("external_indexing"),
+            train_size=train_size,
             validation_size=validation_size,
+            shuffle=shuffle_set_split,
             batch_size=batch_size,
             seed=seed,
         )
-        return [train, np.sort(held_out), rest]  # as a file is read
-
-    def _counts_are_rows(self, adata: AnnData) -> bool:
-        """Whether a loader can hand the network the rows of a sparse matrix as they are."""
-        manager: AnnDataManager = self.get_anndata_manager(adata, required=True)  # type: ignore[attr-defined]
-        x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-        return (
-            self.module.reads_rows and isinstance(x, sparse.csr_matrix) and x.has_canonical_format
+        n_train = len(indexing[0])
+        if n_train < 2:
+            raise ValueError(
+                f"training needs at least two cells, got {n_train}; raise train_size, or pass more "
+                "cells."
+            )
+        if splitter.get("drop_last") and n_train < batch_size:
+            raise ValueError(
+                f"drop_last leaves nothing to train on: {n_train} cells are less than "
+                f"batch_size={batch_size}; lower it."
+            )
+        # Batch normalization cannot train on a last minibatch of one cell.
+        while n_train % batch_size == 1:
+            batch_size += 1
+        n_held_out = len(indexing[1])
+    else:
+        n_held_out = getattr(datamodule, "n_val", 1)  # where it does not say, there may be some
+    arguments.check_monitored(n_held_out > 0, trainer, plan, callbacks)
+    if n_held_out == 0:
+        check_val_every_n_epoch = None  # there is nothing to look at
+    checkpoint = run = None
+    if checkpoint_dir is not None:
+        run = describe_run(
+            self.module,
+            _training_arrays(self),
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            seed=seed,
+            train_size=train_size,
+            validation_size=validation_size,
+            plan_kwargs=plan,
+            split=checksum(*(_split_of(datamodule) if indexing is None else indexing)),
         )
+        checkpoint = Path(checkpoint_dir) / CHECKPOINT
+        trainer.setdefault("ckpt_path", resume_path(checkpoint, run))
+    engine = choose_engine(
+        trainer=trainer,
+        plan=plan,
+        drop_last=bool(splitter.get("drop_last")),
+        datamodule=datamodule,
+        batch_size=batch_size,
+        n_vars=self.module.n_input,
+        needs_outputs=self.module.extra_payload_autotune,
+    )
+    plan["minibatch_size"] = engine.minibatch_size
+    if plan.get("minibatch_size") is not None:
+        trainer.setdefault("log_every_n_steps", 1)
+    elif indexing is not None:  # once an epoch or more often
+        trainer.setdefault("log_every_n_steps", min(10, -(-len(indexing[0]) // batch_size)))
+    if datamodule is None:
+        splitter["engine"] = engine
+        batch_size *= engine.at_once
+        trainer.setdefault("load_sparse_tensor", self._counts_are_rows(self.adata))
+    elif hasattr(datamodule, "take_together"):
+        datamodule.take_together(engine.at_once, as_rows=self.module.supports_fused_nb)
+    keeper = TrainingCheckpoint(seed, checkpoint, run)
+    n_before = _n_held_out_epochs(self)
+    was_training = self.module.training
+    try:
+        at_a_time = (engine.minibatch_size or 0) * self.module.n_input
+        with (
+            seeded(seed),
+            shared_minibatches(at_a_time if self.module.supports_fused_nb else 0),
+            quiet_training(),
+        ):
+            self.module.train()
+            SCVI.train(
+                self,
+                max_epochs=max_epochs,
+                batch_size=batch_size,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=shuffle_set_split,
+                check_val_every_n_epoch=check_val_every_n_epoch,
+                plan_kwargs=plan,
+                datasplitter_kwargs=splitter,
+                datamodule=datamodule,
+                callbacks=[*callbacks, keeper],
+                **trainer,
+            )
+    except BaseException as error:
+        self.engine = str(engine)
+        self.module.float().train(was_training)
+        kept = _keep(self, keeper, indexing, datamodule)
+        if isinstance(error, NonFiniteError):
+            raise NonFiniteError(f"{error} {kept}") from None
+        if isinstance(error, MisconfigurationException):
+            raise ValueError(str(error).splitlines()[0]) from None
+        raise
+    self.engine = str(engine)
+    self.module.float()  # whatever the precision of training was
+    calibrate_held_out(self, datamodule)
+    if not trainer.get("early_stopping"):
+        _warn_if_overfitted(self, n_before)
 
-    def _training_arrays(self) -> list[Any]:
-        """What training reads of the data, where that lies in memory."""
-        if self.adata is None:
-            return []
-        manager = self.adata_manager
-        read = [manager.get_from_registry(key) for key in manager.data_registry]
-        return [np.asarray(a) if isinstance(a, (pd.DataFrame, pd.Series)) else a for a in read]
 
-    def _keep(
-        self, keeper: Keeper, indexing: Sequence[np.ndarray] | None, datamodule: Any = None
-    ) -> str:
-        """Take up the last good weights of a training that was broken off; say which they are."""
-        if keeper.weights is None:
-            return "The model is what it was before."
-        self.module.load_state_dict(keeper.weights)
-        self.module.eval()
-        if keeper.epochs == 0:
-            return "The model has the weights that training began with."
-        self.is_trained_ = True
-        if indexing is not None:
-            self.train_indices, self.validation_indices, self.test_indices = indexing
-        # The error that stopped training is the one to tell.
-        with suppress(ValueError, RuntimeError, FloatingPointError):
-            self._calibrate(datamodule)
-        return (
-            f"The model has the weights of the end of epoch {keeper.epochs - 1}, and can be used "
-            "and saved."
+def _n_held_out_epochs(model: CellsModel) -> int:
+    """Epochs of the history that looked at held-out cells."""
+    return len((model.history_ or {}).get("reconstruction_loss_validation", ()))
+
+
+def _warn_if_overfitted(model: CellsModel, n_before: int) -> None:
+    """Warn if the held-out loss rose at the end of this training, after ``n_before`` epochs of others."""
+    loss = held_out_loss(
+        model.history_ or {},
+        kl_weight=model.module.kl_weight,
+        discriminator_weight=model.module.discriminator_weight,
+    )
+    if loss is not None and (rise := find_rise(loss[n_before:])) is not None:
+        warn(overfitting_warning(rise, len(loss) - n_before))
+
+
+def _split_of(datamodule: Any) -> list[np.ndarray]:
+    """Positions of the cells of a datamodule, where it says them."""
+    names = ("train_idx", "val_idx")
+    return [np.asarray(getattr(datamodule, n)) for n in names if hasattr(datamodule, n)]
+
+
+def _plan_of_query(model: CellsModel) -> dict[str, Any]:
+    """What keeps frozen weights as they are: a part of a weight is frozen by its gradient, which decay is not."""
+    frozen = any(not weight.requires_grad for weight in model.module.parameters())
+    return {"weight_decay": 0.0} if frozen else {}
+
+
+def _default_epochs(model: CellsModel, datamodule: Any) -> int:
+    """Epochs where nobody says how many."""
+    n_obs = model.adata.n_obs if model.adata is not None else getattr(datamodule, "n_obs", None)
+    if n_obs is None:
+        raise ValueError("max_epochs is needed with a datamodule that does not say its n_obs.")
+    return default_epochs(n_obs)
+
+
+def _split(
+    model: CellsModel,
+    external: Any,
+    *,
+    train_size: float | None,
+    validation_size: float | None,
+    shuffle: bool,
+    batch_size: int,
+    seed: int,
+) -> list[np.ndarray]:
+    """Positions of the training, validation and test cells."""
+    adata = model._validate_anndata()
+    if external is not None:
+        return arguments.split_of(external, adata.n_obs)
+    if not shuffle:
+        ordered = DataSplitter(
+            model.adata_manager,
+            train_size,
+            validation_size,
+            shuffle_set_split=False,
+            batch_size=batch_size,
         )
+        ordered.setup()
+        return [ordered.train_idx, ordered.val_idx, ordered.test_idx]
+    train, held_out, rest = stratified_split(
+        np.asarray(adata.obs[checks.LABEL_CODES]),
+        train_size=0.9 if train_size is None else train_size,
+        validation_size=validation_size,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    return [train, np.sort(held_out), rest]  # as a file is read
+
+
+def _training_arrays(model: CellsModel) -> list[Any]:
+    """What training reads of the data, where that lies in memory."""
+    if model.adata is None:
+        return []
+    manager = model.adata_manager
+    read = [manager.get_from_registry(key) for key in manager.data_registry]
+    return [np.asarray(a) if isinstance(a, (pd.DataFrame, pd.Series)) else a for a in read]
+
+
+def _keep(
+    model: CellsModel,
+    keeper: TrainingCheckpoint,
+    indexing: Sequence[np.ndarray] | None,
+    datamodule: Any = None,
+) -> str:
+    """Take up the last good weights of a training that was broken off; say which they are."""
+    if keeper.weights is None:
+        return "The model is what it was before."
+    model.module.load_state_dict(keeper.weights)
+    model.module.eval()
+    if keeper.epochs == 0:
+        return "The model has the weights that training began with."
+    model.is_trained_ = True
+    if indexing is not None:
+        model.train_indices, model.validation_indices, model.test_indices = indexing
+    # The error that stopped training is the one to tell.
+    with suppress(ValueError, RuntimeError, FloatingPointError):
+        calibrate_held_out(model, datamodule)
+    return (
+        f"The model has the weights of the end of epoch {keeper.epochs - 1}, and can be used "
+        "and saved."
+    )

@@ -10,36 +10,36 @@ import numpy as np
 from .._errors import check_choice, check_number
 from ..data.setup import Setup
 
-# Weight of a label, as a share of what a linear code of the same size tells of a cell.
-SHARE = 0.8
+# Weight of a label, as a fraction of the information that principal components capture of a cell.
+FRACTION = 0.8
 # The weight where there are no values to read.
-WITHOUT_DATA = 50.0
-# Cells of a class for each unit of weight with which its cells are moved, at most.
+DEFAULT_WEIGHT = 50.0
+# Cells of a class per unit of weight on the gradient that reaches z, at least.
 CELLS_A_WEIGHT = 4
 
 
-def auto_discriminator_weight(nats: np.ndarray, n_latent: int) -> float:
-    r"""Discriminator weight in proportion to what a latent space can tell of a cell.
+def auto_discriminator_weight(information: np.ndarray, n_latent: int) -> float:
+    r"""Discriminator weight in proportion to the information that a latent space captures of a cell.
 
-    A label pulls at a latent point with :math:`\beta` nats; what holds it back is the reconstruction,
-    also in nats, of which there are more the more genes there are and the more deeply cells are sequenced. The
-    weight is :data:`SHARE` times what a linear code of ``n_latent`` dimensions tells, to three digits.
+    A label moves a latent point with :math:`\beta` nats. The reconstruction opposes it, also in nats: with
+    more genes, and with deeper sequencing, there are more of them. The weight is :data:`FRACTION` times the
+    information captured by ``n_latent`` principal components, to three digits.
 
     Parameters
     ----------
-    nats
-        As :func:`nats_told` gives them.
+    information
+        As :func:`scivae.data.information.pca_information` returns it.
     n_latent
         Dimensions of z.
     """
-    told = nats[min(n_latent, len(nats)) - 1] if len(nats) else 0.0
-    return float(f"{np.clip(SHARE * told, 1.0, 1e4):.3g}")
+    captured = information[min(n_latent, len(information)) - 1] if len(information) else 0.0
+    return float(f"{np.clip(FRACTION * captured, 1.0, 1e4):.3g}")
 
 
 def weights_of_classes(
     class_weights: Any, counts: np.ndarray, n_obs: int, setup: Setup
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the classes, and with which share of them their cells are moved.
+    """Weights of the classes, and per-class factors on the classifier gradient that reaches z.
 
     Parameters
     ----------

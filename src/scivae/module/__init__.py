@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from ._civae import CIVAEModule, check_finite
+from ._civae import CIVAEModule, NotADistributionError, check_finite
+from ._coding import (
+    MAX_RATE,
+    decoded_blocks,
+    draw,
+    encode_values,
+    encoded_minibatches,
+    likelihood,
+    mixed_means,
+    normalized_means,
+    sample_blocks,
+)
+from ._covariates import Covariates, Posterior, interpolate_covariates
 from ._likelihoods import CONTINUOUS_LIKELIHOODS, COUNT_LIKELIHOODS, LIKELIHOODS
 from ._ordered import OrderedLinear
 from ._thinning import mask, thin
@@ -11,9 +23,22 @@ __all__ = [
     "CONTINUOUS_LIKELIHOODS",
     "COUNT_LIKELIHOODS",
     "LIKELIHOODS",
+    "MAX_RATE",
     "CIVAEModule",
+    "Covariates",
+    "Posterior",
+    "NotADistributionError",
     "OrderedLinear",
     "check_finite",
+    "decoded_blocks",
+    "draw",
+    "encode_values",
+    "encoded_minibatches",
+    "interpolate_covariates",
+    "likelihood",
     "mask",
+    "mixed_means",
+    "normalized_means",
+    "sample_blocks",
     "thin",
 ]

@@ -15,7 +15,7 @@ from scvi.nn import DecoderSCVI, Encoder, FCLayers
 from torch import nn
 from torch.nn import functional as F
 
-from ..nb.counts import Matrix, Rows, sparse_linear, store_by_input
+from ..nb.counts import DenseCounts, SparseCounts, sparse_linear, store_by_input
 from ..nb.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from ..nb.loss import negative_binomial_loss
 from ._likelihoods import CONTINUOUS_LIKELIHOODS, ContinuousDecoder, continuous_likelihood
@@ -89,9 +89,9 @@ class CIVAEModule(VAE):
         the latent space before their labels do.
     class_weights
         Weights of the classes in the cross-entropy, shape ``(n_classes,)``; ``None`` for ones.
-    pulls
-        Shares of these weights with which labels move cells, not the boundary alone, shape
-        ``(n_classes,)``; ``None`` for ones.
+    latent_grad_scale
+        Per-class factor on the classifier gradient that reaches z, shape ``(n_classes,)``; ``None`` for
+        ones.
     ordered
         Whether classes have an order, so that their boundaries are parallel; see
         :class:`OrderedLinear`.
@@ -121,7 +121,7 @@ class CIVAEModule(VAE):
         kl_weight: float = 1.0,
         warm_up_discriminator: bool = True,
         class_weights: Any = None,
-        pulls: Any = None,
+        latent_grad_scale: Any = None,
         ordered: bool = False,
         sample_latent: bool = True,
         sigmoid: bool = False,
@@ -157,13 +157,17 @@ class CIVAEModule(VAE):
             )
         layer = OrderedLinear if ordered else nn.Linear
         self.discriminator = layer(self.n_latent, n_classes)
-        if self.reads_rows:
+        if self.supports_fused_nb:
             store_by_input(self.z_encoder.encoder.fc_layers[0][0])
         weights = torch.ones(n_classes) if class_weights is None else torch.as_tensor(class_weights)
         self.register_buffer("class_weights", weights.float())
-        pulls = torch.ones(n_classes) if pulls is None else torch.as_tensor(pulls)
+        scale = (
+            torch.ones(n_classes)
+            if latent_grad_scale is None
+            else torch.as_tensor(latent_grad_scale)
+        )
         # Not saved: it follows from the cells, and files of earlier versions do not have it.
-        self.register_buffer("pulls", pulls.float(), persistent=False)
+        self.register_buffer("latent_grad_scale", scale.float(), persistent=False)
 
     def _get_inference_input(
         self,
@@ -275,14 +279,14 @@ class CIVAEModule(VAE):
 
         Every cell counts for one, labeled or not: were the cross-entropy averaged over the labeled cells
         alone, each of a few would pull as all of a full minibatch do, and be learned by heart. The boundary
-        follows the gradient as it is, cells the share of it that ``pulls`` leaves to their class.
+        follows the gradient as it is; cells follow it times the ``latent_grad_scale`` of their class.
         """
         true = labels.long().ravel().expand(z.shape[:-1])
         labeled = (true < self.n_classes).reshape(-1)
         # Masked rather than chosen: how many there are is a question a GPU would have to be waited for.
         y = true.reshape(-1).clamp(max=self.n_classes - 1)
-        still, pulls = z.detach(), self.pulls.index_select(0, y)
-        logits = self.discriminator(still + pulls.view(*true.shape, 1) * (z - still))
+        still, scale = z.detach(), self.latent_grad_scale.index_select(0, y)
+        logits = self.discriminator(still + scale.view(*true.shape, 1) * (z - still))
         cross_entropy = F.cross_entropy(logits.reshape(-1, self.n_classes), y, reduction="none")
         penalty = cross_entropy * self.class_weights.index_select(0, y) * labeled
         beta = self.discriminator_weight * (kl_weight if self.warm_up_discriminator else 1.0)
@@ -295,8 +299,8 @@ class CIVAEModule(VAE):
         )
 
     @property
-    def reads_rows(self) -> bool:
-        """Whether :meth:`loss_of_rows` knows all that this network does to a cell."""
+    def supports_fused_nb(self) -> bool:
+        """Whether :meth:`fused_loss` knows all that this network does to a cell."""
         layers = self.z_encoder.encoder
         return (
             self.likelihood == "nb"
@@ -314,16 +318,16 @@ class CIVAEModule(VAE):
             and self.px_r.dtype == torch.float32  # not while it is trained in another precision
         )
 
-    def encode_rows(
-        self, cells: Rows | Matrix, products: torch.dtype | None = None
+    def encode_counts(
+        self, cells: SparseCounts | DenseCounts, products: torch.dtype | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of the posterior, each ``(n_obs, n_latent)``, of counts.
 
         ``products`` is the precision in which a matrix is multiplied by the first layer.
         """
-        values = cells.seen.log1p() if self.log_variational else cells.seen
+        values = cells.encoder_input.log1p() if self.log_variational else cells.encoder_input
         (first, *others), *blocks = self.z_encoder.encoder.fc_layers
-        if isinstance(cells, Rows):
+        if isinstance(cells, SparseCounts):
             hidden = sparse_linear(values, cells, first)
         elif products is None:
             hidden = first(values)
@@ -336,60 +340,50 @@ class CIVAEModule(VAE):
         mean, logs = self.z_encoder.mean_encoder(hidden), self.z_encoder.var_encoder(hidden)
         return mean, self.z_encoder.var_activation(logs) + self.z_encoder.var_eps
 
-    def loss_of_rows(
+    def fused_loss(
         self,
         tensors: dict[str, Any],
         kl_weight: torch.Tensor | float = 1.0,
     ) -> LossOutput:
         """The numbers of :meth:`loss` from counts alone, in a fraction of its time.
 
-        For networks that are :attr:`reads_rows`.
+        For networks that are :attr:`supports_fused_nb`.
 
         Parameters
         ----------
         tensors
-            A minibatch, with ``Rows`` or a ``Matrix`` in place of the expression matrix.
+            A minibatch, with ``SparseCounts`` or a ``DenseCounts`` in place of the expression matrix.
         kl_weight
             Share of ``alpha``, and of ``beta``, reached by the warm-up, in [0, 1].
         """
-        cells: Rows | Matrix = tensors[REGISTRY_KEYS.X_KEY]
+        cells: SparseCounts | DenseCounts = tensors[REGISTRY_KEYS.X_KEY]
         device = cells.counts.device.type
         # Under mixed precision the products with all genes, most of the work, are in half of it (but for
         # the first layer's on a CPU, which is sparse); the others are small, and converting takes time, too.
         products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
-            return self._loss_of_rows(cells, tensors, kl_weight, products)
-
-    def _loss_of_rows(
-        self,
-        cells: Rows | Matrix,
-        tensors: dict[str, Any],
-        kl_weight: torch.Tensor | float,
-        products: torch.dtype | None,
-    ) -> LossOutput:
-        """:meth:`loss_of_rows`, with the products with all genes in a precision of their own."""
-        mean, variance = self.encode_rows(cells, products)
-        if mean.is_cpu and not mean.isfinite().all():  # on a GPU, the loss tells in the end
-            raise NotADistributionError("KL")
-        z = mean
-        if self.sample_latent:
-            z = mean + variance.sqrt() * torch.randn_like(mean)
-        kl = 0.5 * (variance + mean.square() - 1 - variance.log()).sum(-1)
-        cont_covs = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)
-        cat_covs = tensors.get(REGISTRY_KEYS.CAT_COVS_KEY)
-        decoded = self.decoder.px_decoder(
-            z if cont_covs is None else torch.cat([z, cont_covs], dim=-1),
-            tensors[REGISTRY_KEYS.BATCH_KEY],
-            *(() if cat_covs is None else torch.split(cat_covs, 1, dim=1)),
-        )
-        reconstruction = negative_binomial_loss(
-            decoded, self.decoder.px_scale_decoder[0], self.px_r, cells, products
-        )
-        return self._with_discriminator(
-            z,
-            tensors[REGISTRY_KEYS.LABELS_KEY],
-            kl_weight,
-            loss=(reconstruction + kl_weight * self.kl_weight * kl).mean(),
-            reconstruction_loss=reconstruction,
-            kl_local={"kl_divergence_z": kl},
-        )
+            mean, variance = self.encode_counts(cells, products)
+            if mean.is_cpu and not mean.isfinite().all():  # on a GPU, the loss tells in the end
+                raise NotADistributionError("KL")
+            z = mean
+            if self.sample_latent:
+                z = mean + variance.sqrt() * torch.randn_like(mean)
+            kl = 0.5 * (variance + mean.square() - 1 - variance.log()).sum(-1)
+            cont_covs = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)
+            cat_covs = tensors.get(REGISTRY_KEYS.CAT_COVS_KEY)
+            decoded = self.decoder.px_decoder(
+                z if cont_covs is None else torch.cat([z, cont_covs], dim=-1),
+                tensors[REGISTRY_KEYS.BATCH_KEY],
+                *(() if cat_covs is None else torch.split(cat_covs, 1, dim=1)),
+            )
+            reconstruction = negative_binomial_loss(
+                decoded, self.decoder.px_scale_decoder[0], self.px_r, cells, products
+            )
+            return self._with_discriminator(
+                z,
+                tensors[REGISTRY_KEYS.LABELS_KEY],
+                kl_weight,
+                loss=(reconstruction + kl_weight * self.kl_weight * kl).mean(),
+                reconstruction_loss=reconstruction,
+                kl_local={"kl_divergence_z": kl},
+            )

@@ -12,7 +12,7 @@ from scvi import REGISTRY_KEYS
 from .._scvi import MODULE_KEYS
 from ..nb.counts import counts_of
 from ._civae import CIVAEModule, check_finite
-from ._covariates import Conditions, Encoded
+from ._covariates import Covariates, Posterior
 from ._likelihoods import COUNT_LIKELIHOODS
 
 ROWS_PER_BLOCK = 1024
@@ -27,47 +27,47 @@ def _column(a: np.ndarray | None, dtype: torch.dtype) -> torch.Tensor | None:
     return torch.tensor(a if a.ndim == 2 else a[:, None], dtype=dtype)
 
 
-def _covariates(conditions: Conditions) -> dict[str, torch.Tensor | None]:
+def _covariate_tensors(covariates: Covariates) -> dict[str, torch.Tensor | None]:
     return {
-        MODULE_KEYS.BATCH_INDEX_KEY: _column(conditions.batch, torch.long),
-        MODULE_KEYS.CAT_COVS_KEY: _column(conditions.categorical, torch.long),
-        MODULE_KEYS.CONT_COVS_KEY: _column(conditions.continuous, torch.float32),
+        MODULE_KEYS.BATCH_INDEX_KEY: _column(covariates.batch, torch.long),
+        MODULE_KEYS.CAT_COVS_KEY: _column(covariates.categorical, torch.long),
+        MODULE_KEYS.CONT_COVS_KEY: _column(covariates.continuous, torch.float32),
     }
 
 
 @torch.inference_mode()
 def likelihood(
-    module: CIVAEModule, z: np.ndarray, conditions: Conditions
+    module: CIVAEModule, z: np.ndarray, covariates: Covariates
 ) -> torch.distributions.Distribution:
-    """Likelihood of the data at latent points ``(n, n_latent)`` under n conditions."""
-    library = _column(conditions.log_library, torch.float32)
+    """Likelihood of the data at latent points ``(n, n_latent)`` under n covariates."""
+    library = _column(covariates.log_library, torch.float32)
     outputs = module.generative(
         z=torch.as_tensor(z, dtype=torch.float32),
         library=library,
         size_factor=library,
-        **_covariates(conditions),
+        **_covariate_tensors(covariates),
     )
     return outputs[MODULE_KEYS.PX_KEY]
 
 
 @torch.inference_mode()
-def encode_values(module: CIVAEModule, values: np.ndarray, conditions: Conditions) -> np.ndarray:
-    """Posterior means ``(n, n_latent)`` of cells ``(n, n_vars)`` under n conditions."""
-    outputs = module.inference(x=torch.as_tensor(values), **_covariates(conditions))
+def encode_values(module: CIVAEModule, values: np.ndarray, covariates: Covariates) -> np.ndarray:
+    """Posterior means ``(n, n_latent)`` of cells ``(n, n_vars)`` under n covariates."""
+    outputs = module.inference(x=torch.as_tensor(values), **_covariate_tensors(covariates))
     return outputs[MODULE_KEYS.QZ_KEY].loc.cpu().numpy()
 
 
 @torch.inference_mode()
 def encoded_minibatches(
     module: CIVAEModule, loader: Iterable[dict[str, torch.Tensor]]
-) -> Iterator[Encoded]:
-    """Posterior, labels and conditions of each minibatch, by a module in evaluation mode."""
-    reads_rows = module.reads_rows and module.minified_data_type is None
+) -> Iterator[Posterior]:
+    """Posterior, labels and covariates of each minibatch, by a module in evaluation mode."""
+    supports_fused_nb = module.supports_fused_nb and module.minified_data_type is None
     for tensors in loader:
-        if reads_rows:
+        if supports_fused_nb:
             cells = counts_of(tensors[REGISTRY_KEYS.X_KEY].to(module.device))
             check_finite(cells.counts)
-            mean, variance = module.encode_rows(cells)
+            mean, variance = module.encode_counts(cells)
             scale, library = variance.sqrt(), cells.totals.log()
         else:
             out = module.inference(**module._get_inference_input({**tensors}))
@@ -79,11 +79,11 @@ def encoded_minibatches(
             tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
             tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
         )
-        yield Encoded(
+        yield Posterior(
             mean.cpu().numpy(),
             scale.cpu().numpy(),
             tensors[REGISTRY_KEYS.LABELS_KEY].numpy().ravel().astype(np.int64),
-            Conditions(
+            Covariates(
                 library.cpu().numpy().ravel().astype(np.float64),
                 tensors[REGISTRY_KEYS.BATCH_KEY].numpy().ravel().astype(np.int64),
                 *(None if c is None else c.numpy() for c in covariates),
@@ -94,9 +94,9 @@ def encoded_minibatches(
 def decoded_blocks(
     module: CIVAEModule,
     z: np.ndarray,
-    conditions: Conditions,
+    covariates: Covariates,
     *,
-    other: Conditions | None = None,
+    other: Covariates | None = None,
     weight: np.ndarray | None = None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Expected values at latent points, a block of rows at a time.
@@ -107,10 +107,10 @@ def decoded_blocks(
         The network, in evaluation mode.
     z
         Latent points, shape ``(n, n_latent)``.
-    conditions
-        Their conditions.
+    covariates
+        Their covariates.
     other, weight
-        Where given, what is decoded is the mixture ``(1 - weight) · conditions + weight · other``:
+        Where given, what is decoded is the mixture ``(1 - weight) · covariates + weight · other``:
         the decoder is run under both, since it knows no state between two batches.
 
     Yields
@@ -119,7 +119,7 @@ def decoded_blocks(
     """
     for start in range(0, len(z), ROWS_PER_BLOCK):
         rows = slice(start, min(start + ROWS_PER_BLOCK, len(z)))
-        part = conditions.take(rows)
+        part = covariates.take(rows)
         mean = mixed_means(
             module,
             z[rows],
@@ -134,7 +134,7 @@ def decoded_blocks(
 
 
 def sample_blocks(
-    module: CIVAEModule, z: np.ndarray, conditions: Conditions, *, rng: np.random.Generator
+    module: CIVAEModule, z: np.ndarray, covariates: Covariates, *, rng: np.random.Generator
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Samples from the likelihood at latent points, a block of rows at a time.
 
@@ -146,7 +146,7 @@ def sample_blocks(
     """
     for start in range(0, len(z), ROWS_PER_BLOCK):
         rows = slice(start, min(start + ROWS_PER_BLOCK, len(z)))
-        px = likelihood(module, z[rows], conditions.take(rows))
+        px = likelihood(module, z[rows], covariates.take(rows))
         yield rows, draw(module.likelihood, px, rng)
 
 
@@ -178,9 +178,9 @@ def draw(name: str, px: Any, rng: np.random.Generator) -> np.ndarray:
 def mixed_means(
     module: CIVAEModule,
     z: np.ndarray,
-    conditions: Conditions,
+    covariates: Covariates,
     *,
-    other: Conditions | None = None,
+    other: Covariates | None = None,
     weight: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Means at latent points for a library of one count, mixed as :func:`decoded_blocks` says.
@@ -190,16 +190,16 @@ def mixed_means(
 
     Parameters
     ----------
-    module, z, conditions, other, weight
+    module, z, covariates, other, weight
         As in :func:`decoded_blocks`.
 
     Returns
     -------
     float32, shape ``(n, n_vars)``, on the device of the module.
     """
-    mean = _unscaled_means(module, z, conditions)
+    mean = _unscaled_means(module, z, covariates)
     if other is not None and weight is not None:
-        index = np.flatnonzero(~conditions.same_category(other))
+        index = np.flatnonzero(~covariates.same_categories(other))
         if index.size:
             second = _unscaled_means(module, z[index], other.take(index))
             w = torch.as_tensor(weight[index, None], dtype=mean.dtype, device=mean.device)
@@ -212,9 +212,9 @@ def mixed_means(
 def normalized_means(
     module: CIVAEModule,
     z: np.ndarray,
-    conditions: Conditions,
+    covariates: Covariates,
     *,
-    other: Conditions | None = None,
+    other: Covariates | None = None,
     weight: np.ndarray | None = None,
 ) -> torch.Tensor:
     """Expected values at latent points, each cell's counts divided by their sum.
@@ -224,7 +224,7 @@ def normalized_means(
 
     Parameters
     ----------
-    module, z, conditions, other, weight
+    module, z, covariates, other, weight
         As in :func:`decoded_blocks`.
 
     Returns
@@ -232,7 +232,7 @@ def normalized_means(
     Shares of the counts, which add up to one, or values in the units of continuous data; float32,
     shape ``(n, n_vars)``, on the device of the module.
     """
-    mean = mixed_means(module, z, conditions, other=other, weight=weight)
+    mean = mixed_means(module, z, covariates, other=other, weight=weight)
     # Zero inflation takes from some genes more than from others, and beside size factors the decoder
     # of scvi-tools ends in a softplus, not in a softmax.
     if module.likelihood == "zinb" or (module.use_size_factor_key and not module.continuous):
@@ -240,11 +240,11 @@ def normalized_means(
     return mean
 
 
-def _unscaled_means(module: CIVAEModule, z: np.ndarray, conditions: Conditions) -> torch.Tensor:
+def _unscaled_means(module: CIVAEModule, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
     """Means for a library of one count, as the decoder of scvi-tools' VAE gives them."""
     device = module.discriminator.weight.device  # ``module.device`` walks over all parameters
     batch, categorical, continuous = (
-        None if c is None else c.to(device) for c in _covariates(conditions).values()
+        None if c is None else c.to(device) for c in _covariate_tensors(covariates).values()
     )
     x = torch.as_tensor(z, dtype=torch.float32, device=device)
     if continuous is not None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Conditions(NamedTuple):
+class Covariates(NamedTuple):
     """What the decoder is given beside z. Every array has one row a point, or is ``None``.
 
     Attributes
@@ -28,17 +28,17 @@ class Conditions(NamedTuple):
     categorical: np.ndarray | None = None
     continuous: np.ndarray | None = None
 
-    def take(self, index: np.ndarray | slice) -> Conditions:
-        """The conditions of some of the points."""
-        return Conditions(*(None if a is None else a[index] for a in self))  # type: ignore[arg-type]
+    def take(self, index: np.ndarray | slice) -> Covariates:
+        """The covariates of some of the points."""
+        return Covariates(*(None if a is None else a[index] for a in self))  # type: ignore[arg-type]
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Conditions]) -> Conditions:
-        """The conditions of the points of all parts, in their order."""
+    def concatenate(cls, parts: Sequence[Covariates]) -> Covariates:
+        """The covariates of the points of all parts, in their order."""
         columns = zip(*parts, strict=True)
         return cls(*(None if c[0] is None else np.concatenate(c) for c in columns))  # type: ignore[arg-type]
 
-    def same_category(self, other: Conditions) -> np.ndarray:
+    def same_categories(self, other: Covariates) -> np.ndarray:
         """Whether batch and categorical covariates agree, shape ``(n,)``."""
         same = self.batch == other.batch
         if self.categorical is not None:
@@ -46,8 +46,8 @@ class Conditions(NamedTuple):
         return same
 
 
-class Encoded(NamedTuple):
-    """Posterior of some cells, and the conditions under which they would be decoded.
+class Posterior(NamedTuple):
+    """Posterior of some cells, and the covariates under which they would be decoded.
 
     Attributes
     ----------
@@ -55,35 +55,35 @@ class Encoded(NamedTuple):
         Of the normal posterior, shape ``(n, n_latent)``.
     labels
         Codes of the classes; ``n_classes`` for cells without a label. Shape ``(n,)``.
-    conditions
+    covariates
         Library size and covariates of the cells.
     """
 
     mean: np.ndarray
     scale: np.ndarray
     labels: np.ndarray
-    conditions: Conditions
+    covariates: Covariates
 
-    def take(self, index: np.ndarray | slice) -> Encoded:
+    def take(self, index: np.ndarray | slice) -> Posterior:
         """Some of the cells."""
-        return Encoded(
-            self.mean[index], self.scale[index], self.labels[index], self.conditions.take(index)
+        return Posterior(
+            self.mean[index], self.scale[index], self.labels[index], self.covariates.take(index)
         )
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Encoded]) -> Encoded:
+    def concatenate(cls, parts: Sequence[Posterior]) -> Posterior:
         """The cells of all parts, in their order."""
-        means, scales, labels, conditions = zip(*parts, strict=True)
+        means, scales, labels, covariates = zip(*parts, strict=True)
         return cls(
             np.concatenate(means),
             np.concatenate(scales),
             np.concatenate(labels),
-            Conditions.concatenate(conditions),
+            Covariates.concatenate(covariates),
         )
 
 
-def interpolate_conditions(start: Conditions, end: Conditions, t: np.ndarray) -> Conditions:
-    """Conditions on the way from one end to the other.
+def interpolate_covariates(start: Covariates, end: Covariates, t: np.ndarray) -> Covariates:
+    """Covariates on the way from one end to the other.
 
     Library sizes are interpolated on the log scale and continuous covariates linearly; batch and
     categorical covariates are those of the nearer end.
@@ -91,7 +91,7 @@ def interpolate_conditions(start: Conditions, end: Conditions, t: np.ndarray) ->
     Parameters
     ----------
     start, end
-        Conditions of n points.
+        Covariates of n points.
     t
         Positions in [0, 1], shape ``(n,)``.
     """
@@ -101,7 +101,7 @@ def interpolate_conditions(start: Conditions, end: Conditions, t: np.ndarray) ->
     def nearer(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.where(near if a.ndim == 1 else near[:, None], a, b)
 
-    return Conditions(
+    return Covariates(
         log_library=(1 - t) * start.log_library + t * end.log_library,
         batch=nearer(start.batch, end.batch),
         categorical=None

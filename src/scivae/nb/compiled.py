@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-from .counts import Rows
+from .counts import SparseCounts
 from .distributions import EPS
 from .gammas import gamma_tables
 from .kernels import score
-from .workers import beside, in_threads
+from .workers import in_threads, submit
 
 # Values of the logits that are worked on between two products of matrices: a megabyte.
 CHUNK_VALUES = 2**18
@@ -72,7 +72,7 @@ def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
 
 def _part(
     hidden: torch.Tensor,
-    rows: Rows,
+    rows: SparseCounts,
     by_cell: torch.Tensor,
     last: _Last,
     keep: bool,
@@ -113,7 +113,7 @@ def _part(
         )
         if keep:
             slope = logits.to(weight.dtype)  # by the logits, which they have become
-            pending += [beside(_add_product, by_weight, slope.t(), hidden[part].to(weight.dtype))]
+            pending += [submit(_add_product, by_weight, slope.t(), hidden[part].to(weight.dtype))]
             by_hidden[part] = slope @ weight
     if not keep:
         return log_prob, None
@@ -123,16 +123,16 @@ def _part(
 
 def _all(
     hidden: torch.Tensor,
-    rows: Rows,
+    rows: SparseCounts,
     by_cell: torch.Tensor,
     last: _Last,
     keep: bool,
 ) -> tuple[torch.Tensor, _Gradient | None]:
     """:func:`_part` of all cells, shared by the threads there are."""
-    shares = rows.shares
-    sizes = [part.n_obs for part in shares]
+    chunks = rows.chunks
+    sizes = [part.n_obs for part in chunks]
     score_part = partial(_part, last=last, keep=keep)
-    found = in_threads(score_part, hidden.split(sizes), shares, by_cell.split(sizes))
+    found = in_threads(score_part, hidden.split(sizes), chunks, by_cell.split(sizes))
     log_prob = torch.cat([of_part for of_part, _ in found])
     if not keep:
         return log_prob, None
@@ -151,7 +151,7 @@ class CompiledLoss(torch.autograd.Function):
         weight: torch.Tensor,  # (n_vars, n_hidden)
         bias: torch.Tensor,  # (n_vars,)
         log_theta: torch.Tensor,  # (n_vars,)
-        rows: Rows,
+        rows: SparseCounts,
         products: torch.dtype | None,
         keep: bool,  # what the gradient needs
     ) -> torch.Tensor:

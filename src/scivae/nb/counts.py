@@ -40,19 +40,19 @@ def _generator(seed: int | None) -> np.random.Generator:
     return _of_thread.generator
 
 
-class Matrix(NamedTuple):
+class DenseCounts(NamedTuple):
     """Counts of some cells, where zeros cost less than to look for what is not zero: on a GPU.
 
     Attributes
     ----------
     counts
         The counts, shape ``(n_obs, n_vars)``.
-    seen
-        Counts that the encoder sees, as many.
+    encoder_input
+        Counts that the encoder is given, of the same shape.
     """
 
     counts: torch.Tensor
-    seen: torch.Tensor
+    encoder_input: torch.Tensor
 
     @property
     def totals(self) -> torch.Tensor:
@@ -61,7 +61,7 @@ class Matrix(NamedTuple):
 
 
 @dataclass(eq=False)
-class Rows:
+class SparseCounts:
     """Nonzero counts of some cells, row after row, on a CPU.
 
     What is derived of them is worked out when it is first asked for, or by :meth:`prepare`.
@@ -76,8 +76,8 @@ class Rows:
         Where the counts of each cell start, shape ``(n_obs,)``.
     n_vars
         Number of genes.
-    seen
-        Counts that the encoder sees, shape ``(nnz,)``; thinned by :meth:`prepare`.
+    encoder_input
+        Counts that the encoder is given, shape ``(nnz,)``; thinned by :meth:`prepare`.
     """
 
     counts: torch.Tensor
@@ -87,11 +87,11 @@ class Rows:
     n_vars: int
 
     def __post_init__(self) -> None:
-        self.seen = self.counts
-        self._shares: list[Rows] = []
+        self.encoder_input = self.counts
+        self._chunks: list[SparseCounts] = []
 
     @classmethod
-    def of(cls, x: torch.Tensor) -> Rows:
+    def of(cls, x: torch.Tensor) -> SparseCounts:
         """Rows of a matrix ``(n_obs, n_vars)``, dense or in a sparse layout of torch."""
         n_obs, n_vars = x.shape
         if x.layout is torch.sparse_csr:
@@ -111,8 +111,10 @@ class Rows:
         """Number of cells."""
         return len(self.starts)
 
-    def prepare(self, thinning: float = 0.0, seed: int | None = None, n_shares: int = 1) -> Rows:
-        """Thin what the encoder sees, and work out what depends on no weight of a network.
+    def prepare(
+        self, thinning: float = 0.0, seed: int | None = None, n_chunks: int = 1
+    ) -> SparseCounts:
+        """Thin what the encoder is given, and work out what depends on no weight of a network.
 
         Parameters
         ----------
@@ -120,11 +122,11 @@ class Rows:
             See :func:`scivae.module.thin`.
         seed
             Of the draws; ``None`` draws from the global generator of torch.
-        n_shares
+        n_chunks
             Parts of the cells that can be scored by threads of their own.
         """
         # in one call, during which Python is left to other threads
-        seen, order, totals, large = kernels.prepare(
+        encoder_input, order, totals, large = kernels.prepare(
             self.counts.numpy(),
             self.columns.numpy(),
             self.bounds.numpy(),
@@ -132,25 +134,27 @@ class Rows:
             float(thinning),
             _generator(seed if thinning > 0 else 0),
         )
-        self.seen, self.totals, self.large = map(torch.from_numpy, (seen, totals, large))
+        self.encoder_input, self.totals, self.large = map(
+            torch.from_numpy, (encoder_input, totals, large)
+        )
         self.by_gene = Order(*map(torch.from_numpy, order))
-        if n_shares > 1:
-            self._shares = list(self.split(-(-self.n_obs // n_shares)))
-            for share in self._shares:
-                share.totals, share.bounds, share.large  # noqa: B018
+        if n_chunks > 1:
+            self._chunks = list(self.split(-(-self.n_obs // n_chunks)))
+            for chunk in self._chunks:
+                chunk.totals, chunk.bounds, chunk.large  # noqa: B018
         return self
 
     @property
-    def shares(self) -> list[Rows]:
+    def chunks(self) -> list[SparseCounts]:
         """Parts of the cells, one below the other; all of them in one unless prepared otherwise."""
-        return self._shares or [self]  # not kept: what holds itself is not freed at once
+        return self._chunks or [self]  # not kept: what holds itself is not freed at once
 
-    def split(self, size: int) -> Iterator[Rows]:
+    def split(self, size: int) -> Iterator[SparseCounts]:
         """The rows in parts of ``size`` cells; the last may be smaller."""
         firsts = range(0, self.n_obs, size)
         bounds = [*self.starts[::size].tolist(), len(self.counts)]
         for first, start, stop in zip(firsts, bounds[:-1], bounds[1:], strict=True):
-            yield Rows(
+            yield SparseCounts(
                 self.counts[start:stop],
                 self.columns[start:stop],
                 self.cells[start:stop] - first,
@@ -207,9 +211,9 @@ class Rows:
         )
 
 
-def counts_of(x: torch.Tensor) -> Rows | Matrix:
+def counts_of(x: torch.Tensor) -> SparseCounts | DenseCounts:
     """Cells of a matrix ``(n_obs, n_vars)``, dense or in a sparse layout of torch, as its device reads them."""
-    return Rows.of(x) if x.is_cpu else Matrix(x := x.to_dense(), x)
+    return SparseCounts.of(x) if x.is_cpu else DenseCounts(x := x.to_dense(), x)
 
 
 def store_by_input(layer: torch.nn.Linear) -> None:
@@ -224,7 +228,9 @@ class _SparseLinear(torch.autograd.Function):
     """``x @ weight.T`` for sparse ``x``, which has no gradient of its own."""
 
     @staticmethod
-    def forward(ctx, values: torch.Tensor, weight: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def forward(
+        ctx, values: torch.Tensor, weight: torch.Tensor, rows: SparseCounts
+    ) -> torch.Tensor:
         ctx.save_for_backward(values)
         ctx.rows = rows
         return F.embedding_bag(
@@ -242,7 +248,7 @@ class _SparseLinear(torch.autograd.Function):
         return None, rows.transpose_times(values, grad.contiguous()).t(), None
 
 
-def sparse_linear(values: torch.Tensor, rows: Rows, layer: torch.nn.Linear) -> torch.Tensor:
+def sparse_linear(values: torch.Tensor, rows: SparseCounts, layer: torch.nn.Linear) -> torch.Tensor:
     """A linear layer on sparse rows.
 
     Parameters

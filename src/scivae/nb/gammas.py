@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .counts import Rows
+from .counts import SparseCounts
 from .kernels import TABLED
 
 
@@ -15,7 +15,7 @@ def _summed(terms: torch.Tensor) -> torch.Tensor:
     return table
 
 
-def gamma_tables(rows: Rows, theta: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def gamma_tables(rows: SparseCounts, theta: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """What gamma functions of counts and inverse dispersions come to.
 
     Small counts are looked up in a table, as Γ(k + θ) / Γ(θ) = θ (θ + 1) … (θ + k - 1).

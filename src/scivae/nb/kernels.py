@@ -222,9 +222,9 @@ def by_gene(columns, starts, n_vars):
 @_compiled
 def prepare(counts, columns, starts, n_vars, thinning, rng):
     """Thinned counts, their order by gene, sums of cells, and which counts are beyond the table."""
-    seen = thin(counts, starts, thinning, rng) if thinning > 0 else counts
+    encoder_input = thin(counts, starts, thinning, rng) if thinning > 0 else counts
     totals = np.zeros((len(starts) - 1, 1), counts.dtype)
     for i in range(len(totals)):
         for k in range(starts[i], starts[i + 1]):
             totals[i, 0] += counts[k]
-    return seen, by_gene(columns, starts, n_vars), totals, np.flatnonzero(counts > TABLED)
+    return encoder_input, by_gene(columns, starts, n_vars), totals, np.flatnonzero(counts > TABLED)

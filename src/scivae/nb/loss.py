@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from .compiled import CompiledLoss, times
-from .counts import Matrix, Rows
+from .counts import DenseCounts, SparseCounts
 from .distributions import EPS
 
 
@@ -49,7 +49,7 @@ def score(
     return log_prob.sum(1), by_logits, by_theta
 
 
-class MatrixLoss(torch.autograd.Function):
+class DenseLoss(torch.autograd.Function):
     """Negative log-probability of each cell, shape ``(n_obs,)``."""
 
     @staticmethod
@@ -93,7 +93,7 @@ def negative_binomial_loss(
     hidden: torch.Tensor,
     layer: torch.nn.Linear,
     log_theta: torch.Tensor,
-    cells: Rows | Matrix,
+    cells: SparseCounts | DenseCounts,
     products: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Negative log-probability of cells whose means are library · softmax(layer(hidden)).
@@ -120,8 +120,8 @@ def negative_binomial_loss(
     """
     last = layer.weight, layer.bias, log_theta
     keep = torch.is_grad_enabled()  # which cannot be asked inside
-    if not isinstance(cells, Rows):
-        return MatrixLoss.apply(hidden, *last, cells.counts, products, keep)
+    if not isinstance(cells, SparseCounts):
+        return DenseLoss.apply(hidden, *last, cells.counts, products, keep)
     if hidden.dtype == cells.counts.dtype == torch.float32:
         return CompiledLoss.apply(hidden, *last, cells, products, keep)
-    return MatrixLoss.apply(hidden, *last, cells.dense(cells.counts), products, keep)
+    return DenseLoss.apply(hidden, *last, cells.dense(cells.counts), products, keep)

@@ -13,21 +13,21 @@ import torch
 
 
 class _Threads(NamedTuple):
-    """Threads of a ``sharing`` block."""
+    """Threads of a ``worker_pool`` block."""
 
-    n_sharing: int  # with the one that is in the block
-    sharing: ThreadPoolExecutor
-    ahead: ThreadPoolExecutor  # works on what comes next
+    n_workers: int  # with the one that is in the block
+    others: ThreadPoolExecutor
+    prefetching: ThreadPoolExecutor
 
 
 _threads: list[_Threads] = []  # of the blocks that are open, the innermost last
 
 
 @contextmanager
-def sharing(n_threads: int) -> Iterator[None]:
+def worker_pool(n_threads: int) -> Iterator[None]:
     """Let so many threads share a minibatch inside the block, this one among them.
 
-    One more is there for :func:`ahead`. They live as long as the block: each thread has memory of
+    One more is there for :func:`prefetch`. They live as long as the block: each thread has memory of
     its own, which is not given back.
     """
     like_this = partial(torch.set_num_threads, torch.get_num_threads())
@@ -42,28 +42,28 @@ def sharing(n_threads: int) -> Iterator[None]:
             _threads.pop()
 
 
-def n_sharing() -> int:
+def n_workers() -> int:
     """Threads that share a minibatch here."""
-    return _threads[-1].n_sharing if _threads else 1
+    return _threads[-1].n_workers if _threads else 1
 
 
-def ahead(calls: Iterable[Callable[[], Any]], n: int) -> Iterator[Any]:
+def prefetch(calls: Iterable[Callable[[], Any]], n: int) -> Iterator[Any]:
     """Results of calls in their order, each worked out while up to ``n`` before it are used."""
     if not _threads:
         yield from (call() for call in calls)
         return
     waiting: deque[Future] = deque()
     for call in calls:
-        waiting.append(_threads[-1].ahead.submit(call))
+        waiting.append(_threads[-1].prefetching.submit(call))
         if len(waiting) > n:
             yield waiting.popleft().result()
     yield from (call.result() for call in waiting)
 
 
-def beside(function: Callable, *arguments: Any) -> Future:
+def submit(function: Callable, *arguments: Any) -> Future:
     """Call in a thread that would be idle, if there is one, while this one goes on."""
-    if _threads and n_sharing() == 1:
-        return _threads[-1].sharing.submit(function, *arguments)
+    if _threads and n_workers() == 1:
+        return _threads[-1].others.submit(function, *arguments)
     done: Future = Future()
     done.set_result(function(*arguments))
     return done
@@ -72,8 +72,8 @@ def beside(function: Callable, *arguments: Any) -> Future:
 def in_threads(function: Callable, *arguments: Sequence) -> list:
     """``map``: this thread takes the first, the others those that remain."""
     first, *others = zip(*arguments, strict=True)
-    if not others or n_sharing() == 1:
+    if not others or n_workers() == 1:
         return [function(*these) for these in (first, *others)]
     # the gradient is worked out here, in every thread
-    waiting = [_threads[-1].sharing.submit(torch.no_grad()(function), *these) for these in others]
+    waiting = [_threads[-1].others.submit(torch.no_grad()(function), *these) for these in others]
     return [function(*first), *(found.result() for found in waiting)]

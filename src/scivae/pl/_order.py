@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from ..tl._order import GeneOrder
-from ..tl._order import gene_order as find_order
+from ..tl import GeneOrder
+from ..tl import gene_order as find_order
 from ._check import check_count
 from ._style import OKABE_ITO, SMALLEST, WIDTH, drawing, height_in_points
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from ..tl._trends import curve_layers
+from ..tl import curve_layers
 from ._check import check_count, check_genes, check_trends
 from ._style import (
     GREY,

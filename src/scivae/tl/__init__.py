@@ -10,6 +10,7 @@ from ._genes import rank_genes
 from ._order import GeneOrder, gene_order
 from ._pairs import pair_cells
 from ._places import embed, project
+from ._trends import curve_layers as curve_layers  # for scivae.pl
 from ._trends import gene_trends
 
 __all__ = [

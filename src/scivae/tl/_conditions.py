@@ -129,26 +129,26 @@ def predict_condition(
     check_choice("method", method, METHODS)
     seed = check_integer("seed", seed, minimum=0)
     _validate.check_model(model)
-    adata = model._validate_anndata(adata)
-    _validate.check_names(adata)
-    by = model.setup.labels_key if by is None else by
-    groups = _groups(adata, groupby, source, target, by, level)
-    values, counts = _values(model, adata)
-    held_out = _held_out(values, groups, counts)
-    rng = np.random.default_rng(seed)
-    found = _transfer(values, groups, counts)
-    obs = adata.obs.iloc[groups.own].copy()
-    conditions = adata.obs[groupby]
-    obs[groupby] = (
-        pd.Categorical([target] * len(obs), dtype=conditions.dtype)
-        if isinstance(conditions.dtype, pd.CategoricalDtype)
-        else target
-    )
-    made = _made(model, adata, values, groups, found, obs, method, counts, rng)
-    change = _profile(made, counts) - _profile(values[groups.own], counts)
-    return _assembled(
-        model, adata, obs, made, change, found, groups, held_out, method, counts, seed
-    )
+    with model.reading(adata) as adata:
+        _validate.check_names(adata)
+        by = model.setup.labels_key if by is None else by
+        groups = _groups(adata, groupby, source, target, by, level)
+        values, counts = _values(model, adata)
+        held_out = _held_out(values, groups, counts)
+        rng = np.random.default_rng(seed)
+        found = _transfer(values, groups, counts)
+        obs = adata.obs.iloc[groups.own].copy()
+        conditions = adata.obs[groupby]
+        obs[groupby] = (
+            pd.Categorical([target] * len(obs), dtype=conditions.dtype)
+            if isinstance(conditions.dtype, pd.CategoricalDtype)
+            else target
+        )
+        made = _made(model, adata, values, groups, found, obs, method, counts, rng)
+        change = _profile(made, counts) - _profile(values[groups.own], counts)
+        return _assembled(
+            model, adata, obs, made, change, found, groups, held_out, method, counts, seed
+        )
 
 
 def _groups(adata: AnnData, groupby: str, source: Any, target: Any, by: str, level: Any) -> _Groups:

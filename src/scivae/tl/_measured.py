@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..model import CIVAE
+    from ..model.paths import Paths
     from ..stats import Curves
-    from ._walk import Walk
 
 # Fewer cells than this carry no curve.
 MIN_CELLS = 20
@@ -109,7 +109,7 @@ class Measured(NamedTuple):
 def measure(
     model: CIVAE,
     adata: AnnData,
-    walk: Walk,
+    paths: Paths,
     groups: Cells,
     ends: np.ndarray,
     columns: np.ndarray,
@@ -126,7 +126,7 @@ def measure(
     ----------
     model, adata
         The model and the cells.
-    walk
+    paths
         The paths.
     groups
         Groups and donors of the cells.
@@ -153,8 +153,8 @@ def measure(
     if len(cells) > max_cells:
         cells = np.sort(rng.choice(cells, max_cells, replace=False))
     z = np.asarray(model.get_latent_representation(adata, indices=cells), dtype=np.float64)
-    paths = walk.polylines().astype(np.float64)
-    axis = Axis.through(paths)
+    lines = paths.polylines().astype(np.float64)
+    axis = Axis.through(lines)
     distance = axis.place(z)[1]
     weight = axis.weight(distance)
     near = np.flatnonzero(weight > 0)
@@ -171,14 +171,14 @@ def measure(
         fixed[:] = np.nan
     row = np.full(adata.n_obs, NONE)
     row[cells[near]] = np.arange(len(near))
-    t = _OnAxis(z, paths, row[ends], fixed)(None)
+    t = _OnAxis(z, lines, row[ends], fixed)(None)
     free_ends = bool(np.isfinite(fixed).any())
-    counts = walk.counts
+    counts = paths.counts
     values, library = _values(model, adata, cells[near], columns, counts=counts)
     donor = groups.donor[cells[near]] if groups.donors else None
     curves = measured_curves(
         values,
-        _OnAxis(z[near], paths, row[ends], fixed[near]),
+        _OnAxis(z[near], lines, row[ends], fixed[near]),
         library=library,
         weights=weight[near],
         donor=donor,

@@ -15,13 +15,14 @@ from . import _validate
 from ._measured import ENDS, MIN_CELLS, measure
 from ._placing import MAX_PATHS
 from ._samples import cells_of, collect
-from ._walk import Walk
+from ._walk import path_statistics
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..model import CIVAE
-    from ..module._covariates import Encoded
+    from ..model.paths import Paths
+    from ..module import Posterior
 
 METHODS = ("linear", "spherical", "geodesic")
 EVIDENCE = ("measured", "decoded")
@@ -178,6 +179,7 @@ def gene_trends(
     from anndata import AnnData
 
     from ..data.generated import provenance
+    from ..model.paths import Paths, encode_ends
 
     check_choice("evidence", evidence, EVIDENCE)
     n_steps = check_integer("n_steps", n_steps, minimum=2)
@@ -191,8 +193,7 @@ def gene_trends(
     _check_pairs(pairs)
     _validate.check_model(model)
     code = None if transform_batch is None else model.setup.batch_code(transform_batch)
-    with model._unchanged_on_error(adata):
-        adata = model._validate_anndata(adata)
+    with model.reading(adata) as adata:
         _validate.check_names(adata)
         columns = _columns(model, genes)
         first, second = (_cells(adata, pairs[end], end) for end in ("source", "target"))
@@ -201,13 +202,7 @@ def gene_trends(
         )
         kept = collect(model, adata, groups, columns, rng)
 
-        cells, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
-        encoded = model._encode(adata, cells)
-        if code is not None:
-            encoded = encoded._replace(
-                conditions=encoded.conditions._replace(batch=np.full(len(cells), code))
-            )
-        start, end = encoded.take(inverse[: len(first)]), encoded.take(inverse[len(first) :])
+        start, end = encode_ends(model.codec, adata, first, second, batch=code)
         t = np.linspace(0.0, 1.0, n_steps)
         held = min(len(pairs), quantile_pairs, max(2, _VALUES_HELD // len(columns)))
         if evidence == "measured":
@@ -217,17 +212,17 @@ def gene_trends(
             n_paths = len(pairs)
         order = np.arange(len(pairs)) if held == len(pairs) else rng.permutation(len(pairs))
         order = order[:n_paths]
-        walk = Walk(model, start.take(order), end.take(order), adata, method, t)
+        paths = Paths(model.codec, start.take(order), end.take(order), t, method, adata)
         result = None
         if evidence == "measured":
             result = measure(
-                model, adata, walk, groups, np.stack([first, second], axis=1)[order], columns,
+                model, adata, paths, groups, np.stack([first, second], axis=1)[order], columns,
                 attrs=pairs.attrs, n_steps=n_steps, n_bootstraps=n_bootstraps, max_cells=max_cells,
                 rng=rng,
             )  # fmt: skip
-            walk = walk.take(_DECODED_PATHS)
-        decoded = _decoded(walk, columns, held)
-        counts = walk.counts
+            paths = paths.take(_DECODED_PATHS)
+        decoded = _decoded(paths, columns, held)
+        counts = paths.counts
         unit = 1 / np.log(2) if counts else 1.0
         if result is None:
             curve = decoded.pop(_keys.DECODED_LAYER)
@@ -291,11 +286,11 @@ def curve_layers(trends: AnnData) -> tuple[str, str | None, str | None]:
     )
 
 
-def _decoded(walk: Walk, columns: np.ndarray, held: int) -> dict[str, np.ndarray]:
+def _decoded(paths: Paths, columns: np.ndarray, held: int) -> dict[str, np.ndarray]:
     """Layers of what is decoded along paths."""
     names = (MEAN, SD, _keys.Q05_LAYER, _keys.Q95_LAYER, _keys.DECODED_LAYER)
-    layers = {name: np.empty((len(walk.t), len(columns)), dtype=np.float32) for name in names}
-    for i, step in enumerate(walk.steps(columns, held)):
+    layers = {name: np.empty((len(paths.t), len(columns)), dtype=np.float32) for name in names}
+    for i, step in enumerate(path_statistics(paths, columns, held)):
         for name, row in zip(names, step, strict=True):
             layers[name][i] = row
     return layers
@@ -382,7 +377,7 @@ def _cells(adata: AnnData, names: pd.Series, end: str) -> np.ndarray:
     return found
 
 
-def _share_in_class(model: CIVAE, start: Encoded, end: Encoded) -> float | None:
+def _share_in_class(model: CIVAE, start: Posterior, end: Posterior) -> float | None:
     """Of the pairs of one label, the share with both ends classified as it; ``None`` without any."""
     classes = model.linear_classes
     same = (start.labels == end.labels) & (start.labels < len(model.classes))

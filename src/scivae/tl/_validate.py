@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _keys
-from .._errors import check_type, near_matches, shown
+from .._errors import check_trained, check_type, near_matches, shown
 from .._names import as_text
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def check_model(model: Any) -> None:
     from ..model import CIVAE
 
     check_type("model", model, CIVAE, "a CIVAE")
-    model._require_trained()
+    check_trained(model)
 
 
 def check_names(adata: AnnData) -> None:

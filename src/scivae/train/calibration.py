@@ -10,8 +10,7 @@ import torch
 from scipy.special import logsumexp
 
 from .._errors import check_number
-from ..module import CIVAEModule
-from ..module._covariates import Encoded
+from ..module import CIVAEModule, Posterior
 from .novelty import (
     ClassGaussians,
     ResidualScale,
@@ -94,7 +93,7 @@ def useful_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 # What the calibration holds of training cells.
-_OF_TRAINING = (
+OF_TRAINING = (
     *ClassGaussians._fields,
     *(f"residual_{name}" for name in ResidualScale._fields),
 )
@@ -108,15 +107,15 @@ def check_level(level: Any) -> float:
     return level
 
 
-def _misfits(
+def misfits_of(
     module: CIVAEModule, minibatches: Iterable[dict[str, torch.Tensor]], scale: ResidualScale
-) -> Iterator[tuple[Encoded, np.ndarray]]:
+) -> Iterator[tuple[Posterior, np.ndarray]]:
     """Cells and their misfits, shape ``(n,)``, block by block."""
     for part, residuals in with_residuals(module, minibatches):
-        yield part, scale.misfit(residuals, log_library_of(part.conditions))
+        yield part, scale.misfit(residuals, log_library_of(part.covariates))
 
 
-def _some(index: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+def at_most(index: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """At most ``n`` positions, in increasing order."""
     index = np.sort(index)
     return index if len(index) <= n else np.sort(rng.choice(index, n, replace=False))

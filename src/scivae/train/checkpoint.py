@@ -22,7 +22,7 @@ from .._scvi import begin_epoch_again, loaders_of_training
 from .._storage import iter_blocks
 from ..data import files
 from ..data.plain import from_plain, to_plain
-from .device import ChosenLoader
+from .device import IndexLoader
 from .progress import EpochBar
 from .splitter import CellsSplitter
 
@@ -113,7 +113,7 @@ class SafeTrainRunner(TrainRunner):
         """Add what was logged to the history of the model; raise what broke training off, if anything did."""
         model, error = self.model, self.trainer.error
         if error is not None:
-            kept = [c.epochs for c in self.trainer.callbacks if isinstance(c, Keeper)]
+            kept = [c.epochs for c in self.trainer.callbacks if isinstance(c, TrainingCheckpoint)]
             logged = getattr(self.trainer.logger, "history", {})
             for name, column in list(logged.items()):
                 if column.index.name == "epoch":
@@ -125,7 +125,7 @@ class SafeTrainRunner(TrainRunner):
         finally:
             model.is_trained_ = was_trained
         if was_trained and isinstance(before, dict) and isinstance(model.history_, dict):
-            model.history_ = joined_histories(before, model.history_)
+            model.history_ = join_histories(before, model.history_)
         if error is not None:  # before scvi-tools prints that there was one
             gc.collect()
             if torch.cuda.is_available():
@@ -133,7 +133,7 @@ class SafeTrainRunner(TrainRunner):
             raise error
 
 
-def joined_histories(
+def join_histories(
     before: Mapping[str, pd.DataFrame], after: Mapping[str, pd.DataFrame]
 ) -> dict[str, pd.DataFrame]:
     """The history of two trainings, one after the other.
@@ -159,7 +159,7 @@ class Kept(NamedTuple):
     weights: dict[str, torch.Tensor]
 
 
-class Keeper(Callback):
+class TrainingCheckpoint(Callback):
     """Keeps the weights of the last epoch that ended well and, on the disk, all that training needs.
 
     Every epoch draws from generators of its own, seeded by the run and the epoch: what an epoch draws
@@ -294,11 +294,11 @@ class Keeper(Callback):
         getattr(trainer.logger, "history", {}).update(from_plain(state["history"]))
 
 
-def samplers(loaders: list[Any]) -> Iterator[RandomSampler | ChosenLoader]:
+def samplers(loaders: list[Any]) -> Iterator[RandomSampler | IndexLoader]:
     """What sets the order of the cells of loaders, where it is of a kind that takes a generator."""
     for loader in loaders:
         found = loader
-        while found is not None and not isinstance(found, RandomSampler | ChosenLoader):
+        while found is not None and not isinstance(found, RandomSampler | IndexLoader):
             inner = getattr(found, "sampler", None)
             found = None if inner is found else inner
         if found is not None:

@@ -20,8 +20,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from scipy import sparse
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from torch.distributions import Distribution
 
+from .._scvi import unchecked_distributions
 from ..data.loader import CellsLoader
 from ..module import check_finite
 
@@ -53,7 +53,7 @@ def narrowest(values: np.ndarray) -> torch.dtype:
     return torch.float32
 
 
-class Resident(NamedTuple):
+class DeviceDataset(NamedTuple):
     """Cells on a device.
 
     Attributes
@@ -65,7 +65,7 @@ class Resident(NamedTuple):
     tensors: dict[str, torch.Tensor]
 
     @classmethod
-    def of(cls, manager: AnnDataManager, device: torch.device) -> Resident | None:
+    def of(cls, manager: AnnDataManager, device: torch.device) -> DeviceDataset | None:
         """All cells of a data set, if the device has room for them.
 
         Parameters
@@ -118,10 +118,10 @@ class Resident(NamedTuple):
         return found
 
 
-class Chosen(NamedTuple):
+class IndexBatch(NamedTuple):
     """What the loader yields: cells, and which of them."""
 
-    cells: Resident
+    cells: DeviceDataset
     indices: torch.Tensor  # (n_obs,), on the device
     minibatch_size: int
 
@@ -135,7 +135,7 @@ class Chosen(NamedTuple):
             yield self.indices[whole * size :][None]
 
 
-class ChosenLoader:
+class IndexLoader:
     """Yields which cells come next, in the order in which scvi-tools' loader would yield them.
 
     Parameters
@@ -150,7 +150,9 @@ class ChosenLoader:
         Whether in a new order each time.
     """
 
-    def __init__(self, cells: Resident, indices: np.ndarray, minibatch_size: int, shuffle: bool):
+    def __init__(
+        self, cells: DeviceDataset, indices: np.ndarray, minibatch_size: int, shuffle: bool
+    ):
         self.cells = cells
         self.indices = torch.as_tensor(indices, dtype=torch.long)
         self.minibatch_size = minibatch_size
@@ -161,13 +163,13 @@ class ChosenLoader:
     def __len__(self) -> int:
         return -(-len(self.indices) // self.size)
 
-    def __iter__(self) -> Iterator[Chosen]:
+    def __iter__(self) -> Iterator[IndexBatch]:
         indices = self.indices
         if self.shuffle:
             indices = indices[torch.randperm(len(indices), generator=self.generator)]
         device = self.cells.tensors[REGISTRY_KEYS.X_KEY].device
         for some in indices.to(device).split(self.size):
-            yield Chosen(self.cells, some, self.minibatch_size)
+            yield IndexBatch(self.cells, some, self.minibatch_size)
 
 
 def free_memory(device: torch.device) -> int:
@@ -175,19 +177,21 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0]
 
 
-def can_hold(trainer: Trainer) -> bool:
-    """Whether training is on one GPU, in steps that can be recorded: in single precision, seen by no callback."""
+def why_not_held(trainer: Trainer) -> str | None:
+    """Why training cannot record its steps on a GPU that holds the cells; ``None`` where it can."""
+    device = trainer.strategy.root_device.type
+    if device != "cuda":
+        return f"training is on a device of type {device}"
+    if trainer.world_size != 1:
+        return "training is on several devices"
     plugin = trainer.precision_plugin
-    single = type(plugin) is Precision or (
-        isinstance(plugin, MixedPrecision) and plugin.scaler is None
-    )
-    seen = any(
-        is_overridden(hook, callback, parent=Callback)
-        for callback in trainer.callbacks
-        for hook in STEP_HOOKS
-    )
-    on_one_gpu = trainer.strategy.root_device.type == "cuda" and trainer.world_size == 1
-    return on_one_gpu and single and not seen
+    scaled = isinstance(plugin, MixedPrecision) and plugin.scaler is not None
+    if scaled or not (type(plugin) is Precision or isinstance(plugin, MixedPrecision)):
+        return "this precision cannot be recorded"
+    for callback in trainer.callbacks:
+        if any(is_overridden(hook, callback, parent=Callback) for hook in STEP_HOOKS):
+            return f"the callback {type(callback).__name__} watches each step"
+    return None
 
 
 @contextmanager
@@ -212,18 +216,7 @@ def rates_on_device(groups: list[dict], rates: list[torch.Tensor]) -> Iterator[N
             group["lr"], group["capturable"] = rate, capturable
 
 
-@contextmanager
-def _distributions_unchecked() -> Iterator[None]:
-    """Torch's distributions look at their arguments, for which the device would have to be waited for."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
-
-
-class Replayed:
+class CudaGraphStep:
     """A function of which cells, recorded as a graph and replayed from its second call with a shape on.
 
     The first call runs as it is: it is a step like any other, and does what is done but once. Should it wait
@@ -246,7 +239,7 @@ class Replayed:
     def __call__(self, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Results of the function for these cells."""
         shape = tuple(indices.shape)
-        with _distributions_unchecked():
+        with unchecked_distributions():
             if self.waits:
                 return self.function(indices)
             if shape not in self._recorded:

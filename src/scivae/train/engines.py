@@ -1,28 +1,33 @@
-"""How the steps of training are taken."""
+"""Which engine trains, decided in one place: step by step, in superbatches, or as CUDA graphs.
+
+====================  ============================================================================
+step by step          Each minibatch is a step of Lightning: callbacks and logs see every one.
+superbatch            Several minibatches are read at once and trained on between two looks of Lightning.
+CUDA graph            The same, with all cells on the GPU and the steps recorded and replayed.
+====================  ============================================================================
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
+from scvi.data import AnnDataManager
 
 from ..data.loader import BLOCK_VALUES
-from ..nb.workers import sharing
-
-# Minibatches that are prepared while one is trained on.
-AHEAD = 2
-
+from ..nb.workers import worker_pool
+from .device import DeviceDataset, why_not_held
 
 # Threads that share a minibatch: with more, they wait for each other in Python.
-MOST_SHARES = 4
-
-
+MAX_WORKERS = 4
 # Fewer values of the expression matrix are not worth a thread of their own.
-VALUES_A_SHARE = 2**18
-
-
+VALUES_PER_WORKER = 2**18
+# Minibatches that are read at once, at most.
+MAX_AT_ONCE = 32
 # Arguments of the trainer whose meaning depends on one minibatch being one step of its own.
 STEPWISE = frozenset(
     {
@@ -41,12 +46,131 @@ STEPWISE = frozenset(
 )
 
 
+class Engine:
+    """How the steps of a training are taken, and why.
+
+    Made by :func:`choose_engine` before training. Whether a GPU holds the cells is known only once the
+    trainer exists: :meth:`place` adds that, once.
+
+    Attributes
+    ----------
+    kind
+        The engine.
+    reason
+        Why it was chosen, as the end of a sentence.
+    minibatch_size
+        Cells of a minibatch; ``None`` where a minibatch is what the loader yields.
+    at_once
+        Minibatches that the loader yields at once.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["step by step", "superbatch", "CUDA graph"],
+        reason: str,
+        minibatch_size: int | None = None,
+        at_once: int = 1,
+        *,
+        may_record: bool = False,
+    ):
+        self.kind, self.reason = kind, reason
+        self.minibatch_size, self.at_once = minibatch_size, at_once
+        self._may_record = may_record
+
+    def __str__(self) -> str:
+        how = {
+            "step by step": "step by step",
+            "superbatch": f"in superbatches of {self.at_once} minibatches",
+            "CUDA graph": "as CUDA graphs",
+        }
+        return f"Trained {how[self.kind]}, because {self.reason}."
+
+    def place(self, trainer: Trainer, manager: AnnDataManager) -> DeviceDataset | None:
+        """All cells on the GPU, if the steps can be recorded there; called once, by the loader.
+
+        Parameters
+        ----------
+        trainer
+            The trainer.
+        manager
+            Of the cells.
+        """
+        if not self._may_record:
+            return None
+        reason = why_not_held(trainer)
+        if reason is None:
+            cells = DeviceDataset.of(manager, trainer.strategy.root_device)
+            if cells is not None:
+                self.kind, self.reason = "CUDA graph", "one GPU holds all cells"
+                return cells
+            reason = "the cells do not fit in the memory of the GPU"
+        self.reason = reason
+        return None
+
+
+def choose_engine(
+    *,
+    trainer: Mapping[str, Any],
+    plan: Mapping[str, Any],
+    drop_last: bool,
+    datamodule: Any,
+    batch_size: int,
+    n_vars: int,
+    needs_outputs: bool,
+) -> Engine:
+    """The engine for a training.
+
+    Parameters
+    ----------
+    trainer, plan
+        Arguments of the trainer and of the training plan.
+    drop_last
+        Whether the loader drops a last part that is smaller than what it yields.
+    datamodule
+        Where the cells come from; ``None`` for the AnnData of the model.
+    batch_size
+        Cells in a minibatch.
+    n_vars
+        Number of genes.
+    needs_outputs
+        Whether callbacks need the outputs of the network, which a recorded step does not give.
+    """
+    in_memory = datamodule is None
+    if "minibatch_size" in plan:
+        size = plan["minibatch_size"]
+        if size is None:
+            return Engine("step by step", "minibatch_size=None asks for it")
+        reason = f"minibatch_size={size} asks for it"
+        may_record = in_memory and not drop_last and not needs_outputs
+        return Engine("superbatch", reason, size, may_record=may_record)
+    if given := sorted(STEPWISE & trainer.keys()):
+        return Engine("step by step", f"{given[0]} counts minibatches")
+    if not in_memory and not hasattr(datamodule, "take_together"):
+        return Engine("step by step", "the datamodule makes minibatches of its own")
+    size = batch_size if in_memory else getattr(datamodule, "batch_size", 0)
+    if drop_last:
+        return Engine("superbatch", "drop_last drops what is read at once", size)
+    reason = "the cells are in memory" if in_memory else "the cells are read from the disk"
+    return Engine(
+        "superbatch",
+        reason,
+        size,
+        minibatches_at_once(size, n_vars),
+        may_record=in_memory and not needs_outputs,
+    )
+
+
+def minibatches_at_once(batch_size: int, n_vars: int) -> int:
+    """Minibatches that are read, and trained on, between two looks of Lightning."""
+    return int(np.clip(BLOCK_VALUES // (batch_size * n_vars), 1, MAX_AT_ONCE))
+
+
 @contextmanager
-def threads_share_cells(n_values: int) -> Iterator[None]:
+def shared_minibatches(n_values: int) -> Iterator[None]:
     """Give the threads of torch to parts of a minibatch, in place of parts of each operation.
 
-    Most operations of a step are too small to be worth waiting for several threads at each. In a small
-    minibatch, so are its parts: there, one thread trains less, and is left to what is prepared beside it.
+    Most operations of a step are too small to be worth a wait for several threads. In a small minibatch,
+    so are its parts: there, one thread trains, and one is left to prepare the next minibatch.
 
     Parameters
     ----------
@@ -57,15 +181,10 @@ def threads_share_cells(n_values: int) -> Iterator[None]:
         yield
         return
     before = torch.get_num_threads()
-    n_shares = max(1, min(before, MOST_SHARES, n_values // VALUES_A_SHARE))
-    torch.set_num_threads(max(1, before // n_shares if n_shares > 1 else before - 1))
+    n_workers = max(1, min(before, MAX_WORKERS, n_values // VALUES_PER_WORKER))
+    torch.set_num_threads(max(1, before // n_workers if n_workers > 1 else before - 1))
     try:
-        with sharing(n_shares):
+        with worker_pool(n_workers):
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def minibatches_a_block(batch_size: int, n_vars: int) -> int:
-    """Minibatches that are read, and trained on, between two looks of the framework."""
-    return int(np.clip(BLOCK_VALUES // (batch_size * n_vars), 1, 32))

@@ -9,9 +9,14 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
-from ..module import COUNT_LIKELIHOODS, CIVAEModule
-from ..module._coding import decoded_blocks, encoded_minibatches
-from ..module._covariates import Conditions, Encoded
+from ..module import (
+    COUNT_LIKELIHOODS,
+    CIVAEModule,
+    Covariates,
+    Posterior,
+    decoded_blocks,
+    encoded_minibatches,
+)
 
 # How many cells the covariance that all classes share counts for, beside those of the class itself.
 SHARED_CELLS = 20
@@ -139,7 +144,7 @@ class ResidualScale(NamedTuple):
 
 def with_residuals(
     module: CIVAEModule, minibatches: Iterable[dict[str, torch.Tensor]]
-) -> Iterator[tuple[Encoded, np.ndarray]]:
+) -> Iterator[tuple[Posterior, np.ndarray]]:
     """Cells, and their values less those decoded from their latent means, ``(n, n_vars)``.
 
     Counts are taken on the scale ``2 sqrt(x + 3/8)``, on which their variance hardly depends on their
@@ -156,7 +161,7 @@ def with_residuals(
     for tensors in minibatches:
         (part,) = encoded_minibatches(module, [tensors])
         x = tensors[REGISTRY_KEYS.X_KEY]
-        for rows, expected in decoded_blocks(module, part.mean, part.conditions):
+        for rows, expected in decoded_blocks(module, part.mean, part.covariates):
             block = x[rows] if x.layout == torch.strided else _rows(x, rows)
             values = block.cpu().numpy()
             if counts:
@@ -176,9 +181,9 @@ def _rows(x: torch.Tensor, rows: slice) -> torch.Tensor:
     ).to_dense()
 
 
-def log_library_of(conditions: Conditions) -> np.ndarray:
+def log_library_of(covariates: Covariates) -> np.ndarray:
     """Log library sizes within what polynomials can take, shape ``(n,)``."""
-    return np.clip(conditions.log_library, -50, 50)
+    return np.clip(covariates.log_library, -50, 50)
 
 
 def calibrated_rank(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -14,15 +11,11 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 
-from ..module import CIVAEModule, check_finite, thin
-from ..module._civae import NotADistributionError
-from ..nb.counts import Matrix, Rows
-from ..nb.workers import ahead, n_sharing
+from ..module import CIVAEModule, NotADistributionError
+from ..nb.counts import DenseCounts, SparseCounts
 from .checkpoint import NonFiniteError, check_weights, non_finite
-from .device import Chosen, Replayed, Resident, rates_on_device
-from .engines import (
-    AHEAD,
-)
+from .device import IndexBatch
+from .steps import Steps
 
 # Steps of 128 cells after which more training no longer pays, and the bounds of epochs around them.
 TARGET_STEPS = 2_000
@@ -82,10 +75,7 @@ class CIVAETrainingPlan(TrainingPlan):
         self.lr_decay = lr_decay
         self.minibatch_size = minibatch_size
         self.automatic_optimization = minibatch_size is None
-        # What is recorded of training and of held-out cells, and the numbers on the device that it reads.
-        self._graphs: dict[bool, Callable] = {}
-        self._kl_weight = torch.zeros(())
-        self._rates: list[torch.Tensor] = []
+        self.stepper = Steps()
 
     def on_train_epoch_start(self) -> None:
         """Set the learning rate of the epoch."""
@@ -107,11 +97,20 @@ class CIVAETrainingPlan(TrainingPlan):
         """Held-out cells are encoded as they are."""
         return self.thinning if self.training else 0.0
 
-    def _loss(self, tensors: dict, checked: bool = False) -> LossOutput:
-        """Loss of one minibatch, of which it may be known that it is finite."""
+    def minibatch_loss(self, tensors: dict[str, Any], checked: bool = False) -> LossOutput:
+        """Loss of one minibatch.
+
+        Parameters
+        ----------
+        tensors
+            The minibatch, with ``SparseCounts`` or ``DenseCounts`` as values where the network supports
+            the fused loss.
+        checked
+            Whether its values are known to be finite.
+        """
         try:
-            if isinstance(tensors[REGISTRY_KEYS.X_KEY], Rows | Matrix):
-                return self.module.loss_of_rows(tensors, kl_weight=self.loss_kwargs["kl_weight"])
+            if isinstance(tensors[REGISTRY_KEYS.X_KEY], SparseCounts | DenseCounts):
+                return self.module.fused_loss(tensors, kl_weight=self.loss_kwargs["kl_weight"])
             return self.module(
                 tensors,
                 loss_kwargs=self.loss_kwargs,
@@ -124,109 +123,21 @@ class CIVAETrainingPlan(TrainingPlan):
         except NotADistributionError as error:
             self._raise_non_finite([error.term])
 
-    def _minibatches(self, tensors: dict) -> Iterator[dict]:
-        """What the loader yielded, as one or several minibatches."""
-        x = tensors[REGISTRY_KEYS.X_KEY]
-        size = self.minibatch_size or len(x)
-        of_x = self._prepared(x, size) if self.module.reads_rows else x.to_dense().split(size)
-        others = {k: v.split(size) for k, v in tensors.items() if k != REGISTRY_KEYS.X_KEY}
-        for rows, *values in zip(of_x, *others.values(), strict=True):
-            yield {REGISTRY_KEYS.X_KEY: rows, **dict(zip(others, values, strict=True))}
-
-    def _prepared(self, x: torch.Tensor, size: int) -> Iterator[Rows | Matrix]:
-        """Minibatches of counts; on a CPU, a second thread prepares what comes next."""
-        if not x.is_cpu:
-            check_finite(x := x.to_dense())
-            yield from map(self._matrix, x.split(size))
-            return
-        rows = Rows.of(x)
-        check_finite(rows.counts)
-        parts, n = rows.split(size), n_sharing()
-        # A seed for each, so that what is drawn does not depend on which thread comes first.
-        seeds = torch.randint(2**62, (-(-len(x) // size),)).tolist()
-        lost = self.thinning_now
-        calls = (partial(p.prepare, lost, s, n) for p, s in zip(parts, seeds, strict=True))
-        yield from ahead(calls, AHEAD)
-
-    def _matrix(self, counts: torch.Tensor) -> Matrix:
-        """Counts in a matrix, and what the encoder is given of them."""
-        lost = self.thinning_now
-        return Matrix(counts, thin(counts, lost) if lost > 0 else counts)
-
-    def training_step(self, batch: dict | Chosen, batch_idx: int) -> torch.Tensor | None:
+    def training_step(self, batch: dict | IndexBatch, batch_idx: int) -> torch.Tensor | None:
         """Train on what the loader yielded, and log the terms of the loss."""
         kl_weight = self.loss_kwargs["kl_weight"] = self.kl_weight
         self.log("kl_weight", kl_weight, on_step=True, on_epoch=False)
-        output = self._losses(batch)
+        output = self.stepper.losses(self, batch)
         self._log_step(output, self.train_metrics, "train")
         return output.loss
 
-    def _losses(self, batch: dict | Chosen) -> LossOutput:
-        """Losses, and in training steps, on what the loader yielded."""
-        if isinstance(batch, Chosen):
-            return self._in_graphs(batch)
-        return joined([self._step(tensors) for tensors in self._minibatches(batch)])
-
-    def _step(self, tensors: dict, optimizer: Any = None, checked: bool = False) -> LossOutput:
-        """Loss of one minibatch; where optimization is not the framework's, with a step of the optimizer."""
-        output = self._loss(tensors, checked)
-        if output.loss.is_cpu:  # there, one look at the whole saves a wait a step
-            self._check(output)
-        if not self.training or self.automatic_optimization:
-            return output
-        optimizer = optimizer or self.optimizers()
-        # what zero_grad does, without what it looks up each time
-        for group in optimizer.param_groups:
-            for weight in group["params"]:
-                weight.grad = None
-        # Gradients are of the precision of what they are of, whatever the mode of the forward pass.
-        with torch.autocast(output.loss.device.type, enabled=False):
-            self.manual_backward(output.loss)
-        optimizer.step()
-        return output
-
-    def _in_graphs(self, chosen: Chosen) -> LossOutput:
-        """Losses, and in training steps, on cells that the device holds."""
-        optimizer = self.optimizers()
-        groups = optimizer.param_groups
-        recordable = all(group.get("fused") for group in groups)
-        if self.training not in self._graphs:
-            self._kl_weight = self._kl_weight.to(chosen.indices.device)
-            self._rates = self._rates or [self._kl_weight.clone() for _ in groups]
-            steps = partial(self._steps, chosen.cells, optimizer.optimizer)
-            self._graphs[self.training] = Replayed(steps) if recordable else steps
-        outputs = []
-        with rates_on_device(groups, self._rates) if recordable else nullcontext():
-            for indices in chosen.minibatches():
-                if self.training:
-                    self._kl_weight.fill_(self.kl_weight)
-                outputs.append(Terms(*self._graphs[self.training](indices)).output())
-                # what the framework counts of its own steps
-                for _ in range(len(indices) if self.training else 0):
-                    optimizer._on_before_step()
-                    optimizer._on_after_step()
-        return joined(outputs)
-
-    def _steps(
-        self, cells: Resident, optimizer: torch.optim.Optimizer, indices: torch.Tensor
-    ) -> Terms:
-        """Losses, and in training steps, on minibatches ``(n_minibatches, size)``."""
-        self.loss_kwargs["kl_weight"] = self._kl_weight
-        outputs = []
-        for some in indices:
-            tensors: dict[str, Any] = cells.at(some)
-            if self.module.reads_rows:
-                tensors[REGISTRY_KEYS.X_KEY] = self._matrix(tensors[REGISTRY_KEYS.X_KEY])
-            outputs.append(self._step(tensors, optimizer, checked=True))
-        return Terms.of(joined(outputs))
-
     def on_fit_end(self) -> None:
-        """Give back the memory of what was recorded."""
-        self._graphs, self._kl_weight, self._rates = {}, torch.zeros(()), []
+        """Release the memory of recorded steps."""
+        self.stepper.release()
 
-    def validation_step(self, batch: dict | Chosen, batch_idx: int) -> None:
+    def validation_step(self, batch: dict | IndexBatch, batch_idx: int) -> None:
         """Log the terms of the loss on held-out cells."""
-        self._log_step(self._losses(batch), self.val_metrics, "validation")
+        self._log_step(self.stepper.losses(self, batch), self.val_metrics, "validation")
 
     def _log_step(self, output: LossOutput, metrics: dict, mode: str) -> None:
         self.log(
@@ -253,7 +164,7 @@ class CIVAETrainingPlan(TrainingPlan):
 
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict, mode: str) -> None:
         """Log the ELBO's terms, then those of the discriminator, averaged over labeled cells."""
-        self._check(loss_output)
+        self.check_loss(loss_output)
         super().compute_and_log_metrics(loss_output, metrics, mode)
         labeled = loss_output.true_labels < self.module.n_classes
         n_labeled = int(labeled.sum())
@@ -273,7 +184,7 @@ class CIVAETrainingPlan(TrainingPlan):
                 sync_dist=self.use_sync_dist,
             )
 
-    def _check(self, output: LossOutput) -> None:
+    def check_loss(self, output: LossOutput) -> None:
         """Raise unless the loss is finite."""
         if math.isfinite(output.loss.item()):
             return
@@ -296,55 +207,6 @@ class CIVAETrainingPlan(TrainingPlan):
             "smaller learning rate, as in plan_kwargs={'lr': 2e-4}, or gradient_clip_val=1.0; or "
             f"{', or '.join(_CURES[name] for name in names)}."
         )
-
-
-class Terms(NamedTuple):
-    """What is kept of a loss, without what led to it."""
-
-    loss: torch.Tensor
-    reconstruction_loss: torch.Tensor  # (n_obs,)
-    kl_local: torch.Tensor  # (n_obs,)
-    classification_loss: torch.Tensor
-    logits: torch.Tensor  # (..., n_obs, n_classes)
-    true_labels: torch.Tensor  # (..., n_obs)
-
-    @classmethod
-    def of(cls, output: LossOutput) -> Terms:
-        """The terms of a loss."""
-        return cls(
-            output.loss.detach(),
-            sum(output.reconstruction_loss.values()).detach(),
-            sum(output.kl_local.values()).detach(),
-            output.classification_loss.detach(),
-            output.logits.detach(),
-            output.true_labels,
-        )
-
-    def output(self) -> LossOutput:
-        """The loss that has these terms."""
-        return LossOutput(**self._asdict())
-
-
-def joined(outputs: list[LossOutput]) -> LossOutput:
-    """One loss for several minibatches: per cell side by side, others as means over cells."""
-    if len(outputs) == 1:
-        return outputs[0]
-    sizes = [output.n_obs_minibatch for output in outputs]
-    loss, reconstruction, kl, classification, logits, true = zip(
-        *map(Terms.of, outputs), strict=True
-    )
-
-    def mean(values: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return sum(size * value for size, value in zip(sizes, values, strict=True)) / sum(sizes)
-
-    return Terms(
-        mean(loss),
-        torch.cat(reconstruction),
-        torch.cat(kl),
-        mean(classification),
-        torch.cat(logits, dim=-2),
-        torch.cat(true, dim=-1),
-    ).output()
 
 
 def default_epochs(n_obs: int) -> int:

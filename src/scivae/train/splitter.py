@@ -9,7 +9,8 @@ import torch
 from scvi.dataloaders import DataSplitter
 
 from ..data.loader import CellsLoader
-from .device import Chosen, ChosenLoader, Resident, can_hold
+from .device import DeviceDataset, IndexBatch, IndexLoader
+from .engines import Engine
 
 
 class CellsSplitter(DataSplitter):
@@ -19,35 +20,36 @@ class CellsSplitter(DataSplitter):
     ----------
     *args, **kwargs
         Passed to :class:`scvi.dataloaders.DataSplitter`.
-    minibatch_size
-        Of the training plan.
+    engine
+        How the steps of this training are taken.
     """
 
     data_loader_cls = CellsLoader
 
-    def __init__(self, *args, minibatch_size: int | None = None, **kwargs):
+    def __init__(self, *args, engine: Engine | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.minibatch_size = minibatch_size
-        self.resident: Resident | None = None
+        self.engine = engine
+        self.on_device: DeviceDataset | None = None
 
     def train_dataloader(self):
         """Loader of the cells to train on."""
-        if self.minibatch_size is not None and not self.drop_last and can_hold(self.trainer):
-            self.resident = Resident.of(self.adata_manager, self.trainer.strategy.root_device)
-        return self._chosen(self.train_idx, shuffle=True) or super().train_dataloader()
+        if self.engine is not None:
+            self.on_device = self.engine.place(self.trainer, self.adata_manager)
+        return self._index_loader(self.train_idx, shuffle=True) or super().train_dataloader()
 
     def val_dataloader(self):
         """Loader of the cells that are held out."""
-        return self._chosen(self.val_idx, shuffle=False) or super().val_dataloader()
+        return self._index_loader(self.val_idx, shuffle=False) or super().val_dataloader()
 
-    def _chosen(self, indices: np.ndarray, shuffle: bool) -> ChosenLoader | None:
-        if self.resident is None or self.minibatch_size is None or not len(indices):
+    def _index_loader(self, indices: np.ndarray, shuffle: bool) -> IndexLoader | None:
+        size = None if self.engine is None else self.engine.minibatch_size
+        if self.on_device is None or size is None or not len(indices):
             return None
-        return ChosenLoader(self.resident, indices, self.minibatch_size, shuffle)
+        return IndexLoader(self.on_device, indices, size, shuffle)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int):
         """Nothing is copied that is there."""
-        if isinstance(batch, Chosen):
+        if isinstance(batch, IndexBatch):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
@@ -57,6 +59,6 @@ class CellsSplitter(DataSplitter):
 
     def teardown(self, stage: str | None = None) -> None:
         """Give back the memory of the device: the trainer, which the model keeps, still has the loaders."""
-        if self.resident is not None:
-            self.resident.free()
-        self.resident = None
+        if self.on_device is not None:
+            self.on_device.free()
+        self.on_device = None

@@ -1,4 +1,4 @@
-"""The house itself: which room may import which, what public functions owe, where names are spelled."""
+"""The layout of the package: who may import what, what public functions owe, where names are spelled."""
 
 from __future__ import annotations
 
@@ -14,46 +14,40 @@ from pathlib import Path
 
 import pytest
 
+from scivae import _scvi
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "scivae"
 FILES = sorted(SOURCE.rglob("*.py"))
-ROOMS = (
-    "geometry",
-    "metrics",
-    "stats",
-    "nb",
-    "module",
-    "data",
-    "train",
-    "model",
-    "tl",
-    "pl",
-    "datasets",
-)
-# What each room may import of the package. Every room may spell slots, phrase errors, say what a thing
-# holds and show how far it is.
-_ORDER = ("geometry", "metrics", "stats", "nb", "module", "data", "train", "model", "tl", "pl")
-MAY_IMPORT = {name: set(_ORDER[: _ORDER.index(name)]) for name in _ORDER[4:]}
-MAY_IMPORT |= dict.fromkeys(("geometry", "metrics", "stats", "nb", "datasets"), set())
+# Folders in the order in which they may import each other.
+ARRAYS = ("geometry", "metrics", "stats", "nb")
+ORDER = (*ARRAYS, "module", "data", "train", "model", "tl", "pl")
+FOLDERS = (*ORDER, "datasets")
+MAY_IMPORT = {name: set(ORDER[: ORDER.index(name)]) for name in ORDER if name not in ARRAYS}
+MAY_IMPORT |= dict.fromkeys((*ARRAYS, "datasets"), set())
+# Files beside the folders: every folder may use them.
 COMMON = {
+    "_display",
+    "_errors",
     "_keys",
     "_names",
-    "_storage",
-    "_errors",
-    "_display",
     "_progress",
-    "_random",
     "_quiet",
+    "_random",
     "_scvi",
+    "_storage",
 }
-# Packages that rooms of plain mathematics know nothing of.
+# Packages that these folders do without.
 FOREIGN = {
     "geometry": {"anndata", "scvi", "matplotlib", "scanpy"},
     "metrics": {"anndata", "scvi", "matplotlib", "scanpy", "torch"},
     "stats": {"anndata", "scvi", "matplotlib", "scanpy", "torch"},
     "datasets": {"scvi", "torch", "matplotlib"},
-    "nb": {"anndata", "matplotlib", "scanpy", "lightning"},
-    "module": {"anndata", "matplotlib", "scanpy"},
+    "nb": {"anndata", "lightning", "matplotlib", "scanpy"},
+    "module": {"anndata", "lightning", "matplotlib", "scanpy"},
+    "data": {"matplotlib", "scanpy"},
+    "train": {"matplotlib", "scanpy"},
+    "model": {"matplotlib", "scanpy"},
 }
 
 
@@ -71,15 +65,15 @@ def imports(file: Path) -> set[tuple[str, ...]]:
     return found
 
 
-def room(file: Path) -> str:
+def folder(file: Path) -> str:
     parts = file.relative_to(SOURCE).parts
     return parts[0] if len(parts) > 1 else ""
 
 
-@pytest.mark.parametrize("name", ROOMS)
-def test_rooms_import_one_way(name):
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folders_import_one_way(name):
     for file in FILES:
-        if room(file) != name:
+        if folder(file) != name:
             continue
         for parts in imports(file):
             if parts[0] == "scivae" and len(parts) > 1 and parts[1] != name:
@@ -87,14 +81,112 @@ def test_rooms_import_one_way(name):
             assert parts[0] not in FOREIGN.get(name, ()), f"{file.name} imports {parts[0]}"
 
 
-def test_private_parts_of_scvi_tools_are_reached_into_in_one_file():
+@pytest.mark.parametrize("name", FOLDERS)
+def test_only_public_names_of_other_folders_are_imported(name):
+    for file in FILES:
+        if folder(file) != name:
+            continue
+        for parts in imports(file):
+            if parts[0] == "scivae" and len(parts) > 2 and parts[1] not in COMMON | {name}:
+                private = [part for part in parts[1:] if part.startswith("_")]
+                assert not private, f"{file} imports {'.'.join(parts)}"
+
+
+def test_no_imports_form_a_circle():
+    """Those inside functions and for type checkers are imports, too."""
+    modules = {}
+    for file in FILES:
+        parts = ("scivae", *file.relative_to(SOURCE).with_suffix("").parts)
+        modules[parts[:-1] if parts[-1] == "__init__" else parts] = file
+    needs = {
+        name: {m for i in imports(file) for m in (i, i[:-1]) if m in modules and m != name}
+        for name, file in modules.items()
+    }
+    # a package is what its files are: importing a name from it is no import of the file that asks
+    needs = {name: {m for m in found if m != name[: len(m)]} for name, found in needs.items()}
+    done: set[tuple[str, ...]] = set()
+
+    def visit(name: tuple[str, ...], path: tuple[tuple[str, ...], ...]) -> None:
+        assert name not in path, " -> ".join(".".join(m) for m in (*path, name))
+        if name not in done:
+            for other in sorted(needs[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in sorted(modules):
+        visit(name, ())
+
+
+def test_private_parts_of_other_packages_are_imported_in_one_file():
     for file in FILES:
         private = {
             parts
             for parts in imports(file)
-            if parts[0] == "scvi" and any(part.startswith("_") for part in parts)
+            if parts[0] in ("scvi", "lightning", "anndata")
+            and any(part.startswith("_") for part in parts)
         }
         assert not private or file.name == "_scvi.py", f"{file} imports {private}"
+
+
+def defined() -> set[str]:
+    """Every name with an underscore that the package itself defines or sets."""
+    found = set()
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.add(node.attr)
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                found.add(node.target.id)
+            elif isinstance(node, ast.Assign):
+                found |= {t.id for t in node.targets if isinstance(t, ast.Name)}
+    return found
+
+
+def test_private_attributes_of_other_packages_are_used_in_one_file():
+    named_tuple = {"_asdict", "_fields", "_replace"}
+    others = {"sys": {"_getframe"}, "matplotlib": {"_axinfo"}, "torch": {"_NormBase", "_DropoutNd"}}
+    known = named_tuple | set().union(*others.values(), *_scvi.HOOKS.values())
+    known |= set(_scvi.SET_BY_INIT) | defined()
+    for file in FILES:
+        if file.name == "_scvi.py":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr):
+                assert node.attr in known, f"{file}:{node.lineno} uses {ast.unparse(node)}"
+
+
+def test_private_methods_that_are_overridden_are_listed():
+    for file in FILES:
+        module = ".".join(file.relative_to(SOURCE.parent).with_suffix("").parts)
+        if file.name in ("__init__.py", "annbatch.py"):
+            continue
+        for cls in vars(import_module(module)).values():
+            if not inspect.isclass(cls) or cls.__module__ != module:
+                continue
+            for base in cls.__mro__[1:]:
+                if base.__module__.partition(".")[0] not in ("scvi", "lightning", "anndata"):
+                    continue
+                listed = {
+                    name
+                    for path, names in _scvi.HOOKS.items()
+                    if issubclass(cls, _imported(path))
+                    for name in names
+                }
+                both = {n for n in vars(cls) if re.match(r"_[^_]", n)} & set(vars(base))
+                assert both <= listed | {"_abc_impl"}, f"{cls} overrides {both - listed}"
+
+
+def _imported(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+@pytest.mark.parametrize("path", _scvi.HOOKS)
+def test_private_methods_that_are_listed_exist(path):
+    for name in _scvi.HOOKS[path]:
+        assert hasattr(_imported(path), name), f"{path} has no {name} any more"
 
 
 def test_slot_names_are_spelled_once():
@@ -225,7 +317,7 @@ def test_nothing_heavy_is_imported_before_it_is_used():
     assert done.stdout.strip() == "[]"
 
 
-def test_rooms_import_nothing_that_scvi_tools_does_not():
+def test_folders_import_nothing_that_scvi_tools_does_not():
     """All of scivae costs its own files beyond ``import scvi``: no plots, no UMAP, no statistics."""
     code = """
 import sys, scvi
@@ -240,10 +332,10 @@ print(sorted(new - {"scivae"} - set(sys.stdlib_module_names)))
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("room", ["datasets", "geometry", "metrics", "pl", "stats", "tl"])
-def test_rooms_that_need_no_network_do_not_wait_for_torch(room):
+@pytest.mark.parametrize("name", ["datasets", "geometry", "metrics", "pl", "stats", "tl"])
+def test_folders_that_need_no_network_do_not_wait_for_torch(name):
     heavy = "{'torch', 'scvi', 'scanpy', 'matplotlib', 'ot', 'umap', 'sklearn', 'statsmodels'}"
-    code = f"import sys, scivae.{room}; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, scivae.{name}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

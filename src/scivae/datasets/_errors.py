@@ -1,0 +1,25 @@
+"""Errors of files and downloads."""
+
+from __future__ import annotations
+
+
+class DownloadError(OSError):
+    """A file could not be fetched. The message says which file to put where.
+
+    Examples
+    --------
+    >>> from scivae.datasets import DownloadError
+    >>> issubclass(DownloadError, OSError)
+    True
+    """
+
+
+class DamagedFileError(ValueError):
+    """A file is not what it should be: cut short, altered, or something else altogether.
+
+    Examples
+    --------
+    >>> from scivae.datasets import DamagedFileError
+    >>> issubclass(DamagedFileError, ValueError)
+    True
+    """

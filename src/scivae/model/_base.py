@@ -1,0 +1,574 @@
+"""How cells enter a model: every hook of scvi-tools through which they come, overridden once."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.model import SCVI
+
+from .. import _keys
+from .._errors import (
+    shown,
+    warn,
+)
+from .._names import as_objects
+from .._quiet import quiet_transfer
+from .._scvi import get_minify_type
+from ..data import checks, profile
+from ..data.cells import resolve_indices
+from ..data.loader import BLOCK_VALUES, CellsLoader
+from ..data.manager import CellsManager
+from ..data.registry import register
+from ..data.requirements import Minibatch, Requirements
+from ..data.setup import Setup
+from ..geometry import LinearClasses
+from ..module import COUNT_LIKELIHOODS, CIVAEModule
+from ..train.checkpoint import SafeTrainRunner
+from ..train.plan import CIVAETrainingPlan
+from ..train.splitter import CellsSplitter
+from .codec import Codec
+
+# Cells of a datamodule that was not checked that are looked at before training.
+CELLS_LOOKED_AT = 512
+
+
+def _hashes(names: pd.Index) -> np.ndarray:
+    """A number of each name, the same in any process and version, shape ``(n,)``."""
+    return pd.util.hash_array(as_objects(names.astype(str)), categorize=False)
+
+
+class CellsModel(SCVI):
+    """A model of scvi-tools that checks its cells each time, and knows where they lie now.
+
+    ``CIVAE`` adds what is done with the cells.
+    """
+
+    _module_cls = CIVAEModule
+    _training_plan_cls = CIVAETrainingPlan
+    _train_runner_cls = SafeTrainRunner
+    _data_splitter_cls = CellsSplitter
+    _data_loader_cls = CellsLoader
+
+    module: CIVAEModule
+    adata: AnnData | None
+    adata_manager: AnnDataManager
+    registry_: dict[str, Any]
+    init_params_: dict[str, Any]
+    is_trained_: bool
+    history_: Any
+    _seed: int
+
+    default_library_: float
+    temperature_: float
+    calibration_: dict[str, np.ndarray] | None
+    """Scores and codes of held-out cells, and what training cells say of classes and residuals."""
+
+    mapped_: bool
+    """Whether the model was mapped onto a reference, by ``load_query_data``."""
+
+    cell_hashes_: np.ndarray | None = None
+    """A number of each cell's name, in the order in which training saw them."""
+
+    data_summary_: dict[str, Any] | None = None
+    """What is known of the values of the cells that the model was made on."""
+
+    engine: str | None = None
+    """How the last training took its steps, and why, in one sentence."""
+
+    _split_names: pd.Index | None = None
+
+    # --- what the model was set up on ------------------------------------------------------------
+
+    @classmethod
+    def _get_most_recent_anndata_manager(cls, adata: AnnData, required: bool = False):
+        """What was registered of an AnnData; tells what to do where nothing was."""
+        cure = f"call {cls.__name__}.setup_anndata on it first"
+        try:
+            manager = super()._get_most_recent_anndata_manager(adata)
+        except ValueError:  # scvi-tools compares the AnnData itself
+            raise ValueError(
+                f"adata must be the AnnData that was set up, not a copy or a part of it; {cure}."
+            ) from None
+        if manager is None and required:
+            raise ValueError(f"adata must be set up for {cls.__name__}; {cure}.")
+        return manager
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        labels_key: str = _keys.LABELS_KEY,
+        unlabeled_category: Any = None,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        ordered: bool = False,
+        **kwargs,
+    ) -> None:
+        """Say where in an AnnData the values, labels and covariates are.
+
+        Nothing is changed but for columns and entries that begin with ``_scvi``, and nothing at all
+        if the call fails.
+
+        Parameters
+        ----------
+        adata
+            AnnData of cells × genes.
+        labels_key
+            Column of ``obs`` with the classes.
+        unlabeled_category
+            Value of cells without a label. Such cells, and those whose label is missing, train
+            everything but the discriminator. ``None``: every cell has a label.
+        layer
+            Layer to model. ``None``: the layer ``counts`` where there is one, else X. ``"X"``: X.
+        batch_key
+            Column of ``obs`` with the batches.
+        size_factor_key
+            Column of ``obs`` with size factors, in place of the observed library size.
+        categorical_covariate_keys
+            Columns of ``obs`` with further categorical covariates.
+        continuous_covariate_keys
+            Columns of ``obs`` with continuous covariates, in any units: they are standardized for the
+            network by the mean and standard deviation that they have in these cells.
+        ordered
+            Whether the classes have an order that the model must keep: stages, times, grades. The
+            boundaries between neighboring classes are then parallel
+            (:class:`scivae.module.OrderedLinear`), so that a straight line in latent space passes
+            through the classes in their order. The column must be an ordered categorical, or
+            numbers.
+        **kwargs
+            For scvi-tools' own use when a setup is transferred.
+
+        Raises
+        ------
+        KeyError
+            If a column or the layer is not there; the error lists those that are.
+        ValueError
+            If labels are missing while ``unlabeled_category`` is not given, if a covariate is missing
+            for some cells, or if values are NaN or infinite.
+
+        Warns
+        -----
+        UserWarning
+            If labels look like a measurement, if a class has fewer than ten cells or a batch fewer than
+            three, or if a continuous covariate is the same in all cells.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.pbmc()
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        """
+        said = cls._get_setup_method_args(**locals())
+        minify_type = None if not isinstance(adata, AnnData) else get_minify_type(adata)
+        manager = register(
+            adata,
+            said,
+            **said["setup_args"],
+            minified_fields=()
+            if minify_type is None
+            else cls._get_fields_for_adata_minification(minify_type),
+            known=cls._setup_adata_manager_store,
+            **kwargs,
+        )
+        cls.register_manager(manager)
+
+    @classmethod
+    def register_manager(cls, adata_manager: CellsManager) -> None:
+        """Note a manager for the model that is to be made; it is forgotten with its AnnData.
+
+        Parameters
+        ----------
+        adata_manager
+            The manager.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)  # calls it
+        """
+        super().register_manager(adata_manager)
+        if adata_manager.adata is not None:
+            store = cls._setup_adata_manager_store
+            _forget_with(adata_manager.adata, store, adata_manager)
+
+    @property
+    def setup(self) -> Setup:
+        """Names and categories of what the model was set up on."""
+        return Setup.from_registry(self.registry_)
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Names of the classes, in the order of the discriminator, shape ``(n_classes,)``."""
+        return self.setup.classes
+
+    @property
+    def likelihood(self) -> str:
+        """Likelihood of the decoder; what ``"auto"`` chose."""
+        return self.module.likelihood
+
+    @property
+    def linear_classes(self) -> LinearClasses:
+        """The discriminator as geometry, with weights ``(n_classes, n_latent)`` and biases."""
+        return self.codec.linear_classes
+
+    @property
+    def codec(self) -> Codec:
+        """Encodes validated cells and decodes latent points; for functions that build on the model."""
+        return Codec(
+            self.module,
+            self.setup,
+            self._seed,
+            self.temperature_,
+            self.default_library_,
+            self._minibatches,
+        )
+
+    @property
+    def requirements(self) -> Requirements:
+        """What the model asks of cells."""
+        found = self.data_summary_
+        return Requirements(
+            self.setup,
+            self.likelihood,
+            self.module.n_input,
+            self.module.minified_data_type,
+            None if found is None else profile.DataSummary.from_plain(found),
+        )
+
+    @contextmanager
+    def reading(self, adata: AnnData | None = None) -> Iterator[AnnData]:
+        """Cells that the model can read; the block leaves them as they were if it raises.
+
+        Parameters
+        ----------
+        adata
+            The cells; ``None`` for the training data.
+
+        Examples
+        --------
+        >>> import scivae
+        >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+        >>> scivae.model.CIVAE.setup_anndata(adata)
+        >>> model = scivae.model.CIVAE(adata, n_latent=4)
+        >>> with model.reading() as cells:
+        ...     cells.n_obs
+        300
+        """
+        with self._unchanged_on_error(adata):
+            yield self._validate_anndata(adata)
+
+    # --- AnnData -----------------------------------------------------------------------------------
+
+    def _validate_anndata(
+        self, adata: AnnData | None = None, copy_if_view: bool = True, *, every_row: bool = True
+    ) -> AnnData:
+        """The AnnData (``None``: the model's own), once it is sure that the model can read it.
+
+        An AnnData that was seen before is looked at again: genes, registered slots, and values. Where
+        loaders read the cells, some of the values are enough (``every_row=False``): those of the cells
+        that are read are looked at in :meth:`_make_data_loader`.
+        """
+        if adata is None:
+            adata = self.adata
+        if adata is None:
+            raise ValueError(
+                "this model was made or loaded without an AnnData; pass adata= with cells that have "
+                "its genes, such as BlockDataModule.to_memory gives."
+            )
+        checks.check_adata(adata)
+        manager = self._manager_of(adata)
+        if manager is not None and self._is_as_it_was(adata, manager, every_row):
+            return adata
+        return self._register(adata, copy_if_view)
+
+    def _register(self, adata: AnnData, copy_if_view: bool) -> AnnData:
+        """Check cells that the model has not seen, and write the codes of their columns."""
+        self.requirements.check_cells(adata)
+        with self._unchanged_on_error(adata), quiet_transfer():
+            adata = super()._validate_anndata(adata, copy_if_view=copy_if_view)
+        manager = self._manager_of(adata)
+        if manager is not None:
+            _forget_with(adata, self._managers, manager)
+            layer = checks.resolve_layer(adata, self.setup.layer)
+            manager.remember(checks.values_of(adata, layer), keep_rows=False)
+        return adata
+
+    def _is_as_it_was(self, adata: AnnData, manager: CellsManager, every_row: bool) -> bool:
+        """Whether an AnnData that was registered still holds; raise where the model's own does not.
+
+        ``False``: these are other cells now, and are to be checked and registered as such.
+        """
+        own = adata is self.adata
+        if not manager.has_same_genes(adata):
+            if not own:
+                return self._forget(manager)
+            checks.check_genes(
+                adata,
+                self.setup.genes,
+                cure="the AnnData was changed after setup_anndata: undo that, or set up and train a new model",
+            )
+        layer = checks.resolve_layer(adata, self.setup.layer)
+        for attribute, key in manager.slots:
+            if key not in getattr(adata, attribute):
+                if not own:
+                    return self._forget(manager)
+                raise ValueError(
+                    f"adata.{attribute}[{key!r}], which setup_anndata wrote, is gone; call "
+                    "setup_anndata again and make the model anew, or pass a fresh copy as adata=."
+                )
+        if not manager.is_last():
+            with self._unchanged_on_error(adata):
+                manager.write_again()
+        values = checks.values_of(adata, layer)
+        return manager.holds(values, every_row=every_row) or self._has_moved(adata, manager)
+
+    def _has_moved(self, adata: AnnData, manager: CellsManager) -> bool:
+        """Whether cells have only changed places, or are stored in another way, if memory differs.
+
+        Raises
+        ------
+        ValueError
+            If values of the model's own AnnData have changed.
+        """
+        layer = self.setup.layer
+        values = checks.values_of(adata, layer)
+        if not manager.keeps_rows:
+            if adata is not self.adata:
+                return self._forget(manager)
+            self.requirements.check_cells(adata)
+        else:
+            changed = manager.changed_rows(values)
+            if len(changed):
+                raise ValueError(
+                    f"{checks.where(layer)} must hold what it held when the model was made, but "
+                    f"{len(changed):,} of {adata.n_obs:,} cells have changed "
+                    f"({shown(adata.obs_names[changed[:3]])}{', …' if len(changed) > 3 else ''}), as "
+                    "scanpy's functions do in place; put the values back (keep counts in adata.layers['counts']), or set up and train a new "
+                    "model."
+                )
+        manager.remember(values, keep_rows=False)
+        return True
+
+    def _forget(self, manager: CellsManager) -> bool:
+        """Unregister an AnnData that is no longer what it was. Returns ``False``."""
+        self._managers.pop(manager.adata_uuid, None)
+        return False
+
+    def _make_data_loader(
+        self, adata: AnnData, indices: Any = None, *args: Any, **kwargs: Any
+    ) -> Iterable[Minibatch]:
+        """Minibatches of some cells, whose values are as they were when they were checked."""
+        index = resolve_indices(adata, indices)
+        manager = self._manager_of(adata)
+        if manager is not None and not manager.minified:
+            values = checks.values_of(adata, self.setup.layer)
+            if not manager.holds(values, index) and not self._has_moved(adata, manager):
+                self._validate_anndata(adata)
+        return super()._make_data_loader(adata, index, *args, **kwargs)
+
+    def _update_adata_and_manager_post_minification(
+        self, minified_adata: AnnData, minified_data_type: str
+    ) -> None:
+        """Let the network expect what scvi-tools is about to hand over."""
+        before = self.module.minified_data_type
+        self.module.minified_data_type = minified_data_type
+        try:
+            super()._update_adata_and_manager_post_minification(minified_adata, minified_data_type)
+        except BaseException:
+            self.module.minified_data_type = before
+            raise
+
+    def _warn_of_changed_columns(self, adata: AnnData) -> None:
+        """Warn, once, where a column does not say what was registered, in methods that go by it."""
+        manager = self._manager_of(adata)
+        if manager is None:
+            return
+        for field in manager.fields:
+            state = manager.get_state_registry(field.registry_key)
+            if field.is_empty or not hasattr(field, "is_current"):
+                continue
+            if field.registry_key in manager.said:
+                continue
+            try:
+                current = field.is_current(adata, state)
+            except (TypeError, ValueError):  # values that no column of a setup may hold
+                current = False
+            if not current:
+                manager.said.add(field.registry_key)
+                warn(
+                    f"the columns of adata.obs that hold the {_WHAT[field.registry_key]} were changed "
+                    "after setup_anndata; the model goes on with what was set up. Call setup_anndata "
+                    "again and make the model anew to use the new ones."
+                )
+
+    def _minibatches(
+        self, adata: AnnData, cells: np.ndarray, batch_size: int | None = None
+    ) -> Iterable[dict[str, torch.Tensor]]:
+        """Minibatches of some cells of a validated AnnData, whose positions increase."""
+        return self._make_data_loader(
+            adata=adata,
+            indices=cells,
+            batch_size=batch_size or max(128, BLOCK_VALUES // self.module.n_input),
+            load_sparse_tensor=self._counts_are_rows(adata),
+        )
+
+    def _counts_are_rows(self, adata: AnnData) -> bool:
+        """Whether a loader can hand the network the rows of a sparse matrix as they are."""
+        manager: AnnDataManager = self.get_anndata_manager(adata, required=True)
+        x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        return (
+            self.module.supports_fused_nb
+            and isinstance(x, sparse.csr_matrix)
+            and x.has_canonical_format
+        )
+
+    # --- the model's own AnnData -------------------------------------------------------------------
+
+    def _take(self, adata: AnnData, found: profile.DataProfile | None) -> None:
+        """Take note of the AnnData that the model is made on."""
+        manager = self._manager_of(adata)
+        if manager is None or found is None:
+            return
+        values = checks.values_of(adata, self.setup.layer)
+        rounds = found.summary.kind == "near counts" and self.likelihood in COUNT_LIKELIHOODS
+        if rounds and not manager.can_round(values):
+            raise ValueError(
+                f"{checks.where(self.setup.layer)} holds whole numbers but for rounding errors, and is "
+                "not in memory; write it anew with rounded values, or read it with adata.to_memory()."
+            )
+        manager.rounds = rounds
+        manager.remember(values, keep_rows=True)
+
+    def _enter_training(self, datamodule: Any = None) -> None:
+        """Check the cells that are to be trained on, all of them.
+
+        Parameters
+        ----------
+        datamodule
+            Where they come from; ``None`` for the AnnData of the model.
+        """
+        if datamodule is not None:
+            self.requirements.check_source(datamodule, "datamodule")
+            if (
+                getattr(datamodule, "is_checked", True) is False
+            ):  # not all, but whether they are counts
+                some = np.arange(min(CELLS_LOOKED_AT, datamodule.n_obs))
+                for _ in self.requirements.checked_minibatches(
+                    datamodule.inference_dataloader(some)
+                ):
+                    break
+            self.cell_hashes_ = None
+            return
+        if self.adata is None:
+            raise ValueError(
+                "this model was made from the registry of a datamodule; pass datamodule= to train."
+            )
+        adata = self._validate_anndata()
+        if get_minify_type(adata) is not None:
+            raise ValueError(
+                "the CIVAE.train function does not support minified data, whose counts were removed; "
+                "load the model with an AnnData that has them."
+            )
+        self._warn_of_changed_columns(adata)
+        hashes = _hashes(adata.obs_names)
+        if self.cell_hashes_ is not None and not np.array_equal(hashes, self.cell_hashes_):
+            for name in ("train_indices_", "validation_indices_", "test_indices_"):
+                setattr(self, name, self._positions(getattr(self, name)))
+        self.cell_hashes_, self._split_names = hashes, adata.obs_names
+
+    def _positions(self, stored: np.ndarray | None) -> np.ndarray | None:
+        """Where cells of the split lie now, should the cells of the AnnData have changed places."""
+        if stored is None or self.adata is None or self.cell_hashes_ is None:
+            return stored
+        names = self.adata.obs_names
+        if names.is_(self._split_names):
+            return stored
+        now = _hashes(names)
+        if np.array_equal(now, self.cell_hashes_):
+            self._split_names = names
+            return stored
+        index = pd.Index(now)
+        if not index.is_unique:
+            return np.asarray(stored)[:0]  # nobody can tell which these were
+        place = index.get_indexer(self.cell_hashes_[np.asarray(stored)])
+        return np.sort(place[place >= 0])
+
+    @property
+    def train_indices(self) -> np.ndarray | None:
+        """Positions of the cells that were trained on, where they lie now."""
+        return self._positions(self.train_indices_)
+
+    @train_indices.setter
+    def train_indices(self, value: np.ndarray | None) -> None:
+        self.train_indices_ = value
+
+    @property
+    def validation_indices(self) -> np.ndarray | None:
+        """Positions of the cells that training held out, where they lie now."""
+        return self._positions(self.validation_indices_)
+
+    @validation_indices.setter
+    def validation_indices(self, value: np.ndarray | None) -> None:
+        self.validation_indices_ = value
+
+    @property
+    def test_indices(self) -> np.ndarray | None:
+        """Positions of the cells that training left aside, where they lie now."""
+        return self._positions(self.test_indices_)
+
+    @test_indices.setter
+    def test_indices(self, value: np.ndarray | None) -> None:
+        self.test_indices_ = value
+
+    # --- what scvi-tools keeps ---------------------------------------------------------------------
+
+    @property
+    def _managers(self) -> dict[str, CellsManager]:
+        """Managers of the AnnData that this model knows, by what scvi-tools calls them."""
+        store: dict[str, dict] = type(self)._per_instance_manager_store
+        return store.setdefault(self.id, {})
+
+    def _manager_of(self, adata: AnnData) -> CellsManager | None:
+        """The manager of this very AnnData, if the model knows it."""
+        return next((m for m in self._managers.values() if m.adata is adata), None)
+
+    def _unchanged_on_error(self, adata: Any) -> AbstractContextManager[None]:
+        """Put an AnnData (``None``: the model's own) back as it was if the block raises."""
+        adata = self.adata if adata is None else adata
+        if not isinstance(adata, AnnData) or adata.is_view:
+            return nullcontext()
+        return checks.unchanged_on_error(adata, self._managers)
+
+
+_WHAT = {
+    REGISTRY_KEYS.LABELS_KEY: "labels",
+    REGISTRY_KEYS.BATCH_KEY: "batches",
+    REGISTRY_KEYS.CAT_COVS_KEY: "categorical covariates",
+    REGISTRY_KEYS.CONT_COVS_KEY: "continuous covariates",
+    REGISTRY_KEYS.SIZE_FACTOR_KEY: "size factors",
+}
+
+
+def _forget_with(adata: AnnData, store: dict[str, CellsManager], manager: CellsManager) -> None:
+    """Take a manager out of a store once nobody holds its AnnData any more."""
+    uuid, number = manager.adata_uuid, manager.id
+
+    def forget() -> None:
+        if uuid in store and store[uuid].id == number:
+            del store[uuid]
+
+    weakref.finalize(adata, forget).atexit = False

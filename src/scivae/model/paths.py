@@ -1,0 +1,250 @@
+"""Paths between pairs of encoded cells: one piece for ``interpolate`` and for the trends of ``scivae.tl``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+from functools import cached_property
+
+import numpy as np
+import torch
+from anndata import AnnData
+
+from .. import geometry
+from .._progress import track
+from ..data import checks
+from ..data.generated import TARGET_SUM
+from ..geometry import Crossings, LinearClasses
+from ..module import (
+    COUNT_LIKELIHOODS,
+    Covariates,
+    Posterior,
+    interpolate_covariates,
+    normalized_means,
+)
+from .codec import Codec
+
+METHODS = ("linear", "spherical", "geodesic")
+# Fewer cells than this of the classes at the ends say nothing about where cells are dense.
+MIN_DENSITY_CELLS = 20
+# Values of one block of decoded cells: what stays in a processor's cache is decoded fastest.
+VALUES_PER_BLOCK = 2**18
+
+
+def encode_ends(
+    codec: Codec,
+    adata: AnnData,
+    a: np.ndarray,
+    b: np.ndarray,
+    *,
+    batch: int | None = None,
+    library_size: float | None = None,
+) -> tuple[Posterior, Posterior]:
+    """The cells at both ends of paths, each encoded once.
+
+    Parameters
+    ----------
+    codec
+        Of the model.
+    adata
+        Validated cells.
+    a, b
+        Positions of the cells at the starts and at the ends, each of shape ``(n_pairs,)``.
+    batch
+        Code of the batch to decode them in; ``None`` for their own.
+    library_size
+        To decode them with; ``None`` for their own.
+    """
+    cells, inverse = np.unique(np.concatenate([a, b]), return_inverse=True)
+    encoded = codec.encode(adata, cells)
+    covariates = encoded.covariates
+    if batch is not None:
+        covariates = covariates._replace(batch=np.full(len(cells), batch))
+    if library_size is not None:
+        log_library = codec.log_library(library_size, len(cells), default=1.0)
+        covariates = covariates._replace(log_library=log_library)
+    encoded = encoded._replace(covariates=covariates)
+    return encoded.take(inverse[: len(a)]), encoded.take(inverse[len(a) :])
+
+
+class Paths:
+    """Paths between pairs of cells, in latent space.
+
+    Parameters
+    ----------
+    codec
+        Of the model.
+    start, end
+        The cells at the ends, as :func:`encode_ends` gives them.
+    t
+        Positions in [0, 1], shape ``(n_steps,)``.
+    method
+        ``"linear"``, ``"spherical"`` or ``"geodesic"``.
+    adata
+        Validated cells, among which geodesics find where cells are dense.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        start: Posterior,
+        end: Posterior,
+        t: np.ndarray,
+        method: str,
+        adata: AnnData,
+    ):
+        self.codec, self.start, self.end, self.t, self.method = codec, start, end, t, method
+        self.counts = codec.module.likelihood in COUNT_LIKELIHOODS
+        self.curves: np.ndarray | None = None
+        if method == "geodesic":
+            self.curves = geodesics(codec, adata, start, end, len(t))
+
+    # --- in latent space ---------------------------------------------------------------------------
+
+    def points_at(self, i: int) -> np.ndarray:
+        """Latent points of all paths at one position, shape ``(n_pairs, n_latent)``."""
+        if self.curves is not None:
+            return self.curves[:, i]
+        curve = getattr(geometry, self.method)
+        return curve(self.start.mean, self.end.mean, self.t[i : i + 1])[:, 0]
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """Latent points, shape ``(n_pairs, n_steps, n_latent)``."""
+        if self.curves is not None:
+            return self.curves
+        return getattr(geometry, self.method)(self.start.mean, self.end.mean, self.t)
+
+    def polylines(self) -> np.ndarray:
+        """The paths, shape ``(n_pairs, n_points, n_latent)``; of straight ones the ends."""
+        if self.method == "linear":
+            return np.stack([self.start.mean, self.end.mean], axis=1)
+        return np.stack([self.points_at(i) for i in range(len(self.t))], axis=1)
+
+    def take(self, n: int) -> Paths:
+        """The first of the paths."""
+        if n >= len(self.start.mean):
+            return self
+        out = copy(self)
+        out.__dict__.pop("points", None)
+        out.start, out.end = self.start.take(slice(n)), self.end.take(slice(n))
+        out.curves = None if self.curves is None else self.curves[:n]
+        return out
+
+    # --- classes -----------------------------------------------------------------------------------
+
+    @cached_property
+    def start_class(self) -> np.ndarray:
+        """Codes of the classes at the starts, shape ``(n_pairs,)``."""
+        return self.codec.class_codes(self.start)
+
+    @cached_property
+    def end_class(self) -> np.ndarray:
+        """Codes of the classes at the ends, shape ``(n_pairs,)``."""
+        return self.codec.class_codes(self.end)
+
+    @property
+    def within(self) -> np.ndarray:
+        """Whether both ends are of one class, shape ``(n_pairs,)``."""
+        return self.start_class == self.end_class
+
+    def margins(self, classes: LinearClasses) -> np.ndarray:
+        """Logit of the path's class minus the best other, shape ``(n_pairs, n_steps)``."""
+        return classes.margin(self.points, self.start_class[:, None])
+
+    def crossings(self, classes: LinearClasses) -> Crossings:
+        """Where the paths change class."""
+        if self.method == "linear":
+            return geometry.segment_crossings(classes, self.points[:, 0], self.points[:, -1])
+        return geometry.polyline_crossings(classes, self.points)
+
+    # --- what the decoder is given -----------------------------------------------------------------
+
+    @property
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pair and position of every point, pair by pair, each of shape ``(n_pairs · n_steps,)``."""
+        n_pairs, n_steps = len(self.start.mean), len(self.t)
+        return np.repeat(np.arange(n_pairs), n_steps), np.tile(self.t, n_pairs)
+
+    def covariates(self, pair: np.ndarray | slice, t: np.ndarray) -> tuple[Covariates, Covariates]:
+        """What points are decoded with: all as at the point, but the categories of either end.
+
+        A point between two batches is the mixture of what is decoded under both.
+
+        Parameters
+        ----------
+        pair
+            Pairs of n points.
+        t
+            Their positions, shape ``(n,)``.
+        """
+        a, b = self.start.covariates.take(pair), self.end.covariates.take(pair)
+        here = interpolate_covariates(a, b, t)
+        at_a = here._replace(batch=a.batch, categorical=a.categorical)
+        return at_a, here._replace(batch=b.batch, categorical=b.categorical)
+
+    def normalized_blocks(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Expected values (per 10,000 counts) at one position, a block of paths at a time.
+
+        To be called inside :meth:`.Codec.evaluating`.
+        """
+        module = self.codec.module
+        z = self.points_at(i)
+        at_start, at_end = self.covariates(slice(None), np.full(len(z), self.t[i]))
+        size = max(32, VALUES_PER_BLOCK // module.n_input)
+        for first in range(0, len(z), size):
+            rows = slice(first, min(first + size, len(z)))
+            values = normalized_means(
+                module,
+                z[rows],
+                at_start.take(rows),
+                other=at_end.take(rows),
+                weight=np.full(rows.stop - first, self.t[i]),
+            )
+            yield rows, values.mul_(TARGET_SUM) if self.counts else values
+
+
+def geodesics(
+    codec: Codec, adata: AnnData, start: Posterior, end: Posterior, n_steps: int
+) -> np.ndarray:
+    """Curves through dense regions of z, kept in the class where both ends are in it.
+
+    Parameters
+    ----------
+    codec
+        Of the model.
+    adata
+        Validated cells.
+    start, end
+        The cells at the ends.
+    n_steps
+        Points of a curve.
+
+    Returns
+    -------
+    Shape ``(n_pairs, n_steps, n_latent)``.
+    """
+    classes = codec.linear_classes
+    start_class, end_class = codec.class_codes(start), codec.class_codes(end)
+    codes = np.asarray(adata.obs[checks.LABEL_CODES])
+    inside = (classes.predict(start.mean) == start_class) & (
+        classes.predict(end.mean) == start_class
+    )
+    points = np.empty((len(start.mean), n_steps, start.mean.shape[1]), dtype=np.float32)
+    groups = np.stack([start_class, end_class, inside & (start_class == end_class)], axis=1)
+    kinds = np.unique(groups, axis=0)
+    for first, second, within in track(kinds, "finding geodesics", unit="classes"):
+        rows = np.flatnonzero((groups == (first, second, within)).all(axis=1))
+        cells = np.flatnonzero((codes == first) | (codes == second))
+        if len(cells) < MIN_DENSITY_CELLS:
+            cells = np.arange(adata.n_obs)
+        points[rows] = geometry.geodesic(
+            start.mean[rows],
+            end.mean[rows],
+            n_steps,
+            metric="density",
+            data=codec.encode(adata, cells).mean,
+            classes=classes if within else None,
+            label=int(first) if within else None,
+        ).points
+    return points

@@ -1,0 +1,203 @@
+"""Take the steps of training on what a loader yields: on a CPU, on a GPU, or as recorded CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import LossOutput
+
+from .._scvi import count_step
+from ..module import check_finite, thin
+from ..nb.counts import DenseCounts, SparseCounts
+from ..nb.workers import n_workers, prefetch
+from .device import CudaGraphStep, DeviceDataset, IndexBatch, rates_on_device
+
+# Minibatches that are prepared while one is trained on.
+PREFETCHED = 2
+
+
+class Steps:
+    """Losses of minibatches and, in training, a step of the optimizer for each.
+
+    The training plan asks for losses and logs them; how they come about is decided by what the loader
+    yields, which :class:`.Engine` has chosen.
+    """
+
+    def __init__(self) -> None:
+        # What is recorded of training and of held-out cells, and the numbers on the device that it reads.
+        self._graphs: dict[bool, Callable] = {}
+        self._kl_weight = torch.zeros(())
+        self._rates: list[torch.Tensor] = []
+
+    def release(self) -> None:
+        """Release the memory of what was recorded."""
+        self._graphs, self._kl_weight, self._rates = {}, torch.zeros(()), []
+
+    def losses(self, plan: Any, batch: dict | IndexBatch) -> LossOutput:
+        """Losses, and in training steps, on what the loader yielded.
+
+        Parameters
+        ----------
+        plan
+            The training plan.
+        batch
+            One or several minibatches, or positions of cells that the device holds.
+        """
+        if isinstance(batch, IndexBatch):
+            return self._in_graphs(plan, batch)
+        return joined([take_step(plan, tensors) for tensors in _minibatches(plan, batch)])
+
+    def _in_graphs(self, plan: Any, batch: IndexBatch) -> LossOutput:
+        """Losses, and in training steps, on cells that the device holds."""
+        optimizer = plan.optimizers()
+        groups = optimizer.param_groups
+        recordable = all(group.get("fused") for group in groups)
+        if plan.training not in self._graphs:
+            self._kl_weight = self._kl_weight.to(batch.indices.device)
+            self._rates = self._rates or [self._kl_weight.clone() for _ in groups]
+            step = partial(self._on_device, plan, batch.cells, optimizer.optimizer)
+            self._graphs[plan.training] = CudaGraphStep(step) if recordable else step
+        outputs = []
+        with rates_on_device(groups, self._rates) if recordable else nullcontext():
+            for indices in batch.minibatches():
+                if plan.training:
+                    self._kl_weight.fill_(plan.kl_weight)
+                outputs.append(Terms(*self._graphs[plan.training](indices)).output())
+                for _ in range(len(indices) if plan.training else 0):
+                    count_step(optimizer)
+        return joined(outputs)
+
+    def _on_device(
+        self,
+        plan: Any,
+        cells: DeviceDataset,
+        optimizer: torch.optim.Optimizer,
+        indices: torch.Tensor,
+    ) -> Terms:
+        """Losses, and in training steps, on minibatches ``(n_minibatches, size)``: what is recorded."""
+        plan.loss_kwargs["kl_weight"] = self._kl_weight
+        outputs = []
+        for some in indices:
+            tensors: dict[str, Any] = cells.at(some)
+            if plan.module.supports_fused_nb:
+                tensors[REGISTRY_KEYS.X_KEY] = _dense_counts(plan, tensors[REGISTRY_KEYS.X_KEY])
+            outputs.append(take_step(plan, tensors, optimizer, checked=True))
+        return Terms.of(joined(outputs))
+
+
+def take_step(
+    plan: Any, tensors: dict[str, Any], optimizer: Any = None, checked: bool = False
+) -> LossOutput:
+    """Loss of one minibatch; where optimization is not Lightning's, with a step of the optimizer.
+
+    Parameters
+    ----------
+    plan
+        The training plan.
+    tensors, checked
+        As :meth:`.CIVAETrainingPlan.minibatch_loss` takes them.
+    optimizer
+        In place of the plan's.
+    """
+    output = plan.minibatch_loss(tensors, checked)
+    if output.loss.is_cpu:  # on a GPU, one check of all minibatches saves a wait per step
+        plan.check_loss(output)
+    if not plan.training or plan.automatic_optimization:
+        return output
+    optimizer = optimizer or plan.optimizers()
+    # what zero_grad does, without what it looks up each time
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            weight.grad = None
+    # Gradients have the precision of their weights, whatever the mode of the forward pass.
+    with torch.autocast(output.loss.device.type, enabled=False):
+        plan.manual_backward(output.loss)
+    optimizer.step()
+    return output
+
+
+def _minibatches(plan: Any, tensors: dict[str, torch.Tensor]) -> Iterator[dict]:
+    """What the loader yielded, as one or several minibatches."""
+    x = tensors[REGISTRY_KEYS.X_KEY]
+    size = plan.minibatch_size or len(x)
+    fused = plan.module.supports_fused_nb
+    values: Iterator[Any] = iter(_prepared(plan, x, size) if fused else x.to_dense().split(size))
+    others = {k: v.split(size) for k, v in tensors.items() if k != REGISTRY_KEYS.X_KEY}
+    for some, *columns in zip(values, *others.values(), strict=True):
+        yield {REGISTRY_KEYS.X_KEY: some, **dict(zip(others, columns, strict=True))}
+
+
+def _prepared(plan: Any, x: torch.Tensor, size: int) -> Iterator[SparseCounts | DenseCounts]:
+    """Minibatches of counts; on a CPU, a second thread prepares the next ones."""
+    if not x.is_cpu:
+        check_finite(x := x.to_dense())
+        yield from (_dense_counts(plan, some) for some in x.split(size))
+        return
+    counts = SparseCounts.of(x)
+    check_finite(counts.counts)
+    parts, n = counts.split(size), n_workers()
+    # A seed for each, so that draws do not depend on which thread is first.
+    seeds = torch.randint(2**62, (-(-len(x) // size),)).tolist()
+    lost = plan.thinning_now
+    calls = (partial(p.prepare, lost, s, n) for p, s in zip(parts, seeds, strict=True))
+    yield from prefetch(calls, PREFETCHED)
+
+
+def _dense_counts(plan: Any, counts: torch.Tensor) -> DenseCounts:
+    """Counts in a matrix, and what the encoder is given of them."""
+    lost = plan.thinning_now
+    return DenseCounts(counts, thin(counts, lost) if lost > 0 else counts)
+
+
+class Terms(NamedTuple):
+    """What is kept of a loss, without what led to it."""
+
+    loss: torch.Tensor
+    reconstruction_loss: torch.Tensor  # (n_obs,)
+    kl_local: torch.Tensor  # (n_obs,)
+    classification_loss: torch.Tensor
+    logits: torch.Tensor  # (..., n_obs, n_classes)
+    true_labels: torch.Tensor  # (..., n_obs)
+
+    @classmethod
+    def of(cls, output: LossOutput) -> Terms:
+        """The terms of a loss."""
+        return cls(
+            output.loss.detach(),
+            sum(output.reconstruction_loss.values()).detach(),
+            sum(output.kl_local.values()).detach(),
+            output.classification_loss.detach(),
+            output.logits.detach(),
+            output.true_labels,
+        )
+
+    def output(self) -> LossOutput:
+        """The loss that has these terms."""
+        return LossOutput(**self._asdict())
+
+
+def joined(outputs: list[LossOutput]) -> LossOutput:
+    """One loss for several minibatches: per cell side by side, others as means over cells."""
+    if len(outputs) == 1:
+        return outputs[0]
+    sizes = [output.n_obs_minibatch for output in outputs]
+    loss, reconstruction, kl, classification, logits, true = zip(
+        *map(Terms.of, outputs), strict=True
+    )
+
+    def mean(values: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return sum(size * value for size, value in zip(sizes, values, strict=True)) / sum(sizes)
+
+    return Terms(
+        mean(loss),
+        torch.cat(reconstruction),
+        torch.cat(kl),
+        mean(classification),
+        torch.cat(logits, dim=-2),
+        torch.cat(true, dim=-1),
+    ).output()

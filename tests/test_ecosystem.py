@@ -1,4 +1,4 @@
-"""CIVAE among its neighbours: what they take from it, and what it takes from them.
+"""CIVAE among its neighbors: what they take from it, and what it takes from them.
 
 Packages that are no dependency are skipped where they are not installed. decoupler is tested with
 ``tl.enrich``, scanpy nearly everywhere.

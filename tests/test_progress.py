@@ -71,7 +71,7 @@ def calls(trained):
         ),
         "following genes": lambda: tl.gene_trends(trained, pairs, n_steps=3, adata=adata),
         "shuffling groups": lambda: tl.rank_genes(trends),
-        "finding neighbours": lambda: [tl.embed(adata, path), tl.project(adata, path)],
+        "finding neighbors": lambda: [tl.embed(adata, path), tl.project(adata, path)],
     }
 
 
@@ -86,7 +86,7 @@ def calls(trained):
         "transport plans",
         "following genes",
         "shuffling groups",
-        "finding neighbours",
+        "finding neighbors",
     ],
 )
 def test_everything_long_has_a_bar_that_runs_to_its_end(trained, bars, what, monkeypatch):

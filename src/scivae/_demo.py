@@ -250,8 +250,8 @@ def _ends(adata: AnnData, request: Request, label: str, key: str) -> tuple[int, 
     z = adata.obsm[_keys.LATENT]
     if request.groupby is None:
         cells = np.flatnonzero(inside)
-        centred = z[cells] - z[cells].mean(axis=0)
-        along = centred @ np.linalg.svd(centred, full_matrices=False)[2][0]
+        centered = z[cells] - z[cells].mean(axis=0)
+        along = centered @ np.linalg.svd(centered, full_matrices=False)[2][0]
         order = cells[np.argsort(along)]
         first, last = order[len(order) // 20], order[-1 - len(order) // 20]
         return int(first), int(last)
@@ -296,7 +296,7 @@ def _augment(model: CIVAE, adata: AnnData, key: str, request: Request) -> AnnDat
     import pandas as pd
 
     sizes = adata.obs[key].value_counts()
-    # Binary draws of grey pixels are no images: those are judged by what is expected.
+    # Binary draws of gray pixels are no images: those are judged by what is expected.
     sample = model.likelihood != "bernoulli"
     parts = []
     for label in model.classes[[sizes[c] > 1 for c in model.classes]]:
@@ -347,7 +347,7 @@ def _report(model: CIVAE, adata: AnnData, key: str, synthetic: AnnData) -> dict[
 
 
 def _features(model: CIVAE, adata: AnnData) -> Any:
-    """What the judge sees: log-normalised counts, or the values as they are."""
+    """What the judge sees: log-normalized counts, or the values as they are."""
     from .data.checks import values_of
     from .data.generated import log_normalize
     from .module import COUNT_LIKELIHOODS

@@ -52,7 +52,7 @@ class Description(NamedTuple):
         return printable("\n".join(lines))
 
     def _repr_html_(self) -> str:
-        # Colours and lines are those of the page, light or dark.
+        # Colors and lines are those of the page, light or dark.
         cell = "text-align:left;vertical-align:top;padding:1px 12px 1px 0;background:none;border:0"
         facts = "".join(
             f'<tr style="background:none"><td style="{cell};opacity:0.7;white-space:nowrap">'
@@ -143,7 +143,7 @@ def _values(said: Mapping[str, Any]) -> str:
 
 def _layers(data: AnnData) -> str:
     others = [f"layers[{k!r}]" for k in layer_names(data)]
-    return listed(["X (log-normalised)" if "layers['counts']" in others else "X", *others])
+    return listed(["X (log-normalized)" if "layers['counts']" in others else "X", *others])
 
 
 def _path(data: AnnData, said: Mapping[str, Any]) -> Description:

@@ -70,7 +70,7 @@ def distance_key(key_added: str = KEY_ADDED) -> str:
 
 
 def share_key(key_added: str = KEY_ADDED) -> str:
-    """Name of the obs column with the share of points of a path among the neighbours of real cells."""
+    """Name of the obs column with the share of points of a path among the neighbors of real cells."""
     return f"{key_added}_share"
 
 

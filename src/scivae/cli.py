@@ -18,7 +18,7 @@ examples:
   scivae demo --dataset digits --epochs 60 --out digits
       images of handwritten digits, from one 8 to another; no network either
   scivae demo --dataset colon
-      normal to tumour epithelium, on data that is fetched once
+      normal to tumor epithelium, on data that is fetched once
   scivae demo --data mine.h5ad --labels-key cell_type --groupby tissue \\
       --source normal --target tumor --label Epithelial --out results
       the same on cells of your own

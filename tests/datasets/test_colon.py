@@ -198,7 +198,7 @@ def test_unknown_names(folder):
         (lambda d: d.assign(Assay="x"), "names cell 'x' twice"),
         (
             lambda d: d.assign(**{"Sample Characteristic[sampling site]": "liver"}),
-            "must be normal, border or tumour, found 'liver'",
+            "must be normal, border or tumor, found 'liver'",
         ),
         (
             lambda d: d.assign(**{"Factor Value[inferred cell type - ontology labels]": ""}),

@@ -10,7 +10,7 @@ CLASSES = np.array(["stem", "goblet", "tuft"])
 
 
 def cells(n_per_class, seed, n_genes=12, effect=2.0):
-    """Cells of three classes, each with genes of its own; not negative, as log-normalised ones."""
+    """Cells of three classes, each with genes of its own; not negative, as log-normalized ones."""
     rng = np.random.default_rng(seed)
     code = np.repeat(np.arange(3), n_per_class)
     x = np.abs(rng.normal(size=(code.size, n_genes)))
@@ -48,7 +48,7 @@ def test_sparse_and_dense_cells_are_judged_alike(judges, kind):
     np.testing.assert_array_equal(dense.predict(test), dense.predict(sparse.csr_matrix(test)))
 
 
-def test_the_neighbours_of_many_genes_are_found_in_few_directions():
+def test_the_neighbors_of_many_genes_are_found_in_few_directions():
     x, y = cells(60, 0, n_genes=90)
     test, truth = cells(30, 1, n_genes=90)
     judge = fit_judges(sparse.csr_matrix(x), y, kinds=["knn"])["knn"]
@@ -121,7 +121,7 @@ def test_without_real_cells_there_is_no_ceiling(judges):
     assert purity.unbroken is None
 
 
-def test_a_class_never_recognised_among_real_cells_has_no_ratio(judges):
+def test_a_class_never_recognized_among_real_cells_has_no_ratio(judges):
     x, y = cells(20, 4, effect=5.0)
     purity = path_purity(judges["logistic"], x, y, x_real=x, y_real=np.roll(y, 20))
     assert all(np.isnan(ratio) for ratio in purity.of_ceiling.values())

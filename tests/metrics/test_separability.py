@@ -43,7 +43,7 @@ def test_the_three_protocols_rank_as_their_docstring_says():
     assert linear_separability(*parts[:2], protocol="train-train") == 1
 
 
-def test_agrees_with_standardisation_by_hand():
+def test_agrees_with_standardization_by_hand():
     rng = np.random.default_rng(3)
     y = rng.integers(0, 4, 300)
     z = (rng.normal(size=(300, 5)) + y[:, None]) * [1, 10, 0.1, 100, 1] + 7

@@ -245,9 +245,9 @@ def test_misclassified_end_is_named(adata):
     wrong = adata.copy()
     wrong.obs["cell_type"] = wrong.obs["cell_type"].astype(object)
     wrong.obs.loc["cell_1", "cell_type"] = "alpha"
-    with pytest.warns(UserWarning, match="'cell_1' is labelled 'alpha' but classified as 'beta'"):
+    with pytest.warns(UserWarning, match="'cell_1' is labeled 'alpha' but classified as 'beta'"):
         model.interpolate("cell_0", "cell_1", adata=wrong, n_steps=3)
-    with pytest.warns(UserWarning, match="'cell_1' is labelled 'alpha'"):
+    with pytest.warns(UserWarning, match="'cell_1' is labeled 'alpha'"):
         path = model.interpolate("cell_0", "cell_1", adata=wrong, n_steps=5, method="geodesic")
     assert path.obs["civae_predicted"].tolist()[::4] == ["alpha", "beta"]
 

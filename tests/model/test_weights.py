@@ -58,12 +58,12 @@ def test_storage_does_not_matter(kind):
 
 
 def test_more_cells_than_are_looked_at():
-    x, information = factors(n_obs=5000)
+    x, known = factors(n_obs=5000)
     seen = information._cells(len(x))
     assert len(seen) == len(set(seen)) == information.MAX_CELLS
     assert (seen.min(), seen.max()) == (0, len(x) - 1)
     x[np.setdiff1d(np.arange(len(x)), seen)] = 1e6
-    assert weight_of(x, 3, counts=False) == pytest.approx(FRACTION * information, rel=0.03)
+    assert weight_of(x, 3, counts=False) == pytest.approx(FRACTION * known, rel=0.03)
 
 
 def test_code_of_more_dimensions_than_are_told_apart():

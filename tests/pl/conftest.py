@@ -71,11 +71,11 @@ def make_trends(n_steps: int = 11, *, evidence: str = "measured") -> AnnData:
 def make_joint(seed: int = 0) -> AnnData:
     """Real cells in two classes, two paths between them, and five augmented cells."""
     rng = np.random.default_rng(seed)
-    centre = np.repeat([[0.0, 0.0], [4.0, 2.0]], 30, axis=0)
+    center = np.repeat([[0.0, 0.0], [4.0, 2.0]], 30, axis=0)
     t = np.linspace(0, 1, 9)
     walks = [np.stack([4 * t, 2 * t + 1.5 * k * np.sin(np.pi * t)], axis=1) for k in (0, 1)]
     points = np.concatenate(
-        [centre + rng.normal(0, 0.4, centre.shape), *walks, rng.normal(0, 0.3, (5, 2)) + [4, 2]]
+        [center + rng.normal(0, 0.4, center.shape), *walks, rng.normal(0, 0.3, (5, 2)) + [4, 2]]
     )
     obs = pd.DataFrame(
         {

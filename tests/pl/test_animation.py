@@ -16,12 +16,12 @@ def test_gif_has_a_frame_for_each_step(images, tmp_path, bounce, n_frames):
         assert gif.n_frames == n_frames
         assert gif.info["duration"] == 50
         # The middle of the image grows brighter with t.
-        grey = []
+        gray = []
         for step in range(5):
             gif.seek(step)
             frame = np.asarray(gif.convert("L"))
-            grey.append(frame[frame.shape[0] // 2 + 8, frame.shape[1] // 2])
-    assert (np.diff(np.array(grey, dtype=int)) > 20).all()
+            gray.append(frame[frame.shape[0] // 2 + 8, frame.shape[1] // 2])
+    assert (np.diff(np.array(gray, dtype=int)) > 20).all()
     assert plt.get_fignums() == []
 
 

@@ -20,7 +20,7 @@ from tests.pl import conftest as make
 import scivae.pl
 
 BASELINE = Path(__file__).with_name("baseline")
-# Root mean square of the difference in grey levels. Without letters, and with the axes at fixed places,
+# Root mean square of the difference in gray levels. Without letters, and with the axes at fixed places,
 # another rendering of fonts gives 0; a band or a line that is missing, or data that moved, more than 8.
 TOLERANCE = 4.0
 DPI = 70

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import scivae
-from scivae.pl._pixels import centres, image_shape, mosaic
+from scivae.pl._pixels import centers, image_shape, mosaic
 
 
 def test_a_row_is_a_path(images):
@@ -50,9 +50,9 @@ def test_rows_and_paths_can_be_chosen(images):
 
 def test_reconstruction_shows_both_and_the_difference(images):
     ax = scivae.pl.reconstruction(images, images.X - 0.25, n=2)
-    grey, signed = (np.ma.filled(i.get_array(), np.nan) for i in ax.images)
-    assert grey[0, 0] == 0
-    assert grey[3, 0] == -0.25
+    gray, signed = (np.ma.filled(i.get_array(), np.nan) for i in ax.images)
+    assert gray[0, 0] == 0
+    assert gray[3, 0] == -0.25
     np.testing.assert_allclose(signed[6:8, :3], -0.25)
     assert ax.images[1].get_clim() == (-0.25, 0.25)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["25.0", "25.0"]
@@ -73,7 +73,7 @@ def test_shape_of_images(images):
 def test_mosaic():
     tiles = np.arange(8.0).reshape(1, 2, 2, 2)
     np.testing.assert_array_equal(mosaic(tiles), [[0, 1, np.nan, 4, 5], [2, 3, np.nan, 6, 7]])
-    np.testing.assert_array_equal(centres(2, 2), [0.5, 3.5])
+    np.testing.assert_array_equal(centers(2, 2), [0.5, 3.5])
 
 
 def test_bad_input(images):

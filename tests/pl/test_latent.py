@@ -96,7 +96,7 @@ def test_bad_input():
         scivae.pl.augmentation(adata, adata, layer="raw")
 
 
-def test_without_colours_and_legend():
+def test_without_colors_and_legend():
     real, synthetic = make.make_cells(), make.make_cells(kind="sampled")
     ax = scivae.pl.latent(real, method="pca", color=None)
     assert not ax.get_figure().legends

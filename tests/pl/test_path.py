@@ -49,7 +49,7 @@ def test_real_and_augmented_cells_are_there(joint):
     assert ax.get_figure().axes[1].get_ylabel() == "position along path, t"
 
 
-def test_cells_take_the_colours_of_the_user(joint):
+def test_cells_take_the_colors_of_the_user(joint):
     joint.uns["cell_type_colors"] = ["#ff0000", "#00ff00"]
     ax = scivae.pl.path(joint, color="cell_type")
     (legend,) = ax.get_figure().legends
@@ -59,7 +59,7 @@ def test_cells_take_the_colours_of_the_user(joint):
     assert [h.get_color() for h in legend.legend_handles] == ["#0072B2", "#E69F00"]
 
 
-def test_cells_are_coloured_by_a_gene(joint):
+def test_cells_are_colored_by_a_gene(joint):
     ax = scivae.pl.path(joint, color="G2", basis="civae")
     np.testing.assert_allclose(np.sort(ax.collections[1].get_array()), np.sort(joint.X[:60, 1]))
     assert [a.get_ylabel() for a in ax.get_figure().axes[1:]] == [
@@ -69,7 +69,7 @@ def test_cells_are_coloured_by_a_gene(joint):
     assert ax.get_ylabel() == "z 2"
 
 
-def test_values_that_no_real_cell_has_need_no_colour_bar(joint):
+def test_values_that_no_real_cell_has_need_no_color_bar(joint):
     ax = scivae.pl.path(joint, color="civae_t")
     assert [a.get_ylabel() for a in ax.get_figure().axes[1:]] == ["position along path, t"]
 

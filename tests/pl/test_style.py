@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist
 from scivae.pl._style import OKABE_ITO, category_colors, drawing, palette, spread
 
 
-def test_colours_are_distinct():
+def test_colors_are_distinct():
     assert palette(8) == list(OKABE_ITO)
     for n in (9, 21, 40):
         assert len({to_rgb(c) for c in palette(n)}) == n
@@ -43,7 +43,7 @@ SEEN = {
 
 
 def smallest_difference(colors, seen) -> float:
-    """Smallest CIELAB distance of two colours, as they are seen."""
+    """Smallest CIELAB distance of two colors, as they are seen."""
     rgb = np.array([to_rgb(c) for c in colors])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     linear = np.clip(linear @ np.transpose(seen), 0, 1)
@@ -59,7 +59,7 @@ def smallest_difference(colors, seen) -> float:
 
 
 @pytest.mark.parametrize("vision", SEEN)
-def test_colours_are_told_apart_with_every_kind_of_vision(vision):
+def test_colors_are_told_apart_with_every_kind_of_vision(vision):
     """2.3 is the least difference that is seen side by side; the tab20 of others falls to 2."""
     assert smallest_difference(palette(8), SEEN[vision]) > 16
     assert smallest_difference(palette(12), SEEN[vision]) > 16
@@ -67,7 +67,7 @@ def test_colours_are_told_apart_with_every_kind_of_vision(vision):
     assert smallest_difference(palette(24), SEEN[vision]) > 13
 
 
-def test_the_measure_of_colours_knows_bad_ones():
+def test_the_measure_of_colors_knows_bad_ones():
     confused = ["#2ca02c", "#d62728"]  # green and red of the usual cycle
     far = smallest_difference(confused, SEEN["normal"])
     assert smallest_difference(confused, SEEN["deuteranopia"]) < far / 2
@@ -75,7 +75,7 @@ def test_the_measure_of_colours_knows_bad_ones():
     assert smallest_difference(tab20, SEEN["deuteranopia"]) < 7
 
 
-def test_the_users_colours_win_where_they_are_enough():
+def test_the_users_colors_win_where_they_are_enough():
     uns = {"kind_colors": ["#111111", "#222222"]}
     assert category_colors(["a", "b"], uns, "kind") == {"a": "#111111", "b": "#222222"}
     assert category_colors(["a", "b", "c"], uns, "kind")["a"] == OKABE_ITO[0]

@@ -18,7 +18,7 @@ def groups(*sizes, n_donors=1, seed=0):
 
 
 def counts(rng, n_genes, n_cells, scale=2.0):
-    """Log-normalised overdispersed counts of correlated genes that know of no group."""
+    """Log-normalized overdispersed counts of correlated genes that know of no group."""
     mean = rng.gamma(0.5, size=n_genes)[:, None] * scale + 1e-3
     mean = mean * np.exp(rng.normal(0, 0.3, (n_genes, 3)) @ rng.normal(size=(3, n_cells)))
     x = rng.poisson(rng.gamma(5, size=mean.shape) / 5 * mean)

@@ -449,7 +449,7 @@ def test_known_trends_are_found():
     assert (genes["p_transient"] < 0.01)[inside].all()
     assert (genes["shape"] == "transient")[inside].all()
     assert (genes["shape"] == "transient")[kind != "transient"].mean() <= 0.05
-    # The truth between the two thirds, where counts are normalised.
+    # The truth between the two thirds, where counts are normalized.
     grid = adata.uns["synthetic"]["position"]
     curves = adata.uns["synthetic"]["curves"][0]
     curves = np.log1p(1e4 * curves / curves.sum(axis=1, keepdims=True))

@@ -138,7 +138,7 @@ class TestEmbed:
         np.testing.assert_array_equal(joint.layers["counts"][:n].toarray(), expected)
         assert joint.obs["cell_type"].cat.categories.tolist() == ["alpha", "beta", "gamma"]
 
-    def test_generated_cells_go_to_the_mean_of_their_neighbours(self, cells, path):
+    def test_generated_cells_go_to_the_mean_of_their_neighbors(self, cells, path):
         joint = tl.embed(cells, path, n_neighbors=3)
         z, umap = cells.obsm["X_civae"].astype(float), cells.obsm["X_umap"].astype(float)
         for i in range(1, 6):  # the ends are real cells

@@ -16,6 +16,7 @@ from scipy import sparse
 from tests.conftest import make_adata
 from torch.distributions import Distribution
 
+from scivae._scvi import unchecked_distributions
 from scivae.model import CIVAE
 from scivae.module import CIVAEModule
 from scivae.train import device, engines, steps
@@ -282,7 +283,7 @@ def test_rates_are_floats_before_and_after():
 
 def test_distributions_look_at_their_arguments_afterwards():
     before = Distribution._validate_args
-    with device._distributions_unchecked():
+    with unchecked_distributions():
         torch.distributions.Normal(torch.tensor(float("nan")), 1.0)
     assert Distribution._validate_args == before
 

@@ -50,7 +50,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_batch_normalisation_by_process_changes_little(tmp_path):
+def test_batch_normalization_by_process_changes_little(tmp_path):
     """Its statistics are of 16 cells, not of 32; torch shares them among GPUs only."""
     make_adata(n_cells=240).write_h5ad(tmp_path / "cells.h5ad")
     one, two = (run(tmp_path / str(n), n, "both") for n in (1, 2))

@@ -132,7 +132,7 @@ class BlockLoader:
             blocks = rng.permutation(blocks)
         per_pool = max(1, self.data.pool_size // size)
         for first in range(0, len(blocks), per_pool):
-            # Read in the order of the file, neighbours at once.
+            # Read in the order of the file, neighbors at once.
             together = np.sort(blocks[first : first + per_pool])
             runs = np.split(together, np.flatnonzero(np.diff(together) != 1) + 1)
             spans = [(int(run[0]) * size, min((int(run[-1]) + 1) * size, n_obs)) for run in runs]

@@ -84,7 +84,7 @@ class BlockDataModule(LightningDataModule):
 
     With ``strategy="ddp"``, ``batch_size`` cells go to each process, and all processes read all
     blocks: the minibatches that they make together are those of a single process with as many times
-    the ``batch_size``. Batch normalisation takes the statistics of each process's part unless the
+    the ``batch_size``. Batch normalization takes the statistics of each process's part unless the
     trainer is given ``sync_batchnorm=True``, which torch can do on GPUs only.
 
     What the data are stored in matters for speed: chunks of about a block's values are best (100,000
@@ -211,7 +211,7 @@ class BlockDataModule(LightningDataModule):
         )
         self._train_order = parts[0]
         self.train_idx, self.val_idx, self.test_idx = (np.sort(part) for part in parts)
-        # Batch normalisation cannot train on a last minibatch of one cell.
+        # Batch normalization cannot train on a last minibatch of one cell.
         while len(self.train_idx) % batch_size == 1:
             batch_size += 1
         self.batch_size = batch_size
@@ -334,7 +334,7 @@ class BlockDataModule(LightningDataModule):
 
         Returns
         -------
-        AnnData with ``obs``, ``var`` and the values that are modelled.
+        AnnData with ``obs``, ``var`` and the values that are modeled.
         """
         return self.cells.to_memory(resolve_indices(self, indices), self.layer)
 

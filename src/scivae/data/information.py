@@ -37,7 +37,7 @@ def pca_information(x: Any, *, counts: bool) -> np.ndarray:
         Matrix, shape ``(n_obs, n_vars)``: dense, sparse, backed or dask. Of more than 2,000 cells, as many
         are looked at, in runs of 50 at even intervals.
     counts
-        Whether the values are counts, which are log-normalised first.
+        Whether the values are counts, which are log-normalized first.
 
     Returns
     -------

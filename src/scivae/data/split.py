@@ -25,7 +25,7 @@ def stratified_split(
     train_size, validation_size
         Shares of the cells; what is left is the test part.
     batch_size
-        No last minibatch of a single cell is left over, which batch normalisation cannot train on.
+        No last minibatch of a single cell is left over, which batch normalization cannot train on.
     seed
         Seed of the permutation.
 

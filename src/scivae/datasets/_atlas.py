@@ -2,7 +2,7 @@
 
 ``scanpy.datasets.ebi_expression_atlas`` asks the same addresses and keeps the same file names, but it
 writes downloads under their final name, trusts the entry count in the matrix header (a matrix that
-is cut short gives uninitialised memory) and caches whatever came out. So the files are fetched by
+is cut short gives uninitialized memory) and caches whatever came out. So the files are fetched by
 :mod:`._download` and read here. Nothing is ever extracted: members are streamed out of the archive.
 """
 

@@ -54,15 +54,15 @@ def colon(
     progress: bool = True,
     timeout: float = 30.0,
 ) -> AnnData:
-    """Colorectal cancer: normal tissue, tumour border and tumour of the same patients.
+    """Colorectal cancer: normal tissue, tumor border and tumor of the same patients.
 
     Parameters
     ----------
     cohort
-        ``KUL3``: 6 Belgian patients, with tumour border. ``SMC``: 23 Korean patients, 63,689 cells,
-        tumour and some normal tissue.
+        ``KUL3``: 6 Belgian patients, with tumor border. ``SMC``: 23 Korean patients, 63,689 cells,
+        tumor and some normal tissue.
     source
-        ``atlas``: E-MTAB-8410 of the Single Cell Expression Atlas, which re-analysed KUL3 (25,480
+        ``atlas``: E-MTAB-8410 of the Single Cell Expression Atlas, which re-analyzed KUL3 (25,480
         annotated cells); the data of the paper. ``geo``: the authors' own counts, GSE144735
         (KUL3) or GSE132465 (SMC). None: ``atlas`` for KUL3, ``geo`` for SMC.
     keep_unannotated
@@ -271,7 +271,7 @@ def _tissue(text: pd.Series) -> pd.api.extensions.ExtensionArray:
             words[value] = "tumor"
         else:
             raise DamagedFileError(
-                f"the tissue of a cell must be normal, border or tumour, found {value!r}"
+                f"the tissue of a cell must be normal, border or tumor, found {value!r}"
             )
     order: pd.CategoricalDtype = pd.CategoricalDtype(list(TISSUES), ordered=True)
     return pd.Categorical(text.map(words), dtype=order)

@@ -16,7 +16,7 @@ def digits() -> AnnData:
 
     Returns
     -------
-    AnnData of 1,797 images × 64 pixels: ``X`` float32 in [0, 1] (the 17 grey values divided by
+    AnnData of 1,797 images × 64 pixels: ``X`` float32 in [0, 1] (the 17 gray values divided by
     16), ``obs["digit"]`` categorical from ``"0"`` to ``"9"``, ``var`` with ``row`` and
     ``column``, ``uns["image"]["shape"]`` (8, 8), ``uns["digits"]`` source and licence.
 

@@ -24,7 +24,7 @@ def from_images(
     max_value: float | None = None,
     obs_names: Sequence[str] | None = None,
 ) -> AnnData:
-    """Anyone's grey images as AnnData, with pixels in [0, 1].
+    """Anyone's gray images as AnnData, with pixels in [0, 1].
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def from_images(
     if array.ndim != 3 or 0 in array.shape:
         raise ValueError(
             f"images must be (n_images, height, width), none of them 0, found shape {array.shape}; "
-            "average colour channels first, and give a single image as image[None]"
+            "average color channels first, and give a single image as image[None]"
         )
     n_images, height, width = array.shape
     scale = _scale(array, max_value)

@@ -53,7 +53,7 @@ def mnist(
 
     Returns
     -------
-    AnnData of ``n_images × 784``: ``X`` float32 in [0, 1] (grey value / 255), ``obs["digit"]``
+    AnnData of ``n_images × 784``: ``X`` float32 in [0, 1] (gray value / 255), ``obs["digit"]``
     categorical from ``"0"`` to ``"9"``, ``obs["split"]`` categorical, ``var`` with ``row`` and
     ``column``, ``uns["image"]["shape"]`` (28, 28), ``uns["mnist"]`` source and licence.
 

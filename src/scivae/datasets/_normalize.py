@@ -1,11 +1,11 @@
-"""Log-normalisation, counts in and X out."""
+"""Log-normalization, counts in and X out."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
 
-# Counts per cell after normalisation: X = log1p(counts * TARGET_SUM / total of the cell).
+# Counts per cell after normalization: X = log1p(counts * TARGET_SUM / total of the cell).
 TARGET_SUM = 1e4
 
 

@@ -87,7 +87,7 @@ def synthetic(
     layout
         ``along``: classes are successive, equally long stretches of the one path. ``across``: each
         class has a copy of the whole path and marker genes of its own, so that class and position
-        are independent (cells of one type from normal to tumour).
+        are independent (cells of one type from normal to tumor).
     effect
         Natural logarithm of the fold change of a gene that follows the path. 0: no gene follows
         it and none marks a class: counts know nothing of position or class, for null tests.
@@ -106,7 +106,7 @@ def synthetic(
     fraction_flat
         Share of the genes that follow nothing; the others are split evenly among the kinds.
     normalize
-        Whether ``X`` is log-normalised beside ``layers["counts"]``. False: ``X`` holds the counts
+        Whether ``X`` is log-normalized beside ``layers["counts"]``. False: ``X`` holds the counts
         and there is no layer, at half the memory.
     seed
         The same seed gives the same cells, whatever numpy's global state. More cells with

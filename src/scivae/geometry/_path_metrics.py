@@ -139,17 +139,17 @@ def density(
     if len(cells) <= n_neighbors:
         raise ValueError(
             f"the density needs more data points than `n_neighbors` = {n_neighbors}, but has "
-            f"{len(cells)}; pass more data, or fewer neighbours."
+            f"{len(cells)}; pass more data, or fewer neighbors."
         )
-    centre = cells.mean(axis=0)  # less cancellation in the distances
-    x = cells - centre
+    center = cells.mean(axis=0)  # less cancellation in the distances
+    x = cells - center
     apart = cdist(x, x)
     near = np.sort(apart, axis=1)[:, 1 : n_neighbors + 1]  # (n_data, n_neighbors)
     radius = near[:, -1]
     if not radius.any():
         raise ValueError(
             f"the density needs data points that differ, but each of the {len(cells)} has "
-            f"{n_neighbors} copies; pass other data, or more neighbours."
+            f"{n_neighbors} copies; pass other data, or more neighbors."
         )
     # Copies have no radius of their own: let them have that of a typical point.
     radius = np.where(radius > 0, radius, np.median(radius[radius > 0]))
@@ -163,7 +163,7 @@ def density(
 
     def weight(z: FloatArray) -> tuple[FloatArray, FloatArray]:
         """(q, n_latent) → w and its gradient, (q,) and (q, n_latent)."""
-        z = z - centre
+        z = z - center
         power = (z**2).sum(axis=1, keepdims=True) - 2 * z @ x.T + squared
         power *= -precision
         top = power.max(axis=1, keepdims=True)

@@ -40,7 +40,7 @@ def project_to_class(
 
     Notes
     -----
-    Minimises ‖z′ − z‖² subject to A z′ ≥ b with one row w_label − w_k for each other class k. This
+    Minimizes ‖z′ − z‖² subject to A z′ ≥ b with one row w_label − w_k for each other class k. This
     least-distance problem becomes a non-negative least-squares problem [1]_, which `scipy` solves
     exactly by its active set; the solution is then calculated again from the active rows alone.
 

@@ -272,15 +272,15 @@ def project_to_polyline(x: ArrayLike, points: ArrayLike, *, chunk: int = 2**17) 
         raise ValueError(
             f"`chunk` must be a positive integer, but is {chunk!r}; leave it at its default."
         )
-    centre = array.reshape(-1, n_latent).mean(axis=0)
-    base = (array[:, :-1] - centre).reshape(-1, n_latent)  # (n_pieces, n_latent)
+    center = array.reshape(-1, n_latent).mean(axis=0)
+    base = (array[:, :-1] - center).reshape(-1, n_latent)  # (n_pieces, n_latent)
     along = np.diff(array, axis=1).reshape(-1, n_latent)
     square = (along**2).sum(axis=1)
     scaled = along / np.where(square > 0, square, 1)[:, None]
     # With a 1 appended to each point, one product gives the foot, another |base|² − 2 x · base.
     foot_map = np.vstack([scaled.T, -(base * scaled).sum(axis=1)])  # (n_latent + 1, n_pieces)
     far_map = np.vstack([-2 * base.T, (base**2).sum(axis=1)])
-    lifted = np.hstack([places - centre, np.ones((len(places), 1))])
+    lifted = np.hstack([places - center, np.ones((len(places), 1))])
 
     n_pieces = len(base)
     wide = min(n_pieces, 2048, chunk)  # small blocks stay in the processor's cache
@@ -306,7 +306,7 @@ def project_to_polyline(x: ArrayLike, points: ArrayLike, *, chunk: int = 2**17) 
             best[rows] = np.where(better, value, best[rows])
             piece[rows] = np.where(better, nearest + column, piece[rows])
 
-    offset = places - centre - base[piece]  # (m, n_latent)
+    offset = places - center - base[piece]  # (m, n_latent)
     part = np.clip((offset * scaled[piece]).sum(axis=1), 0, 1)
     distance = np.linalg.norm(offset - part[:, None] * along[piece], axis=1)
     path, step = np.divmod(piece, n_steps - 1)

@@ -1,6 +1,6 @@
 """Shortest paths between latent points that follow the decoder or the data, and stay in a class.
 
-A straight line in latent space can run through regions where no cell lives. A geodesic minimises
+A straight line in latent space can run through regions where no cell lives. A geodesic minimizes
 an energy instead: of the decoded path ("pullback"), or of a metric that makes places far from the
 data long ("density"). The class of a linear layer is a convex polyhedron, so that linear
 inequalities on the points of a path keep *all* of it inside.
@@ -109,7 +109,7 @@ def geodesic(
     strength
         For ``"density"``: how much more a step costs away from the data; 0 gives straight lines.
     n_neighbors
-        For ``"density"``: how many neighbours set the scale at each data point.
+        For ``"density"``: how many neighbors set the scale at each data point.
     max_data
         For ``"density"``: of more data points than this, so many are drawn at random.
     dtype
@@ -133,12 +133,12 @@ def geodesic(
     Notes
     -----
     With M = n_steps − 1 pieces the energy is M Σᵢ ‖f(zᵢ₊₁) − f(zᵢ)‖², the discrete curve energy
-    of the pull-back metric JᵀJ of the decoder f [1]_ [2]_, whose minimisers have constant speed.
+    of the pull-back metric JᵀJ of the decoder f [1]_ [2]_, whose minimizers have constant speed.
     The chords make `length` slightly short of the arc, by O(M⁻²).
 
     The density metric is conformal, w(z) I with w = (1 + strength · softplus(U))². The potential
     U(z) = log p₀ − log Σⱼ exp(−‖z − xⱼ‖² / 2σⱼ²) compares a kernel density at z with its median
-    p₀ at the data themselves. σⱼ is the distance from xⱼ to its neighbour number `n_neighbors`
+    p₀ at the data themselves. σⱼ is the distance from xⱼ to its neighbor number `n_neighbors`
     [3]_, divided by the root of the data's intrinsic dimension [4]_, so that neither the scale of
     the latent space nor its idle dimensions matter. Among the data w is about constant; in a hole
     U is half the squared distance to the data in units of σ, so that √w grows as in Jacobi's form

@@ -27,7 +27,7 @@ def mean_distance(x: Points, y: Points) -> float:
     return total / (x.shape[0] * y.shape[0])
 
 
-def neighbour_radii(x: Points, k: int) -> Points:
+def neighbor_radii(x: Points, k: int) -> Points:
     """Distance of each row to its k-th nearest *other* row, ``(n,)``."""
     radii = np.empty(x.shape[0])
     for rows, block in distance_blocks(x, x):

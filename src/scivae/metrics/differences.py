@@ -96,11 +96,11 @@ def log_fold_change_agreement(
                 f"{name} must differ between genes: all {values.size} are {values[0]}; "
                 "a constant correlates with nothing"
             )
-    centred_guess, centred_truth = guess - guess.mean(), truth - truth.mean()
-    covariance = centred_guess @ centred_truth
-    variance = centred_truth @ centred_truth
+    centered_guess, centered_truth = guess - guess.mean(), truth - truth.mean()
+    covariance = centered_guess @ centered_truth
+    variance = centered_truth @ centered_truth
     slope = float(covariance / variance)
-    pearson = float(covariance / np.sqrt(variance * (centred_guess @ centred_guess)))
+    pearson = float(covariance / np.sqrt(variance * (centered_guess @ centered_guess)))
     return LogFoldChangeAgreement(
         pearson=min(1.0, max(-1.0, pearson)),
         slope=slope,

@@ -109,12 +109,12 @@ def fit_judges(
     ``"random_forest"``
         300 trees.
     ``"knn"``
-        15 nearest neighbours in the first 50 singular directions of the real cells.
+        15 nearest neighbors in the first 50 singular directions of the real cells.
 
     Parameters
     ----------
     x
-        Real cells in gene space, log-normalised, ``(n, n_genes)``, dense or sparse. Use cells that
+        Real cells in gene space, log-normalized, ``(n, n_genes)``, dense or sparse. Use cells that
         are *not* in what you will pass as the ceiling.
     y
         Their labels, ``(n,)``.
@@ -123,7 +123,7 @@ def fit_judges(
     seed
         Seed of the forest and of the singular value decomposition.
     n_jobs
-        Processes or threads of the forest and the neighbours; it does not change the result.
+        Processes or threads of the forest and the neighbors; it does not change the result.
 
     Returns
     -------
@@ -174,12 +174,12 @@ def _make_estimator(kind: str, shape: tuple[int, int], *, seed: int, n_jobs: int
     if kind == "random_forest":
         return RandomForestClassifier(n_estimators=300, random_state=seed, n_jobs=n_jobs)
     # the tree searches refuse sparse cells, and gain nothing in so many dimensions
-    neighbours = KNeighborsClassifier(
+    neighbors = KNeighborsClassifier(
         n_neighbors=min(15, shape[0]), algorithm="brute", n_jobs=n_jobs
     )
     if min(shape) <= _KNN_COMPONENTS:
-        return neighbours
-    return make_pipeline(TruncatedSVD(_KNN_COMPONENTS, random_state=seed), neighbours)
+        return neighbors
+    return make_pipeline(TruncatedSVD(_KNN_COMPONENTS, random_state=seed), neighbors)
 
 
 class Purity(NamedTuple):
@@ -241,7 +241,7 @@ class Purity(NamedTuple):
     def of_ceiling(self) -> dict[Hashable, float]:
         """Purity over ceiling, class by class (may pass 1); empty without real cells.
 
-        A class that the judge never recognises among real cells gives NaN.
+        A class that the judge never recognizes among real cells gives NaN.
         """
         return {
             label: self.per_class[label] / top if top > 0 else float("nan")
@@ -260,7 +260,7 @@ def path_purity(
 ) -> Purity:
     """Share of generated cells that an independent judge calls by the label they were made for.
 
-    Generated cells must be *samples* from the likelihood, log-normalised as the real ones: the log
+    Generated cells must be *samples* from the likelihood, log-normalized as the real ones: the log
     of an expected value is not an expected log, and a judge of real cells has never seen one.
 
     Parameters

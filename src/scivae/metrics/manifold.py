@@ -1,4 +1,4 @@
-"""Fidelity and diversity of generated cells, by balls around nearest neighbours.
+"""Fidelity and diversity of generated cells, by balls around nearest neighbors.
 
 Both need a space where Euclidean distance means something: the first principal components of real
 cells, or a latent space, rather than thousands of genes.
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._distances import distance_blocks, neighbour_radii
+from ._distances import distance_blocks, neighbor_radii
 from ._validate import MatrixLike, Points, as_points, check_columns, check_integer
 
 
@@ -75,7 +75,7 @@ def precision_recall(real: MatrixLike, generated: MatrixLike, *, k: int = 3) -> 
         Generated points, ``(m, p)``. The measures depend on the numbers of points: compare methods
         at equal ``n`` and ``m``.
     k
-        Which neighbour the balls reach to.
+        Which neighbor the balls reach to.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def density_coverage(real: MatrixLike, generated: MatrixLike, *, k: int = 5) -> 
     generated
         Generated points, ``(m, p)``.
     k
-        Which neighbour the balls reach to.
+        Which neighbor the balls reach to.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def density_coverage(real: MatrixLike, generated: MatrixLike, *, k: int = 5) -> 
     DensityCoverage(density=1.0, coverage=0.5)
     """
     real_points, generated_points = _clouds(real, generated, k)
-    radii = neighbour_radii(real_points, k)
+    radii = neighbor_radii(real_points, k)
     n_inside, covered = 0, np.zeros(real_points.shape[0], dtype=bool)
     for _, block in distance_blocks(generated_points, real_points):
         inside = block <= radii  # (generated, real)
@@ -156,9 +156,9 @@ def density_coverage(real: MatrixLike, generated: MatrixLike, *, k: int = 5) -> 
     )
 
 
-def _in_any_ball(points: Points, centres: Points, k: int) -> npt.NDArray[np.bool_]:
-    radii = neighbour_radii(centres, k)
-    blocks = distance_blocks(points, centres)
+def _in_any_ball(points: Points, centers: Points, k: int) -> npt.NDArray[np.bool_]:
+    radii = neighbor_radii(centers, k)
+    blocks = distance_blocks(points, centers)
     return np.concatenate([(block <= radii).any(axis=1) for _, block in blocks])
 
 

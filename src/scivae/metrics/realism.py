@@ -196,7 +196,7 @@ def gene_gene_correlation(
     Parameters
     ----------
     real
-        Real cells, ``(n, n_genes)``, log-normalised, dense or sparse.
+        Real cells, ``(n, n_genes)``, log-normalized, dense or sparse.
     generated
         Generated cells, ``(m, n_genes)``, same genes in the same order.
     method

@@ -48,7 +48,7 @@ def linear_separability(
         The optimistic one: fitted and scored on training latents. A network with a class term in
         its loss comes close to 1 here by memory alone, so it says little about new cells.
 
-    Each latent dimension is standardised inside the pipeline, with the mean and standard
+    Each latent dimension is standardized inside the pipeline, with the mean and standard
     deviation of the part that is fitted on. The solver (L-BFGS) draws no random numbers: the same
     arrays give the same number.
 

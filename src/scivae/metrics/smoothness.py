@@ -62,7 +62,7 @@ def interpolation_smoothness(paths: npt.ArrayLike) -> Smoothness:
     References
     ----------
     The length ratio is the "tortuosity" of curves. Roughness is the discrete total second variation
-    of regularised curve fitting, normalised here by length and number of steps.
+    of regularized curve fitting, normalized here by length and number of steps.
 
     Examples
     --------

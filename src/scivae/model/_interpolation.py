@@ -192,7 +192,7 @@ def _warn_if_misclassified(
         wrong = paths.within & (predicted != paths.start_class)
         for i in np.flatnonzero(wrong).tolist():
             found[names[i]] = (
-                f"{names[i]!r} is labelled {str(model.classes[paths.start_class[i]])!r} but "
+                f"{names[i]!r} is labeled {str(model.classes[paths.start_class[i]])!r} but "
                 f"classified as {str(model.classes[predicted[i]])!r}"
             )
     if found:

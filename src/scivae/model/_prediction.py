@@ -150,7 +150,7 @@ def decode(
 
     Returns
     -------
-    Expected values or samples in the units of the layer that was modelled, float32, shape
+    Expected values or samples in the units of the layer that was modeled, float32, shape
     ``(n, n_vars)``.
 
     Raises

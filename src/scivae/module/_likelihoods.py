@@ -23,7 +23,7 @@ class LaplaceLikelihood(Laplace):
     """Laplace distribution with the accessor that scvi-tools asks of a likelihood."""
 
     def get_normalized(self, key: str) -> torch.Tensor:
-        """Mean of the distribution, whichever normalisation (``key``) is asked for."""
+        """Mean of the distribution, whichever normalization (``key``) is asked for."""
         return self.mean
 
 
@@ -35,7 +35,7 @@ class BernoulliLikelihood(Bernoulli):
     """
 
     def get_normalized(self, key: str) -> torch.Tensor:
-        """Mean of the distribution, whichever normalisation (``key``) is asked for."""
+        """Mean of the distribution, whichever normalization (``key``) is asked for."""
         return self.mean
 
 

@@ -73,7 +73,7 @@ class NegativeBinomial(SCVINegativeBinomial):
     theta
         Inverse dispersions, shape ``(n_vars,)`` or that of ``mu``.
     scale
-        Normalised means, of the shape of ``mu``.
+        Normalized means, of the shape of ``mu``.
     """
 
     def __init__(self, mu: torch.Tensor, theta: torch.Tensor, scale: torch.Tensor):

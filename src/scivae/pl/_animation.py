@@ -56,7 +56,7 @@ def animate(
     paths
         Names or positions of the paths; ``None`` for all. Images show the first.
     color
-        Column of ``obs`` or gene that colours real cells on an embedding.
+        Column of ``obs`` or gene that colors real cells on an embedding.
     layer
         Layer of the pixels; ``None`` for X.
     fps

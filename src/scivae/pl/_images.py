@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _keys
 from ._check import check_anndata, check_count, check_obs, check_paths
-from ._pixels import centres, image_shape, limits, matrix, mosaic
+from ._pixels import centers, image_shape, limits, matrix, mosaic
 from ._style import (
     SIGNED_CMAP,
     SMALLEST,
@@ -56,7 +56,7 @@ def traversal_images(
     layer
         Layer of the values; ``None`` for X.
     cmap
-        Colours of pixels.
+        Colors of pixels.
     ax
         Axes to draw in; ``None`` makes a figure.
     show
@@ -109,7 +109,7 @@ def traversal_images(
         drawn.imshow(mosaic(tiles), cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
         _tile_axes(drawn)
         high = _tile_width(drawn, len(rows), n_cols, height, width) * height / width
-        drawn.set_yticks(centres(len(rows), height), names, fontsize=_fitting(drawn, high))
+        drawn.set_yticks(centers(len(rows), height), names, fontsize=_fitting(drawn, high))
         drawn.set_ylabel("predicted class")
         if t is None:
             drawn.set_xticks([])
@@ -119,7 +119,7 @@ def traversal_images(
             last = n_cols - 1
             every = next(k for k in range(1, n_cols + 1) if last % k == 0 and last <= 7 * k)
             some = np.arange(0, n_cols, every)
-            drawn.set_xticks(centres(n_cols, width)[some], [f"{v:.2g}" for v in t[some]])
+            drawn.set_xticks(centers(n_cols, width)[some], [f"{v:.2g}" for v in t[some]])
             drawn.set_xlabel("position along path, t")
     return drawn
 
@@ -149,7 +149,7 @@ def reconstruction(
     layer
         Layer of the values in AnnData; ``None`` for X.
     cmap
-        Colours of pixels.
+        Colors of pixels.
     ax
         Axes to draw in; ``None`` makes a figure.
     show
@@ -157,7 +157,7 @@ def reconstruction(
 
     Returns
     -------
-    The Axes. Below each image is its mean absolute error in % of the range of the grey scale.
+    The Axes. Below each image is its mean absolute error in % of the range of the gray scale.
 
     Raises
     ------
@@ -196,9 +196,9 @@ def reconstruction(
     error = 100 * np.abs(difference).mean(axis=(1, 2)) / (high - low or 1.0)
     inches = (WIDTH, WIDTH * 0.7 * 3 * height / (len(rows) * width) + 0.45)
     with drawing(ax, size=inches, show=show) as drawn:
-        grey = mosaic(np.stack([first, second, np.full_like(first, np.nan)]))
+        gray = mosaic(np.stack([first, second, np.full_like(first, np.nan)]))
         signed = mosaic(np.stack([np.full_like(first, np.nan)] * 2 + [difference]))
-        drawn.imshow(grey, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
+        drawn.imshow(gray, cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
         shade = drawn.imshow(
             signed, cmap=SIGNED_CMAP, vmin=-bound, vmax=bound, interpolation="nearest"
         )
@@ -207,14 +207,14 @@ def reconstruction(
         size = float(drawn.xaxis.get_ticklabels()[0].get_fontsize())
         tile = _tile_width(drawn, 3, len(rows), height, width)
         names = ["real", "reconstructed", "difference"]
-        drawn.set_yticks(centres(3, height), names, fontsize=_fitting(drawn, tile * height / width))
+        drawn.set_yticks(centers(3, height), names, fontsize=_fitting(drawn, tile * height / width))
         every = max(1, int(np.ceil(2.2 * size / tile))) if ax is not None else 1
         some = np.arange(0, len(rows), every)
-        drawn.set_xticks(centres(len(rows), width)[some], [f"{error[i]:.1f}" for i in some])
-        drawn.set_xlabel("mean absolute error (% of the grey scale)")
+        drawn.set_xticks(centers(len(rows), width)[some], [f"{error[i]:.1f}" for i in some])
+        drawn.set_xlabel("mean absolute error (% of the gray scale)")
         # Beside the images, as high as they are, whatever is around them.
         beside = drawn.inset_axes((1.02, 0.0, 0.025, 1.0))
-        bar = colorbar(shade, drawn, "grey level", cax=beside)
+        bar = colorbar(shade, drawn, "gray level", cax=beside)
         bar.locator = MaxNLocator(3, symmetric=True)
         bar.update_ticks()
     return drawn

@@ -27,7 +27,7 @@ from ._scatter import (
     point_size,
     values_of,
 )
-from ._style import GREY, HEIGHT, OKABE_ITO, PALE, WIDTH, category_colors, drawing, legend_below
+from ._style import GRAY, HEIGHT, OKABE_ITO, PALE, WIDTH, category_colors, drawing, legend_below
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -59,13 +59,13 @@ def latent(
     n_components
         2 or 3.
     color
-        Column of ``obs`` or gene; ``None`` for grey.
+        Column of ``obs`` or gene; ``None`` for gray.
     key
         Slot of z in ``obsm``.
     size
         Area of a point, in points squared; ``None`` goes by their number.
     legend
-        Whether to draw a legend, or a colour bar for numbers. ``"on data"`` writes the names of
+        Whether to draw a legend, or a color bar for numbers. ``"on data"`` writes the names of
         classes on their cells, which is easier to read where there are many; in axes that you give
         it is always done.
     max_cells
@@ -84,7 +84,7 @@ def latent(
     Raises
     ------
     KeyError
-        If z or the colour is not there.
+        If z or the color is not there.
     ValueError
         If ``method`` or ``n_components`` is unknown.
 
@@ -180,7 +180,7 @@ def augmentation(
     ValueError
         If ``synthetic`` holds expected values, or the variables differ.
     KeyError
-        If the layer or the colour is not there.
+        If the layer or the color is not there.
 
     Examples
     --------
@@ -243,7 +243,7 @@ def _draw_cells(
     """Real cells as pale dots, or made ones as triangles with a rim, in random order."""
     order = np.random.default_rng(0).permutation(len(cells))
     if color is None:
-        faces = [OKABE_ITO[3] if made else GREY] * len(cells)
+        faces = [OKABE_ITO[3] if made else GRAY] * len(cells)
     else:
         names = data.obs[color].to_numpy(dtype=object)[cells]
         faces = [colors.get(names[i], PALE) for i in order]
@@ -256,12 +256,12 @@ def _draw_cells(
 
 
 def _legend(ax: Axes, categories: list, colors: dict[Any, str], *, own: bool) -> None:
-    """Shapes first, then colours."""
+    """Shapes first, then colors."""
     from matplotlib.lines import Line2D
 
     shapes = [
-        Line2D([], [], ls="", marker="o", ms=4, color=GREY, alpha=0.6, label="real"),
-        Line2D([], [], ls="", marker="^", ms=4, mfc=GREY, mec="white", mew=0.3, label="synthetic"),
+        Line2D([], [], ls="", marker="o", ms=4, color=GRAY, alpha=0.6, label="real"),
+        Line2D([], [], ls="", marker="^", ms=4, mfc=GRAY, mec="white", mew=0.3, label="synthetic"),
     ]
     if own:
         figure: Any = ax.get_figure()
@@ -320,7 +320,7 @@ def _are_counts(values: Any) -> bool:
 
 
 def _colors(real: AnnData, synthetic: AnnData, color: str | None) -> tuple[dict[Any, str], list]:
-    """Colour of each class, and the classes there are."""
+    """Color of each class, and the classes there are."""
     if color is None:
         return {}, []
     values = real.obs[color]

@@ -49,7 +49,7 @@ def path(
     basis
         Embedding in ``obsm``: ``"umap"`` for ``obsm["X_umap"]``.
     color
-        Column of ``obs`` or gene that colours the real cells; ``None`` leaves them grey.
+        Column of ``obs`` or gene that colors the real cells; ``None`` leaves them gray.
     paths
         Names or positions of the paths to draw; ``None`` for all.
     dimensions
@@ -63,7 +63,7 @@ def path(
     size
         Area of a real cell's point, in points squared; ``None`` goes by their number.
     legend
-        Whether to draw legend and colour bar; ``"on data"`` writes the names of classes on their
+        Whether to draw legend and color bar; ``"on data"`` writes the names of classes on their
         cells, as is always done in axes that you give.
     ax
         Axes to draw in; ``None`` makes a figure.
@@ -72,7 +72,7 @@ def path(
 
     Returns
     -------
-    The Axes. A path goes from the open circle to the filled one, coloured by position t. Augmented
+    The Axes. A path goes from the open circle to the filled one, colored by position t. Augmented
     cells in ``joint`` are triangles.
 
     Raises
@@ -80,7 +80,7 @@ def path(
     ValueError
         If ``joint`` has no generated cells.
     KeyError, IndexError
-        If the embedding, a path or the colour is not there.
+        If the embedding, a path or the color is not there.
 
     Examples
     --------
@@ -172,7 +172,7 @@ def axis_name(basis: str) -> str:
 
 
 def _draw_path(ax: Axes, points: np.ndarray, t: np.ndarray, n_arrows: int, *, few: bool) -> None:
-    """One path as segments coloured by t, with its ends and arrow heads."""
+    """One path as segments colored by t, with its ends and arrow heads."""
     from matplotlib.collections import LineCollection
     from matplotlib.colors import Normalize
 
@@ -186,7 +186,7 @@ def _draw_path(ax: Axes, points: np.ndarray, t: np.ndarray, n_arrows: int, *, fe
     if few:
         ax.plot(*points.T, color="white", lw=width + 1.6, zorder=3.5, solid_capstyle="round")
     ax.add_collection(lines)
-    # A walk within one cluster is short: there heads and ends must leave room for its colours.
+    # A walk within one cluster is short: there heads and ends must leave room for its colors.
     length = _length_in_points(ax, points)
     n_arrows = min(n_arrows, int(length / POINTS_PER_ARROW))
     if few:
@@ -213,7 +213,7 @@ def _length_in_points(ax: Axes, points: np.ndarray) -> float:
 
 
 def _position_colors() -> ScalarMappable:
-    """Colours of t, for the colour bar."""
+    """Colors of t, for the color bar."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 

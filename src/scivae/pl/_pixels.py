@@ -86,12 +86,12 @@ def mosaic(images: np.ndarray, *, gap: int = 1, fill: float = np.nan) -> np.ndar
     return out
 
 
-def centres(n: int, size: int, gap: int = 1) -> np.ndarray:
+def centers(n: int, size: int, gap: int = 1) -> np.ndarray:
     """Middles of n images of a mosaic along one side, shape ``(n,)``."""
     return np.arange(n) * (size + gap) + (size - 1) / 2
 
 
 def limits(values: np.ndarray) -> tuple[float, float]:
-    """Range of the grey scale: [0, 1] for pixels that lie in it, else that of the values."""
+    """Range of the gray scale: [0, 1] for pixels that lie in it, else that of the values."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)

@@ -1,4 +1,4 @@
-"""Points of cells, coloured by a column of obs or a gene."""
+"""Points of cells, colored by a column of obs or a gene."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ def color_points(
     ax
         Axes, of as many dimensions as the points.
     adata
-        Where the colours are.
+        Where the colors are.
     points
         Coordinates, shape ``(n_obs, 2)`` or ``(n_obs, 3)``.
     rows
         Which cells to draw, shape ``(n_obs,)``, bool.
     color
-        Column or gene; ``None`` for grey.
+        Column or gene; ``None`` for gray.
     area
         Of a point, in points squared.
     legend
-        Whether to draw a legend, or a colour bar for numbers; ``"on data"`` writes the names of
+        Whether to draw a legend, or a color bar for numbers; ``"on data"`` writes the names of
         classes on their cells, as is always done in the user's axes.
     own
         Whether the axes are ours.
@@ -125,10 +125,10 @@ def color_points(
 
 
 def quantity(adata: AnnData, color: str) -> str:
-    """What a colour bar shows: a column by its name, a gene with the scale of X."""
+    """What a color bar shows: a column by its name, a gene with the scale of X."""
     if color in adata.obs.columns:
         return "position along path, t" if color == _keys.T else color
-    return f"{color}, {'log-normalised' if 'log1p' in adata.uns else 'value in X'}"
+    return f"{color}, {'log-normalized' if 'log1p' in adata.uns else 'value in X'}"
 
 
 def dots(ax: Axes, points: np.ndarray, **look: Any) -> Any:
@@ -143,7 +143,7 @@ def check_legend(legend: Any) -> None:
 
 
 def legend_height(adata: AnnData, color: str | None, *, legend: Legend = True) -> float:
-    """Inches that the legend of a colour needs below our own axes."""
+    """Inches that the legend of a color needs below our own axes."""
     if color is None or not legend or legend == ON_DATA:
         return 0.0
     values = values_of(adata, color)

@@ -1,4 +1,4 @@
-"""The look that all figures share: sizes, colours, and axes made or borrowed."""
+"""The look that all figures share: sizes, colors, and axes made or borrowed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEIGHT: Final = 2.6
 # Points: smaller letters are not read in print.
 SMALLEST: Final = 5.5
 
-# Okabe and Ito's eight colours, told apart under all common kinds of colour blindness.
+# Okabe and Ito's eight colors, told apart under all common kinds of color blindness.
 OKABE_ITO: Final = (
     "#0072B2",
     "#E69F00",
@@ -30,8 +30,8 @@ OKABE_ITO: Final = (
     "#F0E442",
     "#000000",
 )
-# Sixteen more: each in turn the colour (of moderate chroma) that lies farthest, in CIELAB, from all before
-# it, from white and from pale grey, seen with normal vision and without red, green or blue cones. No two of
+# Sixteen more: each in turn the color (of moderate chroma) that lies farthest, in CIELAB, from all before
+# it, from white and from pale gray, seen with normal vision and without red, green or blue cones. No two of
 # 20 are closer than the closest two of Okabe and Ito's are under red-green blindness, less an eighth.
 MORE: Final = (
     "#603000",
@@ -52,7 +52,7 @@ MORE: Final = (
     "#807080",
 )
 TRAIN, VALIDATION = OKABE_ITO[0], OKABE_ITO[3]
-GREY: Final = "#9A9A9A"
+GRAY: Final = "#9A9A9A"
 PALE: Final = "#D9D9D9"
 T_CMAP: Final = "viridis"
 VALUE_CMAP: Final = "cividis"
@@ -212,7 +212,7 @@ def fix_tick_labels(ax: Axes) -> None:
 
 
 def colorbar(mappable: ScalarMappable, ax: Axes, label: str, **kwargs: Any) -> Colorbar:
-    """A slim colour bar beside the axes."""
+    """A slim color bar beside the axes."""
     figure: Any = ax.get_figure()
     if "cax" not in kwargs:
         kwargs = {"ax": ax, "aspect": 25, "pad": 0.03, "shrink": 0.8, **kwargs}
@@ -223,7 +223,7 @@ def colorbar(mappable: ScalarMappable, ax: Axes, label: str, **kwargs: Any) -> C
 
 
 def legend_below(ax: Axes, handles: list, *, own: bool, ncols: int = 1) -> None:
-    """A legend under our own axes, and inside of the user's, whose neighbours are theirs."""
+    """A legend under our own axes, and inside of the user's, whose neighbors are theirs."""
     if own:
         figure: Any = ax.get_figure()
         figure.legend(handles=handles, loc="outside lower left", ncols=ncols, columnspacing=1.0)
@@ -278,7 +278,7 @@ def lettering() -> list:
 
 
 def palette(n: int) -> list[str]:
-    """Colours for n categories: Okabe and Ito's, then :data:`MORE`; beyond 24 a rainbow."""
+    """Colors for n categories: Okabe and Ito's, then :data:`MORE`; beyond 24 a rainbow."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -291,7 +291,7 @@ def palette(n: int) -> list[str]:
 def category_colors(
     categories: Sequence[Any], uns: Mapping[str, Any] | None = None, key: str | None = None
 ) -> dict[Any, str]:
-    """Colour of every category: the user's in ``uns[key + "_colors"]``, else :func:`palette`."""
+    """Color of every category: the user's in ``uns[key + "_colors"]``, else :func:`palette`."""
     saved = None if uns is None else uns.get(f"{key}_colors")
     if saved is not None and not isinstance(saved, str) and len(saved) >= len(categories):
         return dict(zip(categories, [str(c) for c in saved], strict=False))
@@ -306,7 +306,7 @@ def spread(y: Iterable[float], gap: float) -> np.ndarray:
     y
         Places wished for, shape ``(n,)``.
     gap
-        Smallest distance between neighbours.
+        Smallest distance between neighbors.
     """
     wished = np.asarray(list(y), dtype=float)
     order = np.argsort(wished, kind="stable")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from .._errors import near_matches, shown
 from ._check import check_count
-from ._style import GREY, OKABE_ITO, WIDTH, label_outer, n_ticks, panels
+from ._style import GRAY, OKABE_ITO, WIDTH, label_outer, n_ticks, panels
 
 WEIGHT_NAMES = {"discriminator_weight": "discriminator weight β", "kl_weight": "KL weight α"}
 
@@ -91,7 +91,7 @@ def tradeoff(
             y = pd.to_numeric(table[name]).to_numpy(dtype=float)
             mean = pd.Series(y).groupby(x).mean()
             if chosen is not None:
-                one.axvline(chosen, color=GREY, lw=0.8, zorder=1)
+                one.axvline(chosen, color=GRAY, lw=0.8, zorder=1)
             if ceilings and name in ceilings:
                 one.axhline(ceilings[name], color="0.3", lw=0.8, ls=(0, (4, 2)), zorder=1)
             one.plot(mean.index, mean, color=OKABE_ITO[0], lw=1.3, zorder=2)

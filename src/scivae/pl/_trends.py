@@ -12,7 +12,7 @@ from .. import _keys
 from ..tl import curve_layers
 from ._check import check_count, check_genes, check_trends
 from ._style import (
-    GREY,
+    GRAY,
     OKABE_ITO,
     SIGNED_CMAP,
     SMALLEST,
@@ -318,16 +318,16 @@ def _fit_names(ax: Axes, names: list[str], pale: np.ndarray) -> None:
     ax.set_yticks(rows, [names[i] for i in rows], style="italic", fontsize=size)
     for label, is_pale in zip(ax.get_yticklabels(), pale[rows], strict=True):
         if is_pale:
-            label.set_color(GREY)
+            label.set_color(GRAY)
 
 
 def standardize(values: np.ndarray) -> np.ndarray:
     """Columns less their mean, over their standard deviation; constant columns become zero."""
-    centred = values - values.mean(axis=0)
-    sd = centred.std(axis=0)
+    centered = values - values.mean(axis=0)
+    sd = centered.std(axis=0)
     # What rounding leaves of a constant gene is no change.
     constant = sd <= 1e-6 * np.maximum(np.abs(values).max(axis=0), 1e-12)
-    return np.where(constant, 0.0, centred / np.where(constant, 1.0, sd))
+    return np.where(constant, 0.0, centered / np.where(constant, 1.0, sd))
 
 
 class _Shown(NamedTuple):
@@ -392,7 +392,7 @@ def _draw(ax: Axes, trends: AnnData, gene: str, color: str, shown: _Shown) -> No
     curve, low, high = curve_layers(trends)
     is_fit = curve == _keys.FIT_LAYER
     if shown.measured:
-        _draw_bins(ax, trends, gene, GREY if color == OKABE_ITO[0] else color, donors=shown.donors)
+        _draw_bins(ax, trends, gene, GRAY if color == OKABE_ITO[0] else color, donors=shown.donors)
     inner = slice(1, -1) if is_fit and trends.uns[_keys.UNS].get("free_ends") else slice(None)
     if shown.bands and low is not None and high is not None:
         below, above = (_layer(trends, layer, [gene])[inner, 0] for layer in (low, high))
@@ -445,22 +445,22 @@ def _draw_bins(ax: Axes, trends: AnnData, gene: str, color: str, *, donors: bool
             each = [_joined(p, least=np.inf)["mean"].iloc[0] for _, p in part.groupby("donor")]
             values = scaled(np.array(each))
             half = student.ppf(0.95, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-            centre = values.mean()
-            low, high, by_donor = centre - half, centre + half, True
+            center = values.mean()
+            low, high, by_donor = center - half, center + half, True
         else:
             whole = _joined(part, least=np.inf).iloc[0]
             half = 1.645 * np.sqrt(whole["variance"])
             lowest = 0.0 if is_log else -np.inf
-            centre, low, high = (
+            center, low, high = (
                 scaled(max(v, lowest))
                 for v in (whole["mean"], whole["mean"] - half, whole["mean"] + half)
             )
-        middle.append(centre)
-        below.append(centre - max(low, 0.0 if is_log else low))
-        above.append(high - centre)
-    centres, lengths = np.array(middle, dtype=float), np.array([below, above], dtype=float)
+        middle.append(center)
+        below.append(center - max(low, 0.0 if is_log else low))
+        above.append(high - center)
+    centers, lengths = np.array(middle, dtype=float), np.array([below, above], dtype=float)
     ax.errorbar(
-        at, centres, yerr=lengths, fmt="o", ms=2, lw=0.6, color=color, zorder=1.8,
+        at, centers, yerr=lengths, fmt="o", ms=2, lw=0.6, color=color, zorder=1.8,
         label=f"cells, 90 % by {'donor' if by_donor else 'cell'}",
     )  # fmt: skip
 

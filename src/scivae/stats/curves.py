@@ -432,11 +432,11 @@ class _Resamples(NamedTuple):
         """Coefficients of each resample, shape ``(n, n_genes, n_basis)``."""
         out = np.empty((n, *self.fit.coefficients.shape), dtype=np.float32)
         start = self._fit(self.t, self.weight, self.fit, iterations=4) if n else self.fit
-        centre = self.model.average(self.fit) - self.model.average(start)  # of bins against cells
+        center = self.model.average(self.fit) - self.model.average(start)  # of bins against cells
         for i, factor in enumerate(track(self._weights(n, rng), "resampling", n, unit="resamples")):
             t = np.clip(self.place(factor), 0, 1)
             found = self._fit(t, self.weight * factor, start, iterations=2)
-            out[i] = self.model.average(found, self._of_groups(factor)) + centre
+            out[i] = self.model.average(found, self._of_groups(factor)) + center
         return out
 
     def _of_groups(self, factor: FloatArray) -> FloatArray | None:
@@ -501,12 +501,12 @@ def _codes(name: str, value: Any, n: int) -> npt.NDArray[np.int64]:
 
 
 def _interval(
-    values: npt.NDArray[Any], centre: FloatArray, widening: float
+    values: npt.NDArray[Any], center: FloatArray, widening: float
 ) -> tuple[FloatArray, FloatArray]:
     """Percentiles of resamples along the first axis, about the middle, widened."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    low, high = centre - widening * (centre - low), centre + widening * (high - centre)
-    return np.minimum(low, centre), np.maximum(high, centre)
+    low, high = center - widening * (center - low), center + widening * (high - center)
+    return np.minimum(low, center), np.maximum(high, center)
 
 
 def _widening(n: int) -> float:

@@ -86,7 +86,7 @@ def permutation_test(
 
     The null distribution of the squared z is that under permutation of the groups among the cells of a
     donor. Where fewer than ten permutations of a gene reach its statistic, those of 100 genes of
-    similar kurtosis are taken together, since all are standardised; where these are too few as well,
+    similar kurtosis are taken together, since all are standardized; where these are too few as well,
     the tail is that of a gamma distribution.
 
     Parameters
@@ -109,7 +109,7 @@ def permutation_test(
     n_used = sum(len(cells) for cells in plan.strata)
     for first in track(range(0, n_genes, rows), "shuffling groups", unit="blocks of genes"):
         block = slice(first, min(first + rows, n_genes))
-        x, sd = _centred(values[block], plan)
+        x, sd = _centered(values[block], plan)
         total = np.where(np.isfinite(sd), (x**2).sum(axis=1), np.nan)  # NaN: does not vary
         kurtosis[block] = (x**4).sum(axis=1) * n_used / total**2
         difference[block] = x @ plan.weights
@@ -152,12 +152,12 @@ def permuted_z(
     rows = max(1, _VALUES_PER_BLOCK // max(values.shape[1], n_permutations))
     for first in track(range(0, len(out[0]), rows), "shuffling groups", unit="blocks of genes"):
         block = slice(first, min(first + rows, values.shape[0]))
-        x, sd = _centred(values[block], plan)
+        x, sd = _centered(values[block], plan)
         out[:, block] = np.nan_to_num((x.astype(np.float32) @ weights) / sd[:, None]).T
     return out
 
 
-def _centred(values: Any, plan: _Design) -> tuple[np.ndarray, np.ndarray]:
+def _centered(values: Any, plan: _Design) -> tuple[np.ndarray, np.ndarray]:
     """Values less the mean of their donor, and the standard deviation of the difference when shuffled.
 
     Shapes ``(n_genes, n_cells)`` and ``(n_genes,)``; NaN for a gene that does not vary. Cells that are
@@ -196,11 +196,11 @@ def _tail(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
     null = np.sort(null.astype(np.float64))
     beyond = len(null) - np.searchsorted(null, statistic * (1 - _ROUNDING), side="left")
     counted = (1 + beyond) / (1 + len(null))
-    centred = null - null.mean()
-    sd = centred.std()
+    centered = null - null.mean()
+    sd = centered.std()
     if sd == 0:
         return counted
-    skew = (centred**3).mean() / sd**3
+    skew = (centered**3).mean() / sd**3
     fitted = pearson3.sf(statistic, max(skew, 1e-2), loc=null.mean(), scale=sd)
     most = (1 + _MIN_BEYOND) / (1 + len(null))
     return np.where(beyond >= _MIN_BEYOND, counted, np.minimum(fitted, most))

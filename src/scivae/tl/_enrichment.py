@@ -199,9 +199,9 @@ def _within_sample(
     score: np.ndarray, null: np.ndarray, samples: MeasuredSamples
 ) -> tuple[np.ndarray, np.ndarray]:
     """Distance from the middle of the null over its spread, and p-value, two-sided."""
-    centre, spread = null.mean(axis=0), null.std(axis=0)
-    beyond = np.abs(null - centre) >= np.abs(score - centre) * (1 - 1e-6)
-    z = (score - centre) / np.where(spread > 0, spread, np.nan)
+    center, spread = null.mean(axis=0), null.std(axis=0)
+    beyond = np.abs(null - center) >= np.abs(score - center) * (1 - 1e-6)
+    z = (score - center) / np.where(spread > 0, spread, np.nan)
     return z, (1 + beyond.sum(axis=0)) / (1 + len(null))
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # A generated end and the cell it came from agree but for the rounding of float32.
 _TOLERANCE = 1e-3
-# Cells whose neighbours are found between two moves of the progress bar.
+# Cells whose neighbors are found between two moves of the progress bar.
 _ROWS = 4096
 
 
@@ -48,7 +48,7 @@ def project(
     use_rep
         Slot of ``obsm`` with the latent representation of the cells, by the model of the path.
     n_neighbors
-        How many neighbours of a cell are looked at for ``share``.
+        How many neighbors of a cell are looked at for ``share``.
     key_added
         First part of the names of the columns that are written; ``None`` writes nothing.
 
@@ -196,7 +196,7 @@ def embed(
     AnnData of the real cells followed by the generated ones, on the genes of ``generated``. ``X``
     and the layers that both have are joined, so are ``obs`` (``civae_kind`` is ``real`` for real
     cells), the latent representation ``obsm["X_civae"]`` and the embedding. Coordinates of real
-    cells are what they were, bit for bit. ``uns`` has the colours of ``adata`` and says under
+    cells are what they were, bit for bit. ``uns`` has the colors of ``adata`` and says under
     ``civae`` how cells were made.
 
     Raises
@@ -299,7 +299,7 @@ def _nearest(points: np.ndarray, of: np.ndarray, k: int) -> tuple[np.ndarray, np
 
     index = NearestNeighbors(n_neighbors=k).fit(points)
     blocks = [of[first : first + _ROWS] for first in range(0, len(of), _ROWS)]
-    found = [index.kneighbors(b) for b in track(blocks, "finding neighbours", unit="blocks")]
+    found = [index.kneighbors(b) for b in track(blocks, "finding neighbors", unit="blocks")]
     return np.concatenate([d for d, _ in found]), np.concatenate([i for _, i in found])
 
 

@@ -107,7 +107,9 @@ nitpicky = True
 # References into other packages cannot be checked without a network. Those into this one all are.
 _outside = "anndata|collections|contextlib|matplotlib|numpy|os|pandas|pathlib|scanpy|scipy|scvi|sklearn|torch|typing"
 nitpick_ignore = [
+    ("py:class", "scivae.data.requirements.Requirements"),
     ("py:class", "scivae.data.setup.Setup"),
+    ("py:class", "scivae.model.codec.Codec"),
     ("py:class", "scivae.model._repr.Labels"),
     ("py:class", "scivae.data.manager.CellsManager"),
 ]

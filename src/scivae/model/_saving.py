@@ -269,7 +269,7 @@ def load(
     ):
         torch.save(parts, Path(private) / SAVE_KEYS.MODEL_FNAME)
         with _not_taken_for_minified(adata):
-            return SCVI.load.__func__(cls, private, adata, **kwargs)
+            return super(CellsModel, cls).load(private, adata, **kwargs)  # type: ignore[misc]
 
 
 def load_query_data(
@@ -331,7 +331,7 @@ def load_query_data(
     else:
         raise ValueError("pass adata=, the query cells, or registry=, that of a datamodule.")
     with _unchanged_on_error(adata):
-        mapped = SCVI.load_query_data.__func__(cls, adata, reference, **kwargs)
+        mapped = super(CellsModel, cls).load_query_data(adata, reference, **kwargs)  # type: ignore[misc]
     place_weights_of_categories(reference.module, mapped.module)
     # Its classes are the reference's, and so are the cells that say how far to trust them.
     for name in ("temperature_", "calibration_"):
@@ -385,7 +385,7 @@ def prepare_query_anndata(
         missing = genes[~pd.Index(genes).isin(names)]
         if len(missing) == len(genes) or in_another_case(missing, names):
             checks.check_genes(adata, genes, cure="use names of the same kind")
-    return SCVI.prepare_query_anndata.__func__(cls, adata, reference, **kwargs)
+    return super(CellsModel, cls).prepare_query_anndata(adata, reference, **kwargs)  # type: ignore[misc]
 
 
 def _reference(cls: type[CellsModel], reference_model: Any, trusted: bool) -> Any:

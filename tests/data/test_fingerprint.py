@@ -68,10 +68,14 @@ def test_empty_and_tiny():
     for x in (
         np.zeros((3, 2)),
         sparse.csr_matrix((5, 4)),
+        sparse.csc_matrix((5, 4)),
+        np.zeros((4, 0)),
         sparse.csr_matrix((0, 4)),
         np.zeros((1, 1)),
     ):
+        assert Fingerprint(x).holds(x)
         assert Fingerprint(x).holds(x, np.arange(x.shape[0]))
+        assert Fingerprint(x).holds(x, every_row=True)
 
 
 @pytest.mark.parametrize("storage", STORAGE)

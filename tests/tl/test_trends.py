@@ -193,6 +193,18 @@ class TestNull:
         if between is None:
             assert trends.uns["civae"]["between"].tolist() == ["beta"]
 
+    def test_cells_of_other_groups_have_no_part_in_a_curve(self, model):
+        """Without a label, too: what lies near a path need not be on the way."""
+        adata = model.adata.copy()
+        adata.obsm["X_civae"] = model.get_latent_representation()
+        pairs = tl.pair_cells(adata, "cell_type", "alpha", "beta", n_pairs=30)
+        ends = adata.obs["cell_type"].isin(["alpha", "beta"]).to_numpy()
+        trends = tl.gene_trends(model, pairs, n_steps=3, adata=adata)
+        placed = trends.uns["civae"]["cells"]
+        assert set(placed.index) == set(adata.obs_names[ends])
+        alone = tl.gene_trends(model, pairs, n_steps=3, adata=adata[ends].copy())
+        np.testing.assert_array_equal(trends.layers["fit"], alone.layers["fit"])
+
     def test_without_order_nothing_is_between(self, model):
         query = make_adata()
         query.obsm["X_civae"] = model.get_latent_representation(query)

@@ -85,6 +85,8 @@ class Fingerprint:
             return False
         every_row = every_row or (rows is not None and not self._by_rows)
         for part, sums in zip(_parts(x), self._sums, strict=True):
+            if not len(sums):
+                continue
             if every_row:
                 blocks = np.arange(len(sums))
             elif rows is not None:

@@ -226,11 +226,10 @@ def _candidates(groups: Cells, at_end: np.ndarray, attrs: Mapping[Any, Any]) -> 
     """Cells that are to be placed."""
     between = groups.group != NONE
     known = groups.donor != NONE if groups.donors else np.ones(len(at_end), dtype=bool)
-    if attrs.get("label") is not None and not groups.label.all():
-        return np.flatnonzero((groups.label | between | at_end) & known)
-    if groups.between:
-        return np.flatnonzero((between | at_end) & known)
-    return np.flatnonzero(known | at_end)
+    wanted = between | at_end
+    if attrs.get("label") is not None:
+        wanted |= groups.label
+    return np.flatnonzero(wanted & known)
 
 
 def _values(

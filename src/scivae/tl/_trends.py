@@ -146,9 +146,8 @@ def gene_trends(
 
     Notes
     -----
-    *Which cells.* With a label in ``pairs``, its cells, and those of the groups between; without a
-    label, the cells of source, target and between. Where there is neither a label nor a group
-    between, any other cell that is near the paths counts too.
+    *Which cells.* The cells of source, target and the groups between; with a label in ``pairs``, all
+    cells of the label, too.
 
     *Positions.* A cell lies at the nearest place on the mean path, where distances are in units of the
     spread within the ends (for straight paths: Fisher's linear discriminant). Cells of the source lie at

@@ -142,3 +142,15 @@ def check_trained(model: Any) -> None:
     """Raise a RuntimeError unless the model is trained."""
     if not model.is_trained:
         raise RuntimeError("this model is not trained yet; call model.train() first.")
+
+
+def check_positions(name: str, t: np.ndarray) -> None:
+    """Raise a ValueError unless the positions of the steps of trends rise within [0, 1]."""
+    wrong = ~((t >= 0) & (t <= 1))
+    wrong[1:] |= ~(np.diff(t) > 0)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise ValueError(
+            f"{name} must rise within [0, 1], got {t[first]:g} at step {first}; pass trends as "
+            "scivae.tl.gene_trends returns them."
+        )

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _keys
-from .._errors import near_matches, shown
-from ..tl._validate import check_positions
+from .._errors import check_positions, near_matches, shown
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -53,7 +52,7 @@ def check_trends(trends: Any) -> dict[str, Any]:
             f"trends must be made by {MAKERS['trends']}, got another AnnData{found} of "
             f"{trends.n_obs} × {trends.n_vars}."
         )
-    check_positions(trends)
+    check_positions(f"trends.obs[{_keys.T!r}]", trends.obs[_keys.T].to_numpy(dtype=float))
     return dict(said)
 
 

@@ -99,7 +99,8 @@ def gene_order(
     >>> model.train(max_epochs=10, enable_progress_bar=False)
     >>> adata.obsm["X_civae"] = model.get_latent_representation()
     >>> pairs = scivae.tl.pair_cells(adata, "cell_type", "class_0", "class_4")
-    >>> order = scivae.tl.gene_order(scivae.tl.gene_trends(model, pairs))
+    >>> between = ["class_1", "class_2", "class_3"]
+    >>> order = scivae.tl.gene_order(scivae.tl.gene_trends(model, pairs, between=between))
     >>> order.before.shape == (len(order.genes), len(order.genes))
     True
     """

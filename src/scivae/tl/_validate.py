@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _keys
-from .._errors import check_trained, check_type, near_matches, shown
+from .._errors import check_positions, check_trained, check_type, near_matches, shown
 from .._names import as_text
 
 if TYPE_CHECKING:
@@ -117,17 +117,4 @@ def check_trends(trends: Any, name: str = "trends") -> None:
             f"{name} must be what scivae.tl.gene_trends returns, but {name}.uns['civae']['kind'] is "
             f"{kind!r}; call scivae.tl.gene_trends(model, pairs)."
         )
-    check_positions(trends, name)
-
-
-def check_positions(trends: AnnData, name: str = "trends") -> None:
-    """Raise unless the positions of steps rise within [0, 1]."""
-    t = trends.obs[_keys.T].to_numpy(dtype=float)
-    wrong = ~((t >= 0) & (t <= 1))
-    wrong[1:] |= ~(np.diff(t) > 0)
-    if wrong.any():
-        first = int(np.argmax(wrong))
-        raise ValueError(
-            f"{name}.obs[{_keys.T!r}] must rise within [0, 1], got {t[first]:g} at step {first}; pass "
-            "trends as scivae.tl.gene_trends returns them."
-        )
+    check_positions(f"{name}.obs[{_keys.T!r}]", trends.obs[_keys.T].to_numpy(dtype=float))

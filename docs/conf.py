@@ -26,6 +26,11 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from scivae.metrics._validate import SparseLike  # noqa
 
+sys.path.insert(0, str(HERE))
+import error_texts  # noqa
+
+(HERE / "errors.md").write_text(error_texts.page())
+
 
 def prose_of_returns(self: NumpyDocstring, section: str) -> list[str]:
     """What a function returns is a sentence here; a type on a line of its own is in the annotation too."""

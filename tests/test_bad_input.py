@@ -95,20 +95,20 @@ def of_objects(*objects):
 
 MISSING = "every cell needs a label unless unlabeled_category is given, but adata.obs['cell_type'] is missing in {} of 120 cells; pass unlabeled_category='Unknown' to train on them without labels, or remove them."
 KINDS = "labels must be strings, integers, floats or booleans, and of one type, but adata.obs['cell_type'] holds {}; convert the column with .astype(str)."
-NO_COLUMN = "{} must be a column of adata.obs, got {!r}; the columns there are: " + COLUMNS + "."
+NO_COLUMN = "{} must be a column of adata.obs, got {!r}; available columns: " + COLUMNS + "."
 FINITE = "expression values must be finite, but adata.layers['counts'] is NaN or infinite at cell 'cell_3', gene 'gene_5'; remove such cells or genes, or replace the values."
 LIKELIHOODS = "likelihood must be 'auto' or one of 'nb', 'zinb', 'poisson', 'normal', 'laplace', 'bernoulli', got {!r}."
-COUNTS = "likelihood={!r} needs raw counts, but adata.layers['counts'] holds {}; pass layer= with the name of the raw counts to setup_anndata (layers there are: none), or choose likelihood='normal'."
+COUNTS = "likelihood={!r} needs raw counts, but adata.layers['counts'] holds {}; pass layer= with the name of the raw counts to setup_anndata (available layers: none), or choose likelihood='normal'."
 METHODS = "method must be one of 'linear', 'spherical', 'geodesic', got {!r}."
-PAIRED = "{} must be a value of adata.obs['cell_type'] that at least one cell has, got {!r}; the values there are: 'alpha', 'beta', 'gamma'."
+PAIRED = "{} must be a value of adata.obs['cell_type'] that at least one cell has, got {!r}; available values: 'alpha', 'beta', 'gamma'."
 
 # change of the AnnData, arguments of setup_anndata, error, its text
 SETUP = {
     "no AnnData": (lambda a: a.to_df(), {}, TypeError, "adata must be an AnnData, got DataFrame."),
-    "view": (lambda a: a[:90], {}, ValueError, "adata must be no view of another AnnData, whose obs would have to be changed; run adata = adata.copy() first."),
+    "view": (lambda a: a[:90], {}, ValueError, "adata is a view, but setup_anndata writes to adata.obs; pass adata.copy()."),
     "no cells": (part(slice(0)), {}, ValueError, "adata must have cells and genes, got 0 × 40; check the filter that made it."),
     "no genes": (part(slice(None), slice(0)), {}, ValueError, "adata must have cells and genes, got 120 × 0; check the filter that made it."),
-    "no values": (no_values, {}, KeyError, "layer must be a key of adata.layers or there must be values in adata.X, got 'X'; the layers there are: none."),
+    "no values": (no_values, {}, KeyError, "layer must be a key of adata.layers or there must be values in adata.X, got 'X'; available layers: none."),
     "genes named twice": (names("var", lambda n: ["gene_0", *n[:-1]]), {}, ValueError, "adata.var_names must be unique, but 'gene_0' appear more than once; call adata.var_names_make_unique()."),
     "labels unknown": (None, {"labels_key": "celltype"}, KeyError, NO_COLUMN.format("labels_key", "celltype") + " Did you mean 'cell_type'?"),
     "labels not a name": (None, {"labels_key": ["cell_type"]}, TypeError, "labels_key must be the name of a column of adata.obs, got ['cell_type'] (list)."),
@@ -126,7 +126,7 @@ SETUP = {
     "labels intervals": (labels(pd.cut(np.arange(N_CELLS), 3)), {}, TypeError, KINDS.format("Interval")),
     "nothing labeled": (labels("?"), {"unlabeled_category": "?"}, ValueError, "at least one cell needs a label, but adata.obs['cell_type'] has none; check labels_key and unlabeled_category."),
     "unlabeled_category a list": (None, {"unlabeled_category": ["alpha"]}, TypeError, "unlabeled_category must be one value, got ['alpha']."),
-    "layer unknown": (None, {"layer": "count"}, KeyError, "layer must be a key of adata.layers or 'X', got 'count'; the layers there are: 'counts'. Did you mean 'counts'?"),
+    "layer unknown": (None, {"layer": "count"}, KeyError, "layer must be a key of adata.layers or 'X', got 'count'; available layers: 'counts'. Did you mean 'counts'?"),
     "layer not a name": (None, {"layer": ["counts"]}, TypeError, "layer must be the name of a layer, got ['counts'] (list)."),
     "batch unknown": (None, {"batch_key": ""}, KeyError, NO_COLUMN.format("batch_key", "")),
     "batch not a name": (None, {"batch_key": True}, TypeError, "batch_key must be the name of a column of adata.obs, got True (bool)."),
@@ -153,8 +153,8 @@ MODEL = {
     "negative counts": (value(-2), {"likelihood": "nb"}, ValueError, COUNTS.format("nb", "negative values (the smallest is -2)")),
     "fractions": (value(0.5), {"likelihood": "poisson"}, ValueError, COUNTS.format("poisson", "values that are not whole numbers")),
     "cells without counts": (value(0, slice(3, 5), slice(None)), {}, ValueError, "every cell needs at least one count under likelihood='nb', but 2 cells of adata.layers['counts'] are all zero ('cell_3', 'cell_4'); remove them with scanpy.pp.filter_cells(adata, min_counts=1)."),
-    "huge counts": (value(1e30), {}, ValueError, "values must not exceed 1e+08 under likelihood='nb', but the greatest of adata.layers['counts'] is 1e+30; scale them, or remove what is no measurement."),
-    "huge values": (value(-1e20), {}, ValueError, "values must not exceed 1e+15 under likelihood='normal', but the greatest of adata.layers['counts'] is 1e+20; scale them, or remove what is no measurement."),
+    "huge counts": (value(1e30), {}, ValueError, "values must not exceed 1e+08 under likelihood='nb', but the greatest of adata.layers['counts'] is 1e+30; scale them, or remove invalid entries."),
+    "huge values": (value(-1e20), {}, ValueError, "values must not exceed 1e+15 under likelihood='normal', but the greatest of adata.layers['counts'] is 1e+20; scale them, or remove invalid entries."),
     "values above one": (None, {"likelihood": "bernoulli"}, ValueError, "likelihood='bernoulli' needs values in [0, 1], but those of adata.layers['counts'] lie in [0, 33]; scale them (pixels / 255), or choose likelihood='normal' or 'laplace'."),
     "sigmoid above one": (None, {"likelihood": "normal", "sigmoid": True}, ValueError, "sigmoid=True needs values in [0, 1], but those of adata.layers['counts'] lie in [0, 33]; scale them, or leave sigmoid out."),
     "likelihood": (None, {"likelihood": "negbin"}, ValueError, LIKELIHOODS.format("negbin")),
@@ -204,7 +204,7 @@ QUERY = {
     "genes reordered": (part(slice(None), slice(None, None, -1)), ValueError, "adata must have the 40 genes of the model in the same order, got 40 in another order; use adata[:, model.get_var_names()].copy()."),
     "genes renamed": (names("var", lambda n: [f"g{name}" for name in n]), ValueError, "adata must have the 40 genes that the model was trained on, but 40 are missing ('gene_0', 'gene_1', 'gene_2', … (40 in all)); CIVAE.prepare_query_anndata(adata, model) fills them with zeros."),
     "no cells": (part(slice(0)), ValueError, "adata must have cells and genes, got 0 × 40; check the filter that made it."),
-    "layer gone": (no_layer, KeyError, "layer must be a key of adata.layers or 'X', got 'counts'; the layers there are: none."),
+    "layer gone": (no_layer, KeyError, "layer must be a key of adata.layers or 'X', got 'counts'; available layers: none."),
     "unseen label": (labels("delta"), ValueError, "labels must be classes that the model was trained on, but adata.obs['cell_type'] holds 'delta'; set them to NaN, or drop the column: cells without a label can be encoded and predicted."),
     "labels lists": (labels(of_objects([1])), TypeError, KINDS.format("list")),
     "NaN": (value(NAN), ValueError, FINITE),
@@ -224,14 +224,14 @@ CALL = {
     "batch_size": (lambda m, a: m.predict(batch_size=0), ValueError, "batch_size must be at least 1, got 0."),
     "batch_size of latent": (lambda m, a: m.get_latent_representation(batch_size="1"), TypeError, "batch_size must be an integer, got '1' (str)."),
     "z of another shape": (lambda m, a: m.decode(np.zeros((2, 3))), ValueError, "z must be of shape (n, 4), got (2, 3)."),
-    "z words": (lambda m, a: m.decode([["a", "b", "c", "d"]]), TypeError, "z must hold numbers, and equally many in every row, got [['a', 'b', 'c', 'd']] (list)."),
-    "z ragged": (lambda m, a: m.decode([[0, 0, 0, 0], [0]]), TypeError, "z must hold numbers, and equally many in every row, got [[0, 0, 0, 0], [0]] (list)."),
-    "z complex": (lambda m, a: m.decode(Z * 1j), TypeError, "z must hold numbers, and equally many in every row, got ndarray."),
+    "z words": (lambda m, a: m.decode([["a", "b", "c", "d"]]), TypeError, "z must hold numbers, in rows of equal length, got [['a', 'b', 'c', 'd']] (list)."),
+    "z ragged": (lambda m, a: m.decode([[0, 0, 0, 0], [0]]), TypeError, "z must hold numbers, in rows of equal length, got [[0, 0, 0, 0], [0]] (list)."),
+    "z complex": (lambda m, a: m.decode(Z * 1j), TypeError, "z must hold numbers, in rows of equal length, got ndarray."),
     "z infinite": (lambda m, a: m.decode(Z + np.inf), ValueError, "z must be finite and within ±1e+15, got inf."),
     "z huge": (lambda m, a: m.decode(Z + 1e30), ValueError, "z must be finite and within ±1e+15, got 1e+30."),
     "covariates a dict": (lambda m, a: m.decode(Z, {"batch": "one"}), TypeError, "covariates must be a DataFrame, got dict."),
     "covariates unknown": (lambda m, a: m.decode(Z, pd.DataFrame({"batch": ["one"] * 2})), KeyError, "covariates must be columns of the setup (there are none), got 'batch'."),
-    "library_size words": (lambda m, a: m.decode(Z, library_size="big"), TypeError, "library_size must hold numbers, and equally many in every row, got 'big' (str)."),
+    "library_size words": (lambda m, a: m.decode(Z, library_size="big"), TypeError, "library_size must hold numbers, in rows of equal length, got 'big' (str)."),
     "library_size NaN": (lambda m, a: m.decode(Z, library_size=NAN), ValueError, "library_size must be positive and at most 1e+15, got nan."),
     "library_size huge": (lambda m, a: m.decode(Z, library_size=[1, 1e300]), ValueError, "library_size must be positive and at most 1e+15, got 1e+300."),
     "library_size a matrix": (lambda m, a: m.decode(Z, library_size=np.ones((2, 1))), ValueError, "library_size must be one number or of shape (2,), got shape (2, 1)."),
@@ -243,7 +243,7 @@ CALL = {
     "cell bytes": (lambda m, a: m.interpolate(b"cell_0", 1), TypeError, "cell_a must hold obs names (str) or positions (int), one kind only, got bytes."),
     "cells mixed": (lambda m, a: m.interpolate(["cell_0", 1], [2, 3]), TypeError, "cell_a must hold obs names (str) or positions (int), one kind only, got int, str."),
     "no cells": (lambda m, a: m.interpolate([], []), ValueError, "cell_a must name at least one cell, got an empty sequence."),
-    "unequal numbers": (lambda m, a: m.interpolate([0, 1], 2), ValueError, "cell_a and cell_b must name equally many cells, got 2 and 1."),
+    "unequal numbers": (lambda m, a: m.interpolate([0, 1], 2), ValueError, "cell_a and cell_b must name the same number of cells, got 2 and 1."),
     "n_steps": (lambda m, a: m.interpolate(0, 3, n_steps=1), ValueError, "n_steps must be at least 2, got 1."),
     "method": (lambda m, a: m.interpolate(0, 3, method="lineal"), ValueError, METHODS.format("lineal") + " Did you mean 'linear'?"),
     "cells elsewhere": (lambda m, a: m.interpolate(0, 3, adata=a.X), TypeError, "adata must be an AnnData, got ndarray."),
@@ -300,9 +300,9 @@ VERBS = {
     "pairs: groupby": (lambda m, a: pairs(a, groupby=["cell_type"]), TypeError, "groupby must be the name of a column of adata.obs, got ['cell_type'] (list)."),
     "pairs: source": (lambda m, a: pairs(a, source="delta"), ValueError, PAIRED.format("source", "delta") + " Did you mean 'beta'?"),
     "pairs: source a list": (lambda m, a: pairs(a, source=["alpha"]), TypeError, "source must be one value of adata.obs['cell_type'], got ['alpha']."),
-    "pairs: target": (lambda m, a: pairs(a, target="alpha"), ValueError, "source and target must be two groups of adata.obs['cell_type'], got 'alpha' twice; the groups are: 'alpha', 'beta', 'gamma'."),
+    "pairs: target": (lambda m, a: pairs(a, target="alpha"), ValueError, "source and target must be two groups of adata.obs['cell_type'], got 'alpha' twice; available groups: 'alpha', 'beta', 'gamma'."),
     "pairs: label": (lambda m, a: pairs(a, label="gamma"), ValueError, "label must be present in both groups, but no cell of source='alpha' has adata.obs['cell_type'] == 'gamma'; the labels of that group are: 'alpha'."),
-    "pairs: use_rep": (lambda m, a: pairs(a, use_rep="X_pca"), KeyError, "use_rep must be a key of adata.obsm, got 'X_pca'; those there are: 'X_civae', 'X_flat', 'X_words'. Did you mean 'X_civae'?"),
+    "pairs: use_rep": (lambda m, a: pairs(a, use_rep="X_pca"), KeyError, "use_rep must be a key of adata.obsm, got 'X_pca'; available: 'X_civae', 'X_flat', 'X_words'. Did you mean 'X_civae'?"),
     "pairs: use_rep words": (lambda m, a: pairs(a, use_rep="X_words"), TypeError, "adata.obsm['X_words'] must be a dense array of numbers, cells × dimensions, got shape (120, 2) of dtype <U1."),
     "pairs: method": (lambda m, a: pairs(a, method="OT"), ValueError, "method must be one of 'ot', 'random', 'all', 'nearest', got 'OT'. Did you mean 'ot'?"),
     "pairs: n_pairs": (lambda m, a: pairs(a, n_pairs=0), ValueError, "n_pairs must be at least 1, got 0."),
@@ -435,8 +435,8 @@ def lost(adata):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lost, "adata.obs['_scvi_labels'], which setup_anndata wrote, is gone; call setup_anndata again and make the model anew, or pass a fresh copy as adata=."),
-        (value(NAN), "adata.layers['counts'] must hold what it held when the model was made, but 1 of 120 cells have changed ('cell_3'), as scanpy's functions do in place; put the values back (keep counts in adata.layers['counts']), or set up and train a new model."),
+        (lost, "adata.obs['_scvi_labels'], which setup_anndata wrote, is gone; call setup_anndata again and create a new model, or pass a fresh copy as adata=."),
+        (value(NAN), "adata.layers['counts'] must hold what it held when the model was made, but 1 of 120 cells have changed ('cell_3'), as scanpy's functions do in place; restore the values (keep counts in adata.layers['counts']), or set up and train a new model."),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_names_cannot_break_the_page(adata):
 @pytest.mark.parametrize(
     ("name", "phrases"),
     [
-        ("path", ["2 walks", "cell_0 → cell_3", "alpha → beta", "1 of 1 walk", "class_margin"]),
+        ("path", ["2 paths", "cell_0 → cell_3", "alpha → beta", "1 of 1 path", "class_margin"]),
         ("cells", ["7 synthetic cells", "alpha 3, beta 4", "samples", "pl.augmentation"]),
         ("pairs", ["pairs of cells", "stage: early → late in alpha", "ot", "tl.gene_trends"]),
         ("trends", ["40 genes", "early → late in alpha", "per 10,000", "tl.rank_genes"]),

@@ -56,12 +56,19 @@ def condition(model, adata):
     ]
 
 
+def encoded(model, adata):
+    """What functions that build on the model are given."""
+    with model.reading(adata) as cells:
+        return model.codec.encode(cells, np.arange(cells.n_obs)).mean
+
+
 # What each public method gives for cells (``None``: the model's own). Those whose name ends in a star give
 # a row a cell without a random draw, which follows the cell wherever it lies.
 CALLS = {
     "predict*": lambda m, a: m.predict(a, soft=True).to_numpy(),
     "get_latent_representation*": lambda m, a: m.get_latent_representation(a),
     "novelty*": lambda m, a: m.novelty(a).to_numpy(),
+    "reading": lambda m, a: encoded(m, a),
     "interpolate": lambda m, a: path_values(
         m.interpolate("cell_0", "cell_30", n_steps=3, adata=a, key_added=None)
     ),
@@ -592,7 +599,7 @@ def test_loaders_of_others(model):
     with pytest.raises(TypeError, match="dataloader must yield minibatches"):
         model.predict(dataloader=3)
     for method in (model.predict, model.get_latent_representation, model.get_elbo):
-        with pytest.raises(ValueError, match="stands in place of adata and indices"):
+        with pytest.raises(ValueError, match="replaces adata and indices"):
             method(make_adata(), dataloader=own)
 
 
@@ -667,7 +674,7 @@ BAD_ARGUMENTS = {
     "gene twice": (lambda m: m.posterior_predictive_sample(gene_list=["gene_7", "gene_7"]), ValueError, "each gene once"),
     "no genes": (lambda m: m.get_normalized_expression(gene_list=[]), ValueError, "at least one gene"),
     "genes of another name": (lambda m: m.get_normalized_expression(genes=GENES), TypeError, "'genes' is none"),
-    "group unknown": (lambda m: m.differential_expression(groupby="cell_type", group1="alfa"), ValueError, "got 'alfa'; the values there are: 'alpha', 'beta', 'gamma'. Did you mean 'alpha'"),
+    "group unknown": (lambda m: m.differential_expression(groupby="cell_type", group1="alfa"), ValueError, "got 'alfa'; available values: 'alpha', 'beta', 'gamma'. Did you mean 'alpha'"),
     "second group unknown": (lambda m: m.differential_expression(groupby="cell_type", group1="alpha", group2="delta"), ValueError, "group2 must be a value"),
     "groups alike": (lambda m: m.differential_expression(groupby="cell_type", group1="alpha", group2="alpha"), ValueError, "different groups"),
     "column unknown": (lambda m: m.differential_expression(groupby="celltype"), KeyError, "Did you mean 'cell_type'"),

@@ -110,7 +110,7 @@ def mudata(cells):
     return pytest.importorskip("mudata").MuData({"rna": counts, "protein": protein})
 
 
-@pytest.mark.filterwarnings("ignore:a walk stays in its class")  # after one epoch
+@pytest.mark.filterwarnings("ignore:a path stays in its class")  # after one epoch
 def test_a_modality_of_mudata_is_an_anndata_like_any_other(mudata):
     CIVAE.setup_anndata(mudata["rna"], batch_key="batch")
     model = CIVAE(mudata["rna"], n_latent=4)

@@ -124,7 +124,7 @@ def test_names_of_several_levels_are_refused(slot, model):
     frame = adata.obs if slot == "obs_names" else adata.var
     frame.index = pd.MultiIndex.from_arrays([np.arange(len(frame))] * 2)
     for take in (CIVAE.setup_anndata, model.predict, BlockDataModule):
-        with pytest.raises(TypeError, match=f"adata.{slot} must be one name each, .* set adata"):
+        with pytest.raises(TypeError, match=f"adata.{slot} must be a plain index, .* set adata"):
             take(adata)
 
 

@@ -59,7 +59,7 @@ def calls(trained):
     trends = tl.gene_trends(trained, pairs, n_steps=3, adata=adata)
     path = trained.interpolate(0, 3, n_steps=5, adata=adata)
     return {
-        "decoding walks": lambda: trained.interpolate(0, 3, n_steps=7, adata=adata),
+        "decoding paths": lambda: trained.interpolate(0, 3, n_steps=7, adata=adata),
         "sampling bands": lambda: trained.interpolate(0, 3, n_samples=3, adata=adata),
         "finding geodesics": lambda: trained.interpolate(
             [0, 1], [3, 4], method="geodesic", adata=adata
@@ -78,7 +78,7 @@ def calls(trained):
 @pytest.mark.parametrize(
     "what",
     [
-        "decoding walks",
+        "decoding paths",
         "sampling bands",
         "finding geodesics",
         "encoding cells",

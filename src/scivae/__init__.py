@@ -17,7 +17,7 @@ __version__ = version("scivae-tools")
 
 
 def __getattr__(name: str) -> Any:
-    # Rooms are imported when they are first used: torch alone takes seconds.
+    # Submodules load lazily: torch alone takes seconds.
     if name in __all__:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,7 +33,7 @@ class Request(NamedTuple):
     Attributes
     ----------
     data
-        File of one's own, or ``None``.
+        The user's file, or ``None``.
     dataset
         Name of a known data set, where ``data`` is ``None``.
     labels_key, layer, batch_key
@@ -65,7 +65,7 @@ class Request(NamedTuple):
     seed: int = 0
 
 
-# What the known data sets are walked along, unless asked otherwise.
+# Defaults of the known data sets.
 DEFAULTS: dict[str, dict[str, str]] = {
     "pbmc": {"groupby": "louvain", "source": "2", "target": "7", "label": "Dendritic"},
     "colon": {
@@ -80,7 +80,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
 
 
 def run(request: Request) -> dict[str, Any]:
-    """Train, walk, augment, and write files.
+    """Train, trace paths, augment, and write files.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def run(request: Request) -> dict[str, Any]:
 
     _say("Placing cells on a map …")
     _add_umap(adata, model, request.seed)
-    _say("Walking …")
+    _say("Tracing paths …")
     label = request.label or str(adata.obs[key].value_counts().index[0])
     ends = _ends(adata, request, label, key)
     path = model.interpolate(*ends, n_steps=N_STEPS, seed=request.seed)
@@ -136,7 +136,7 @@ def _with_defaults(request: Request) -> Request:
     if request.data is not None:
         return request
     defaults = dict(DEFAULTS[request.dataset])
-    if given:  # groups of one's own are not within the class of another question
+    if given:  # groups given by the user do not belong to the class of the default question
         for name in ("groupby", "source", "target", "label"):
             defaults.pop(name, None)
     fill: dict[str, Any] = {k: v for k, v in defaults.items() if getattr(request, k) is None}
@@ -198,7 +198,7 @@ def _check_groups(adata: AnnData, request: Request, key: str) -> None:
     for option, column in (("--labels-key", key), ("--groupby", request.groupby)):
         if column is not None and column not in adata.obs:
             raise KeyError(
-                f"{option} must be a column of obs, got {column!r}; the columns there are: "
+                f"{option} must be a column of obs, got {column!r}; available columns: "
                 f"{shown(adata.obs.columns, 20)}.{near_matches(column, adata.obs.columns)}"
             )
     for option, value, column in (
@@ -245,7 +245,7 @@ def _add_umap(adata: AnnData, model: CIVAE, seed: int) -> None:
 
 
 def _ends(adata: AnnData, request: Request, label: str, key: str) -> tuple[int, int]:
-    """Positions of the two cells of the walk: the middle ones of their groups, or two far apart in the class."""
+    """Positions of the two cells of the path: the middle ones of their groups, or two far apart in the class."""
     inside = (adata.obs[key] == label).to_numpy()
     z = adata.obsm[_keys.LATENT]
     if request.groupby is None:
@@ -430,7 +430,7 @@ def _text(
         f"    the same classifier, real cells  {report['judge']:6.1%}   held out, which it does not know",
         f"  drawn cells that were accepted     {report['yield']:6.1%}",
         "",
-        f"  walk       {ends[0]} → {ends[1]}, in class {label}",
+        f"  path       {ends[0]} → {ends[1]}, in class {label}",
     ]
     if genes is not None:
         column = "fdr" if "fdr" in genes else "fdr_cells"

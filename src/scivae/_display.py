@@ -148,32 +148,32 @@ def _layers(data: AnnData) -> str:
 
 def _path(data: AnnData, said: Mapping[str, Any]) -> Description:
     obs = data.obs
-    walks = obs.groupby(obs[_keys.PATH].astype(str), sort=False)
-    names = list(walks.groups)
-    ends = walks[_keys.PREDICTED].agg(["first", "last"]).astype(str)
+    paths = obs.groupby(obs[_keys.PATH].astype(str), sort=False)
+    names = list(paths.groups)
+    ends = paths[_keys.PREDICTED].agg(["first", "last"]).astype(str)
     same = ends["first"] == ends["last"]
-    lowest = walks[_keys.MARGIN].min()
+    lowest = paths[_keys.MARGIN].min()
     n_same, n_inside = int(same.sum()), int((lowest[same] > 0).sum())
     kinds = dict.fromkeys(a if a == b else f"{a} → {b}" for a, b in ends.to_numpy())
     facts = [
-        (counted(len(names), "walk").split(" ", 1)[1], listed(names, 3)),
-        ("steps", f"{said.get('n_steps', '?')} a walk, {said.get('method')}"),
+        (counted(len(names), "path").split(" ", 1)[1], listed(names, 3)),
+        ("steps", f"{said.get('n_steps', '?')} a path, {said.get('method')}"),
         ("classes", listed(kinds)),
     ]
     if n_same:
         facts.append(
             (
                 "stay in class",
-                f"{n_inside:,} of {counted(n_same, 'walk')} within a class, lowest margin "
+                f"{n_inside:,} of {counted(n_same, 'path')} within a class, lowest margin "
                 f"{lowest[same].min():.2g} log-odds",
             )
         )
     facts += [
         ("values", f"{_values(said)} of {data.n_vars:,} variables in {_layers(data)}"),
-        ("z", f"obsm[{_keys.LATENT!r}], position along the walk: obs[{_keys.T!r}]"),
+        ("z", f"obsm[{_keys.LATENT!r}], position along the path: obs[{_keys.T!r}]"),
     ]
     return Description(
-        f"{counted(len(names), 'walk')} through latent space (AnnData, {data.n_obs:,} × {data.n_vars:,})",
+        f"{counted(len(names), 'path')} through latent space (AnnData, {data.n_obs:,} × {data.n_vars:,})",
         tuple(facts),
         (
             ("scivae.pl.class_margin(path)", "how deep inside its class it runs"),
@@ -211,7 +211,7 @@ def _trends(data: AnnData, said: Mapping[str, Any]) -> Description:
     share = said.get("share_in_class")
     facts = [
         ("way", way + (f" in {said['label']}" if said.get("label") is not None else "")),
-        ("walks", f"{said.get('n_pairs', 0):,} of {data.n_obs:,} steps, {said.get('method')}"),
+        ("paths", f"{said.get('n_pairs', 0):,} of {data.n_obs:,} steps, {said.get('method')}"),
         ("genes", f"{listed(data.var_names)}, {said.get('scale')}"),
         ("layers", listed(layer_names(data), 4)),
     ]
@@ -224,7 +224,7 @@ def _trends(data: AnnData, said: Mapping[str, Any]) -> Description:
             )
         )
     if share is not None:
-        facts.append(("stay in their class", f"{share:.0%} of the walks within a class"))
+        facts.append(("stay in their class", f"{share:.0%} of the paths within a class"))
     if len(said.get("donors", ())):
         facts.append(("donors", listed(said["donors"])))
     return Description(

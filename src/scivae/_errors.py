@@ -1,4 +1,4 @@
-"""Phrases that errors share, and the checks of plain arguments that every room makes."""
+"""Checks of arguments, and the phrases of their errors: ``name must be …, got …; cure``."""
 
 from __future__ import annotations
 
@@ -112,9 +112,7 @@ def as_numbers(name: str, value: Any) -> np.ndarray:
     except ValueError:  # rows of different length
         array = np.asarray(None)
     if array.dtype.kind not in "fiu":
-        raise TypeError(
-            f"{name} must hold numbers, and equally many in every row, got {got(value)}."
-        )
+        raise TypeError(f"{name} must hold numbers, in rows of equal length, got {got(value)}.")
     return array.astype(np.float64)
 
 

@@ -1,4 +1,4 @@
-"""What other packages say on the way that does not concern who calls this one."""
+"""Silence messages of other packages that users of this one do not need."""
 
 from __future__ import annotations
 

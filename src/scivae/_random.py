@@ -1,4 +1,4 @@
-"""Randomness that is an argument: nobody else's random state is read or changed."""
+"""Randomness by seed: the global random state is neither read nor changed."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def loaders_of_training(trainer: Trainer) -> list[Any]:
 
 
 def begin_epoch_again(trainer: Trainer) -> None:
-    """Ask the loaders anew for the minibatches of the first epoch. Lightning 2.6.
+    """Restart the loaders of the first epoch. Lightning 2.6.
 
     Lightning asks before any hook of the epoch, and loaders with processes of their own then ask
     their samplers at once: before these could be seeded.

@@ -14,7 +14,7 @@ from typing import Any
 EXAMPLES = """\
 examples:
   scivae demo
-      train on the blood cells that scanpy ships and walk from one kind of dendritic cell to another
+      train on the blood cells that scanpy ships and trace a path from one kind of dendritic cell to another
   scivae demo --dataset digits --epochs 60 --out digits
       images of handwritten digits, from one 8 to another; no network either
   scivae demo --dataset colon
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="train, interpolate, augment, and write figures, tables and a short report",
-        description="Train CI-VAE, walk between two groups of cells, make more cells of every class,\n"
+        description="Train CI-VAE, trace paths between two groups of cells, generate cells of every class,\n"
         "and write what came out.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -112,10 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--labels-key", help="column of obs with the classes (default: cell_type)")
     demo.add_argument("--layer", help="layer to model (default: counts where there is one, else X)")
     demo.add_argument("--batch-key", help="column of obs with the batches")
-    demo.add_argument("--groupby", help="column of obs with the groups to walk between")
-    demo.add_argument("--source", help="group in which walks begin")
-    demo.add_argument("--target", help="group in which walks end")
-    demo.add_argument("--label", help="class to walk in (default: the largest)")
+    demo.add_argument("--groupby", help="column of obs with the groups to trace paths between")
+    demo.add_argument("--source", help="group in which paths begin")
+    demo.add_argument("--target", help="group in which paths end")
+    demo.add_argument("--label", help="class of the paths (default: the largest)")
     demo.add_argument(
         "--out",
         type=Path,

@@ -11,7 +11,7 @@ from scipy import sparse
 from scvi.dataloaders import AnnDataLoader
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 
-from scivae.model import CIVAE, BlockDataModule
+from scivae.model import CIVAE, BlockDataModule, _annotation
 
 zarr = pytest.importorskip("zarr")
 
@@ -209,7 +209,9 @@ def test_annbatch_reads_the_same_minibatches(adata, tmp_path, store, values):
 
 def test_annbatch_reads_zarr_only(path, adata):
     for source in (path, adata):
-        with pytest.raises(ValueError, match="reader='annbatch' reads zarr stores, but .* is none"):
+        with pytest.raises(
+            ValueError, match="reader='annbatch' reads zarr stores, but .* is not one"
+        ):
             BlockDataModule(source, reader="annbatch")
 
 
@@ -307,7 +309,7 @@ def test_what_a_model_from_a_file_can_do(path, adata, tmp_path):
     ):
         with pytest.raises(ValueError, match="made or loaded without an AnnData; pass adata="):
             call()
-    with pytest.raises(ValueError, match="a dataloader stands in place of adata"):
+    with pytest.raises(ValueError, match="a dataloader replaces adata"):
         model.predict(adata, dataloader=loader)
     model.save(tmp_path / "model")
 
@@ -384,7 +386,7 @@ def test_annotate_leaves_nothing_when_it_fails(adata, tmp_path, store, trained, 
     trained.annotate(source)
     read = anndata.read_zarr if "zarr" in store else anndata.read_h5ad
     before = snapshot(read(source))
-    monkeypatch.setattr(type(trained), "_with_novelty", lambda *_: iter([("x", None)]))
+    monkeypatch.setattr(_annotation, "with_novelty", lambda *_: iter([("x", None)]))
     with pytest.raises(AttributeError):
         trained.annotate(source)
     assert_unchanged(read(source), before)
@@ -396,9 +398,9 @@ def test_annotate_leaves_nothing_when_it_fails(adata, tmp_path, store, trained, 
 @pytest.mark.parametrize(
     ("change", "arguments", "error", "message"),
     [
-        ({}, {"labels_key": "cell"}, KeyError, "labels_key must be a column of adata.obs, got 'cell'; the columns there are: 'cell_type', 'batch'"),
+        ({}, {"labels_key": "cell"}, KeyError, "labels_key must be a column of adata.obs, got 'cell'; available columns: 'cell_type', 'batch'"),
         ({}, {"batch_key": "donor"}, KeyError, "batch_key must be a column of adata.obs, got 'donor'"),
-        ({}, {"layer": "raw"}, KeyError, "layer must be a key of adata.layers or 'X', got 'raw'; the layers there are: 'counts'"),
+        ({}, {"layer": "raw"}, KeyError, "layer must be a key of adata.layers or 'X', got 'raw'; available layers: 'counts'"),
         ({"csc": True}, {}, ValueError, r"layers/counts of .*cells.h5ad is stored by columns \(CSC\)"),
         ({"label": np.nan}, {}, ValueError, "every cell needs a label unless unlabeled_category is given.* missing in 1 of 120"),
         ({"value": np.nan}, {}, ValueError, r"layers\['counts'\] is NaN or infinite at cell 'cell_5', gene 'gene_0'"),
@@ -441,10 +443,10 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "text.h5ad").write_text("no HDF5")
     with pytest.raises(OSError, match="text.h5ad cannot be opened as an h5ad file"):
         BlockDataModule(tmp_path / "text.h5ad")
-    with pytest.raises(ValueError, match="is a folder, but no zarr store"):
+    with pytest.raises(ValueError, match="is a folder, but not a zarr store"):
         BlockDataModule(tmp_path)
     zarr.open_group(str(tmp_path / "empty.zarr"), mode="w")
-    with pytest.raises(ValueError, match="empty.zarr holds no AnnData"):
+    with pytest.raises(ValueError, match="empty.zarr does not hold an AnnData"):
         BlockDataModule(tmp_path / "empty.zarr")
     with pytest.raises(TypeError, match="or from an AnnData, got int"):
         BlockDataModule(3)

@@ -84,7 +84,7 @@ def chosen(adata):
     ("kind", "likelihood", "text"),
     [
         ("counts", "nb", None),
-        ("near counts", "nb", "adata.X holds whole numbers but for rounding errors; they are rounded, and modeled as counts (likelihood 'nb')."),
+        ("near counts", "nb", "adata.X holds whole numbers apart from rounding errors; they are rounded, and modeled as counts (likelihood 'nb')."),
         ("log-normalized", "normal", "likelihood='auto' chose 'normal', because adata.X holds log-normalized values, not counts. Pass layer= with the name of the raw counts to setup_anndata if there are some."),
         ("fractions", "normal", "likelihood='auto' chose 'normal', because adata.X holds values that are neither whole numbers nor in [0, 1], not counts. Round adata.X if these are counts that were corrected for ambient RNA."),
         ("unit", "bernoulli", "likelihood='auto' chose 'bernoulli', because adata.X holds proportions, not counts. Pass layer= with the name of the raw counts to setup_anndata if there are some."),
@@ -186,7 +186,7 @@ def test_values_of_another_scale_are_told_of():
     query = make_adata(seed=2)
     query.X = query.X * 5 + 0.01
     with pytest.warns(
-        UserWarning, match="those of training in .*; check that they were normalized"
+        UserWarning, match="those of training in .*; check that both were normalized"
     ):
         model.predict(query)
     cells = model.augment("alpha", 5, min_confidence=0.0, key_added=None)

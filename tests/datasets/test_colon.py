@@ -164,7 +164,7 @@ def test_files_in_a_folder_need_no_network(colon_served, folder, tmp_path):
         (folder / name).rename(flat / name.split("/")[1])
     adata = colon(path=flat, symbols=False)
     assert (adata.X != first.X).nnz == 0
-    with pytest.raises(FileNotFoundError, match="path must hold GSE144735.*, found none in .*flat"):
+    with pytest.raises(FileNotFoundError, match="path must hold GSE144735.*, got none in .*flat"):
         colon("KUL3", "geo", path=flat)
 
 
@@ -185,9 +185,9 @@ def test_other_sizes_than_published_are_told(colon_served, folder, monkeypatch):
 
 
 def test_unknown_names(folder):
-    with pytest.raises(ValueError, match="cohort must be one of KUL3, SMC, found 'X'"):
+    with pytest.raises(ValueError, match="cohort must be one of KUL3, SMC, got 'X'"):
         colon("X")
-    with pytest.raises(ValueError, match="source of cohort SMC must be one of geo, found 'atlas'"):
+    with pytest.raises(ValueError, match="source of cohort SMC must be one of geo, got 'atlas'"):
         colon("SMC", "atlas")
 
 
@@ -198,7 +198,7 @@ def test_unknown_names(folder):
         (lambda d: d.assign(Assay="x"), "names cell 'x' twice"),
         (
             lambda d: d.assign(**{"Sample Characteristic[sampling site]": "liver"}),
-            "must be normal, border or tumor, found 'liver'",
+            "must be normal, border or tumor, got 'liver'",
         ),
         (
             lambda d: d.assign(**{"Factor Value[inferred cell type - ontology labels]": ""}),

@@ -75,26 +75,26 @@ def test_download_of_other_images_is_refused(served, folder, helpers):
 
 
 def test_lacking_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte or train-.*gz, found nei"):
+    with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte or train-.*gz, got nei"):
         mnist(path=tmp_path)
 
 
 def test_unknown_split():
-    with pytest.raises(ValueError, match="split must be one of all, train, test, found 'dev'"):
+    with pytest.raises(ValueError, match="split must be one of all, train, test, got 'dev'"):
         mnist("dev")
 
 
 def test_labels_and_images_must_be_as_many(idx_folder, helpers):
     labels = next(idx_folder.glob("t10k-labels*"))
     labels.write_bytes(helpers.idx_bytes(np.zeros(3, dtype=np.uint8)))
-    with pytest.raises(DamagedFileError, match="found 10 images and 3 labels"):
+    with pytest.raises(DamagedFileError, match="got 10 images and 3 labels"):
         mnist("test", path=idx_folder, verify=False)
 
 
 def test_labels_in_place_of_images(idx_folder, helpers):
     for images in idx_folder.glob("t10k-images*"):
         images.write_bytes(helpers.idx_bytes(np.zeros(10, dtype=np.uint8)))
-    with pytest.raises(DamagedFileError, match=r"must have 3 dimensions, found \(10,\)"):
+    with pytest.raises(DamagedFileError, match=r"must have 3 dimensions, got \(10,\)"):
         mnist("test", path=idx_folder, verify=False)
 
 

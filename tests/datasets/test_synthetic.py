@@ -203,14 +203,14 @@ def test_a_block_of_many_is_made_in_little_memory(helpers):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"n_cells": 0}, "n_cells must be at least 1, found 0"),
+        ({"n_cells": 0}, "n_cells must be at least 1, got 0"),
         ({"n_classes": 0}, "n_classes must be at least 1"),
-        ({"layout": "around"}, "layout must be along or across, found 'around'"),
-        ({"dispersion": 0}, "dispersion must be finite and positive, found 0"),
+        ({"layout": "around"}, "layout must be along or across, got 'around'"),
+        ({"dispersion": 0}, "dispersion must be finite and positive, got 0"),
         ({"mean_counts": -1}, "mean_counts must be finite and positive"),
         ({"effect": float("nan")}, "effects must be finite"),
         ({"size_spread": -1}, "size_spread must be finite and not negative"),
-        ({"fraction_flat": 2}, r"fraction_flat must lie in \[0, 1\], found 2"),
+        ({"fraction_flat": 2}, r"fraction_flat must lie in \[0, 1\], got 2"),
     ],
 )
 def test_errors(options, told):
@@ -219,5 +219,5 @@ def test_errors(options, told):
 
 
 def test_block_size_must_be_whole_draws():
-    with pytest.raises(ValueError, match="block_size must be a multiple of 4096, found 100"):
+    with pytest.raises(ValueError, match="block_size must be a multiple of 4096, got 100"):
         synthetic_blocks(10, block_size=100)

@@ -202,23 +202,23 @@ two = LinearClasses(np.eye(2), np.zeros(2))
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: two.logits([np.nan, 0]), r"`z` must be finite, but is nan at index \(0,\)"),
-        (lambda: two.logits([0.0, 1, 2]), r"`z` must have length n_latent = 2.*\(3,\)"),
-        (lambda: two.margin([0.0, 1], 2), r"`label` must lie in \[0, 2\).*holds 2"),
-        (lambda: two.margin([0.0, 1], -1), r"`label` must lie in \[0, 2\).*holds -1"),
-        (lambda: two.margin([0.0, 1], 0.5), "`label` must be an integer"),
+        (lambda: two.logits([np.nan, 0]), r"z must be finite, got nan at index \(0,\)"),
+        (lambda: two.logits([0.0, 1, 2]), r"z must have length n_latent = 2.*\(3,\)"),
+        (lambda: two.margin([0.0, 1], 2), r"label must lie in \[0, 2\).*holds 2"),
+        (lambda: two.margin([0.0, 1], -1), r"label must lie in \[0, 2\).*holds -1"),
+        (lambda: two.margin([0.0, 1], 0.5), "label must be an integer"),
         (lambda: two.margin(np.zeros((3, 2)), [0, 1]), r"broadcast.*\(3,\).*\(2,\)"),
         (
             lambda: segment_crossings(two, np.zeros((3, 2)), np.zeros((2, 2))),
             r"share one shape.*\(3, 2\) and \(2, 2\)",
         ),
         (lambda: polyline_crossings(two, np.zeros((3, 1, 2))), "at least 2 points.*n_steps = 1"),
-        (lambda: polyline_margin(two, np.zeros((3, 2)), 0), r"`points` must have shape \(n, n_s"),
+        (lambda: polyline_margin(two, np.zeros((3, 2)), 0), r"points must have shape \(n, n_s"),
         (
             lambda: LinearClasses(np.eye(2), np.zeros(3)).logits([0.0, 0.0]),
-            r"`weights` must have shape.*\(2, 2\) and \(3,\)",
+            r"weights must have shape.*\(2, 2\) and \(3,\)",
         ),
-        (lambda: two.logits(np.array(["a", "b"])), "`z` must hold real numbers"),
+        (lambda: two.logits(np.array(["a", "b"])), "z must hold real numbers"),
     ],
 )
 def test_errors_name_the_rule_and_the_culprit(call, match):

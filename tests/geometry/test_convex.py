@@ -118,10 +118,10 @@ def test_a_class_without_points_is_named(weights, margin):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"z": [[np.nan, 0]]}, "`z` must be finite"),
-        ({"z": [0.0, 0]}, r"`z` must have shape \(n, n_latent\)"),
-        ({"label": 5}, r"`label` must lie in \[0, 2\)"),
-        ({"margin": np.nan}, "`margin` must be finite"),
+        ({"z": [[np.nan, 0]]}, "z must be finite"),
+        ({"z": [0.0, 0]}, r"z must have shape \(n, n_latent\)"),
+        ({"label": 5}, r"label must lie in \[0, 2\)"),
+        ({"margin": np.nan}, "margin must be finite"),
     ],
 )
 def test_errors_name_the_rule_and_the_culprit(change, match):

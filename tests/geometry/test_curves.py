@@ -176,22 +176,22 @@ line = np.zeros((1, 2, 3))
     [
         (
             lambda: geometry.linear([0.0], [1.0], [-0.5, 1]),
-            r"`t` must lie in \[0, 1\].*t\[0\] is -0.5",
+            r"t must lie in \[0, 1\].*t\[0\] is -0.5",
         ),
-        (lambda: geometry.linear([0.0], [1.0], [0, 1.5]), r"`t` must lie in \[0, 1\].*t\[1\] is 1"),
-        (lambda: geometry.linear([0.0], [1.0], 0.5), r"`t` must have shape \(n_steps,\)"),
-        (lambda: geometry.linear([0.0], [np.inf], [0]), "`end` must be finite, but is inf"),
+        (lambda: geometry.linear([0.0], [1.0], [0, 1.5]), r"t must lie in \[0, 1\].*t\[1\] is 1"),
+        (lambda: geometry.linear([0.0], [1.0], 0.5), r"t must have shape \(n_steps,\)"),
+        (lambda: geometry.linear([0.0], [np.inf], [0]), "end must be finite, got inf"),
         (lambda: geometry.linear([], [], [0]), "latent dimensions"),
         (
             lambda: geometry.spherical([[1.0, 0], [1, 2]], [[1.0, 0], [-2, -4]], [0.5]),
             "exactly opposite.*pair 1",
         ),
-        (lambda: geometry.resample(line, 1), "`n_steps` must be an integer of at least 2.*is 1;"),
-        (lambda: geometry.resample(line, 2.0), "`n_steps` must be an integer"),
+        (lambda: geometry.resample(line, 1), "n_steps must be an integer of at least 2.*got 1;"),
+        (lambda: geometry.resample(line, 2.0), "n_steps must be an integer"),
         (lambda: geometry.arc_length(line[:, :1]), "at least 2 points"),
         (lambda: geometry.project_to_polyline(np.zeros((2, 2)), line), "n_latent = 3"),
         (lambda: geometry.project_to_polyline(np.zeros((2, 3)), line[:0]), "at least one path"),
-        (lambda: geometry.project_to_polyline(np.zeros((2, 3)), line, chunk=0), "`chunk` must be"),
+        (lambda: geometry.project_to_polyline(np.zeros((2, 3)), line, chunk=0), "chunk must be"),
     ],
 )
 def test_errors_name_the_rule_and_the_culprit(call, match):

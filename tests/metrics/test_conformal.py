@@ -127,7 +127,7 @@ def test_coverage_counts():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match=r"level must lie in \(0, 1\): got 1.0"):
+    with pytest.raises(ValueError, match=r"level must lie in \(0, 1\), got 1.0"):
         conformal_thresholds([1.0], ["a"], classes=["a"], level=1.0)
     with pytest.raises(ValueError, match="every label of y must be among classes"):
         conformal_thresholds([1.0], ["b"], classes=["a"])

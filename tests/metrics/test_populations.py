@@ -215,8 +215,8 @@ def test_subsampling_is_by_seed_and_only_of_large_clouds(distance):
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
-        (np.ones((3, 2)), np.ones((3, 3)), "x and y must have the same columns: got 2 and 3"),
-        (np.ones((3, 2)), np.full((3, 2), np.inf), "y must be finite: got 6 NaN or infinite of 6"),
+        (np.ones((3, 2)), np.ones((3, 3)), "x and y must have the same columns, got 2 and 3"),
+        (np.ones((3, 2)), np.full((3, 2), np.inf), "y must be finite, got 6 NaN or infinite of 6"),
         (np.ones(3), np.ones((3, 1)), "x must be two-dimensional"),
         (np.ones((0, 2)), np.ones((3, 2)), "x needs at least"),
     ],
@@ -231,11 +231,11 @@ def test_refuses_bandwidths_that_are_none():
     x, y = np.zeros((5, 2)), np.ones((1, 2))
     with pytest.raises(ValueError, match="median distance .* pass bandwidth="):
         maximum_mean_discrepancy(x, y, unbiased=False)
-    with pytest.raises(ValueError, match="y needs at least 2 rows: got 1"):
+    with pytest.raises(ValueError, match="y needs at least 2 rows, got 1"):
         maximum_mean_discrepancy(x, y)
-    with pytest.raises(ValueError, match="bandwidth must be a finite number above 0: got -1"):
+    with pytest.raises(ValueError, match="bandwidth must be a finite number above 0, got -1"):
         maximum_mean_discrepancy(x, x, bandwidth=-1)
-    with pytest.raises(ValueError, match="max_points must be an integer of at least 1: got 0"):
+    with pytest.raises(ValueError, match="max_points must be an integer of at least 1, got 0"):
         wasserstein_1(x, y, max_points=0)
 
 

@@ -58,14 +58,14 @@ def test_sparse_seeds_and_subsampling():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"generated": normal(4)}, "generated needs at least 5 rows: got 4"),
+        ({"generated": normal(4)}, "generated needs at least 5 rows, got 4"),
         (
             {"generated": normal(9, p=3)},
-            "real and generated must have the same columns: got 4 and 3",
+            "real and generated must have the same columns, got 4 and 3",
         ),
-        ({"n_folds": 1}, "n_folds must be an integer of at least 2: got 1"),
-        ({"n_trees": 0}, "n_trees must be an integer of at least 1: got 0"),
-        ({"max_points": 3}, "max_points must be an integer of at least 5: got 3"),
+        ({"n_folds": 1}, "n_folds must be an integer of at least 2, got 1"),
+        ({"n_trees": 0}, "n_trees must be an integer of at least 1, got 0"),
+        ({"max_points": 3}, "max_points must be an integer of at least 5, got 3"),
         ({"real": normal(9) * np.nan}, "real must be finite"),
     ],
 )
@@ -120,8 +120,8 @@ def test_cells_made_gene_by_gene_lose_the_correlations():
 @pytest.mark.parametrize(
     ("real", "generated", "message"),
     [
-        (normal(9), normal(9, p=3), "same columns: got 4 and 3"),
-        (normal(2), normal(9), "real needs at least 3 rows: got 2"),
+        (normal(9), normal(9, p=3), "same columns, got 4 and 3"),
+        (normal(2), normal(9), "real needs at least 3 rows, got 2"),
         (normal(9, p=2), normal(9, p=2), "at least 3 genes must vary .*got 2 of 2"),
         (normal(9), normal(9) * [0, 0, 1, 1], "at least 3 genes must vary .*got 2 of 4"),
         (normal(9), normal(9)[:, [0, 0, 0, 0]], "correlations of generated must differ .*are 1;"),
@@ -134,7 +134,7 @@ def test_gene_gene_correlation_refuses_in_one_clear_line(real, generated, messag
 
 
 def test_gene_gene_correlation_refuses_unknown_methods():
-    with pytest.raises(ValueError, match="method must be one of 'pearson', 'spearman': got 'tau'"):
+    with pytest.raises(ValueError, match="method must be one of 'pearson', 'spearman', got 'tau'"):
         gene_gene_correlation(normal(9), normal(9), method="tau")
 
 
@@ -199,7 +199,7 @@ def test_memory_is_caught_and_inventions_are_not_called_memory():
         (normal(5, p=3), normal(9), normal(5), "generated and training must have the same columns"),
         (normal(5), normal(9), normal(5, p=3), "held_out and training must have the same columns"),
         (normal(5), normal(9), normal(9)[:4], "held_out must not overlap .*4 of 4"),
-        (normal(0), normal(9), normal(5), "generated needs at least 1 rows: got 0"),
+        (normal(0), normal(9), normal(5), "generated needs at least 1 rows, got 0"),
     ],
 )
 def test_copying_test_refuses_in_one_clear_line(generated, training, held_out, message):

@@ -82,13 +82,13 @@ Z, Y = gaussians(5, 3.0, 0)
         ((Z, Y, Z), {}, "no y_test"),
         ((Z, Y, None, Y), {"protocol": "train-train"}, "no z_test"),
         ((Z, Y[:4], Z, Y), {}, "y_train must have one label.* 4 labels for 10 rows"),
-        ((Z, Y, Z[:, :2], Y), {}, "z_train and z_test must have the same columns: got 3 and 2"),
+        ((Z, Y, Z[:, :2], Y), {}, "z_train and z_test must have the same columns, got 3 and 2"),
         ((Z, Y, np.where(Z > 1, np.nan, Z), Y), {}, "z_test must be finite"),
-        ((Z, Y * 0, Z, Y * 0), {}, "y_train must hold at least two classes: got only 0"),
+        ((Z, Y * 0, Z, Y * 0), {}, "y_train must hold at least two classes, got only 0"),
         ((Z, Y, Z, Y + 1), {}, r"every label of y_test must be among the labels of y_train.*\(2\)"),
         ((Z, Y, Z, Y), {"protocol": "test-train"}, "protocol must be one of 'train-test'"),
         ((Z, Y, Z, Y), {"inverse_penalty": 0}, "inverse_penalty must be a finite number above 0"),
-        ((Z, Y, Z, Y), {"max_iter": 0}, "max_iter must be an integer of at least 1: got 0"),
+        ((Z, Y, Z, Y), {"max_iter": 0}, "max_iter must be an integer of at least 1, got 0"),
     ],
 )
 def test_refuses_in_one_clear_line(args, kwargs, message):

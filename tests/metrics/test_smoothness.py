@@ -89,7 +89,7 @@ def test_one_path_or_many():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.ones((2, 4)), r"at least 3 steps: got shape \(2, 4\)"),
+        (np.ones((2, 4)), r"at least 3 steps, got shape \(2, 4\)"),
         (np.ones(5), r"got shape \(5,\)"),
         (np.ones((0, 5, 2)), r"got shape \(0, 5, 2\)"),
         (straight(4) * np.nan, "paths must be finite"),

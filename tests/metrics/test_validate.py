@@ -26,7 +26,7 @@ def test_bad_labels_are_refused(labels, message):
 
 
 def test_labels_of_mixed_type_are_refused():
-    with pytest.raises(TypeError, match=r"y must be labels of one type: got int, str; .*astype"):
+    with pytest.raises(TypeError, match=r"y must be labels of one type, got int, str; .*astype"):
         validate.as_labels(np.array(["a", 1], dtype=object), "y")
 
 
@@ -52,9 +52,9 @@ def test_sparse_stays_sparse_and_dense_stays_dense():
     [
         (np.ones(3), r"two-dimensional .* got shape \(3,\); turn .* values\[:, None\]"),
         (np.ones((3, 0)), "at least one column"),
-        (np.ones((1, 3)), "at least 2 rows: got 1"),
-        (np.array([[1.0, np.inf], [np.nan, 1.0]]), "finite: got 2 NaN or infinite of 4"),
-        (sparse.csr_matrix([[1.0, 0.0], [0.0, np.nan]]), "finite: got 1 NaN"),
+        (np.ones((1, 3)), "at least 2 rows, got 1"),
+        (np.array([[1.0, np.inf], [np.nan, 1.0]]), "finite, got 2 NaN or infinite of 4"),
+        (sparse.csr_matrix([[1.0, 0.0], [0.0, np.nan]]), "finite, got 1 NaN"),
     ],
 )
 def test_bad_matrices_are_refused(x, message):
@@ -102,17 +102,17 @@ def test_the_least_that_is_enough():
         (lambda: validate.as_vector([[1.0, 2.0]], "x"), r"one-dimensional .* got shape \(1, 2\)"),
         (lambda: validate.as_vector([], "x"), "with at least 1 values"),
         (lambda: validate.as_vector([1, 2], "x", min_size=3), "with at least 3 values"),
-        (lambda: validate.as_vector([1, np.inf], "x"), "finite: got 1 NaN or infinite of 2"),
+        (lambda: validate.as_vector([1, np.inf], "x"), "finite, got 1 NaN or infinite of 2"),
         (lambda: validate.as_paths(np.ones((2, 4)), "x"), "with at least 3 steps"),
         (lambda: validate.as_paths(np.ones(4), "x"), r"got shape \(4,\)"),
         (lambda: validate.as_paths(np.ones((1, 1, 3, 1)), "x"), r"got shape \(1, 1, 3, 1\)"),
         (lambda: validate.as_paths(np.ones((0, 3, 1)), "x"), r"got shape \(0, 3, 1\)"),
-        (lambda: validate.as_paths(np.full((3, 1), np.nan), "x"), "finite: got 3"),
+        (lambda: validate.as_paths(np.full((3, 1), np.nan), "x"), "finite, got 3"),
         (lambda: validate.check_two_classes(np.array(["a", "a"]), "y"), "got only a;"),
-        (lambda: validate.check_positive(0, "width"), "above 0: got 0"),
-        (lambda: validate.check_positive(np.inf, "width"), "finite number above 0: got inf"),
-        (lambda: validate.check_option("c", "kind", ("a", "b")), "one of 'a', 'b': got 'c'"),
-        (lambda: validate.check_integer(0, "k", minimum=1), "integer of at least 1: got 0"),
+        (lambda: validate.check_positive(0, "width"), "above 0, got 0"),
+        (lambda: validate.check_positive(np.inf, "width"), "finite number above 0, got inf"),
+        (lambda: validate.check_option("c", "kind", ("a", "b")), "one of 'a', 'b', got 'c'"),
+        (lambda: validate.check_integer(0, "k", minimum=1), "integer of at least 1, got 0"),
         (lambda: validate.check_rows(np.ones(2), "y", np.ones((3, 2)), "x"), "got 2 labels for 3"),
         (lambda: validate.check_columns(np.ones((2, 3)), "a", np.ones((2, 4)), "b"), "got 3 and 4"),
         (lambda: validate.check_same_shape(np.ones(2), "a", np.ones(3), "b"), r"got \(2,\) and"),

@@ -92,7 +92,7 @@ def test_a_normal_distribution_outside_of_its_class_is_an_error(trained):
     never = classes._replace(bias=classes.bias - 1e6 * (trained.classes == "beta"))
     with (
         patch.object(type(trained), "linear_classes", never),
-        pytest.warns(UserWarning, match="fewer than two cells of 'beta'"),
+        pytest.warns(UserWarning, match="fewer than two 'beta' cells"),
         pytest.raises(RuntimeError, match="only 0 of "),
     ):
         trained.augment("beta", 5, method="normal", key_added=None)

@@ -289,7 +289,7 @@ BAD = {
     "near name": ((0, "cel_11"), {}, KeyError, "cell_b .* Did you mean 'cell_11'"),
     "position too large": ((0, 120), {}, IndexError, r"cell_b must lie in \[0, 119\].*got 120"),
     "negative position": ((-1, 0), {}, IndexError, "got -1"),
-    "lengths": (([0, 1], [2]), {}, ValueError, "equally many cells, got 2 and 1"),
+    "lengths": (([0, 1], [2]), {}, ValueError, "the same number of cells, got 2 and 1"),
     "empty": (([], []), {}, ValueError, "cell_a must name at least one cell"),
     "boolean": (([True], [0]), {}, TypeError, "one kind only, got bool"),
     "float": ((0.5, 1), {}, TypeError, "cell_a must be an obs name"),

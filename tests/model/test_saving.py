@@ -140,7 +140,7 @@ def test_query_of_a_saved_model(trained, tmp_path):
 def test_what_has_no_plain_form_needs_trust(trained, tmp_path):
     trained.note_ = PurePath("here")
     try:
-        with pytest.warns(UserWarning, match="can be loaded with trusted=True only"):
+        with pytest.warns(UserWarning, match="can only be loaded with trusted=True"):
             trained.save(tmp_path / "model")
     finally:
         del trained.note_

@@ -55,7 +55,7 @@ def test_bad_input(joint, trends):
         scivae.pl.class_margin(joint)
     with pytest.raises(ValueError, match=r"or an AnnData with uns\['civae'\]\['paths'\]"):
         scivae.pl.class_margin(trends)
-    with pytest.raises(KeyError, match="got 'a → c'; those there are: 'a → b'.*Did you mean"):
+    with pytest.raises(KeyError, match="got 'a → c'; available: 'a → b'.*Did you mean"):
         scivae.pl.class_margin(make.make_written_back(), paths="a → c")
     with pytest.raises(IndexError, match=r"in \[0, 1\] as positions, got 2"):
         scivae.pl.class_margin(make.make_path(), paths=2)

@@ -84,7 +84,7 @@ def test_arrow_heads_are_spread_over_the_length():
 
 
 def test_bad_input(joint):
-    with pytest.raises(KeyError, match="got 'tsne'; those there are: 'X_umap', 'X_civae'"):
+    with pytest.raises(KeyError, match="got 'tsne'; available: 'X_umap', 'X_civae'"):
         scivae.pl.path(joint, basis="tsne")
     with pytest.raises(KeyError, match="got 'cell_typ'.*Did you mean 'cell_type'"):
         scivae.pl.path(joint, color="cell_typ")

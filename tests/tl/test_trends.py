@@ -118,9 +118,9 @@ class TestAgainstInterpolate:
         agree(trends, plain(model, pairs, 4, transform_batch="two"))
 
     def test_many_blocks(self, model, pairs, monkeypatch):
-        from scivae.tl import _walk
+        from scivae.model import paths
 
-        monkeypatch.setattr(_walk, "_VALUES_PER_BLOCK", 1)
+        monkeypatch.setattr(paths, "VALUES_PER_BLOCK", 1)
         pairs = some_pairs(model.adata, 300)
         agree(decoded(model, pairs, n_steps=3), plain(model, pairs, 3))
 

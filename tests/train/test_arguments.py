@@ -70,7 +70,7 @@ CASES = [
     (split(np.arange(90) < 50), "a mask of external_indexing must have one value for each of 120 cells, got shape (90,) for train."),
     (split(np.arange(121)), "external_indexing must hold positions from 0 to 119, got 120 for train."),
     (split(np.arange(100), np.arange(99, 120)), "external_indexing must hold each cell once, but cell 99 appears 2 times; 1 cells appear more than once."),
-    (split(np.arange(100), np.arange(100, 110)), "external_indexing must hold every cell, but 10 of 120 are in no part; put cells that are not to be used into the third, the test cells."),
+    (split(np.arange(100), np.arange(100, 110)), "external_indexing must hold every cell, but 10 of 120 are in none of the parts; put unused cells into the third part, the test cells."),
     (split(["cell_1", "cell_2"]), "external_indexing must be [train, validation, test], each with positions of cells or a mask, got ['cell_1', 'cell_2'] (list) for train."),
 ]  # fmt: skip
 

@@ -148,7 +148,7 @@ def test_a_dataloader_gives_the_same(halves):
     np.testing.assert_allclose(
         model.novelty(dataloader=data.inference_dataloader()), model.novelty(new), atol=1e-5
     )
-    with pytest.raises(ValueError, match="stands in place of adata and indices"):
+    with pytest.raises(ValueError, match="replaces adata and indices"):
         model.novelty(new, dataloader=data.inference_dataloader())
 
 
@@ -259,7 +259,7 @@ def test_arguments_of_sets_are_checked(trained):
         trained.predict(return_sets=True, level=1)
     with pytest.raises(TypeError, match="level must be a number"):
         trained.predict(return_sets=True, level="high")
-    with pytest.raises(ValueError, match="are two results; ask for one"):
+    with pytest.raises(ValueError, match="return different things; pass only one"):
         trained.predict(return_sets=True, soft=True)
     with pytest.raises(TypeError, match="return_sets must be True or False"):
         trained.predict(return_sets="yes")

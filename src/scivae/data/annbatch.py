@@ -1,4 +1,4 @@
-"""The one place that knows annbatch, which reads zarr stores with many requests at a time."""
+"""Reading of zarr stores by annbatch, which makes many requests at a time."""
 
 from __future__ import annotations
 

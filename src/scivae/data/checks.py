@@ -1,4 +1,4 @@
-"""What an AnnData must satisfy before it reaches the network, and what it is told when it does not."""
+"""Checks of an AnnData, and the errors that they raise."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def check_adata(adata: Any) -> None:
     for slot, index in (("obs_names", adata.obs_names), ("var_names", adata.var_names)):
         if isinstance(index, pd.MultiIndex):
             raise TypeError(
-                f"adata.{slot} must be one name each, but are a MultiIndex of {index.nlevels} levels; "
+                f"adata.{slot} must be a plain index, got a MultiIndex of {index.nlevels} levels; "
                 f"set adata.{slot} = ['_'.join(map(str, name)) for name in adata.{slot}]."
             )
     if not isinstance(adata.obs, pd.DataFrame):
         raise TypeError(
-            f"adata.obs must be in memory, but is a {type(adata.obs).__name__} that is read lazily; "
+            f"adata.obs must be in memory, got a {type(adata.obs).__name__} that is read lazily; "
             "pass adata.to_memory(), or give the path of the file to BlockDataModule."
         )
 
@@ -54,7 +54,7 @@ def resolve_layer(adata: AnnData, layer: str | None) -> str:
     if layer not in names and (layer != X_LAYER or adata.X is None):
         rule = "'X'" if adata.X is not None else "there must be values in adata.X"
         raise KeyError(
-            f"layer must be a key of adata.layers or {rule}, got {layer!r}; the layers there are: "
+            f"layer must be a key of adata.layers or {rule}, got {layer!r}; available layers: "
             f"{shown(names) or 'none'}.{near_matches(layer, names)}"
         )
     return layer
@@ -84,7 +84,7 @@ def check_columns(adata: AnnData, keys: dict[str, str | None]) -> None:
         if n == 0:
             columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]
             raise KeyError(
-                f"{argument} must be a column of adata.obs, got {key!r}; the columns there are: "
+                f"{argument} must be a column of adata.obs, got {key!r}; available columns: "
                 f"{shown(columns, 20) or 'none'}.{near_matches(key, columns)}"
             )
 
@@ -105,7 +105,7 @@ def check_shape(adata: AnnData) -> None:
 
 
 class Genes:
-    """What has names of genes, and no more.
+    """An object that has ``var_names`` and nothing else.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def check_genes(
 
 @contextmanager
 def unchanged_on_error(adata: AnnData, managers: dict[str, Any] | None = None) -> Iterator[None]:
-    """Put obs, obsm, uns back as they were if the block raises, and forget what it registered.
+    """Restore obs, obsm and uns if the block raises, and unregister what it registered.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def unchanged_on_error(adata: AnnData, managers: dict[str, Any] | None = None) -
 
 
 def leaves_unchanged(method: Method) -> Method:
-    """Make a method of the model put its ``adata`` back as it was if it raises."""
+    """Make a method of the model restore its ``adata`` if it raises."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)

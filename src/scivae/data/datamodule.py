@@ -28,7 +28,7 @@ from .split import stratified_split
 
 
 class BlockDataModule(LightningDataModule):
-    """Cells on the disk, read in blocks, for training on more than fits in memory.
+    """Train on cells that do not fit in memory: a datamodule that reads blocks from disk.
 
     Contiguous blocks of cells are read in random order. Several of them make a pool, in which cells
     are shuffled and cut into minibatches, while the next pool is read. The minibatches, and so the
@@ -155,8 +155,7 @@ class BlockDataModule(LightningDataModule):
         self.read_pools = {"anndata": sources.read_pools, "annbatch": annbatch.read_pools}[reader]
         if reader == "annbatch" and (self.cells.adata is not None or not self.cells.path.is_dir()):
             raise ValueError(
-                f"reader='annbatch' reads zarr stores, but {self.cells} is none; use "
-                "reader='anndata', or write the cells with adata.write_zarr."
+                f"reader='annbatch' reads zarr stores, but {self.cells} is not one; use reader='anndata', or write the cells with adata.write_zarr."
             )
         if registry is not None:
             arguments |= {"ordered": False, **registry["setup_args"]}
@@ -245,7 +244,7 @@ class BlockDataModule(LightningDataModule):
         ):
             raise ValueError(
                 f"{self.cells} must hold what it held when the datamodule was made, but its values have "
-                "changed; make the datamodule anew."
+                "changed; create a new datamodule."
             )
 
     @property

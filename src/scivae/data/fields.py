@@ -24,9 +24,9 @@ KINDS: dict[str, tuple[type, ...]] = {
     "int": (int, np.integer),
     "float": (float, np.floating),
 }
-# Fewer cells of a batch or category, and next to nothing can be learned of it.
+# From fewer cells of a batch or category, almost nothing can be learned.
 FEW_CELLS = 3
-# Fewer cells of a class than this are learned by heart.
+# Classes with fewer cells are memorized.
 FEW_OF_A_CLASS = 10
 # More classes than this that are fractions are hardly classes.
 MANY_FRACTIONS = 20
@@ -106,8 +106,7 @@ def warn_of_few(what: str, key: str, codes: np.ndarray, categories: np.ndarray) 
     few = categories[np.bincount(codes, minlength=len(categories)) < FEW_CELLS]
     if len(few):
         warn(
-            f"adata.obs[{key!r}] has {what} with fewer than {FEW_CELLS} cells ({shown(few, 5)}), of "
-            "which next to nothing can be learned; merge them with others, or remove these cells."
+            f"adata.obs[{key!r}] has {what} with fewer than {FEW_CELLS} cells ({shown(few, 5)}), from which almost nothing can be learned; merge them with others, or remove these cells."
         )
 
 
@@ -131,7 +130,7 @@ def warn_of_labels(key: str, classes: np.ndarray, sizes: np.ndarray) -> None:
         if isinstance(name, str) and name.strip().lower() in TEXTS_OF_NONE:
             warn(
                 f"adata.obs[{key!r}] has the text {quoted(name)} as a class ({int(n_cells)} cells), which "
-                "is what a missing label becomes as text; set these labels to missing (NaN) and pass "
+                "is how a missing label is written as text; set these labels to missing (NaN) and pass "
                 "unlabeled_category='Unknown', or rename the class."
             )
             return
@@ -156,7 +155,7 @@ def warn_of_labels(key: str, classes: np.ndarray, sizes: np.ndarray) -> None:
         more = f", … ({len(few)} in all)" if len(few) > 5 else ""
         warn(
             f"adata.obs[{key!r}] has classes with fewer than {FEW_OF_A_CLASS} cells ({listed}{more}); "
-            "what is learned of these is unsure: merge them with related classes, or label more cells."
+            "the model learns little about these: merge them with related classes, or label more cells."
         )
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and that are read without running what is in them."""
+"""Atomic writing of files, and reading without running code from them."""
 
 from __future__ import annotations
 
@@ -46,14 +46,12 @@ def read(path: Path, *, trusted: bool = False) -> Any:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and named and not trusted:
             raise ValueError(
-                f"a model is read as numbers and text, but {path} names {named[1]!r}, which would be "
-                "run; nothing was. If you know who made the file, and trust them as you would trust "
-                "a program of theirs, pass trusted=True."
+                f"a model is read as numbers and text, but {path} names {named[1]!r}, which loading would run; nothing was run. Pass trusted=True only if you trust the maker of the file as you would trust a program of theirs."
             ) from error
         reason = str(error).strip().splitlines()
         raise ValueError(
-            f"{path} is no whole model file ({reason[0] if reason else type(error).__name__}); "
-            "save the model again, or fetch the file again."
+            f"{path} is not a complete model file ({reason[0] if reason else type(error).__name__}); "
+            "save the model again, or download the file again."
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Whether a matrix still holds what it held when it was last checked.
 
 Two fingerprints. A fast one reads the memory as it lies there (half a percent of the time to encode the
-cells), so it also differs where a matrix was stored anew in another way. Then a slow one of each row
+cells), so it also differs if a matrix was stored in another format. Then a slow one of each row
 decides, which depends on the values alone.
 """
 

@@ -1,4 +1,4 @@
-"""The AnnData of generated cells, and what is written back into the one they came from."""
+"""AnnData of generated cells, and what is written back to the AnnData of the real cells."""
 
 from __future__ import annotations
 

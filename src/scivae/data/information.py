@@ -1,4 +1,4 @@
-"""How much principal components tell of a cell."""
+"""Information that principal components capture of a cell."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def check_values(
     if greatest > limit:
         raise ValueError(
             f"values must not exceed {limit:g} under likelihood={likelihood!r}, but the greatest of "
-            f"{here} is {greatest:g}; scale them, or remove what is no measurement."
+            f"{here} is {greatest:g}; scale them, or remove invalid entries."
         )
     if likelihood in COUNT_LIKELIHOODS:
         what = None
@@ -76,7 +76,7 @@ def check_values(
         if what:
             others = [name for name in layer_names(adata) if name != layer]
             cure = (
-                "pass layer= with the name of the raw counts to setup_anndata (layers there are: "
+                "pass layer= with the name of the raw counts to setup_anndata (available layers: "
                 f"{shown(others) or 'none'}), or choose likelihood='normal'"
                 if training
                 else "put the raw counts there (the model was trained on counts)"
@@ -132,15 +132,14 @@ def check_like_training(
     if (are_counts and not were_counts) or (were_counts and summary.transformed):
         raise ValueError(
             f"cells must hold what the model was trained on, {_in_words(trained_on)}, but {here} "
-            f"holds {_in_words(summary)}; prepare them as the cells of training."
+            f"holds {_in_words(summary)}; prepare them like the training cells."
         )
     width = max(trained_on.maximum - trained_on.minimum, 1e-30)
     beyond = max(trained_on.minimum - summary.minimum, summary.maximum - trained_on.maximum)
     if beyond > width or (summary.minimum < 0 <= trained_on.minimum and beyond > 0.1 * width):
         warn(
             f"the values of {here} lie in [{summary.minimum:g}, {summary.maximum:g}], those of "
-            f"training in [{trained_on.minimum:g}, {trained_on.maximum:g}]; check that they were "
-            "normalized and scaled alike."
+            f"training in [{trained_on.minimum:g}, {trained_on.maximum:g}]; check that both were normalized and scaled in the same way."
         )
 
 
@@ -171,7 +170,7 @@ def say_what_was_chosen(
     here, kind = where(layer), summary.kind
     if kind == "near counts":
         warn(
-            f"{here} holds whole numbers but for rounding errors; they are rounded, and modeled as "
+            f"{here} holds whole numbers apart from rounding errors; they are rounded, and modeled as "
             f"counts (likelihood {likelihood!r})."
         )
         return
@@ -181,7 +180,7 @@ def say_what_was_chosen(
     if likelihood != "normal" and not proportions:
         return
     if kind == "signed" and layer != _keys.COUNTS_LAYER:
-        return  # nobody takes these for counts
+        return  # these cannot be mistaken for counts
     what = {
         "fractions": "values that are neither whole numbers nor in [0, 1]",
         "signed": "negative values",

@@ -21,8 +21,8 @@ from .._storage import rows_of
 class CellsDataset(AnnTorchDataset):
     """Cells of an AnnData by position, in the order in which they are asked for.
 
-    scvi-tools' own data set sorts the positions where the AnnData is backed by a file. Whoever asked for
-    shuffled cells, or for results in an order of their own, then gets others in their place.
+    scvi-tools' own data set sorts the positions where the AnnData is backed by a file. Shuffled cells,
+    or results in a given order, would then be in the wrong order.
     """
 
     @cached_property
@@ -77,7 +77,7 @@ class CellsDataset(AnnTorchDataset):
         return read
 
     def open_again(self) -> None:
-        """Open the file of a backed AnnData anew, as another process must that is to read it."""
+        """Reopen the file of a backed AnnData, as another process must do before it reads it."""
         adata = self.adata_manager.adata
         if adata.isbacked:
             adata.file.close()

@@ -24,7 +24,7 @@ class CellsManager(AnnDataManager):
     """scvi-tools' manager, which notices when its AnnData has changed, and does not keep it alive.
 
     Classes of scvi-tools hold the manager of every AnnData that they have seen. This one holds the AnnData
-    weakly: the model holds its own, and whoever passes others holds those.
+    weakly: the model keeps its own AnnData alive, and the caller keeps others alive.
 
     Parameters
     ----------
@@ -55,7 +55,10 @@ class CellsManager(AnnDataManager):
         self._held = None if adata is None else weakref.ref(adata)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": self.adata}  # a worker process has nobody else to hold it
+        return {
+            **self.__dict__,
+            "_held": self.adata,
+        }  # nothing else keeps it alive in a worker process
 
     @property
     def data_registry(self) -> Any:
@@ -166,7 +169,7 @@ class CellsManager(AnnDataManager):
         adata: Any = self.adata
         now, before, names = all_row_numbers(x), self._rows, self._names_of_rows
         if before is None or names is None:
-            raise RuntimeError("what the rows held was not kept.")
+            raise RuntimeError("the values of the rows were not recorded.")
         if len(now) == len(before) and same_names(adata.obs_names, names):
             return np.flatnonzero(now != before)
         if names.is_unique and adata.obs_names.is_unique:

@@ -66,8 +66,7 @@ def register(
     checks.check_adata(adata)
     if adata.is_view:
         raise ValueError(
-            "adata must be no view of another AnnData, whose obs would have to be changed; run "
-            "adata = adata.copy() first."
+            "adata is a view, but setup_anndata writes to adata.obs; pass adata.copy()."
         )
     check_type("labels_key", labels_key, str, "the name of a column of adata.obs")
     if not pd.api.types.is_scalar(unlabeled_category):

@@ -140,7 +140,7 @@ class Requirements(NamedTuple):
         return self.checked_minibatches(dataloader)
 
     def checked_minibatches(self, minibatches: Iterable[Minibatch]) -> _CheckedLoader:
-        """Minibatches that nobody has looked at, which are looked at as they come."""
+        """Minibatches that have not been checked; each is checked when it is used."""
         return _CheckedLoader(self, minibatches)
 
 

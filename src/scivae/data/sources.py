@@ -64,12 +64,12 @@ class Cells:
                 said = root.attrs.get("encoding-type", "anndata")
                 if said != "anndata" or not {"obs", "var"} <= set(root):
                     raise ValueError(
-                        f"{self.path} holds no AnnData; write one with adata.write_h5ad or write_zarr."
+                        f"{self.path} does not hold an AnnData; write one with adata.write_h5ad or write_zarr."
                     )
                 if not all(hasattr(root[table], "keys") for table in ("obs", "var")):
                     raise ValueError(
                         f"cells are read from files of anndata 0.7 or later, but {self.path} is older; "
-                        f"run anndata.read_h5ad({str(self.path)!r}).write_h5ad(...) to write it anew."
+                        f"run anndata.read_h5ad({str(self.path)!r}).write_h5ad(...) to convert it."
                     )
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class Cells:
             try:
                 root = zarr.open_group(str(self.path), mode=mode, **kwargs)
             except (FileNotFoundError, ValueError) as error:
-                raise ValueError(f"{self.path} is a folder, but no zarr store.") from error
+                raise ValueError(f"{self.path} is a folder, but not a zarr store.") from error
             yield root
         else:
             try:

@@ -52,7 +52,7 @@ def stratified_split(
         n_train -= n_train % batch_size
     permuted = np.random.default_rng(seed).permutation(n_obs)
     by_class = permuted[np.argsort(labels[permuted], kind="stable")]
-    # Walk through the classes, giving each part its cells at even intervals.
+    # Class by class, each part gets cells at even intervals.
     part = np.zeros(n_obs, dtype=int)
     for number, size in ((1, n_validation), (2, n_obs - n_train - n_validation)):
         free = np.flatnonzero((part == 0) & ~spared[by_class])

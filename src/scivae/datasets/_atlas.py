@@ -23,7 +23,7 @@ from ._errors import DamagedFileError
 _PARTS = (".mtx", ".mtx_rows", ".mtx_cols")
 # Text matrices deflate about 5-fold; deflate itself cannot do more than 1032-fold.
 _MAX_RATIO = 200
-# Below this size a high ratio harms nobody.
+# Below this size a high ratio is harmless.
 _HARMLESS = 10 * 2**20
 # The largest experiment of the atlas is well under this, unpacked.
 _MAX_BYTES = 32 * 2**30

@@ -133,7 +133,7 @@ def colon(
     annotated = adata.obs["cell_type"].notna().to_numpy()
     if not annotated.any():
         raise DamagedFileError(
-            f"{files['annotation'].name} must give some cells a type, found none for the "
+            f"{files['annotation'].name} must give some cells a type, got none for the "
             f"{adata.n_obs} cells of {files['matrix'].name}; delete both files and load again"
         )
     for what, expected, found in (
@@ -172,11 +172,11 @@ def colon(
 def _look_up(cohort: str, source: str | None) -> Source:
     cohorts = sorted({known for known, _ in registry.COLON})
     if cohort not in cohorts:
-        raise ValueError(f"cohort must be one of {', '.join(cohorts)}, found {cohort!r}")
+        raise ValueError(f"cohort must be one of {', '.join(cohorts)}, got {cohort!r}.")
     sources = [known for name, known in registry.COLON if name == cohort]
     if source is not None and source not in sources:
         raise ValueError(
-            f"source of cohort {cohort} must be one of {', '.join(sources)}, found {source!r}"
+            f"source of cohort {cohort} must be one of {', '.join(sources)}, got {source!r}."
         )
     return registry.COLON[cohort, source or sources[0]]
 
@@ -194,9 +194,9 @@ def _locate(
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(
-        f"path must hold {file.filename}, found none in {path}; download it from {file.urls[0]}"
+        f"path must hold {file.filename}, got none in {path}; download it from {file.urls[0]}"
         if file.urls
-        else f"path must hold {file.filename}, found none in {path}"
+        else f"path must hold {file.filename}, got none in {path}"
     )
 
 
@@ -271,7 +271,7 @@ def _tissue(text: pd.Series) -> pd.api.extensions.ExtensionArray:
             words[value] = "tumor"
         else:
             raise DamagedFileError(
-                f"the tissue of a cell must be normal, border or tumor, found {value!r}"
+                f"the tissue of a cell must be normal, border or tumor, got {value!r}"
             )
     order: pd.CategoricalDtype = pd.CategoricalDtype(list(TISSUES), ordered=True)
     return pd.Categorical(text.map(words), dtype=order)

@@ -42,8 +42,8 @@ def digits() -> AnnData:
     bunch = load_digits()
     if bunch.images.shape != (DIGITS.n_cells, 8, 8):
         raise ValueError(
-            f"scikit-learn's digits must be ({DIGITS.n_cells}, 8, 8), found {bunch.images.shape}; "
-            "install a scikit-learn release that ships them whole"
+            f"scikit-learn's digits must be ({DIGITS.n_cells}, 8, 8), got {bunch.images.shape}; "
+            "install a scikit-learn release that ships them whole."
         )
     adata = from_images(bunch.images, bunch.target, labels_key="digit", max_value=16)
     return describe(

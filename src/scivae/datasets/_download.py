@@ -2,7 +2,7 @@
 
 The transfer itself is pooch's (address, progress bar, time limit). What pooch leaves open is added
 here: several mirrors, a temporary file whose name is known (pooch's is random, so that a killed
-process leaves rubbish that nobody can tell from data), a check of files whose checksum no publisher
+process leaves an incomplete file that looks like data), a check of files whose checksum no publisher
 states, and a lock between processes. pooch has no lock: two processes that ask at once would both
 download. The lock is :mod:`filelock`'s; the system releases it when its holder is killed.
 """

@@ -77,8 +77,8 @@ def from_images(
     array = np.asarray(images)
     if array.ndim != 3 or 0 in array.shape:
         raise ValueError(
-            f"images must be (n_images, height, width), none of them 0, found shape {array.shape}; "
-            "average color channels first, and give a single image as image[None]"
+            f"images must be (n_images, height, width), none of them 0, got shape {array.shape}; "
+            "average color channels first, and give a single image as image[None]."
         )
     n_images, height, width = array.shape
     scale = _scale(array, max_value)
@@ -91,18 +91,18 @@ def from_images(
         low, high = x[block].min(), x[block].max()
         if not (low >= 0 and high <= 1):  # also when one of them is NaN
             raise ValueError(
-                f"pixels must lie in [0, {scale:g}], found [{low * scale:g}, {high * scale:g}]; "
-                "give max_value= the value that is to become 1"
+                f"pixels must lie in [0, {scale:g}], got [{low * scale:g}, {high * scale:g}]; "
+                "give max_value= the value that is to become 1."
             )
 
     if obs_names is None:
         obs_names = [f"image_{i}" for i in range(n_images)]
     obs = pd.DataFrame(index=pd.Index(list(obs_names), dtype=str))
     if len(obs) != n_images:
-        raise ValueError(f"obs_names must name each of the {n_images} images, found {len(obs)}")
+        raise ValueError(f"obs_names must name each of the {n_images} images, got {len(obs)}.")
     if not obs.index.is_unique:
         name = obs.index[obs.index.duplicated()][0]
-        raise ValueError(f"obs_names must be unique, found {name!r} twice")
+        raise ValueError(f"obs_names must be unique, got {name!r} twice.")
     if labels is not None:
         obs[labels_key] = _categorical(labels, n_images)
     row, column = np.divmod(np.arange(height * width), width)
@@ -116,7 +116,7 @@ def from_images(
 def _scale(array: np.ndarray, max_value: float | None) -> float:
     if max_value is not None:
         if not (np.isfinite(max_value) and max_value > 0):
-            raise ValueError(f"max_value must be positive and finite, found {max_value}")
+            raise ValueError(f"max_value must be positive and finite, got {max_value}.")
         return float(max_value)
     if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating):
         return 1.0
@@ -124,7 +124,7 @@ def _scale(array: np.ndarray, max_value: float | None) -> float:
         return float(np.iinfo(array.dtype).max)
     raise ValueError(
         f"pixels of type {array.dtype} have no known maximum (uint8 and uint16 have); give "
-        "max_value= the value that is to become 1"
+        "max_value= the value that is to become 1."
     )
 
 
@@ -132,7 +132,7 @@ def _categorical(labels: ArrayLike, n_images: int) -> pd.api.extensions.Extensio
     values = pd.Series(np.asarray(labels).ravel())
     if len(values) != n_images:
         raise ValueError(
-            f"labels must have one entry for each of the {n_images} images, found {len(values)}"
+            f"labels must have one entry for each of the {n_images} images, got {len(values)}."
         )
     # Sorted before they become strings: 2 comes before 10.
     codes = pd.Series(values, dtype="category").cat

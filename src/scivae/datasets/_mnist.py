@@ -78,7 +78,7 @@ def mnist(
     (10000, 784)
     """
     if split not in _PARTS:
-        raise ValueError(f"split must be one of {', '.join(_PARTS)}, found {split!r}")
+        raise ValueError(f"split must be one of {', '.join(_PARTS)}, got {split!r}.")
     images, labels, names = [], [], []
     for part in _PARTS[split]:
         arrays = []
@@ -93,7 +93,7 @@ def mnist(
             arrays.append(_read(location, file, n_dims, verify))
         if len(arrays[0]) != len(arrays[1]):
             raise DamagedFileError(
-                f"the {part} files must have as many labels as images, found {len(arrays[0])} "
+                f"the {part} files must have as many labels as images, got {len(arrays[0])} "
                 f"images and {len(arrays[1])} labels"
             )
         images.append(arrays[0])
@@ -101,7 +101,7 @@ def mnist(
         names += [f"{part}_{i}" for i in range(len(arrays[0]))]
     shapes = {array.shape[1:] for array in images}
     if len(shapes) > 1:
-        raise DamagedFileError(f"all images must have one size, found {sorted(shapes)}")
+        raise DamagedFileError(f"all images must have one size, got {sorted(shapes)}")
     adata = from_images(
         np.concatenate(images),
         np.concatenate(labels),
@@ -129,7 +129,7 @@ def _find(folder: Path, file: RemoteFile) -> Path:
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(
-        f"path must hold {plain.name} or {file.filename}, found neither in {folder}; leave path= "
+        f"path must hold {plain.name} or {file.filename}, got neither in {folder}; leave path= "
         f"out to download it, or take it from {registry.MNIST.homepage}"
     )
 
@@ -138,9 +138,9 @@ def _read(location: Path, file: RemoteFile, n_dims: int, verify: bool) -> np.nda
     array, checksum = read_idx(location)
     if verify and file.unpacked is not None and checksum != file.unpacked:
         raise DamagedFileError(
-            f"{location} must have the unpacked checksum {file.unpacked}, found {checksum}; delete "
+            f"{location} must have the unpacked checksum {file.unpacked}, got {checksum}; delete "
             "it and load again, or pass verify=False if it is meant to differ"
         )
     if array.ndim != n_dims:
-        raise DamagedFileError(f"{location} must have {n_dims} dimensions, found {array.shape}")
+        raise DamagedFileError(f"{location} must have {n_dims} dimensions, got {array.shape}")
     return array

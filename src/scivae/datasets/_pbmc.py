@@ -63,8 +63,8 @@ def pbmc() -> AnnData:
     worst = float(np.abs(restored - whole).max())
     if worst > _TOLERANCE or whole.min() < 1:
         raise ValueError(
-            f"scanpy's pbmc68k_reduced must give whole counts within {_TOLERANCE}, found a "
-            f"difference of {worst:.3g}; install a scanpy release that ships the original file"
+            f"scanpy's pbmc68k_reduced must give whole counts within {_TOLERANCE}, got a "
+            f"difference of {worst:.3g}; install a scanpy release that ships the original file."
         )
     counts = sparse.csr_matrix(
         (whole.astype(np.float32), scaled.indices, scaled.indptr), shape=scaled.shape

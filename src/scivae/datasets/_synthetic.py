@@ -243,28 +243,28 @@ def synthetic_blocks(
         ("n_batches", n_batches),
     ):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, found {value}")
+            raise ValueError(f"{name} must be at least 1, got {value}.")
     for name, number in (
         ("donor_effect", donor_effect),
         ("batch_effect", batch_effect),
         ("size_spread", size_spread),
     ):
         if not (np.isfinite(number) and number >= 0):
-            raise ValueError(f"{name} must be finite and not negative, found {number}")
+            raise ValueError(f"{name} must be finite and not negative, got {number}.")
     if not (np.isfinite(effect) and np.isfinite(class_effect)):
-        raise ValueError(f"effects must be finite, found {effect} and {class_effect}")
+        raise ValueError(f"effects must be finite, got {effect} and {class_effect}.")
     total = 5.0 * n_genes if mean_counts is None else mean_counts
     for name, number in (("dispersion", dispersion), ("mean_counts", total)):
         if not (np.isfinite(number) and number > 0):
-            raise ValueError(f"{name} must be finite and positive, found {number}")
+            raise ValueError(f"{name} must be finite and positive, got {number}.")
     if not 0 <= fraction_flat <= 1:
-        raise ValueError(f"fraction_flat must lie in [0, 1], found {fraction_flat}")
+        raise ValueError(f"fraction_flat must lie in [0, 1], got {fraction_flat}.")
     if layout not in ("along", "across"):
-        raise ValueError(f"layout must be along or across, found {layout!r}")
+        raise ValueError(f"layout must be along or across, got {layout!r}.")
     if block_size < 1 or block_size % _CELLS_PER_DRAW:
         raise ValueError(
-            f"block_size must be a multiple of {_CELLS_PER_DRAW}, found {block_size}: that many "
-            "cells come from one random stream"
+            f"block_size must be a multiple of {_CELLS_PER_DRAW}, got {block_size}: that many "
+            "cells come from one random stream."
         )
     truth_seed, cells_seed = np.random.SeedSequence(seed).spawn(2)
     truth = _draw_truth(

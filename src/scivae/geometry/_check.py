@@ -1,4 +1,4 @@
-"""What every function of this room asks of its arrays, and the words in which it complains."""
+"""Checks of arrays that the functions of this folder share."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def finite(name: str, value: ArrayLike) -> FloatArray:
         array = array.astype(np.float64)
     if array.dtype.kind != "f":
         raise ValueError(
-            f"`{name}` must hold real numbers, but has dtype {array.dtype}; pass a float array."
+            f"{name} must hold real numbers, got dtype {array.dtype}; pass a float array."
         )
     if not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(
-            f"`{name}` must be finite, but is {array[where]} at index {where}; "
+            f"{name} must be finite, got {array[where]} at index {where}; "
             "drop or repair such values first."
         )
     return array
@@ -34,9 +34,7 @@ def points(name: str, value: ArrayLike, ndim: int, n_latent: int | None = None) 
     array = finite(name, value)
     layout = {1: "(n_latent,)", 2: "(n, n_latent)", 3: "(n, n_steps, n_latent)"}[ndim]
     if array.ndim != ndim:
-        raise ValueError(
-            f"`{name}` must have shape {layout}, but has shape {array.shape}; reshape it."
-        )
+        raise ValueError(f"{name} must have shape {layout}, got shape {array.shape}; reshape it.")
     latent(name, array, n_latent)
     return array
 
@@ -45,12 +43,12 @@ def latent(name: str, array: FloatArray, n_latent: int | None) -> None:
     """Refuse points whose last axis is missing, empty or not `n_latent` long."""
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(
-            f"the last axis of `{name}` must hold the latent dimensions, but its shape is "
+            f"the last axis of {name} must hold the latent dimensions, but its shape is "
             f"{array.shape}; pass points with at least one dimension."
         )
     if n_latent is not None and array.shape[-1] != n_latent:
         raise ValueError(
-            f"the last axis of `{name}` must have length n_latent = {n_latent}, but `{name}` has "
+            f"the last axis of {name} must have length n_latent = {n_latent}, but {name} has "
             f"shape {array.shape}; pass points of the same latent space."
         )
 
@@ -62,7 +60,7 @@ def ends(
     first, last = finite("start", start), finite("end", end)
     if first.ndim not in (1, 2) or first.shape != last.shape:
         raise ValueError(
-            "`start` and `end` must share one shape, (n, n_latent) or (n_latent,), but have "
+            "start and end must share one shape, (n, n_latent) or (n_latent,), but have "
             f"{first.shape} and {last.shape}; pass one end for every start."
         )
     latent("start", first, n_latent)
@@ -77,7 +75,7 @@ def paths(value: ArrayLike, n_latent: int | None = None) -> FloatArray:
     array = points("points", value, 3, n_latent)
     if array.shape[1] < 2:
         raise ValueError(
-            f"a path needs at least 2 points, but `points` has shape {array.shape} with "
+            f"a path needs at least 2 points, but points has shape {array.shape} with "
             f"n_steps = {array.shape[1]}; pass the two ends at least."
         )
     return array
@@ -88,14 +86,14 @@ def times(t: ArrayLike) -> FloatArray:
     array = finite("t", t)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(
-            f"`t` must have shape (n_steps,) with n_steps >= 1, but has shape {array.shape}; "
+            f"t must have shape (n_steps,) with n_steps >= 1, got shape {array.shape}; "
             "pass for instance np.linspace(0, 1, 50)."
         )
     outside = (array < 0) | (array > 1)
     if outside.any():
         where = int(np.argmax(outside))
         raise ValueError(
-            f"`t` must lie in [0, 1], but t[{where}] is {array[where]}; "
+            f"t must lie in [0, 1], but t[{where}] is {array[where]}; "
             "paths are not extrapolated, so clip or rescale it."
         )
     return array
@@ -105,7 +103,7 @@ def steps(n_steps: int) -> int:
     """Return a number of points along a path, at least the two ends."""
     if isinstance(n_steps, bool) or not isinstance(n_steps, (int, np.integer)) or n_steps < 2:
         raise ValueError(
-            f"`n_steps` must be an integer of at least 2 (both ends), but is {n_steps!r}; "
+            f"n_steps must be an integer of at least 2 (both ends), got {n_steps!r}; "
             "pass for instance 50."
         )
     return int(n_steps)
@@ -116,19 +114,19 @@ def labels(label: ArrayLike, n_classes: int, shape: tuple[int, ...]) -> IntArray
     array = np.asarray(label)
     if array.dtype.kind not in "iu":
         raise ValueError(
-            f"`label` must be an integer index of a class, but has dtype {array.dtype}; "
+            f"label must be an integer index of a class, got dtype {array.dtype}; "
             "turn names into positions among the classes first."
         )
     outside = (array < 0) | (array >= n_classes)
     if outside.any():
         raise ValueError(
-            f"`label` must lie in [0, {n_classes}) for {n_classes} classes, but holds "
+            f"label must lie in [0, {n_classes}) for {n_classes} classes, but holds "
             f"{int(array[outside].flat[0])}; pass the index of a class."
         )
     try:
         return np.broadcast_to(array, shape)
     except ValueError:
         raise ValueError(
-            f"`label` must broadcast to one class a point, shape {shape}, but has shape "
+            f"label must broadcast to one class a point, shape {shape}, got shape "
             f"{array.shape}; pass one integer, or one for each point."
         ) from None

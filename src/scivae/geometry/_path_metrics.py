@@ -56,7 +56,7 @@ def pullback(decoder: Decoder, straight: FloatArray, dtype: str | None) -> PathM
         named = getattr(torch, dtype, None)
         if not isinstance(named, torch.dtype) or not named.is_floating_point:
             raise ValueError(
-                f"`dtype` must name a floating type of torch, but is {dtype!r}; "
+                f"dtype must name a floating type of torch, got {dtype!r}; "
                 'pass "float32" or "float64".'
             )
         kind = named
@@ -138,7 +138,7 @@ def density(
         cells = cells[np.sort(chosen)]
     if len(cells) <= n_neighbors:
         raise ValueError(
-            f"the density needs more data points than `n_neighbors` = {n_neighbors}, but has "
+            f"the density needs more data points than n_neighbors = {n_neighbors}, but has "
             f"{len(cells)}; pass more data, or fewer neighbors."
         )
     center = cells.mean(axis=0)  # less cancellation in the distances

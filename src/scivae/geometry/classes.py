@@ -149,7 +149,7 @@ def checked(classes: LinearClasses) -> tuple[FloatArray, FloatArray]:
     bias = _check.finite("bias", classes.bias).astype(np.float64, copy=False)
     if weights.ndim != 2 or 0 in weights.shape or bias.shape != weights.shape[:1]:
         raise ValueError(
-            "`weights` must have shape (n_classes, n_latent) and `bias` (n_classes,), but they "
+            "weights must have shape (n_classes, n_latent) and bias (n_classes,), but they "
             f"have shapes {weights.shape} and {bias.shape}; pass one row and one bias a class."
         )
     return weights, bias
@@ -335,10 +335,10 @@ def polyline_margin(classes: LinearClasses, points: ArrayLike, label: ArrayLike)
 
 
 def _envelope(at_start: FloatArray, at_end: FloatArray) -> Crossings:
-    """Walk the upper envelope of the lines from `at_start` to `at_end`, both (n, n_classes).
+    """Follow the upper envelope of the lines from `at_start` to `at_end`, both (n, n_classes).
 
     Leads are compared at the ends, never at a rounded t: each step moves to a class that is ahead
-    at t = 1 (on a tie there: of lower index), so that the walk ends at the argmax of `at_end`.
+    at t = 1 (on a tie there: of lower index), so that the result ends at the argmax of `at_end`.
     """
     n, n_classes = at_start.shape
     order = np.arange(n_classes)

@@ -62,7 +62,7 @@ def project_to_class(
     points = _check.points("z", z, 2, weights.shape[1])
     labels = _check.labels(label, len(weights), points.shape[:1])
     if not np.isfinite(margin):
-        raise ValueError(f"`margin` must be finite, but is {margin}; pass for instance 0.0.")
+        raise ValueError(f"margin must be finite, got {margin}; pass for instance 0.0.")
     result = points.copy()
     outside = classes.margin(points, labels) < margin  # (n,)
     for k in np.unique(labels[outside]):
@@ -75,7 +75,7 @@ def project_to_class(
             if nearest is None:
                 raise ValueError(
                     f"class {k} must have points whose margin is at least {margin}, but no point "
-                    "has: other classes win everywhere; lower `margin` or choose another class."
+                    "has: other classes win everywhere; lower margin or choose another class."
                 )
             result[row] = nearest
     return result
@@ -103,7 +103,7 @@ def _nearest(sides: FloatArray, bounds: FloatArray, point: FloatArray) -> FloatA
         if shifted is None:  # thinner than rounding: the exact answer is the best there is
             return answer
         closer = (x + shifted).astype(point.dtype)
-        # Half the shift is left for the rounding of whoever checks.
+        # Half the shift is left for the rounding of a later check.
         if (normals @ closer.astype(np.float64) >= offsets + inside * eps * scale / 2).all():
             return closer
     return answer

@@ -266,11 +266,11 @@ def project_to_polyline(x: ArrayLike, points: ArrayLike, *, chunk: int = 2**17) 
     places = _check.points("x", x, 2, n_latent).astype(np.float64, copy=False)
     if n == 0:
         raise ValueError(
-            f"`points` must hold at least one path, but has shape {array.shape}; pass a path."
+            f"points must hold at least one path, got shape {array.shape}; pass a path."
         )
     if isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1:
         raise ValueError(
-            f"`chunk` must be a positive integer, but is {chunk!r}; leave it at its default."
+            f"chunk must be a positive integer, got {chunk!r}; leave it at its default."
         )
     center = array.reshape(-1, n_latent).mean(axis=0)
     base = (array[:, :-1] - center).reshape(-1, n_latent)  # (n_pieces, n_latent)

@@ -191,27 +191,27 @@ def geodesic(
         ("margin", margin, "finite", np.isfinite(margin)),
     ):
         if not holds:
-            raise ValueError(f"`{name}` must be {rule}, but is {value!r}; leave it at its default.")
+            raise ValueError(f"{name} must be {rule}, got {value!r}; leave it at its default.")
     labels = _labels(classes, label, margin, first, last)
     straight = linear(first, last, np.linspace(0, 1, n_steps))
 
     if metric == "pullback":
         if decoder is None:
             raise ValueError(
-                'metric "pullback" needs a decoder, but `decoder` is None; '
-                'pass one, or metric="density" with `data`.'
+                'metric "pullback" needs a decoder, but decoder is None; '
+                'pass one, or metric="density" with data.'
             )
         chart = pullback(decoder, straight, dtype)
     elif metric == "density":
         if data is None:
             raise ValueError(
-                'metric "density" needs latent points of real cells, but `data` is None; '
-                'pass them, or metric="pullback" with `decoder`.'
+                'metric "density" needs latent points of real cells, but data is None; '
+                'pass them, or metric="pullback" with decoder.'
             )
         chart = density(data, n_latent, strength, n_neighbors, max_data, seed)
     else:
         raise ValueError(
-            f'`metric` must be "pullback" or "density", but is {metric!r}; pass one of them.'
+            f'metric must be "pullback" or "density", got {metric!r}; pass one of them.'
         )
 
     points, converged = straight.copy(), np.ones(n, dtype=bool)
@@ -255,7 +255,7 @@ def _labels(
     if classes is None:
         if label is not None:
             raise ValueError(
-                f"`label` is {label!r}, but `classes` is None; pass the classes it is one of."
+                f"label is {label!r}, but classes is None; pass the classes it is one of."
             )
         return np.zeros(n, dtype=np.intp)
     if label is None:
@@ -265,7 +265,7 @@ def _labels(
             raise ValueError(
                 f"the two ends of a path must be of one class, but those of pair {pair} are of "
                 f"classes {labels[pair]} and {others[pair]}; pass pairs of one class, "
-                "or `classes=None` for a path that may cross."
+                "or classes=None for a path that may cross."
             )
     else:
         labels = _check.labels(label, classes.n_classes, (n,))
@@ -274,8 +274,8 @@ def _labels(
         if (margins < margin).any():
             pair = int(np.argmax(margins < margin))
             raise ValueError(
-                f"both ends must have a margin of at least {margin} in their class, but `{name}` "
-                f"of pair {pair} has {margins[pair]:.6g} in class {labels[pair]}; lower `margin`, "
+                f"both ends must have a margin of at least {margin} in their class, but {name} "
+                f"of pair {pair} has {margins[pair]:.6g} in class {labels[pair]}; lower margin, "
                 "drop the pair, or pass the class that it is in."
             )
     return labels

@@ -169,7 +169,7 @@ def _check_probabilities(chances: Points) -> None:
         raise ValueError(
             f"each row of probabilities must be at least 0 and sum to 1: {int(off.sum())} of "
             f"{off.size} do not, the first is row {row} (least {chances[row].min():.3g}, sum "
-            f"{chances[row].sum():.3g}); apply softmax to logits"
+            f"{chances[row].sum():.3g}); apply softmax to logits."
         )
 
 
@@ -179,8 +179,8 @@ def _columns(chances: Points, classes: npt.ArrayLike | None) -> Labels:
     columns = as_labels(classes, "classes")
     if columns.size != chances.shape[1] or np.unique(columns).size != columns.size:
         raise ValueError(
-            f"classes must name each column of probabilities once: got {columns.size} names "
+            f"classes must name each column of probabilities once, got {columns.size} names "
             f"({np.unique(columns).size} different) for {chances.shape[1]} columns; "
-            "pass them in the order of the columns"
+            "pass them in the order of the columns."
         )
     return columns

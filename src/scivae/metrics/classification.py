@@ -45,8 +45,8 @@ def f1_per_class(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> dict[Hashable,
     check_same_shape(truth, "y_true", guess, "y_pred")
     if (truth.dtype.kind == "U") != (guess.dtype.kind == "U"):
         raise TypeError(
-            f"y_true and y_pred must be labels of one type: got {truth.dtype} and {guess.dtype}; "
-            "convert both to the same names"
+            f"y_true and y_pred must be labels of one type, got {truth.dtype} and {guess.dtype}; "
+            "convert both to the same names."
         )
     classes, codes = np.unique(np.concatenate([truth, guess]), return_inverse=True)
     true_code, guess_code = codes[: truth.size], codes[truth.size :]

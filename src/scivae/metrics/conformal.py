@@ -118,7 +118,7 @@ def conformal_thresholds(
     check_known(labels, "y", names, "classes")
     check_integer(min_cells, "min_cells", minimum=1)
     if isinstance(level, bool) or not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1): got {level!r}; choose such as 0.9")
+        raise ValueError(f"level must lie in (0, 1), got {level!r}; choose such as 0.9.")
     if seed is not None:
         check_integer(seed, "seed", minimum=0)
     # One draw a class, and one for those that share: the same for every level.
@@ -218,8 +218,8 @@ def set_coverage(sets: npt.ArrayLike, y: npt.ArrayLike, *, classes: npt.ArrayLik
     check_rows(truth, "y", members, "sets")
     if names.size != members.shape[1]:
         raise ValueError(
-            f"classes must have one label for each column of sets: got {names.size} labels for "
-            f"{members.shape[1]} columns; pass the columns of the DataFrame"
+            f"classes must have one label for each column of sets, got {names.size} labels for "
+            f"{members.shape[1]} columns; pass the columns of the DataFrame."
         )
     check_known(truth, "y", names, "classes")
     order = np.argsort(names)
@@ -238,5 +238,5 @@ def set_coverage(sets: npt.ArrayLike, y: npt.ArrayLike, *, classes: npt.ArrayLik
 def _as_classes(classes: npt.ArrayLike) -> Labels:
     names = as_labels(classes, "classes")
     if np.unique(names).size != names.size:
-        raise ValueError("classes must not repeat a label: got one twice; pass each class once")
+        raise ValueError("classes must not repeat a label, got one twice; pass each class once.")
     return names

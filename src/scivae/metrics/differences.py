@@ -87,14 +87,14 @@ def log_fold_change_agreement(
     guess, truth = guess[kept], truth[kept]
     if guess.size < 3:
         raise ValueError(
-            f"at least 3 genes must be compared: got {guess.size} of {kept.size} with an observed "
-            f"change of at least {min_observed}; lower min_observed or pass more genes"
+            f"at least 3 genes must be compared, got {guess.size} of {kept.size} with an observed "
+            f"change of at least {min_observed}; lower min_observed or pass more genes."
         )
     for values, name in ((guess, "predicted"), (truth, "observed")):
         if np.ptp(values) == 0:
             raise ValueError(
                 f"{name} must differ between genes: all {values.size} are {values[0]}; "
-                "a constant correlates with nothing"
+                "a constant correlates with nothing."
             )
     centered_guess, centered_truth = guess - guess.mean(), truth - truth.mean()
     covariance = centered_guess @ centered_truth

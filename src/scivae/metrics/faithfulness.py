@@ -85,7 +85,7 @@ class Judge:
         if matrix.shape[1] != self.n_features:
             raise ValueError(
                 f"x must have the {self.n_features} columns that the {self.kind} judge was fitted "
-                f"on: got {matrix.shape[1]}; select the same genes, in the same order"
+                f"on, got {matrix.shape[1]}; select the same genes, in the same order."
             )
         return matrix
 
@@ -149,8 +149,8 @@ def fit_judges(
     check_two_classes(labels, "y")
     if isinstance(kinds, str) or len(kinds) == 0:
         raise ValueError(
-            f"kinds must be a sequence of at least one kind of judge: got {kinds!r}; "
-            f"pass for example kinds={list(JUDGE_KINDS[:2])}"
+            f"kinds must be a sequence of at least one kind of judge, got {kinds!r}; "
+            f"pass for example kinds={list(JUDGE_KINDS[:2])}."
         )
     for kind in kinds:
         check_option(kind, "each of kinds", JUDGE_KINDS)
@@ -310,7 +310,7 @@ def path_purity(
     hit = _hits(judge, x_generated, made_for, "x_generated", "labels")
     if (x_real is None) != (y_real is None):
         absent = "x_real" if x_real is None else "y_real"
-        raise ValueError(f"x_real and y_real go together: got no {absent}; pass both or neither")
+        raise ValueError(f"x_real and y_real go together, got no {absent}; pass both or neither.")
     ceiling = None
     if x_real is not None and y_real is not None:
         truth = as_labels(y_real, "y_real")

@@ -73,7 +73,7 @@ def wasserstein_1(
     if log["warning"] is not None:
         raise RuntimeError(
             f"the optimal transport of {len(x_points)} to {len(y_points)} points was not found "
-            f"({log['warning']}); pass a smaller max_points"
+            f"({log['warning']}); pass a smaller max_points."
         )
     return float(cost)
 
@@ -208,7 +208,7 @@ def _median_distance(points: Points) -> float:
     if median == 0:
         raise ValueError(
             "the median distance is the bandwidth and must be above 0: more than half of all pairs "
-            f"of the {points.shape[0]} pooled points coincide; pass bandwidth="
+            f"of the {points.shape[0]} pooled points coincide; pass bandwidth=."
         )
     return median
 

@@ -235,8 +235,8 @@ def gene_gene_correlation(
     n_genes = int(varies.sum())
     if n_genes < 3:
         raise ValueError(
-            f"at least 3 genes must vary in both real and generated: got {n_genes} of "
-            f"{varies.size}; pass more cells or other genes"
+            f"at least 3 genes must vary in both real and generated, got {n_genes} of "
+            f"{varies.size}; pass more cells or other genes."
         )
     pairs = np.triu_indices(n_genes, k=1)
     correlations: list[Points] = []
@@ -248,7 +248,7 @@ def gene_gene_correlation(
         if np.ptp(correlation) < 1e-12:
             raise ValueError(
                 f"the gene-gene correlations of {name} must differ among each other: all are "
-                f"{correlation[0]:.3g}; pass more cells"
+                f"{correlation[0]:.3g}; pass more cells."
             )
         correlations.append(correlation)
     return GeneGeneAgreement(
@@ -261,7 +261,7 @@ def gene_gene_correlation(
 def copying_test(generated: MatrixLike, training: MatrixLike, held_out: MatrixLike) -> CopyingTest:
     """Test whether generated cells lie closer to the training cells than fresh real cells do.
 
-    A generator that memorises puts its cells suspiciously near to training cells. How near is
+    A generator that memorizes puts its cells suspiciously near to training cells. How near is
     suspicious is read off real cells that were held out: their distances to the nearest training
     cell are the null distribution, compared by a one-sided Mann-Whitney test.
 
@@ -310,7 +310,7 @@ def copying_test(generated: MatrixLike, training: MatrixLike, held_out: MatrixLi
     if typical == 0:
         raise ValueError(
             f"held_out must not overlap with training: {int((of_fresh == 0).sum())} of "
-            f"{of_fresh.size} of its cells are exact copies; hold cells out before training"
+            f"{of_fresh.size} of its cells are exact copies; hold cells out before training."
         )
     # U counts the pairs in which the first is larger
     larger = mannwhitneyu(of_fresh, of_new, alternative="greater")

@@ -79,7 +79,7 @@ def reconstruction_error(
         if span == 0:
             raise ValueError(
                 f"the range of x must be above 0: every value is {float(truth.max())}; "
-                "pass value_range="
+                "pass value_range=."
             )
     else:
         span = check_positive(value_range, "value_range")

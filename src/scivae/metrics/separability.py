@@ -112,7 +112,7 @@ def linear_separability(
         absent = [name for name, v in (("z_test", z_test), ("y_test", y_test)) if v is None]
         raise ValueError(
             f"protocol {protocol!r} was given no {' and no '.join(absent)}; pass both z_test and "
-            "y_test, or neither with protocol='train-train'"
+            "y_test, or neither with protocol='train-train'."
         )
 
     fit_name, score_name = protocol.split("-")

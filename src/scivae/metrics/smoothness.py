@@ -83,7 +83,7 @@ def interpolation_smoothness(paths: npt.ArrayLike) -> Smoothness:
     if (chord == 0).any():
         raise ValueError(
             f"a path must end elsewhere than it began: {int((chord == 0).sum())} of {len(chord)} "
-            f"do not, the first is number {int(np.argmax(chord == 0))}; drop pairs of equal cells"
+            f"do not, the first is number {int(np.argmax(chord == 0))}; drop pairs of equal cells."
         )
     turn = np.linalg.norm(np.diff(steps, axis=1), axis=2)  # (n_paths, n_steps - 2)
     return Smoothness(

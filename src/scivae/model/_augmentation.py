@@ -1,4 +1,4 @@
-"""More cells of a class."""
+"""Generated cells of a class."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def on_lines(source: Source, size: int, rng: np.random.Generator) -> Drawn:
 
 
 def class_covariance(cells: Posterior, shared: np.ndarray) -> np.ndarray:
-    """Covariance of the posteriors of a class, that of their means drawn towards a shared one.
+    """Covariance of the posteriors of a class; that of the means is shrunk toward a shared covariance.
 
     Parameters
     ----------
@@ -228,10 +228,10 @@ def augment(
     key_added: str | None = _keys.KEY_ADDED,
     seed: int = 0,
 ) -> AnnData | Path:
-    """Make more cells of a class.
+    """Generate cells of a class.
 
     Every cell lies at a random place on the straight line between two real cells of the class,
-    drawn anew for it (Section 2.2 of the paper), and is accepted only if, decoded and encoded
+    drawn for it (Section 2.2 of the paper), and is accepted only if, decoded and encoded
     again, the discriminator still sees the class, with a probability of at least
     ``min_confidence``.
 
@@ -410,8 +410,8 @@ def _source(
     inside = np.flatnonzero(logits.argmax(axis=1) == code)
     if len(inside) < 2:
         warnings.warn(
-            f"fewer than two cells of {name!r} are classified as it, so lines are drawn between "
-            "all of them; a greater discriminator_weight or more epochs would separate it.",
+            f"the model recognizes fewer than two {name!r} cells, so all of them are used; train longer "
+            "or raise discriminator_weight.",
             UserWarning,
             stacklevel=4,
         )
@@ -450,7 +450,7 @@ def _rounds(
     accepted = drawn[code] = 0
     while accepted < n:
         if drawn[code] >= MAX_DRAWS * max(n, 10):
-            rule, cure = "", "train longer or with a greater discriminator_weight"
+            rule, cure = "", "train longer or raise discriminator_weight"
             if source.threshold > 0:
                 rule = f" with a probability of at least {source.threshold:.6g}"
                 cure = f"lower min_confidence, or {cure}"

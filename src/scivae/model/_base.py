@@ -1,4 +1,4 @@
-"""How cells enter a model: every hook of scvi-tools through which they come, overridden once."""
+"""How cells enter a model: the hooks of scvi-tools that receive cells, each overridden once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _hashes(names: pd.Index) -> np.ndarray:
 
 
 class CellsModel(SCVI):
-    """A model of scvi-tools that checks its cells each time, and knows where they lie now.
+    """A model of scvi-tools that checks cells whenever they are used, and follows reordered cells.
 
     ``CIVAE`` adds what is done with the cells.
     """
@@ -91,7 +91,7 @@ class CellsModel(SCVI):
 
     @classmethod
     def _get_most_recent_anndata_manager(cls, adata: AnnData, required: bool = False):
-        """What was registered of an AnnData; tells what to do where nothing was."""
+        """The manager of an AnnData; the error says what to call if there is none."""
         cure = f"call {cls.__name__}.setup_anndata on it first"
         try:
             manager = super()._get_most_recent_anndata_manager(adata)
@@ -117,7 +117,7 @@ class CellsModel(SCVI):
         ordered: bool = False,
         **kwargs,
     ) -> None:
-        """Say where in an AnnData the values, labels and covariates are.
+        """Register the values, labels and covariates of an AnnData.
 
         Nothing is changed but for columns and entries that begin with ``_scvi``, and nothing at all
         if the call fails.
@@ -187,7 +187,7 @@ class CellsModel(SCVI):
 
     @classmethod
     def register_manager(cls, adata_manager: CellsManager) -> None:
-        """Note a manager for the model that is to be made; it is forgotten with its AnnData.
+        """Register a manager for the next model; it is dropped together with its AnnData.
 
         Parameters
         ----------
@@ -227,7 +227,7 @@ class CellsModel(SCVI):
 
     @property
     def codec(self) -> Codec:
-        """Encodes validated cells and decodes latent points; for functions that build on the model."""
+        """Encoder and decoder of validated cells, for functions that build on the model."""
         return Codec(
             self.module,
             self.setup,
@@ -239,7 +239,7 @@ class CellsModel(SCVI):
 
     @property
     def requirements(self) -> Requirements:
-        """What the model asks of cells."""
+        """The genes, columns and values that the model can read."""
         found = self.data_summary_
         return Requirements(
             self.setup,
@@ -276,7 +276,7 @@ class CellsModel(SCVI):
     def _validate_anndata(
         self, adata: AnnData | None = None, copy_if_view: bool = True, *, every_row: bool = True
     ) -> AnnData:
-        """The AnnData (``None``: the model's own), once it is sure that the model can read it.
+        """The AnnData (``None``: the model's own), after checking that the model can read it.
 
         An AnnData that was seen before is looked at again: genes, registered slots, and values. Where
         loaders read the cells, some of the values are enough (``every_row=False``): those of the cells
@@ -308,7 +308,7 @@ class CellsModel(SCVI):
         return adata
 
     def _is_as_it_was(self, adata: AnnData, manager: CellsManager, every_row: bool) -> bool:
-        """Whether an AnnData that was registered still holds; raise where the model's own does not.
+        """Whether a registered AnnData is unchanged; raises if the model's own has changed.
 
         ``False``: these are other cells now, and are to be checked and registered as such.
         """
@@ -327,8 +327,7 @@ class CellsModel(SCVI):
                 if not own:
                     return self._forget(manager)
                 raise ValueError(
-                    f"adata.{attribute}[{key!r}], which setup_anndata wrote, is gone; call "
-                    "setup_anndata again and make the model anew, or pass a fresh copy as adata=."
+                    f"adata.{attribute}[{key!r}], which setup_anndata wrote, is gone; call setup_anndata again and create a new model, or pass a fresh copy as adata=."
                 )
         if not manager.is_last():
             with self._unchanged_on_error(adata):
@@ -337,7 +336,7 @@ class CellsModel(SCVI):
         return manager.holds(values, every_row=every_row) or self._has_moved(adata, manager)
 
     def _has_moved(self, adata: AnnData, manager: CellsManager) -> bool:
-        """Whether cells have only changed places, or are stored in another way, if memory differs.
+        """Whether cells were only reordered or stored in another format.
 
         Raises
         ------
@@ -357,8 +356,7 @@ class CellsModel(SCVI):
                     f"{checks.where(layer)} must hold what it held when the model was made, but "
                     f"{len(changed):,} of {adata.n_obs:,} cells have changed "
                     f"({shown(adata.obs_names[changed[:3]])}{', …' if len(changed) > 3 else ''}), as "
-                    "scanpy's functions do in place; put the values back (keep counts in adata.layers['counts']), or set up and train a new "
-                    "model."
+                    "scanpy's functions do in place; restore the values (keep counts in adata.layers['counts']), or set up and train a new model."
                 )
         manager.remember(values, keep_rows=False)
         return True
@@ -371,7 +369,7 @@ class CellsModel(SCVI):
     def _make_data_loader(
         self, adata: AnnData, indices: Any = None, *args: Any, **kwargs: Any
     ) -> Iterable[Minibatch]:
-        """Minibatches of some cells, whose values are as they were when they were checked."""
+        """Minibatches of some cells, after checking that their values have not changed."""
         index = resolve_indices(adata, indices)
         manager = self._manager_of(adata)
         if manager is not None and not manager.minified:
@@ -383,7 +381,7 @@ class CellsModel(SCVI):
     def _update_adata_and_manager_post_minification(
         self, minified_adata: AnnData, minified_data_type: str
     ) -> None:
-        """Let the network expect what scvi-tools is about to hand over."""
+        """Set the kind of minified data before scvi-tools passes such data to the network."""
         before = self.module.minified_data_type
         self.module.minified_data_type = minified_data_type
         try:
@@ -393,7 +391,7 @@ class CellsModel(SCVI):
             raise
 
     def _warn_of_changed_columns(self, adata: AnnData) -> None:
-        """Warn, once, where a column does not say what was registered, in methods that go by it."""
+        """Warn once if a column has changed since setup_anndata."""
         manager = self._manager_of(adata)
         if manager is None:
             return
@@ -412,7 +410,7 @@ class CellsModel(SCVI):
                 warn(
                     f"the columns of adata.obs that hold the {_WHAT[field.registry_key]} were changed "
                     "after setup_anndata; the model goes on with what was set up. Call setup_anndata "
-                    "again and make the model anew to use the new ones."
+                    "again and create a new model to use the new ones."
                 )
 
     def _minibatches(
@@ -427,7 +425,7 @@ class CellsModel(SCVI):
         )
 
     def _counts_are_rows(self, adata: AnnData) -> bool:
-        """Whether a loader can hand the network the rows of a sparse matrix as they are."""
+        """Whether a loader can pass rows of a sparse matrix to the network unchanged."""
         manager: AnnDataManager = self.get_anndata_manager(adata, required=True)
         x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         return (
@@ -439,7 +437,7 @@ class CellsModel(SCVI):
     # --- the model's own AnnData -------------------------------------------------------------------
 
     def _take(self, adata: AnnData, found: profile.DataProfile | None) -> None:
-        """Take note of the AnnData that the model is made on."""
+        """Record the values of the AnnData that the model is created from."""
         manager = self._manager_of(adata)
         if manager is None or found is None:
             return
@@ -447,14 +445,14 @@ class CellsModel(SCVI):
         rounds = found.summary.kind == "near counts" and self.likelihood in COUNT_LIKELIHOODS
         if rounds and not manager.can_round(values):
             raise ValueError(
-                f"{checks.where(self.setup.layer)} holds whole numbers but for rounding errors, and is "
-                "not in memory; write it anew with rounded values, or read it with adata.to_memory()."
+                f"{checks.where(self.setup.layer)} holds whole numbers apart from rounding errors, and is "
+                "not in memory; store rounded values, or read it with adata.to_memory()."
             )
         manager.rounds = rounds
         manager.remember(values, keep_rows=True)
 
     def _enter_training(self, datamodule: Any = None) -> None:
-        """Check the cells that are to be trained on, all of them.
+        """Check all cells before training.
 
         Parameters
         ----------
@@ -491,7 +489,7 @@ class CellsModel(SCVI):
         self.cell_hashes_, self._split_names = hashes, adata.obs_names
 
     def _positions(self, stored: np.ndarray | None) -> np.ndarray | None:
-        """Where cells of the split lie now, should the cells of the AnnData have changed places."""
+        """Current positions of cells of the split, if the cells of the AnnData were reordered."""
         if stored is None or self.adata is None or self.cell_hashes_ is None:
             return stored
         names = self.adata.obs_names
@@ -503,13 +501,13 @@ class CellsModel(SCVI):
             return stored
         index = pd.Index(now)
         if not index.is_unique:
-            return np.asarray(stored)[:0]  # nobody can tell which these were
+            return np.asarray(stored)[:0]  # names are not unique, so positions are unknown
         place = index.get_indexer(self.cell_hashes_[np.asarray(stored)])
         return np.sort(place[place >= 0])
 
     @property
     def train_indices(self) -> np.ndarray | None:
-        """Positions of the cells that were trained on, where they lie now."""
+        """Current positions of the training cells."""
         return self._positions(self.train_indices_)
 
     @train_indices.setter
@@ -518,7 +516,7 @@ class CellsModel(SCVI):
 
     @property
     def validation_indices(self) -> np.ndarray | None:
-        """Positions of the cells that training held out, where they lie now."""
+        """Current positions of the held-out cells."""
         return self._positions(self.validation_indices_)
 
     @validation_indices.setter
@@ -527,7 +525,7 @@ class CellsModel(SCVI):
 
     @property
     def test_indices(self) -> np.ndarray | None:
-        """Positions of the cells that training left aside, where they lie now."""
+        """Current positions of the test cells."""
         return self._positions(self.test_indices_)
 
     @test_indices.setter
@@ -547,7 +545,7 @@ class CellsModel(SCVI):
         return next((m for m in self._managers.values() if m.adata is adata), None)
 
     def _unchanged_on_error(self, adata: Any) -> AbstractContextManager[None]:
-        """Put an AnnData (``None``: the model's own) back as it was if the block raises."""
+        """Restore an AnnData (``None``: the model's own) if the block raises."""
         adata = self.adata if adata is None else adata
         if not isinstance(adata, AnnData) or adata.is_view:
             return nullcontext()
@@ -564,7 +562,7 @@ _WHAT = {
 
 
 def _forget_with(adata: AnnData, store: dict[str, CellsManager], manager: CellsManager) -> None:
-    """Take a manager out of a store once nobody holds its AnnData any more."""
+    """Remove a manager from a store once its AnnData is garbage collected."""
     uuid, number = manager.adata_uuid, manager.id
 
     def forget() -> None:

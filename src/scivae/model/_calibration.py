@@ -1,4 +1,4 @@
-"""What cells that were held out say of the model: temperature, prediction sets, novelty."""
+"""Calibration on held-out cells: temperature, prediction sets, novelty."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def novelty(
     batch_size: int | None = None,
     dataloader: Iterable[dict[str, torch.Tensor]] | None = None,
 ) -> pd.Series | np.ndarray:
-    """How unlike all classes cells are, from 0 to 1.
+    """Novelty of cells: how different they are from all classes, from 0 to 1.
 
     A rank among the cells that training held out: 0.95 means that 95 % of these are less unlike
     the classes. Cells of the known classes exceed it in 5 % of the cases, if they are like the
@@ -176,7 +176,7 @@ def novelty(
     require_calibration(self, "distances")
     if dataloader is not None:
         if adata is not None or indices is not None:
-            raise ValueError("a dataloader stands in place of adata and indices; pass one only.")
+            raise ValueError("a dataloader replaces adata and indices; pass only one of them.")
         return _novelty_of(self, self.requirements.checked_loader(dataloader))
     adata = self._validate_anndata(adata, every_row=False)
     index = resolve_indices(adata, indices)
@@ -227,23 +227,21 @@ def sets_of(model: CellsModel, logits: np.ndarray, level: float) -> np.ndarray:
 
 
 def require_calibration(model: CellsModel, part: str) -> dict[str, np.ndarray]:
-    """Scores of held-out cells; raise where there are none."""
+    """Scores of held-out cells; raises if there are none."""
     if model.calibration_ is not None and part not in model.calibration_:
         raise ValueError(
-            "this model holds no means of its classes, which come from training cells; load the "
+            "this model has no class means, which come from training cells; load the "
             "model with its training AnnData and call model.calibrate() again."
         )
     if model.calibration_ is None:
         raise ValueError(
-            "this model holds no scores of held-out cells: it was trained on all labeled cells, "
-            "or saved by an earlier version; call model.calibrate(), with labeled cells that it "
-            "was not trained on where training held out none."
+            "this model has no scores of held-out cells, because it was trained on all labeled cells or saved by an earlier version; call model.calibrate() with labeled cells that it was not trained on."
         )
     return model.calibration_
 
 
 def calibrate_held_out(model: CellsModel, datamodule: Any = None) -> None:
-    """Calibrate on labeled cells that training held out, if there are some.
+    """Calibrate on labeled held-out cells, if there are any.
 
     A mapped model keeps what its reference learned of held-out cells, unless the query has enough.
     """
@@ -276,7 +274,7 @@ def _calibrate_on(
     training: tuple[Loader, Loader] | None,
     min_labeled: int = 1,
 ) -> bool:
-    """Set temperature and calibration by held-out cells; those without a label do not count.
+    """Set temperature and calibration from held-out cells with a label.
 
     ``training`` are loaders of training cells, as :meth:`_training_loaders` gives them. Without
     them, what is known of the classes stays what it was. False, with nothing changed, if fewer than
@@ -315,7 +313,7 @@ def _calibrate_on(
 def _describe_classes(
     model: CellsModel, module: CIVAEModule, training: Loader, few: Loader
 ) -> dict[str, np.ndarray]:
-    """What training cells say of the classes and of residuals; predicted where unlabeled."""
+    """Class means, covariances and residual scales of training cells; unlabeled cells use their predicted class."""
     cells = Posterior.concatenate(list(encoded_minibatches(module, training())))
     predicted = model.linear_classes.logits(cells.mean).argmax(axis=1)
     n_classes = len(model.classes)

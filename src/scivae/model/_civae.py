@@ -1,4 +1,4 @@
-"""CIVAE: its parameters, and a table of its methods. Each is a function of the file that is named beside it."""
+"""CIVAE: its parameters, and a table of its methods, which are functions of the files named there."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ class CIVAE(CellsModel):
 
         J = L(x, \hat x) + \alpha\, KL[q(z \mid x) \,\|\, N(0, I)] + \beta\, CE(y, W z + b),
 
-    so that classes become linearly separable in z. The regions in which a linear softmax has its
-    largest value at one class are convex: the straight line between two cells of a class, both
-    classified as it, never leaves the class. :meth:`interpolate` and :meth:`augment` rest on this.
+    so that classes become linearly separable in z. The regions of a linear softmax are convex: the
+    straight line between two cells that are classified as one class never leaves the class.
+    :meth:`interpolate` and :meth:`augment` rely on this.
 
-    Everything that :class:`scvi.model.SCVI` has is here too: training and its history, saving and
-    loading, mapping of query cells, minified data, differential expression. What draws random
-    numbers draws them by the seed of the model, and gives the same each time.
+    CIVAE has everything that :class:`scvi.model.SCVI` has: training history, saving and loading, mapping of
+    query cells, minified data, differential expression. Random numbers depend on the seed of the model
+    only, so repeated calls give the same result.
 
     Parameters
     ----------
     adata
         AnnData set up by :meth:`setup_anndata`.
     registry
-        Registry of a datamodule, such as :class:`BlockDataModule`, in place of ``adata``.
+        Registry of a datamodule, such as :class:`BlockDataModule`, instead of ``adata``.
     n_hidden
         Units of each hidden layer.
     n_latent
@@ -72,44 +72,42 @@ class CIVAE(CellsModel):
     likelihood
         ``"nb"``, ``"zinb"``, ``"poisson"`` for counts; ``"normal"``, ``"laplace"`` (the mean absolute
         error of the paper) for continuous values; ``"bernoulli"`` for values in [0, 1]. ``"auto"``
-        takes ``"nb"`` for counts, ``"bernoulli"`` for values in [0, 1] and ``"normal"`` for others.
-        The choice is in :attr:`likelihood`; a warning says it where the values could be meant as counts.
-        Whole numbers with rounding errors (2.9999998) are rounded and count as counts.
+        selects ``"nb"`` for counts, ``"bernoulli"`` for values in [0, 1] and ``"normal"`` for others.
+        The choice is in :attr:`likelihood`; a warning names it if the values may be transformed counts.
+        Whole numbers with rounding errors (2.9999998) are rounded and treated as counts.
     discriminator_weight
-        :math:`\beta`, in nats a labeled cell; the reconstruction term is a sum over genes. It
-        rises during the warm-up, so that cells shape the latent space before labels do, and a few
-        labeled cells are not learned by heart. ``"auto"``, the default, takes four fifths of the nats that as many principal
-        components tell of a cell, which are more the more genes there are and the more deeply they are
-        sequenced; 50 where there are no values to read (a datamodule of others, or one that has not
-        checked its cells).
+        :math:`\beta`, in nats per labeled cell; the reconstruction term is a sum over genes. It rises during
+        the warm-up, so that cells shape the latent space before labels do and the network does not memorize
+        a few labeled cells. ``"auto"`` (default): 0.8 × the information (nats) captured by ``n_latent``
+        principal components, which grows with the number of genes and the sequencing depth; 50 where there
+        are no values to read (datamodules of other packages, or with ``check=False``).
     kl_weight
-        :math:`\alpha`, reached at the end of the warm-up, the first half of the epochs. At 1, that
-        of the evidence lower bound, reconstruction is worse on each data set that was tried.
+        :math:`\alpha`, reached at the end of the warm-up, the first half of the epochs. At 1, the weight
+        of the evidence lower bound, reconstruction is worse on every data set that was tried.
     class_weights
-        Weights of the classes in the cross-entropy. ``"balanced"``, the default, makes them
-        proportional to one over the number of cells, with mean one over cells: without it a type of
-        30 cells among thousands hardly moves the loss, and it is the rare types for which one wants
-        more cells. The boundary is fitted with these weights. Cells are moved with them
-        too, but with no more than a quarter of the number of cells of their class (unlabeled ones
-        are counted in by the share of the labels that are of it): five cells that are pulled a
-        hundred times as hard as others would be learned by heart, and cells made of them would be
-        copies. ``"none"`` weighs cells alike; a dict gives weights by class.
+        Weights of the classes in the cross-entropy. ``"balanced"`` (default): inversely proportional to
+        the number of cells, with mean one over cells. Without it, a type of 30 cells among thousands
+        hardly changes the loss, and rare types are the ones that need more cells. The boundary is
+        fitted with these weights. The gradient that reaches the cells uses them too, but at most a quarter
+        of the number of cells of the class (unlabeled cells are included in proportion to the labels): with a
+        factor of a hundred, five cells would be memorized, and cells generated from them would be copies.
+        ``"none"`` weighs all cells alike; a dict gives weights by class.
     sample_latent
         ``False`` decodes the mean of the posterior in training, without noise.
     sigmoid
-        Whether the means of ``"normal"`` and ``"laplace"`` are confined to (0, 1). ``None``: if the
-        data are.
+        Whether the means of ``"normal"`` and ``"laplace"`` are confined to (0, 1). ``None``: if all
+        values lie in [0, 1].
     seed
-        Seed of the initial weights and, unless :meth:`train` is given another, of training. The
-        global random state is neither read nor changed.
+        Seed of the initial weights and, unless :meth:`train` gets its own, of training. The global random
+        state is neither read nor changed.
     **kwargs
         Passed to :class:`scvi.module.VAE`.
 
     Raises
     ------
     ValueError
-        If the values do not suit the likelihood, if there is one class only, or if an argument is out
-        of its range.
+        If the values do not suit the likelihood, if there is only one class, or if an argument is out of
+        range.
 
     Notes
     -----
@@ -225,7 +223,7 @@ class CIVAE(CellsModel):
             default_library = found.library
         if likelihood == "auto":
             raise ValueError(
-                "likelihood='auto' reads the data, but there is none to read; name the likelihood."
+                "likelihood='auto' reads the data, but there are none; pass likelihood=."
             )
         if setup.size_factor_key is not None and likelihood not in COUNT_LIKELIHOODS:
             raise ValueError(

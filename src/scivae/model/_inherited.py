@@ -1,4 +1,4 @@
-"""Methods of scvi-tools as a CIVAE has them: arguments checked, drawn by the seed of the model.
+"""Methods inherited from scvi-tools, with checked arguments and random numbers by the seed of the model.
 
 They are found, not listed: what scvi-tools adds is wrapped by the same rules, which go by the names, defaults
 and annotations of parameters. ``tests/test_doors.py`` asks for a line for each of them.
@@ -49,7 +49,7 @@ INSTEAD = {
 
 
 def inherit(cls: type, base: type) -> None:
-    """Wrap every public method that a class has from scvi-tools and does not define anew.
+    """Wrap every public method that a class inherits from scvi-tools and does not override.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def inherit(cls: type, base: type) -> None:
 
 
 def _refused(name: str, method: Callable) -> Callable:
-    """A class method that says what to use in its place."""
+    """A class method that names its replacement."""
 
     @functools.wraps(method)
     def call(cls: type, *args: Any, **kwargs: Any) -> None:
@@ -85,7 +85,7 @@ def _refused(name: str, method: Callable) -> Callable:
 
 
 def inherited(method: Callable) -> Callable:
-    """Make a method check its arguments, draw by the seed of the model, and leave no mode behind."""
+    """Make a method check its arguments, draw by the seed of the model, and restore the mode of the network."""
     signature = inspect.signature(method)
     drawing = draws_by_seed(method)
 
@@ -130,7 +130,7 @@ def _check_model(model: Any, name: str) -> None:
 
 
 def _check_plain(name: str, value: Any, parameter: inspect.Parameter) -> None:
-    """Check what the name, the default or the annotation of a parameter says of it."""
+    """Check a value by the name, default or annotation of its parameter."""
     if value is None and parameter.default is not inspect.Parameter.empty:
         return
     if name in WHOLE_NUMBERS:
@@ -173,7 +173,7 @@ def _literals(annotation: Any) -> tuple[str, ...]:
 
 
 def check_further(model: Any, name: str, further: dict[str, Any], *methods: Callable) -> None:
-    """Raise a TypeError for a further keyword argument that nothing takes.
+    """Raise a TypeError for an unknown keyword argument.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def check_further(model: Any, name: str, further: dict[str, Any], *methods: Call
 
 
 def _takes_subset(subset_idx: Any = None) -> None:
-    """What scvi-tools' differential expression takes beside."""
+    """Further arguments of scvi-tools' differential expression."""
 
 
 class _Arguments:
@@ -244,9 +244,7 @@ class _Arguments:
         given = self.given
         for name in ("adata", "adata_sub", "indices"):
             if given.get(name) is not None:
-                raise ValueError(
-                    "a dataloader stands in place of adata and indices; pass one only."
-                )
+                raise ValueError("a dataloader replaces adata and indices; pass only one of them.")
         if given.get("transform_batch") is not None:
             raise ValueError(
                 "transform_batch needs adata=, but a dataloader was given; load the cells with "
@@ -263,9 +261,7 @@ class _Arguments:
             given["indices"] = resolve_indices(adata, given.get("indices"))
         if given.get("n_samples_overall") is not None:
             if given.get("n_samples", 1) != 1:
-                raise ValueError(
-                    "n_samples_overall stands in place of n_samples; pass one of them only."
-                )
+                raise ValueError("n_samples_overall replaces n_samples; pass only one of them.")
             given.setdefault(
                 "return_numpy", True
             )  # samples are no cells: there are no names for rows
@@ -327,7 +323,7 @@ class _Arguments:
                 if not (name == "group2" and value is None) and value not in present:
                     raise ValueError(
                         f"{name} must be a value of adata.obs[{key!r}] that at least one cell has, got "
-                        f"{value!r}; the values there are: {shown(present, 20)}."
+                        f"{value!r}; available values: {shown(present, 20)}."
                         f"{near_matches(value, present)}"
                     )
         if given.get("group2") is not None and given["group2"] in _listed(given["group1"]):
@@ -363,7 +359,9 @@ class _Arguments:
                 "both."
             )
         if len(chosen) == 1 and len(np.unique(chosen[0])) == adata.n_obs:
-            raise ValueError("idx1 holds all cells, so there are none to compare with; pass idx2.")
+            raise ValueError(
+                "idx1 holds all cells, so no cells are left to compare with; pass idx2."
+            )
 
     def _genes(self) -> _Genes:
         wanted = self.given.get("gene_list")

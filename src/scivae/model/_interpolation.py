@@ -1,4 +1,4 @@
-"""Walks between cells."""
+"""Paths between cells."""
 
 from __future__ import annotations
 
@@ -56,22 +56,22 @@ def interpolate(
     n_samples: int | None = None,
     seed: int = 0,
 ) -> AnnData:
-    """Walk from one cell to another through latent space.
+    """Trace a path from one cell to another through latent space.
 
     Parameters
     ----------
     cell_a, cell_b
-        Where walks begin and end: obs names, integer positions, or equally long sequences.
+        Start and end of each path: obs names, integer positions, or sequences of equal length.
     n_steps
-        Points of a walk, its ends included.
+        Points per path, both ends included.
     method
         ``"linear"``: the straight line, which never leaves the class of its ends.
-        ``"spherical"``: along directions of z. ``"geodesic"``: the shortest path where cells are
+        ``"spherical"``: a great circle between the directions of z. ``"geodesic"``: the shortest path where cells are
         dense, inside the class where both ends are of one.
     adata
-        Cells to walk between; ``None`` for the training data.
+        Cells to connect; ``None`` for the training data.
     key_added
-        Under which name the walk is written back into the AnnData; ``None`` writes nothing.
+        Name under which the path is written back into the AnnData; ``None`` writes nothing.
     transform_batch
         Decode every point as a cell of this batch. ``None``: of the batch of the ends. Where they
         differ in batch or in a categorical covariate, a point is the mixture of what is decoded
@@ -87,17 +87,17 @@ def interpolate(
 
     Returns
     -------
-    AnnData of ``n_pairs · n_steps`` rows, expected values, walk by walk. ``obs`` has the position
-    ``civae_t``, the walk ``civae_path``, its ends ``civae_source`` and ``civae_target``, the class
-    by the discriminator ``civae_predicted``, and ``civae_margin``: the logit of the walk's class
-    minus the best other. The walk's class is the class of its source. Genes keep their
+    AnnData of ``n_pairs · n_steps`` rows, expected values, path by path. ``obs`` has the position
+    ``civae_t``, the path ``civae_path``, its ends ``civae_source`` and ``civae_target``, the class
+    by the discriminator ``civae_predicted``, and ``civae_margin``: the logit of the path's class
+    minus the best other. The path's class is the class of its source. Genes keep their
     annotation (``var``, ``varm``), columns of the setup the type and the colors that they have in
     ``adata``, so that both can be joined.
 
-    Written back: ``adata.obs[key_added + "_t"]``, the position along the nearest walk of every
+    Written back: ``adata.obs[key_added + "_t"]``, the position along the nearest path of every
     real cell of the classes at the ends, and ``adata.uns[key_added]["paths"]``, for each call
-    the tables ``pairs`` (ends and their labels, a row a walk), ``points`` (walk, t, margin and
-    z, a row a point) and ``crossings`` (where a walk changes class), and the ``parameters``.
+    the tables ``pairs`` (ends and their labels, a row a path), ``points`` (path, t, margin and
+    z, a row a point) and ``crossings`` (where a path changes class), and the ``parameters``.
 
     Raises
     ------
@@ -109,12 +109,12 @@ def interpolate(
     Warns
     -----
     UserWarning
-        If both ends of a walk have one label but an end is classified otherwise: then the line
+        If both ends of a path have one label but an end is classified otherwise: then the line
         begins or ends outside the class.
 
     Notes
     -----
-    Margins and the points where a straight walk crosses from class to class are exact: on a line
+    Margins and the points where a straight path crosses from class to class are exact: on a line
     the difference of two logits is affine in t.
 
     Examples
@@ -143,7 +143,7 @@ def interpolate(
     a, b = resolve_cells(adata, cell_a, "cell_a"), resolve_cells(adata, cell_b, "cell_b")
     if len(a) != len(b):
         raise ValueError(
-            f"cell_a and cell_b must name equally many cells, got {len(a)} and {len(b)}."
+            f"cell_a and cell_b must name the same number of cells, got {len(a)} and {len(b)}."
         )
 
     batch = None if transform_batch is None else self.setup.batch_code(transform_batch)
@@ -184,7 +184,7 @@ def interpolate(
 def _warn_if_misclassified(
     model: CellsModel, paths: Paths, sources: pd.Index, targets: pd.Index
 ) -> None:
-    """Warn of same-class walks that begin or end outside their class."""
+    """Warn of same-class paths that begin or end outside their class."""
     classes = model.linear_classes
     found = {}
     for encoded, names in ((paths.start, sources), (paths.end, targets)):
@@ -198,7 +198,7 @@ def _warn_if_misclassified(
     if found:
         more = f" (and {len(found) - 3} more cells)" if len(found) > 3 else ""
         warnings.warn(
-            f"a walk stays in its class only if both ends are classified as it, but "
+            f"a path stays in its class only if both ends are classified as it, but "
             f"{'; '.join(list(found.values())[:3])}{more}. Choose other ends, or see "
             "obs['civae_predicted'] for the class of each step.",
             UserWarning,
@@ -251,7 +251,7 @@ def _path_values(
     values = np.empty((len(z), model.module.n_input), dtype=np.float32)
     layers: dict[str, np.ndarray] = {}
     with model.codec.evaluating() as module:
-        with progress("decoding walks", len(z), unit="cells"):
+        with progress("decoding paths", len(z), unit="cells"):
             for rows, mean in decoded_blocks(module, z, at_start, other=at_end, weight=t):
                 values[rows] = mean
                 advance(len(mean))
@@ -281,7 +281,7 @@ def _write_back(
     targets: pd.Index,
     details: dict[str, Any],
 ) -> None:
-    """Note the walks in ``uns`` and the positions of real cells in ``obs``."""
+    """Write the paths to ``uns`` and the positions of real cells to ``obs``."""
     classes = model.linear_classes
     codes = np.asarray(adata.obs[checks.LABEL_CODES])
     position = np.full(adata.n_obs, np.nan)
@@ -314,12 +314,12 @@ def _write_back(
         name += f" and {len(sources) - 1} more"
     written = adata.uns.setdefault(key_added, {}).setdefault(_keys.PATHS, {})
 
-    walked = [[str(name) for name in names] for names in (sources, targets)]
+    ends_of_paths = [[str(name) for name in names] for names in (sources, targets)]
 
     def taken(key: str) -> bool:
-        """Whether this is the key of walks between other cells."""
+        """Whether this is the key of paths between other cells."""
         pairs = written.get(key, {}).get("pairs")
-        return pairs is not None and walked != [
+        return pairs is not None and ends_of_paths != [
             pairs[end].astype(str).tolist() for end in ("source", "target")
         ]
 
@@ -337,7 +337,7 @@ def _bands(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Quantiles of samples at every row: of the posteriors of both ends and of the likelihood.
 
-    A walk between two draws differs from the walk between the means by the draws' differences at the
+    A path between two draws differs from the path between the means by the draws' differences at the
     ends, spread linearly along it.
     """
     rng = np.random.default_rng(seed)

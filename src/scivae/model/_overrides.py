@@ -1,4 +1,4 @@
-"""Methods of scvi-tools that need more than a check of their arguments; ``CIVAE`` takes them as its own."""
+"""Methods of scvi-tools that ``CIVAE`` overrides."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def get_latent_representation(
 ) -> np.ndarray:
     """Latent representation of cells, shape ``(n, n_latent)``.
 
-    As :meth:`scvi.model.SCVI.get_latent_representation`, but nobody's random state is changed.
+    As :meth:`scvi.model.SCVI.get_latent_representation`, without changing the global random state.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def get_latent_representation(
         check_integer("batch_size", kwargs["batch_size"], minimum=1)
     if kwargs.get("dataloader") is not None:
         if adata is not None or indices is not None:
-            raise ValueError("a dataloader stands in place of adata and indices; pass one only.")
+            raise ValueError("a dataloader replaces adata and indices; pass only one of them.")
         kwargs["dataloader"] = self.requirements.checked_loader(kwargs["dataloader"])
     else:
         adata = self._validate_anndata(adata, every_row=False)
@@ -84,7 +84,7 @@ def minify_adata(
     use_latent_qzm_key: str = "X_latent_qzm",
     use_latent_qzv_key: str = "X_latent_qzv",
 ) -> None:
-    """Give the model a copy of its AnnData with posteriors in place of counts.
+    """Replace the AnnData of the model by a copy with posteriors instead of counts.
 
     As :meth:`scvi.model.SCVI.minify_adata`, once it is sure that the posteriors are of this model.
 
@@ -128,7 +128,7 @@ def minify_adata(
     ):
         if key not in adata.obsm:
             raise KeyError(
-                f"{argument} must be a key of adata.obsm, got {key!r}; those there are: "
+                f"{argument} must be a key of adata.obsm, got {key!r}; available: "
                 f"{shown(adata.obsm.keys()) or 'none'}.{near_matches(key, adata.obsm.keys())}"
             )
         found = np.asarray(adata.obsm[key])
@@ -136,8 +136,7 @@ def minify_adata(
             found[some], expected, rtol=1e-3, atol=1e-4
         ):
             raise ValueError(
-                f"adata.obsm[{key!r}] must hold the posterior of this model; set it, and that of the "
-                "other slot, to what model.get_latent_representation(return_dist=True) returns."
+                f"adata.obsm[{key!r}] must hold the posterior of this model; set it, and the other slot, to the results of model.get_latent_representation(return_dist=True)."
             )
     SCVI.minify_adata(self, minified_data_type, use_latent_qzm_key, use_latent_qzv_key)
 
@@ -171,7 +170,7 @@ def transfer_fields(self: CellsModel, adata: AnnData, **kwargs: Any) -> AnnDataM
 
 
 def get_var_names(self: CellsModel, legacy_mudata_format: bool = False) -> np.ndarray:
-    """Genes of the model, in its order, shape ``(n_vars,)``, whatever has become of the AnnData.
+    """Genes of the model, in its order, shape ``(n_vars,)``, even if the AnnData has changed.
 
     Parameters
     ----------
@@ -207,7 +206,7 @@ def view_registry(self: CellsModel, hide_state_registries: bool = False) -> None
     """
     if self.adata is None:
         raise ValueError(
-            "this model has no AnnData, whose registry could be shown; see model.setup."
+            "this model has no AnnData, so there is no registry to show; see model.setup."
         )
     self.adata_manager.view_registry(hide_state_registries)
 

@@ -29,7 +29,7 @@ def predict(
     return_sets: bool = False,
     level: float = 0.9,
 ) -> np.ndarray | pd.DataFrame:
-    """Classes of cells, by the discriminator: one, probabilities, or a set with stated coverage.
+    """Classify cells: the class, probabilities, or prediction sets with a given coverage.
 
     Parameters
     ----------
@@ -97,7 +97,9 @@ def predict(
         check_level(level)
         require_calibration(self, "scores")
         if soft:
-            raise ValueError("soft=True and return_sets=True are two results; ask for one.")
+            raise ValueError(
+                "soft=True and return_sets=True return different things; pass only one of them."
+            )
     if batch_size is not None:
         check_integer("batch_size", batch_size, minimum=1)
     names: pd.Index | None = None
@@ -108,7 +110,7 @@ def predict(
         means = self.codec.encode(adata, index, batch_size).mean
     else:
         if adata is not None or indices is not None:
-            raise ValueError("a dataloader stands in place of adata and indices; pass one only.")
+            raise ValueError("a dataloader replaces adata and indices; pass only one of them.")
         loader = self.requirements.checked_loader(dataloader)
         means = np.concatenate([part.mean for part in self.codec.encode_loader(loader)])
     logits = self.linear_classes.logits(means)
@@ -128,7 +130,7 @@ def decode(
     sample: bool = False,
     seed: int = 0,
 ) -> np.ndarray:
-    """Cells at latent points.
+    """Decode latent points to expression values.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a model says of itself, and names that the Tab key completes."""
+"""The ``repr`` of a model, and class names for tab completion."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def describe(model: CellsModel) -> Description:
     parameters = {
         name: value for group in model.init_params_.values() for name, value in group.items()
     }
-    cells = "no cells at hand; pass adata="
+    cells = "no AnnData; pass adata="
     if model.adata is not None:
         cells = f"{model.adata.n_obs:,} cells × {model.adata.n_vars:,} variables"
     n_weights = sum(p.numel() for p in module.parameters())
@@ -115,7 +115,7 @@ def _next_steps(model: CellsModel) -> tuple[tuple[str, str], ...]:
             f'adata.obsm["{_keys.LATENT}"] = model.get_latent_representation()',
             "z of every cell",
         ),
-        ("path = model.interpolate(cell_a, cell_b)", "walk between two cells"),
+        ("path = model.interpolate(cell_a, cell_b)", "trace a path between two cells"),
         (f"cells = model.augment({name}, 500)", "make more cells of a class"),
         ("scivae.pl.history(model)", "how training went"),
     )
@@ -136,7 +136,7 @@ def _training_status(model: CellsModel) -> str:
 
 
 def _held_out_accuracy(model: CellsModel) -> float | None:
-    """The discriminator's, at the last look at the held-out cells; ``None`` where there was none."""
+    """Accuracy at the last evaluation of the held-out cells; ``None`` if there was none."""
     logged = (model.history_ or {}).get("accuracy_validation")
     if not model.is_trained_ or logged is None:
         return None

@@ -1,4 +1,4 @@
-"""A model on the disk: whole or not at all, and read without running anything that is in the file."""
+"""Saving and loading: a save is complete or not there, and loading runs no code from the file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_model(folder: Path, prefix: str | None, trusted: bool) -> dict[str, Any
     if not isinstance(contents, dict) or not all(
         isinstance(contents.get(part), dict) for part in (_PARTS[0], _PARTS[2])
     ):
-        raise ValueError(f"{path} is no model that was saved by CIVAE.save.")
+        raise ValueError(f"{path} is not a model saved by CIVAE.save.")
     parts = {
         _PARTS[0]: contents[_PARTS[0]],
         **{part: from_plain(contents.get(part)) for part in _PARTS[1:]},
@@ -57,7 +57,7 @@ def read_model(folder: Path, prefix: str | None, trusted: bool) -> dict[str, Any
 
 
 def _unchanged_on_error(adata: Any) -> AbstractContextManager[None]:
-    """Put an AnnData, if this is one, back as it was if the block raises."""
+    """Restore an AnnData if the block raises."""
     if not isinstance(adata, AnnData) or adata.is_view:
         return nullcontext()
     return checks.unchanged_on_error(adata)
@@ -103,7 +103,7 @@ def place_weights_of_categories(reference: torch.nn.Module, model: torch.nn.Modu
 
 @contextmanager
 def _not_taken_for_minified(adata: Any) -> Iterator[None]:
-    """Let an AnnData be loaded whose X is an empty sparse matrix, as it can be beside a layer of counts.
+    """Allow loading an AnnData whose X is an empty sparse matrix, which is possible with a layer of counts.
 
     scvi-tools takes it for a minified one unless it has these latent points.
     """
@@ -127,7 +127,7 @@ def save(
     save_anndata: bool = False,
     **kwargs: Any,
 ) -> None:
-    """Save the model into a folder, all of it or nothing.
+    """Save the model to a folder; a failed save changes nothing.
 
     Whatever happens on the way (the process is killed, the disk is full), the folder holds the
     model that it held before, or the new one. The file holds numbers and text only, so that
@@ -181,8 +181,7 @@ def save(
         plain = {part: to_plain(contents[part]) for part in _PARTS}
         if names := foreign(plain):
             warnings.warn(
-                f"the model refers to {', '.join(sorted(names))}, which has no plain form: the "
-                "file can be loaded with trusted=True only. Classes and batches that are text "
+                f"the model refers to {', '.join(sorted(names))}, which has no plain form: the file can only be loaded with trusted=True. Classes and batches that are text "
                 "or numbers have one.",
                 UserWarning,
                 stacklevel=2,
@@ -200,7 +199,7 @@ def load(
     backup_url: str | None = None,
     **kwargs: Any,
 ):
-    """Load a saved model, without running anything that is in the file.
+    """Load a saved model without running code from the file.
 
     Parameters
     ----------
@@ -261,7 +260,7 @@ def load(
         checks.check_shape(adata)
         genes = Setup.from_registry(parts[_PARTS[2]]["registry_"]).genes
         checks.check_genes(adata, genes, model=repr(str(dir_path)))
-    # scvi-tools reads a file, and trusts it; it is given one that nobody else can write.
+    # scvi-tools trusts the file that it reads; it gets one in a private folder.
     with (
         tempfile.TemporaryDirectory() as private,
         quiet_loading(),
@@ -329,7 +328,9 @@ def load_query_data(
             cure="make the datamodule with BlockDataModule(…, registry=model.registry)",
         )
     else:
-        raise ValueError("pass adata=, the query cells, or registry=, that of a datamodule.")
+        raise ValueError(
+            "load_query_data needs cells: pass adata= (query cells) or registry= (of a datamodule)."
+        )
     with _unchanged_on_error(adata):
         mapped = super(CellsModel, cls).load_query_data(adata, reference, **kwargs)  # type: ignore[misc]
     place_weights_of_categories(reference.module, mapped.module)
@@ -379,7 +380,7 @@ def prepare_query_anndata(
         checks.check_shape(adata)
         if adata.isbacked:
             raise ValueError(
-                "adata is read from a file, which cannot be given other genes; pass adata.to_memory()."
+                "adata is read from a file, whose genes cannot be changed; pass adata.to_memory()."
             )
         genes, names = as_objects(reference.setup.genes), as_objects(adata.var_names)
         missing = genes[~pd.Index(genes).isin(names)]
@@ -399,7 +400,7 @@ def _reference(cls: type[CellsModel], reference_model: Any, trusted: bool) -> An
 def load_registry(
     dir_path: str | os.PathLike, prefix: str | None = None, *, trusted: bool = False
 ) -> dict:
-    """Read what a saved model was set up on.
+    """Read the registry of a saved model.
 
     Parameters
     ----------

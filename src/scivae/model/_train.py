@@ -63,29 +63,29 @@ def train(
     Parameters
     ----------
     max_epochs
-        Passes over the cells. ``None``: about 2,000 steps of 128 cells, in 20 to 400 passes.
+        Passes over the cells. Default: set from the number of cells, about 2,000 steps of 128 cells, in 20
+        to 400 epochs.
     seed
         Seed of the split, the order of the minibatches and the noise; ``None`` for that of the
         model. The same seed trains the same model.
     batch_size
-        Cells in a minibatch; a few more where one cell would be left over.
+        Cells in a minibatch. It is increased if a last minibatch of one cell would be left.
     train_size, validation_size
-        Shares of the cells to train on (0.9) and to hold out (the rest). Every class has its
-        share in both, and one of which less than one cell would be held out is trained on as a
-        whole. ``train_size=1.0`` uses every label, but then nothing calibrates :meth:`predict`, and
-        the threshold of :meth:`augment` comes from cells that were trained on.
+        Fractions of the cells to train on (0.9) and to hold out (the rest), stratified by class. A
+        class with too few cells to hold one out is used for training only. ``train_size=1.0`` uses
+        every label, but then :meth:`predict` is not calibrated, and the threshold of :meth:`augment`
+        comes from training cells.
     shuffle_set_split
-        ``False`` takes the parts in the order of the cells.
+        ``False`` splits the cells in their order.
     check_val_every_n_epoch
-        Epochs between two looks at the held-out cells.
+        Epochs between two evaluations of the held-out cells.
     plan_kwargs
-        For :class:`scvi.train.TrainingPlan`: ``lr`` (0.002, unless given), ``lr_decay``, the share of
-        the epochs over which it falls to zero (the last half), ``n_epochs_kl_warmup`` (the first
-        half), and ``thinning``, the largest share of its counts that a cell can lose
-        before it is encoded in training (0.7 for counts), which raises held-out separability.
-        Continuous values are lost whole (0, unless given). Several minibatches make
-        one step of the framework, which is what callbacks and logs see; ``minibatch_size=None``
-        gives them every minibatch, at some cost in speed.
+        For :class:`scvi.train.TrainingPlan`: ``lr`` (default 0.002); ``lr_decay``, the fraction of the
+        epochs, at the end, over which it falls to zero (default 0.5); ``n_epochs_kl_warmup`` (default:
+        the first half); and ``thinning``, the largest fraction of its counts that a cell can lose
+        before it is encoded in training (default 0.7 for counts, 0 for continuous values, which are set to
+        zero), which raises held-out separability. Callbacks and logs see several
+        minibatches as one step; ``minibatch_size=None`` shows them every minibatch, but is slower.
     datasplitter_kwargs
         For :class:`scvi.dataloaders.DataSplitter` and torch's ``DataLoader``: ``num_workers`` (the
         results do not depend on it), ``drop_last``, and ``external_indexing``, a split of your
@@ -95,8 +95,8 @@ def train(
     checkpoint_dir
         Folder in which to keep the state of training after each epoch. If the process is killed,
         the same call on a new, equal model goes on from there, and ends with the weights and the
-        history that it would have ended with. The file is small beside the data (three times
-        the weights); delete it when the model is saved.
+        history of an uninterrupted run. The file has three times the size of the weights; delete it when
+        the model is saved.
     **kwargs
         What :meth:`scvi.model.SCVI.train` takes: ``accelerator``, ``devices``,
         ``early_stopping``, ``enable_progress_bar``, …
@@ -104,9 +104,9 @@ def train(
     Raises
     ------
     TypeError
-        If an argument is unknown, with what to pass in its place, or of another type.
+        If an argument is unknown, or of the wrong type.
     ValueError
-        If an argument is out of its range, waits for held-out cells where there are none, or
+        If an argument is out of range, needs held-out cells where there are none, or
         if ``checkpoint_dir`` holds another run.
     KeyboardInterrupt
         On Ctrl-C.
@@ -117,11 +117,11 @@ def train(
 
     Notes
     -----
-    Whatever stops training (an error, a full disk, Ctrl-C), the model keeps the weights and the
-    history up to the last epoch that ended well, and is a trained model if there was one.
+    If an error, a full disk or Ctrl-C stops training, the model keeps the weights and the history of
+    the last complete epoch, and counts as trained if there was one.
 
-    A second call trains the model further, as does a call on a loaded model. On a query model
-    (:meth:`load_query_data`), it trains what scArches leaves free.
+    A second call, or a call on a loaded model, trains further. On a query model
+    (:meth:`load_query_data`), it trains the weights that scArches does not freeze.
 
     Progress is a bar in a terminal, one line in a notebook, and a line for each tenth of the
     epochs elsewhere.
@@ -197,13 +197,11 @@ def train(
         n_train = len(indexing[0])
         if n_train < 2:
             raise ValueError(
-                f"training needs at least two cells, got {n_train}; raise train_size, or pass more "
-                "cells."
+                f"training needs at least two cells, got {n_train}; raise train_size, or pass more cells."
             )
         if splitter.get("drop_last") and n_train < batch_size:
             raise ValueError(
-                f"drop_last leaves nothing to train on: {n_train} cells are less than "
-                f"batch_size={batch_size}; lower it."
+                f"drop_last leaves no cells to train on: {n_train} cells are fewer than batch_size={batch_size}; lower it."
             )
         # Batch normalization cannot train on a last minibatch of one cell.
         while n_train % batch_size == 1:
@@ -313,16 +311,18 @@ def _split_of(datamodule: Any) -> list[np.ndarray]:
 
 
 def _plan_of_query(model: CellsModel) -> dict[str, Any]:
-    """What keeps frozen weights as they are: a part of a weight is frozen by its gradient, which decay is not."""
+    """No weight decay if weights are frozen: scArches freezes gradients, which do not stop decay."""
     frozen = any(not weight.requires_grad for weight in model.module.parameters())
     return {"weight_decay": 0.0} if frozen else {}
 
 
 def _default_epochs(model: CellsModel, datamodule: Any) -> int:
-    """Epochs where nobody says how many."""
+    """Default number of epochs."""
     n_obs = model.adata.n_obs if model.adata is not None else getattr(datamodule, "n_obs", None)
     if n_obs is None:
-        raise ValueError("max_epochs is needed with a datamodule that does not say its n_obs.")
+        raise ValueError(
+            "max_epochs must be given for a datamodule without n_obs; pass max_epochs=."
+        )
     return default_epochs(n_obs)
 
 
@@ -375,7 +375,7 @@ def _keep(
     indexing: Sequence[np.ndarray] | None,
     datamodule: Any = None,
 ) -> str:
-    """Take up the last good weights of a training that was broken off; say which they are."""
+    """Restore the last good weights of an interrupted training, and describe them."""
     if keeper.weights is None:
         return "The model is what it was before."
     model.module.load_state_dict(keeper.weights)

@@ -1,4 +1,4 @@
-"""Weights of the discriminator and of its classes, where the user leaves them to the data."""
+"""Default weights of the discriminator and of its classes, from the data."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ MIN_LIBRARY = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class Codec:
-    """Encodes cells and decodes latent points, without changing mode or random state of anything.
+    """Encode cells and decode latent points, leaving modes and random states unchanged.
 
     Every method that reads the network goes through it: it knows nothing of training or files.
 
@@ -153,7 +153,7 @@ class Codec:
         *,
         rng: np.random.Generator | None,
     ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Samples where there is a generator, else expected values, a block of rows at a time."""
+        """Samples if a generator is given, else expected values, a block of rows at a time."""
         if rng is None:
             return decoded_blocks(module, z, covariates)
         return sample_blocks(module, z, covariates, rng=rng)
@@ -161,7 +161,7 @@ class Codec:
     def log_library(
         self, library_size: float | np.ndarray | None, n: int, *, default: float
     ) -> np.ndarray:
-        """Log library sizes of n points, from what a user gave or a default."""
+        """Log library sizes of n points, from the argument of the user or a default."""
         size = as_numbers("library_size", default if library_size is None else library_size)
         if size.ndim > 1 or (size.ndim == 1 and len(size) != n):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The network of CI-VAE: scvi-tools' VAE with one linear layer that reads the class off z."""
+"""The network of CI-VAE: scvi-tools' VAE with one linear classifier on z."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_finite(x: torch.Tensor | np.ndarray) -> None:
 
 
 class NotADistributionError(FloatingPointError):
-    """The network gave numbers of which no distribution can be made.
+    """The network returned values that are not the parameters of a distribution.
 
     Attributes
     ----------
@@ -44,8 +44,7 @@ class NotADistributionError(FloatingPointError):
 
     def __init__(self, term: str):
         super().__init__(
-            "the numbers of the network are no longer finite, as happens with values far from all "
-            "others or a great learning rate; scale or clip the values, or train with "
+            "the outputs of the network are no longer finite, usually caused by outliers or too high a learning rate; scale or clip the values, or train with "
             "plan_kwargs={'lr': 2e-4}."
         )
         self.term = term
@@ -53,7 +52,7 @@ class NotADistributionError(FloatingPointError):
 
 @contextmanager
 def _distribution_for(term: str) -> Iterator[None]:
-    """Say in place of torch, whose text is the whole array, that a distribution cannot be."""
+    """Replace torch's error, whose text is the whole array, by one that names the term."""
     try:
         yield
     except ValueError as error:
@@ -277,8 +276,8 @@ class CIVAEModule(VAE):
     ) -> LossOutput:
         """The loss of a VAE plus beta · cross-entropy at ``z``, shape ``(..., n_obs, n_latent)``.
 
-        Every cell counts for one, labeled or not: were the cross-entropy averaged over the labeled cells
-        alone, each of a few would pull as all of a full minibatch do, and be learned by heart. The boundary
+        The cross-entropy is averaged over all cells, labeled or not. If it were averaged over labeled cells
+        only, a few of them would have the weight of a full minibatch and be memorized. The boundary
         follows the gradient as it is; cells follow it times the ``latent_grad_scale`` of their class.
         """
         true = labels.long().ravel().expand(z.shape[:-1])
@@ -300,7 +299,7 @@ class CIVAEModule(VAE):
 
     @property
     def supports_fused_nb(self) -> bool:
-        """Whether :meth:`fused_loss` knows all that this network does to a cell."""
+        """Whether :meth:`fused_loss` computes exactly the loss of this network."""
         layers = self.z_encoder.encoder
         return (
             self.likelihood == "nb"
@@ -345,7 +344,7 @@ class CIVAEModule(VAE):
         tensors: dict[str, Any],
         kl_weight: torch.Tensor | float = 1.0,
     ) -> LossOutput:
-        """The numbers of :meth:`loss` from counts alone, in a fraction of its time.
+        """The result of :meth:`loss`, computed faster with the fused negative binomial.
 
         For networks that are :attr:`supports_fused_nb`.
 

@@ -1,4 +1,4 @@
-"""From latent points to cells: the conditions of decoding, expected values, samples."""
+"""Encode and decode arrays: posteriors, expected values, samples."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def sample_blocks(
 
 
 def draw(name: str, px: Any, rng: np.random.Generator) -> np.ndarray:
-    """One sample of every value from a likelihood, float32, by a generator of one's own."""
+    """One sample of every value from a likelihood, float32, drawn from ``rng``."""
 
     def array(a: torch.Tensor) -> np.ndarray:
         return a.cpu().numpy().astype(np.float64)

@@ -1,4 +1,4 @@
-"""What the decoder is given beside z, and the posterior of some cells."""
+"""Inputs of the decoder other than z, and the posterior of some cells."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Covariates(NamedTuple):
-    """What the decoder is given beside z. Every array has one row a point, or is ``None``.
+    """Inputs of the decoder other than z. Every array has one row per point, or is ``None``.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Posterior(NamedTuple):
 
 
 def interpolate_covariates(start: Covariates, end: Covariates, t: np.ndarray) -> Covariates:
-    """Covariates on the way from one end to the other.
+    """Covariates between two ends.
 
     Library sizes are interpolated on the log scale and continuous covariates linearly; batch and
     categorical covariates are those of the nearer end.

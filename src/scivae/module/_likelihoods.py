@@ -40,7 +40,7 @@ class BernoulliLikelihood(Bernoulli):
 
 
 class ContinuousDecoder(DecoderSCVI):
-    """Decoder of values that are no counts: the mean is not a share of a library.
+    """Decoder of continuous values, whose mean is not a fraction of a library.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What cells lose before they are encoded in training."""
+"""Thinning: random loss of counts or values before encoding in training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def _shares_kept(x: torch.Tensor, most_lost: float) -> torch.Tensor:
 
 
 def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
-    """Counts as they would be had the cell been sequenced less deeply.
+    """Counts at a lower sequencing depth.
 
     Every cell keeps a share of its counts that is drawn uniformly from ``[1 - thinning, 1]``, and each
     count is kept or lost by itself (a binomial draw), which is exact for UMI counts.

@@ -30,20 +30,20 @@ FEWEST_CELLS = 64
 
 
 class _Gradient(NamedTuple):
-    """Slopes by what the log-probabilities depend on."""
+    """Gradients of the sum of log-probabilities."""
 
     hidden: torch.Tensor  # (n_obs, n_hidden)
     weight: torch.Tensor  # (n_vars, n_hidden)
     bias: torch.Tensor  # (n_vars,)
     theta: torch.Tensor  # (n_vars,)
-    pending: tuple[Future, ...]  # what still adds to the slope by weight, which is needed last
+    pending: tuple[Future, ...]  # what still adds to the gradient by weight, which is needed last
 
     def scale(self, factor: torch.Tensor) -> None:
-        """Multiply all slopes by a number."""
+        """Multiply all gradients by a number."""
         for product in self.pending:
             product.result()
-        for slope in (self.hidden, self.weight, self.bias, self.theta):
-            slope.mul_(factor)
+        for gradient in (self.hidden, self.weight, self.bias, self.theta):
+            gradient.mul_(factor)
 
 
 class _Last(NamedTuple):
@@ -112,9 +112,11 @@ def _part(
             *sums,
         )
         if keep:
-            slope = logits.to(weight.dtype)  # by the logits, which they have become
-            pending += [submit(_add_product, by_weight, slope.t(), hidden[part].to(weight.dtype))]
-            by_hidden[part] = slope @ weight
+            gradient = logits.to(weight.dtype)  # by the logits, which they have become
+            pending += [
+                submit(_add_product, by_weight, gradient.t(), hidden[part].to(weight.dtype))
+            ]
+            by_hidden[part] = gradient @ weight
     if not keep:
         return log_prob, None
     by_theta += by_cell.sum() * theta * inverse

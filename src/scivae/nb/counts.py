@@ -1,4 +1,4 @@
-"""What training reads of a minibatch of counts: sparse rows on a CPU, a matrix elsewhere."""
+"""Counts of a minibatch: sparse on a CPU, dense on a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import kernels
 
 
 class Order(NamedTuple):
-    """The counts gene after gene: their ``cells`` and ``places`` in the rows, where genes ``start``."""
+    """The counts ordered by gene: their ``cells``, their ``places`` in the rows, and where each gene ``starts``."""
 
     cells: torch.Tensor
     places: torch.Tensor
@@ -32,7 +32,7 @@ _of_thread = threading.local()
 
 
 def _generator(seed: int | None) -> np.random.Generator:
-    """The thread's generator, with this seed: compiled code is slow to take up a new one."""
+    """The generator of this thread, reseeded: compiled code is slow to accept a new one."""
     state = np.random.PCG64(_drawn(seed)).state
     if not hasattr(_of_thread, "generator"):
         _of_thread.generator = np.random.default_rng(0)
@@ -41,7 +41,7 @@ def _generator(seed: int | None) -> np.random.Generator:
 
 
 class DenseCounts(NamedTuple):
-    """Counts of some cells, where zeros cost less than to look for what is not zero: on a GPU.
+    """Counts as a dense matrix, for a GPU, where zeros cost less than a search for nonzero values.
 
     Attributes
     ----------
@@ -114,7 +114,7 @@ class SparseCounts:
     def prepare(
         self, thinning: float = 0.0, seed: int | None = None, n_chunks: int = 1
     ) -> SparseCounts:
-        """Thin what the encoder is given, and work out what depends on no weight of a network.
+        """Thin the counts for the encoder, and compute everything that does not depend on weights.
 
         Parameters
         ----------
@@ -146,7 +146,7 @@ class SparseCounts:
 
     @property
     def chunks(self) -> list[SparseCounts]:
-        """Parts of the cells, one below the other; all of them in one unless prepared otherwise."""
+        """Consecutive parts of the cells; a single part unless :meth:`prepare` was asked for more."""
         return self._chunks or [self]  # not kept: what holds itself is not freed at once
 
     def split(self, size: int) -> Iterator[SparseCounts]:

@@ -89,7 +89,7 @@ class NegativeBinomial(SCVINegativeBinomial):
 
 
 class ZeroInflatedNegativeBinomial(SCVIZeroInflated):
-    """That of scvi-tools, which looks at the counts it is asked about only where it is to validate them.
+    """scvi-tools' distribution, which checks counts only if validation is on.
 
     A look is a wait for the device, and cannot be recorded in a graph.
     """

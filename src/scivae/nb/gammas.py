@@ -1,4 +1,4 @@
-"""Gamma functions of the negative binomial, at nonzero counts alone."""
+"""Gamma functions of the negative binomial, at nonzero counts only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _summed(terms: torch.Tensor) -> torch.Tensor:
 
 
 def gamma_tables(rows: SparseCounts, theta: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """What gamma functions of counts and inverse dispersions come to.
+    """Gamma functions of counts and inverse dispersions, from tables.
 
     Small counts are looked up in a table, as Γ(k + θ) / Γ(θ) = θ (θ + 1) … (θ + k - 1).
 
@@ -29,7 +29,7 @@ def gamma_tables(rows: SparseCounts, theta: torch.Tensor) -> tuple[torch.Tensor,
 
     Returns
     -------
-    ``lgamma(k + theta) - lgamma(theta) - lgamma(k + 1)`` and its slope by theta, each by small count and
+    ``lgamma(k + theta) - lgamma(theta) - lgamma(k + 1)`` and its gradient by theta, each by small count and
     gene, ``(TABLED + 1, n_vars)``, then each of the large counts, ``(n_large,)``.
     """
     steps = torch.arange(TABLED + 2, dtype=theta.dtype)

@@ -1,4 +1,4 @@
-"""Loops that are compiled for the processor at hand: arrays in, arrays out.
+"""Loops compiled for the local processor: arrays in, arrays out.
 
 They are written so that numba's compiler makes vector instructions of the longest of them: exponential
 and logarithm are polynomials, as a call of the C library would end that, and few arrays are read at
@@ -105,8 +105,8 @@ def _exponentials(logits, highest, out):
 
 
 @_vectorized
-def _as_if_zero(shares, library, theta, inverse, by_cell, slope, by_theta):
-    """Log-probability of a cell without counts, and the sum of its slope by the logarithms of the means."""
+def _as_if_zero(shares, library, theta, inverse, by_cell, gradient, by_theta):
+    """Log-probability of a cell without counts, and the sum of its gradient by the logarithms of the means."""
     log_prob, total = _ZERO, _ZERO
     for j in range(len(shares)):
         mean = shares[j] * library
@@ -115,24 +115,24 @@ def _as_if_zero(shares, library, theta, inverse, by_cell, slope, by_theta):
         ratio = theta[j] * inverse[j] / (_ONE + excess)  # theta / (theta + mean)
         by_log_mean = -mean * ratio
         log_prob -= theta[j] * log
-        slope[j] = by_log_mean
+        gradient[j] = by_log_mean
         total += by_log_mean
         by_theta[j] -= by_cell * (log + ratio)
     return log_prob, total
 
 
 @_vectorized
-def _by_logits(shares, surplus, by_cell, slope, by_bias):
-    """From the slope by the logarithms of the means to that by the logits: shares sum to one."""
-    for j in range(len(slope)):
-        by_logit = by_cell * (slope[j] - shares[j] * surplus)
-        slope[j] = by_logit
+def _by_logits(shares, surplus, by_cell, gradient, by_bias):
+    """From the gradient by the logarithms of the means to that by the logits: shares sum to one."""
+    for j in range(len(gradient)):
+        by_logit = by_cell * (gradient[j] - shares[j] * surplus)
+        gradient[j] = by_logit
         by_bias[j] += by_logit
 
 
 @_compiled
 def score(
-    logits,  # (n_obs, n_vars); on return, slopes by them times by_cell
+    logits,  # (n_obs, n_vars); on return, gradients by them times by_cell
     highest,  # of each cell
     starts,  # (n_obs + 1,), of the counts of each cell in the two that follow
     columns,
@@ -150,7 +150,7 @@ def score(
     by_theta,  # (n_vars,), added to
     by_bias,  # (n_vars,), added to
 ):
-    """Log-probability of each cell, and slopes by all that it depends on."""
+    """Log-probability of each cell, and gradients by all that it depends on."""
     shares = np.empty_like(theta)  # of the library: softmax but for a factor
     for i in range(len(logits)):
         # NaN, and with it all of the cell, if a logit is not finite
@@ -178,7 +178,7 @@ def score(
             total += more
             by_theta[j] += weight * (gamma_slope - count / everything)
         log_prob[i] = log + broken
-        # an empty cell has neither mean nor slope: 0 / EPS
+        # an empty cell has neither mean nor gradient: 0 / EPS
         surplus = library * total / max(libraries[i], _EPS)
         _by_logits(shares, surplus, weight, row, by_bias)
     return n_large

@@ -1,6 +1,6 @@
 """The last layer of the decoder and the negative binomial in one, with their gradient.
 
-The mean of gene g is library · softmax(logits)_g. Value and slopes are worked out together from a matrix of
+The mean of gene g is library · softmax(logits)_g. Value and gradients are worked out together from a matrix of
 counts, in operations that any device and precision has, of shapes that are known beforehand: a GPU can
 record them. :mod:`._compiled` has the same for single precision on a CPU, from nonzero counts.
 """
@@ -20,7 +20,7 @@ from .distributions import EPS
 def score(
     logits: torch.Tensor, counts: torch.Tensor, theta: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probability of each cell, and its slopes.
+    """Log-probability of each cell, and its gradients.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def score(
 
     Returns
     -------
-    The log-probabilities ``(n_obs,)``, and their slopes by logits and by theta, both ``(n_obs, n_vars)``.
+    The log-probabilities ``(n_obs,)``, and their gradients by logits and by theta, both ``(n_obs, n_vars)``.
     """
     library = counts.sum(1, keepdim=True)
     mean = logits.softmax(1) * library
@@ -40,10 +40,10 @@ def score(
     log_ratio = ((theta + EPS) / total).log()
     gammas = torch.lgamma(more) - torch.lgamma(theta) - torch.lgamma(counts + 1)
     log_prob = torch.addcmul(gammas, theta, log_ratio) + torch.xlogy(counts, near / total)
-    slope = mean * (counts / near - over_total)  # by the logarithms of the means
-    # an empty cell has neither mean nor slope: 0 / EPS
-    surplus = slope.sum(1, keepdim=True) / library.clamp(min=EPS)
-    by_logits = torch.addcmul(slope, mean, surplus, value=-1)
+    gradient = mean * (counts / near - over_total)  # by the logarithms of the means
+    # an empty cell has neither mean nor gradient: 0 / EPS
+    surplus = gradient.sum(1, keepdim=True) / library.clamp(min=EPS)
+    by_logits = torch.addcmul(gradient, mean, surplus, value=-1)
     digammas = torch.digamma(more) - torch.digamma(theta)
     by_theta = log_ratio + (theta / (theta + EPS)) - over_total + digammas
     return log_prob.sum(1), by_logits, by_theta
@@ -65,9 +65,9 @@ class DenseLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         """Negative log-probability of each cell."""
         weight, theta = weight.to(products or weight.dtype), log_theta.exp()
-        log_prob, *slopes = score(times(hidden, weight.t(), bias), counts, theta)
+        log_prob, *gradients = score(times(hidden, weight.t(), bias), counts, theta)
         if keep:
-            ctx.save_for_backward(hidden, weight, theta, *slopes)
+            ctx.save_for_backward(hidden, weight, theta, *gradients)
         return log_prob.neg_()
 
     @staticmethod

@@ -25,7 +25,7 @@ _threads: list[_Threads] = []  # of the blocks that are open, the innermost last
 
 @contextmanager
 def worker_pool(n_threads: int) -> Iterator[None]:
-    """Let so many threads share a minibatch inside the block, this one among them.
+    """Share a minibatch among this many threads inside the block, this one included.
 
     One more is there for :func:`prefetch`. They live as long as the block: each thread has memory of
     its own, which is not given back.
@@ -48,7 +48,7 @@ def n_workers() -> int:
 
 
 def prefetch(calls: Iterable[Callable[[], Any]], n: int) -> Iterator[Any]:
-    """Results of calls in their order, each worked out while up to ``n`` before it are used."""
+    """Results of calls, in order; up to ``n`` are computed ahead of use."""
     if not _threads:
         yield from (call() for call in calls)
         return
@@ -61,7 +61,7 @@ def prefetch(calls: Iterable[Callable[[], Any]], n: int) -> Iterator[Any]:
 
 
 def submit(function: Callable, *arguments: Any) -> Future:
-    """Call in a thread that would be idle, if there is one, while this one goes on."""
+    """Run a call in an idle helper thread, if there is one, else at once."""
     if _threads and n_workers() == 1:
         return _threads[-1].others.submit(function, *arguments)
     done: Future = Future()
@@ -70,7 +70,7 @@ def submit(function: Callable, *arguments: Any) -> Future:
 
 
 def in_threads(function: Callable, *arguments: Sequence) -> list:
-    """``map``: this thread takes the first, the others those that remain."""
+    """``map`` over threads: this one takes the first item, the others the rest."""
     first, *others = zip(*arguments, strict=True)
     if not others or n_workers() == 1:
         return [function(*these) for these in (first, *others)]

@@ -38,7 +38,7 @@ def animate(
     ax: Axes | None = None,
     show: bool = False,
 ) -> FuncAnimation:
-    """A walk that moves: an image that changes, or a point that travels over an embedding.
+    """Animate a path: an image that changes, or a point that moves over an embedding.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def animate(
     fps
         Steps a second.
     bounce
-        Walk back again, so that the loop has no jump.
+        Return to the start, so that the loop has no jump.
     ax
         Axes to draw in; ``None`` makes a figure.
     show
@@ -176,7 +176,7 @@ def _moving_image(ax: Axes, pixels: np.ndarray, t: np.ndarray) -> Any:
 
 
 def _moving_points(ax: Axes, walks: list[np.ndarray], t: np.ndarray) -> Any:
-    """Draw walks at their first points; returns what moves them on."""
+    """Draw paths at their first points; returns the function that moves them."""
     trails = [ax.plot(*walk[:1].T, color="black", lw=0.9, zorder=4)[0] for walk in walks]
     heads = dots(
         ax, np.stack([walk[0] for walk in walks]), s=26, c=OKABE_ITO[3], ec="white", lw=0.8,

@@ -35,7 +35,7 @@ def check_obs(adata: AnnData, columns: Iterable[str], argument: str, maker: str)
     if missing:
         raise ValueError(
             f"{argument} must be made by {MAKERS[maker]}, but {argument}.obs has no column "
-            f"{missing[0]!r}; the columns there are: {shown(adata.obs.columns) or 'none'}."
+            f"{missing[0]!r}; available columns: {shown(adata.obs.columns) or 'none'}."
         )
 
 
@@ -76,7 +76,7 @@ def check_basis(adata: AnnData, basis: str, dimensions: Sequence[int], cure: str
     key = basis if basis in adata.obsm else f"X_{basis}"
     if key not in adata.obsm:
         raise KeyError(
-            f"basis must name an embedding in obsm, got {basis!r}; those there are: "
+            f"basis must name an embedding in obsm, got {basis!r}; available: "
             f"{shown(adata.obsm) or 'none'}.{near_matches(f'X_{basis}', adata.obsm)} {cure}"
         )
     points = np.asarray(adata.obsm[key])
@@ -105,7 +105,7 @@ def check_paths(names: Sequence[str], asked: str | int | Sequence[str | int] | N
             chosen.append(str(one))
         else:
             raise KeyError(
-                f"paths must be names or positions of paths, got {one!r}; those there are: "
+                f"paths must be names or positions of paths, got {one!r}; available: "
                 f"{shown(names, 4)}.{near_matches(one, names)}"
             )
     if not chosen:

@@ -92,7 +92,7 @@ def confusion(
         drawn.set_xticks(range(len(names)), [p.strip() for p in prefix] if numbered else names)
         drawn.set_yticks(range(len(names)), rows)
         if size[0] > WIDTH and written:
-            drawn.set_anchor("E")  # the room that is left is needed for the names
+            drawn.set_anchor("E")  # the names need the space that is left
         drawn.tick_params(length=0)
         drawn.spines[:].set_visible(False)
         drawn.set_xlabel("predicted class")

@@ -106,7 +106,7 @@ def latent(
     check_count("max_cells", max_cells)
     if key not in adata.obsm:
         raise KeyError(
-            f"key must name z in obsm, got {key!r}; those there are: {shown(adata.obsm) or 'none'}."
+            f"key must name z in obsm, got {key!r}; available: {shown(adata.obsm) or 'none'}."
             f"{near_matches(key, adata.obsm)} adata.obsm[{key!r}] = "
             "model.get_latent_representation() writes it."
         )

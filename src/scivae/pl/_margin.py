@@ -163,9 +163,9 @@ def _written_back(adata: AnnData, key: str) -> Margins:
         pairs, points = entry["pairs"], entry["points"].groupby("path")
         names += [f"{a} → {b}" for a, b in zip(pairs["source"], pairs["target"], strict=True)]
         labels += [str(label) for label in pairs["label"]]
-        for _, walk in points:
-            t.append(walk["t"].to_numpy(dtype=float))
-            margin.append(walk["margin"].to_numpy(dtype=float))
+        for _, path in points:
+            t.append(path["t"].to_numpy(dtype=float))
+            margin.append(path["margin"].to_numpy(dtype=float))
     return Margins(names, labels, t, margin, pd.concat(crossings, ignore_index=True))
 
 

@@ -186,7 +186,7 @@ def _draw_path(ax: Axes, points: np.ndarray, t: np.ndarray, n_arrows: int, *, fe
     if few:
         ax.plot(*points.T, color="white", lw=width + 1.6, zorder=3.5, solid_capstyle="round")
     ax.add_collection(lines)
-    # A walk within one cluster is short: there heads and ends must leave room for its colors.
+    # A path within one cluster is short: heads and ends must not cover its colors.
     length = _length_in_points(ax, points)
     n_arrows = min(n_arrows, int(length / POINTS_PER_ARROW))
     if few:

@@ -51,7 +51,7 @@ def matrix(data: Any, layer: str | None = None) -> np.ndarray:
         names = layer_names(data)
         if layer is not None and layer not in names:
             raise KeyError(
-                f"layer must be a key of layers, got {layer!r}; those there are: "
+                f"layer must be a key of layers, got {layer!r}; available: "
                 f"{shown(names) or 'none'}."
             )
         data = data.X if layer is None else data.layers[layer]

@@ -36,7 +36,7 @@ def values_of(adata: AnnData, color: str) -> pd.Series:
         return pd.Series(values.ravel(), index=adata.obs_names, name=color)
     columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]
     raise KeyError(
-        f"color must be a column of obs or a gene, got {color!r}; the columns are: "
+        f"color must be a column of obs or a gene, got {color!r}; available columns: "
         f"{shown(columns, 20)}.{near_matches(color, [*columns, *adata.var_names])}"
     )
 

@@ -111,7 +111,7 @@ def _metrics(table: pd.DataFrame, weight: str, metrics: Sequence[str] | None) ->
     for argument, name in [("weight", weight), *(("metrics", m) for m in metrics or ())]:
         if name not in columns:
             raise KeyError(
-                f"{argument} must be a column of table, got {name!r}; the columns there are: "
+                f"{argument} must be a column of table, got {name!r}; available columns: "
                 f"{shown(columns, 20)}.{near_matches(name, columns)}"
             )
     if metrics is not None:

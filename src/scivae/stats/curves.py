@@ -120,7 +120,7 @@ def measured_curves(
     values
         Counts, or continuous values, shape ``(n_genes, n_cells)``, dense or sparse.
     position
-        Of each cell, in [0, 1], shape ``(n_cells,)``; or a function that places the cells anew for
+        Of each cell, in [0, 1], shape ``(n_cells,)``; or a function that places the cells again for
         weights of theirs (``None``: all alike), so that intervals know how sure positions are.
     library
         Library size of each cell, shape ``(n_cells,)``; ``None`` for continuous values.
@@ -159,7 +159,7 @@ def measured_curves(
     the spread. The variance of the effects of groups is chosen
     alike. The curve is that of the mean over groups.
 
-    *Resamples*: the Bayesian bootstrap [2]_ over donors or cells. Positions are fitted anew with the
+    *Resamples*: the Bayesian bootstrap [2]_ over donors or cells. Positions are refitted with the
     weights, cells are summed in fine bins of position within each group, and the bins are fitted from
     the fit of all cells in two iterations. Intervals are percentiles, widened by a quarter, which gives
     the nominal coverage in simulations. With D donors, deviations are widened to those of a t

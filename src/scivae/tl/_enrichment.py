@@ -87,7 +87,7 @@ def enrich(
     counts per million, less the mean of each gene and over its standard deviation. These scores are
     compared as :func:`rank_genes` compares genes, within donors where these have both groups.
 
-    Within one sample, the score is calculated anew after cells have been shuffled between the groups,
+    Within one sample, the score is recalculated after cells have been shuffled between the groups,
     with all correlations between genes as they are. No p-value of this kind is below
     ``1 / (1 + n_permutations)``.
 

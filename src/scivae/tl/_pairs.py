@@ -1,4 +1,4 @@
-"""Which cell walks to which."""
+"""Pairs of cells between which paths are traced."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _groups(
     if source == target:
         raise ValueError(
             f"source and target must be two groups of adata.obs[{groupby!r}], got {source!r} twice; "
-            f"the groups are: {shown(groups.dropna().unique(), 20)}."
+            f"available groups: {shown(groups.dropna().unique(), 20)}."
         )
     if label is not None:
         labels = _validate.column(adata, "labels_key", labels_key)

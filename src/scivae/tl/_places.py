@@ -56,7 +56,7 @@ def project(
     -------
     DataFrame, one row a cell, also written to ``adata.obs``:
 
-    - ``<key_added>_t``: position of the nearest place on any of the walks, in [0, 1]
+    - ``<key_added>_t``: position of the nearest place on any of the paths, in [0, 1]
     - ``<key_added>_distance``: how far away that is in latent space. A position says little of a
       cell far from the path
     - ``<key_added>_share``: share of points of the path among the ``n_neighbors`` nearest real and
@@ -103,12 +103,12 @@ def project(
     if missing:
         raise ValueError(
             f"path needs {shown(missing)} in its obs, which model.interpolate writes; "
-            "synthetic cells of model.augment lie on no common path."
+            "synthetic cells of model.augment are not on a common path."
         )
     t, distance = np.empty(adata.n_obs), np.full(adata.n_obs, np.inf)
     for points, steps in _walks(path, generated):
         found = geometry.project_to_polyline(real, points)
-        # The projection counts steps; a walk may have been thinned out or cut.
+        # The projection counts steps; a path may have been thinned out or cut.
         n_steps = points.shape[1]
         place = found.t * (n_steps - 1)
         before = np.minimum(place.astype(int), n_steps - 2)
@@ -347,21 +347,21 @@ def _generated_latent(
 
 
 def _walks(path: AnnData, latent: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Walks of equal length together: points ``(n, n_steps, n_latent)`` and t ``(n, n_steps)``."""
+    """Paths of equal length together: points ``(n, n_steps, n_latent)`` and t ``(n, n_steps)``."""
     names = path.obs[_keys.PATH].astype(str).to_numpy()
     t = path.obs[_keys.T].to_numpy(dtype=float)
     if not np.isfinite(t).all():
         raise ValueError(
             f"path.obs[{_keys.T!r}] must be finite, but {int((~np.isfinite(t)).sum())} of "
-            f"{len(t)} rows are NaN; keep the rows of the walk only."
+            f"{len(t)} rows are NaN; keep only the rows of the path."
         )
-    # The same two cells may be walked between twice: a walk also ends where t falls back.
+    # The same two cells may be connected twice: a path also ends where t falls back.
     begins = np.flatnonzero(np.r_[True, (names[1:] != names[:-1]) | (t[1:] <= t[:-1])])
     ends = np.r_[begins[1:], len(t)]
     lengths = ends - begins
     out = []
     for n_steps in np.unique(lengths):
-        if n_steps == 1:  # a lone point is a walk of no length
+        if n_steps == 1:  # a lone point is a path of no length
             rows = np.repeat(begins[lengths == 1][:, None], 2, axis=1)
         else:
             rows = begins[lengths == n_steps][:, None] + np.arange(n_steps)

@@ -332,8 +332,7 @@ def _check_pairs(pairs: Any) -> None:
     for end in ("source", "target"):
         if end not in pairs:
             raise KeyError(
-                f"pairs must have the columns 'source' and 'target', but {end!r} is missing; those "
-                f"there are: {shown(pairs.columns) or 'none'}."
+                f"pairs must have the columns 'source' and 'target', but {end!r} is missing; available: {shown(pairs.columns) or 'none'}."
             )
     if not len(pairs):
         raise ValueError("pairs must hold at least one pair, got none.")

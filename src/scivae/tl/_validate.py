@@ -1,4 +1,4 @@
-"""What the verbs ask of what they are given, and the words in which they complain."""
+"""Checks of AnnData and tables that the functions of this folder share."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def column(adata: AnnData, argument: str, key: Any) -> pd.Series:
     if key not in adata.obs.columns:
         columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]
         raise KeyError(
-            f"{argument} must be a column of adata.obs, got {key!r}; the columns there are: "
+            f"{argument} must be a column of adata.obs, got {key!r}; available columns: "
             f"{shown(columns, 20) or 'none'}.{near_matches(key, columns)}"
         )
     return adata.obs[key]
@@ -70,7 +70,7 @@ def group(values: pd.Series, argument: str, level: Any, key: str) -> np.ndarray:
         present = values.dropna().unique()
         raise ValueError(
             f"{argument} must be a value of adata.obs[{key!r}] that at least one cell has, got "
-            f"{level!r}; the values there are: {shown(present, 20) or 'none'}."
+            f"{level!r}; available values: {shown(present, 20) or 'none'}."
             f"{near_matches(level, present)}"
         )
     return found
@@ -86,7 +86,7 @@ def representation(adata: AnnData, use_rep: str) -> np.ndarray:
             else ""
         )
         raise KeyError(
-            f"use_rep must be a key of adata.obsm, got {use_rep!r}; those there are: "
+            f"use_rep must be a key of adata.obsm, got {use_rep!r}; available: "
             f"{shown(adata.obsm.keys()) or 'none'}{cure}.{near_matches(use_rep, adata.obsm.keys())}"
         )
     return finite(np.asarray(adata.obsm[use_rep]), adata, f"adata.obsm[{use_rep!r}]")

@@ -174,7 +174,7 @@ def settings(name: str, config: Any) -> dict[str, Any]:
         return dict(config or {})
     if not callable(getattr(config, "to_kwargs", None)):
         raise TypeError(f"{name} must be a dict of arguments, got {got(config)}.")
-    # An object names all that there is; ``None`` in it is what nobody has set.
+    # A config object lists all settings; ``None`` means that a setting was not given.
     return {k: v for k, v in merge_kwargs(config, None, name=name).items() if v is not None}
 
 
@@ -246,8 +246,8 @@ def _check_device(accelerator: Any, devices: Any) -> None:
     there["gpu"] = any(there.values())
     if isinstance(accelerator, str) and not there.get(accelerator, True):
         raise ValueError(
-            f"accelerator={accelerator!r} needs a GPU, but torch finds none here; pass "
-            "accelerator='auto', which takes one where there is one."
+            f"accelerator={accelerator!r} needs a GPU, but torch finds no GPU; pass "
+            "accelerator='auto', which uses a GPU if there is one."
         )
 
 
@@ -350,7 +350,6 @@ def split_of(external: Any, n_obs: int) -> list[np.ndarray]:
         )
     if len(parts[0]) > 1 and not times.all():
         raise ValueError(
-            f"external_indexing must hold every cell, but {int((times == 0).sum())} of {n_obs} are in no part; "
-            "put cells that are not to be used into the third, the test cells."
+            f"external_indexing must hold every cell, but {int((times == 0).sum())} of {n_obs} are in none of the parts; put unused cells into the third part, the test cells."
         )
     return parts

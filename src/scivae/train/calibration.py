@@ -1,4 +1,4 @@
-"""What held-out cells say of the model: temperature and prediction sets."""
+"""Temperature and prediction sets from held-out cells."""
 
 from __future__ import annotations
 

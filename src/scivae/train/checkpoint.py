@@ -1,4 +1,4 @@
-"""Fault-tolerant training: NaN checks, the last good weights, resuming a killed run."""
+"""Fault-tolerant training: NaN checks, rollback, resume."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ def samplers(loaders: list[Any]) -> Iterator[RandomSampler | IndexLoader]:
 
 
 def checksum(*arrays: Any) -> int:
-    """A number that differs where arrays do: in memory or in files, dense or sparse."""
+    """Checksum of arrays, in memory or in files, dense or sparse."""
     total = 0
     for array in arrays:
         in_memory = isinstance(array, np.ndarray) or sparse.issparse(array)
@@ -320,7 +320,7 @@ def checksum(*arrays: Any) -> int:
 
 
 def describe_run(module: torch.nn.Module, arrays: list[Any], **arguments: Any) -> dict[str, Any]:
-    """What two runs must share for one to go on where the other stopped.
+    """What two runs must have in common for one to resume the other.
 
     Parameters
     ----------
@@ -339,7 +339,7 @@ def describe_run(module: torch.nn.Module, arrays: list[Any], **arguments: Any) -
 
 
 def resume_path(path: Path, run: dict[str, Any]) -> Path | None:
-    """The checkpoint to go on from, if there is one.
+    """The checkpoint to resume from, if there is one.
 
     Raises
     ------
@@ -354,7 +354,7 @@ def resume_path(path: Path, run: dict[str, Any]) -> Path | None:
     if different:
         raise ValueError(
             f"{path} is the checkpoint of another run: it differs in {', '.join(different)}. To go "
-            "on, repeat the call that was interrupted; to begin anew, delete the file or choose "
+            "on, repeat the call that was interrupted; to start over, delete the file or choose "
             "another checkpoint_dir."
         )
     return path

@@ -66,7 +66,7 @@ class DeviceDataset(NamedTuple):
 
     @classmethod
     def of(cls, manager: AnnDataManager, device: torch.device) -> DeviceDataset | None:
-        """All cells of a data set, if the device has room for them.
+        """All cells of a data set, if they fit in its memory.
 
         Parameters
         ----------
@@ -108,7 +108,7 @@ class DeviceDataset(NamedTuple):
         return cls(tensors | {key: torch.cat(part).to(device) for key, part in parts.items()})
 
     def free(self) -> None:
-        """Give back the memory, whoever still holds this."""
+        """Free the memory, even if references remain."""
         self.tensors.clear()
 
     def at(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -269,8 +269,7 @@ class CudaGraphStep:
                 results = self.function(given)
         except RuntimeError as error:
             raise RuntimeError(
-                "a step of training cannot be recorded for the GPU, as the network, or another thread, does "
-                "what a recording must not; train with plan_kwargs={'minibatch_size': None}."
+                "a training step cannot be recorded as a CUDA graph, because the network or another thread does what a recording does not allow; train with plan_kwargs={'minibatch_size': None}."
             ) from error
         return _Recorded(graph, given, results)
 

@@ -1,0 +1,67 @@
+"""The words of code and pages: US spelling, the field's terms, no metaphors."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+import error_texts  # noqa: E402
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [p for p in PAGES if not {"_build", "generated", "evidence"} & set(p.parts)]
+SOURCE = sorted((ROOT / "src" / "scivae").rglob("*.py"))
+# Patterns of words, and what to write.
+JARGON = {
+    r"house": "layout",
+    r"rooms?(?= (of|that|may|is|are))": "folder",
+    r"verbs?": "function",
+    r"whoever|nobody": "name who",
+    r"one's own": "the user's",
+    r"by heart": "memorize",
+    r"stands? in place of": "replaces",
+    r"no view of": "not a view of",
+    r"all the same": "even so",
+    r"equally many": "the same number of",
+    r"next to nothing": "almost nothing",
+    r"(a|an|the|each|every|any|two|straight|along) walks?": "path",
+    r"(label|model|cancel)l(ed|ing)": "US spelling",
+    r"\w*(normal|minim|maxim|optim|standard|summar|memor|recogn|initial|regular|general|penal)"
+    r"is(e[ds]?|ing|ation)": "US spelling",
+    r"(neighb|col|behavi|fav)ours?": "US spelling",
+    r"grey|centred?|centres": "US spelling",
+}
+
+
+@pytest.mark.parametrize("pattern", JARGON)
+def test_jargon_is_not_used(pattern):
+    word = re.compile(rf"(?<![\w.-])(?:{pattern})(?![\w-])", re.IGNORECASE)
+    for file in [*SOURCE, *PAGES]:
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            for found in word.finditer(line):
+                where = f"{file.relative_to(ROOT)}:{number}"
+                pytest.fail(f"{where} says {found[0]!r}; write: {JARGON[pattern]}")
+
+
+TEXTS = list(error_texts.texts())
+
+
+def test_texts_of_errors_are_found():
+    assert len(TEXTS) > 300
+    assert {"ValueError", "TypeError", "KeyError", "Warning"} <= {text.kind for text in TEXTS}
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: f"{text.file}:{text.line}")
+def test_errors_speak_one_dialect(text):
+    """``rule, got value; cure.``"""
+    if text.kind in ("ValueError", "TypeError", "KeyError"):
+        assert not re.search(r": got |, found …|but is …[;.]|`", text.text), text.text
+        assert text.text.endswith((".", "?", "…")), text.text
+
+
+def test_the_page_of_errors_has_every_text():
+    page = error_texts.page()
+    for text in TEXTS:
+        assert error_texts._escaped(text.text) in page

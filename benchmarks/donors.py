@@ -131,7 +131,7 @@ class Method(NamedTuple):
 
 METHODS = {
     "moderated t (rank_genes)": Method(by_donors("moderated")),
-    "PyDESeq2": Method(by_donors("deseq2"), 60),
+    "PyDESeq2": Method(by_donors("deseq2"), 30),
     "cells as units (control)": Method(by_cells, 40),
 }
 

@@ -62,17 +62,20 @@ def provenance(command: str | None = None, packages: Sequence[str] = PACKAGES) -
 
 
 def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str | list[str]) -> None:
-    """Write every row as CSV, and mean ± sd over seeds as Markdown, under ``docs/evidence``."""
+    """Write every row as CSV, and mean ± sd over seeds as Markdown, under ``docs/evidence``.
+
+    A mean of one seed has no ±.
+    """
     by = [by] if isinstance(by, str) else by
     DOCS.mkdir(parents=True, exist_ok=True)
     rows.to_csv(DOCS / f"{name}.csv", index=False, float_format="%.6g", encoding="utf-8")
     groups = rows.groupby(by, sort=False)
     columns = [c for c in rows.select_dtypes("number") if c not in (*by, "seed")]
-    mean, sd = groups[columns].mean(), groups[columns].std().fillna(0)
+    mean, sd = groups[columns].mean(), groups[columns].std()
     cells = mean.copy().astype(object)
     for column in columns:
         cells[column] = [
-            "" if pd.isna(m) else f"{m:.4g} ± {s:.2g}"
+            "" if pd.isna(m) else f"{m:.4g}" if pd.isna(s) else f"{m:.4g} ± {s:.2g}"
             for m, s in zip(mean[column], sd[column], strict=True)
         ]
     seeds = groups["seed"].nunique()
@@ -83,7 +86,8 @@ def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str | 
             f"{' · '.join(np.atleast_1d(key).astype(str))}: {n}" for key, n in seeds.items()
         )
     )
-    text += f"\n\nMean ± standard deviation over seeds ({counted})."
+    if (seeds > 1).any():
+        text += f"\n\nMean ± standard deviation over seeds ({counted})."
     _write(name, title, text, cells.reset_index())
 
 

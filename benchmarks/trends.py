@@ -2,7 +2,7 @@
 
     python benchmarks/trends.py
 
-"measured": curves of 20,000 genes through 5,000 cells (7 % of the values are not zero), and their bands and intervals from
+"measured": curves of 20,000 genes through 5,000 cells (8 % of the values are not zero), and their bands and intervals from
 100 resamples, by `scivae.stats`; "negative binomial fit" is the one regression of all genes. "decoded": `tl.gene_trends` sums
 up half a billion decoded values (50 × 50 pairs, 100 steps, 2,083 genes) while they are decoded; "plain" decodes all of
 them with `interpolate` and takes mean, standard deviation and quantiles with numpy, on a tenth of the pairs, times ten

@@ -93,7 +93,7 @@ def test_everything_long_has_a_bar_that_runs_to_its_end(trained, bars, what, mon
     for block in (
         "model._interpolation.VALUES_PER_BLOCK",
         "stats.permutation._VALUES_PER_BLOCK",
-        "tl._places._ROWS",
+        "tl._project._ROWS",
     ):
         monkeypatch.setattr(f"scivae.{block}", 4)
     call = calls(trained)[what]

@@ -8,8 +8,8 @@ import torch
 from scipy import sparse
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 
-from scivae.model import _augmentation
-from scivae.model._augmentation import class_covariance
+from scivae.model import _augmentation, _drawing
+from scivae.model._drawing import class_covariance
 
 
 def test_what_comes_back(trained):
@@ -61,7 +61,7 @@ def test_normal_cells_have_the_moments_of_the_class(trained):
     cells = trained.codec.encode(
         trained.adata, np.flatnonzero(trained.adata.obs["cell_type"] == "beta")
     )
-    shared = _augmentation._shared_covariance(trained, trained.adata)
+    shared = _drawing._shared_covariance(trained, trained.adata)
     z = trained.get_latent_representation()
     labels = trained.adata.obs["cell_type"]
     within = sum((labels == c).sum() * np.cov(z[labels == c].T, bias=True) for c in labels.unique())
@@ -79,7 +79,7 @@ def test_normal_cells_have_the_moments_of_the_class(trained):
     everywhere = trained.linear_classes._replace(weights=np.zeros((3, z.shape[1])))
     code = int(everywhere.predict(np.zeros(z.shape[1])))
     with patch.object(type(trained), "linear_classes", everywhere):
-        drawn = _augmentation._in_class(
+        drawn = _drawing._in_class(
             trained, whole._replace(code=code), covariance, 50_000, np.random.default_rng(0)
         )
     assert drawn.rejected == 0

@@ -14,7 +14,7 @@ from scipy.special import polygamma
 from statsmodels.stats.multitest import multipletests
 from tests.conftest import data_file
 
-from scivae.stats import donors
+from scivae.stats import donors, moderated, multiple, pseudobulk
 
 
 def paired(n):
@@ -49,7 +49,7 @@ class TestSums:
     def test_against_a_loop(self, make):
         rng = np.random.default_rng(0)
         x, codes = rng.poisson(2, (30, 7)).astype(np.float32), rng.integers(-1, 4, 30)
-        found = donors.sum_by(make(x), codes, 5)
+        found = pseudobulk.sum_by(make(x), codes, 5)
         expected = np.stack([x[codes == code].sum(axis=0) for code in range(5)])
         np.testing.assert_array_equal(found, expected)
         assert type(found) is np.ndarray
@@ -60,13 +60,13 @@ class TestSums:
         rng = np.random.default_rng(16)
         x, codes = rng.poisson(2, (40, 5)).astype(np.float32), rng.integers(-1, 3, 40)
         size = x.sum(axis=1) + rng.poisson(20, 40)
-        whole = donors.SampleSums.of(make(x), codes, 3, size)
+        whole = pseudobulk.SampleSums.of(make(x), codes, 3, size)
         for code in range(3):
             cells = codes == code
             rate = x[cells].sum(axis=0) / size[cells].sum()
             expected = ((x[cells] - size[cells, None] * rate) ** 2).sum(axis=0)
             np.testing.assert_allclose(whole.variance[code], expected, rtol=1e-6)
-        parts = [donors.SampleSums.of(make(x)[i : i + 9], codes[i : i + 9], 3, size[i : i + 9])
+        parts = [pseudobulk.SampleSums.of(make(x)[i : i + 9], codes[i : i + 9], 3, size[i : i + 9])
                  for i in range(0, 40, 9)]  # fmt: skip
         added = parts[0]
         for part in parts[1:]:
@@ -80,7 +80,7 @@ class TestSums:
         for _ in range(400):
             x = rng.poisson(rng.gamma(1, 3, (50, 4)))
             size = np.full(50, 100.0)
-            found.append(donors.SampleSums.of(x, np.zeros(50, int), 1, size).variance[0])
+            found.append(pseudobulk.SampleSums.of(x, np.zeros(50, int), 1, size).variance[0])
             sums.append(x.sum(axis=0))
         np.testing.assert_allclose(np.mean(found, axis=0), np.var(sums, axis=0), rtol=0.2)
 
@@ -91,15 +91,15 @@ class TestSums:
         changed = np.r_[np.full(100, 10.0), np.ones(200)]
         depth = np.array([1, 2, 0.5, 1])
         counts = rng.poisson(depth[:, None] * mean * np.where([[0], [0], [1], [1]], changed, 1))
-        factors = donors.size_factors(counts, counts.sum(axis=1))
+        factors = pseudobulk.size_factors(counts, counts.sum(axis=1))
         np.testing.assert_allclose(factors, depth / np.exp(np.log(depth).mean()), rtol=0.06)
-        y = donors.log_cpm(counts.astype(float), counts.sum(axis=1))
+        y = pseudobulk.log_cpm(counts.astype(float), counts.sum(axis=1))
         assert abs(y[2:, 100:].mean() - y[:2, 100:].mean()) < 0.15
         assert (y[2:, :100].mean() - y[:2, :100].mean()) == pytest.approx(np.log2(10), abs=0.15)
 
     def test_where_no_gene_is_everywhere_totals_are_the_size(self):
         counts = np.diag([3.0, 5.0, 7.0])
-        factors = donors.size_factors(counts, np.array([10, 20, 40]))
+        factors = pseudobulk.size_factors(counts, np.array([10, 20, 40]))
         np.testing.assert_allclose(factors, [0.5, 1, 2])
 
 
@@ -110,7 +110,7 @@ class TestPrior:
         rng = np.random.default_rng(2)
         df = 5
         true = variance * true_df / rng.chisquare(true_df, 20_000)
-        found = donors.variance_prior(true * rng.chisquare(df, 20_000) / df, df)
+        found = moderated.variance_prior(true * rng.chisquare(df, 20_000) / df, df)
         assert found.df == pytest.approx(true_df, rel=0.1)
         np.testing.assert_allclose(found.variance, variance, rtol=0.05)
 
@@ -119,40 +119,40 @@ class TestPrior:
         x = rng.uniform(0, 10, 20_000)
         true = np.exp(-0.3 * x) * 6 / rng.chisquare(6, 20_000)
         s2 = true * rng.chisquare(4, 20_000) / 4
-        found = donors.variance_prior(s2, 4, x)
+        found = moderated.variance_prior(s2, 4, x)
         assert found.df == pytest.approx(6, rel=0.1)
         np.testing.assert_allclose(np.log(found.variance), -0.3 * x, atol=0.15)
-        assert donors.variance_prior(s2, 4).df < 4  # without a trend, genes seem to differ more
+        assert moderated.variance_prior(s2, 4).df < 4  # without a trend, genes seem to differ more
 
     def test_equal_variances_are_borrowed_whole(self):
         s2 = np.random.default_rng(4).chisquare(4, 50) / 4
         s2 = s2[np.argsort(np.abs(s2 - 1))[:40]]  # closer to each other than chance allows
-        found = donors.variance_prior(s2, 4)
+        found = moderated.variance_prior(s2, 4)
         assert np.isinf(found.df)
 
     def test_heavy_tails_lower_what_is_borrowed(self):
         """Five of a hundred genes vary tenfold: moments alone would shrink them towards the others."""
         rng = np.random.default_rng(18)
         s2 = rng.chisquare(4, 4000) / 4 * np.where(np.arange(4000) < 200, 10, 1)
-        found = donors.variance_prior(s2, 4)
+        found = moderated.variance_prior(s2, 4)
         log = np.log(s2) - scipy.special.digamma(2) + np.log(2)
-        moments = 2 * donors._inverse_trigamma(log.var(ddof=1) - polygamma(1, 2))
+        moments = 2 * moderated._inverse_trigamma(log.var(ddof=1) - polygamma(1, 2))
         assert found.df < 0.7 * moments
         tail = scipy.stats.f.ppf(0.995, 4, found.df) * found.variance[0]
         assert tail >= 0.999 * np.quantile(s2, 0.995)
 
     def test_genes_without_variance(self):
-        assert np.isinf(donors.variance_prior(np.zeros(5), 3).df)
-        found = donors.variance_prior(np.r_[np.zeros(3), np.ones(100)], 3)
+        assert np.isinf(moderated.variance_prior(np.zeros(5), 3).df)
+        found = moderated.variance_prior(np.r_[np.zeros(3), np.ones(100)], 3)
         assert np.isfinite(found.variance).all()
 
     @pytest.mark.parametrize("y", [1e-6, 0.01, 1.0, 50.0, 1e6])
     def test_inverse_of_the_trigamma_function(self, y):
-        assert polygamma(1, donors._inverse_trigamma(y)) == pytest.approx(y, rel=1e-8)
+        assert polygamma(1, moderated._inverse_trigamma(y)) == pytest.approx(y, rel=1e-8)
 
     def test_spline_is_natural(self):
         x = np.linspace(0, 1, 400) ** 2
-        basis = donors._natural_spline(x, 4)
+        basis = moderated._natural_spline(x, 4)
         fitted = basis @ np.linalg.lstsq(basis, 3 - 2 * x, rcond=None)[0]
         np.testing.assert_allclose(fitted, 3 - 2 * x, atol=1e-10)
         assert np.linalg.matrix_rank(basis) == 4
@@ -165,7 +165,7 @@ class TestModerated:
         y = rng.normal(size=(10, 40)) * rng.gamma(2, 0.5, 40)
         design = np.column_stack([np.ones(10), rng.normal(size=10), np.repeat([0, 1], 5)])
         contrast = np.array([0.0, 0.5, 1.0])
-        test = donors.moderated_test(y, design, contrast)
+        test = moderated.moderated_test(y, design, contrast)
         for gene in range(40):
             fit = sm.OLS(y[:, gene], design).fit()
             plain = fit.t_test(contrast)
@@ -183,9 +183,9 @@ class TestModerated:
         y = rng.normal(size=(12, 50))
         donor, target = paired(6)
         design = donors.donor_design(donor, target)
-        with_donors = donors.moderated_test(y, design.matrix, np.eye(7)[-1], trend=False)
+        with_donors = moderated.moderated_test(y, design.matrix, np.eye(7)[-1], trend=False)
         differences = y[6:] - y[:6]
-        alone = donors.moderated_test(differences, np.ones((6, 1)), np.ones(1), trend=False)
+        alone = moderated.moderated_test(differences, np.ones((6, 1)), np.ones(1), trend=False)
         np.testing.assert_allclose(with_donors.t, alone.t)
         np.testing.assert_allclose(with_donors.p_value, alone.p_value)
         np.testing.assert_allclose(differences, donors.differences_of_donors(y, design))
@@ -195,7 +195,7 @@ class TestModerated:
         variance = 0.5 * 4 / rng.chisquare(4, 20_000)
         y = rng.normal(size=(6, 20_000)) * np.sqrt(variance)
         design = np.column_stack([np.ones(6), np.repeat([0, 1], 3)])
-        p = donors.moderated_test(y, design, np.array([0, 1]), trend=False).p_value
+        p = moderated.moderated_test(y, design, np.array([0, 1]), trend=False).p_value
         assert scipy.stats.kstest(p, "uniform").pvalue > 0.01
         assert (p < 1e-3).mean() == pytest.approx(1e-3, rel=0.35)
 
@@ -203,9 +203,9 @@ class TestModerated:
         y = np.random.default_rng(8).normal(size=(6, 20))
         y[:, 3] = 1.5
         design = np.column_stack([np.ones(6), np.repeat([0, 1], 3)])
-        test = donors.moderated_test(y, design, np.array([0, 1]))
+        test = moderated.moderated_test(y, design, np.array([0, 1]))
         assert np.isnan(test.p_value).tolist() == [i == 3 for i in range(20)]
-        assert np.isnan(donors.moderated_test(y[:, [3]], design, np.array([0, 1])).p_value).all()
+        assert np.isnan(moderated.moderated_test(y[:, [3]], design, np.array([0, 1])).p_value).all()
 
     @pytest.mark.parametrize(
         ("design", "message"),
@@ -216,7 +216,7 @@ class TestModerated:
     )
     def test_designs_that_cannot_be_fitted(self, design, message):
         with pytest.raises(ValueError, match=message):
-            donors.moderated_test(np.zeros((4, 3)), design, np.ones(design.shape[1]))
+            moderated.moderated_test(np.zeros((4, 3)), design, np.ones(design.shape[1]))
 
 
 class TestDesign:
@@ -278,7 +278,7 @@ class TestDonorTest:
         counts = samples(rng, donor, target, effect=effect, donor_sd=0.1)
         test = donors.donor_test(counts, counts.sum(axis=1), donor, target, method=method)
         tested = np.isfinite(test.p_value)
-        fdr = donors.false_discovery_rate(test.p_value)
+        fdr = multiple.false_discovery_rate(test.p_value)
         assert (fdr[:20][tested[:20]] < 0.05).mean() > 0.8
         assert (fdr[20:][tested[20:]] < 0.05).mean() < 0.02
         strong = (counts.sum(axis=0) > 300) & (effect != 0)
@@ -329,7 +329,7 @@ class TestDonorTest:
         knowing = donors.donor_test(
             counts, counts.sum(axis=1), donor, target, cell_variance=variance
         )
-        assert donors.false_discovery_rate(blind.p_value)[0] < 0.05
+        assert multiple.false_discovery_rate(blind.p_value)[0] < 0.05
         assert knowing.p_value[0] > 0.1
         np.testing.assert_allclose(knowing.estimate, blind.estimate)
 
@@ -345,12 +345,12 @@ class TestDonorTest:
         reported = 0
         for run in range(30):
             part = np.random.default_rng([run, 3]).permutation(np.arange(adata.n_obs) % 6)
-            sums = donors.SampleSums.of(counts, part, 6, size)
+            sums = pseudobulk.SampleSums.of(counts, part, 6, size)
             totals = sums.values.sum(axis=1)
             p = donors.donor_test(
                 sums.values, totals, *unpaired(3, 3), cell_variance=sums.variance
             ).p_value
-            reported += np.nanmin(donors.false_discovery_rate(p)) <= 0.05
+            reported += np.nanmin(multiple.false_discovery_rate(p)) <= 0.05
         assert reported <= scipy.stats.binom.ppf(0.999, 30, 0.05)
 
     def test_level_where_genes_vary_unalike_between_donors(self):
@@ -361,7 +361,7 @@ class TestDonorTest:
             sd = 0.3 * np.sqrt(4 / rng.chisquare(4, 300))
             counts = samples(rng, donor, target, donor_sd=sd)
             p = donors.donor_test(counts, counts.sum(axis=1), donor, target).p_value
-            reported += np.nanmin(donors.false_discovery_rate(p)) <= 0.05
+            reported += np.nanmin(multiple.false_discovery_rate(p)) <= 0.05
         assert reported <= scipy.stats.binom.ppf(0.999, n_runs, 0.05)
 
     @pytest.mark.parametrize(
@@ -390,27 +390,27 @@ class TestDonorTest:
 class TestSigns:
     def test_against_scipy(self):
         differences = np.random.default_rng(14).normal(0.5, 1, (7, 30))
-        found = donors.sign_test(differences)
+        found = multiple.sign_test(differences)
         for gene in range(30):
             up = int((differences[:, gene] > 0).sum())
             assert found.p_value[gene] == pytest.approx(scipy.stats.binomtest(up, 7).pvalue)
             assert found.agreement[gene] == max(up, 7 - up) / 7
 
     def test_no_difference_at_all(self):
-        assert np.isnan(donors.sign_test(np.zeros((4, 2))).agreement).all()
+        assert np.isnan(multiple.sign_test(np.zeros((4, 2))).agreement).all()
 
     def test_intersection_union_keeps_its_level(self):
         """Equal to one end, far from the other: the worst case of two tests at once."""
         rng = np.random.default_rng(15)
         first, second = rng.normal(0, 1, 40_000), rng.normal(8, 1, 40_000)
-        p = donors.intersection_union(
+        p = multiple.intersection_union(
             first, 2 * scipy.stats.norm.sf(abs(first)), second, 2 * scipy.stats.norm.sf(abs(second))
         )
         assert (p < 0.05).mean() == pytest.approx(0.025, abs=0.004)
 
     def test_intersection_union_without_one_test(self):
         one = np.ones(1)
-        assert np.isnan(donors.intersection_union(one, one * np.nan, one, one * 0.01)).all()
+        assert np.isnan(multiple.intersection_union(one, one * np.nan, one, one * 0.01)).all()
 
 
 class TestPermutation:

@@ -13,15 +13,8 @@ from .._errors import near_matches, shown, warn
 from .._names import layer_names
 from .._storage import rows_of
 from ..module import COUNT_LIKELIHOODS, LIKELIHOODS, MAX_RATE
-from .checks import (
-    MAX_VALUE,
-    X_LAYER,
-    where,
-)
-from .profile import (
-    DataProfile,
-    DataSummary,
-)
+from .checks import MAX_VALUE, X_LAYER, where
+from .profile import DataProfile, DataSummary
 
 
 def choose_likelihood(summary: DataSummary) -> str:

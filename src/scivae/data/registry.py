@@ -17,9 +17,9 @@ from .fields import (
     BatchField,
     CategoricalCovariatesField,
     ContinuousCovariatesField,
-    LabelsField,
     SizeFactorField,
 )
+from .labels import LabelsField
 from .manager import CellsManager
 from .setup import check_setup_arguments
 

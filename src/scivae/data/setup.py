@@ -12,7 +12,8 @@ from .._errors import check_type, near_matches, shown
 from ..module import Covariates
 from .checks import MAX_VALUE, X_LAYER, check_columns
 from .columns import column_like, numbers_like
-from .fields import ContinuousCovariatesField, LabelsField, SizeFactorField, codes_of, standardize
+from .fields import ContinuousCovariatesField, SizeFactorField, codes_of, standardize
+from .labels import LabelsField
 
 # Digits of a standardized covariate that survive the single precision of the network.
 DIGITS = 6

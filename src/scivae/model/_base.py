@@ -17,10 +17,7 @@ from scvi.data import AnnDataManager
 from scvi.model import SCVI
 
 from .. import _keys
-from .._errors import (
-    shown,
-    warn,
-)
+from .._errors import shown, warn
 from .._names import as_objects
 from .._quiet import quiet_transfer
 from .._scvi import get_minify_type

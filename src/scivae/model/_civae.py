@@ -26,6 +26,7 @@ from . import (
     _interpolation,
     _overrides,
     _prediction,
+    _queries,
     _saving,
     _train,
 )
@@ -292,8 +293,8 @@ class CIVAE(CellsModel):
 
     save = _saving.save
     load = classmethod(_saving.load)
-    load_query_data = classmethod(_saving.load_query_data)
-    prepare_query_anndata = classmethod(_saving.prepare_query_anndata)
+    load_query_data = classmethod(_queries.load_query_data)
+    prepare_query_anndata = classmethod(_queries.prepare_query_anndata)
     load_registry = staticmethod(_saving.load_registry)
     view_setup_args = classmethod(_saving.view_setup_args)
     convert_legacy_save = classmethod(_saving.convert_legacy_save)

@@ -25,6 +25,7 @@ from ..data import checks
 from ..data.cells import resolve_indices
 from ..data.fields import used_categories
 from ..module import CIVAEModule
+from ._genes import _Genes, gene_positions
 
 # Numbers of cells, samples and the like.
 WHOLE_NUMBERS = frozenset(
@@ -374,64 +375,6 @@ class _Arguments:
             return _Genes(positions, names)
         self.given["gene_list"] = names
         return _Genes(np.argsort(np.argsort(positions)), names)
-
-
-class _Genes:
-    """Which of the genes of a result, in which order.
-
-    Parameters
-    ----------
-    order
-        Their positions in the result; ``None`` for all of them.
-    names
-        Their names.
-    """
-
-    def __init__(self, order: np.ndarray | None, names: list[str]):
-        self.order, self.names = order, names
-
-    def of(self, result: Any) -> Any:
-        """These genes of a result."""
-        if self.order is None or result is None:
-            return result
-        if isinstance(result, pd.DataFrame):
-            return result.iloc[:, self.order]
-        if isinstance(result, np.ndarray):
-            return result[..., self.order]
-        return result[:, self.order]  # sparse: cells × genes × samples
-
-
-def gene_positions(genes: np.ndarray, wanted: Any, argument: str) -> np.ndarray:
-    """Positions of genes by name, in the order asked for, shape ``(n,)``.
-
-    Parameters
-    ----------
-    genes
-        Names of all genes.
-    wanted
-        A name, or several.
-    argument
-        What to call ``wanted`` in an error.
-    """
-    known = pd.Index([str(gene) for gene in genes])
-    if isinstance(wanted, str):
-        wanted = [wanted]
-    if not isinstance(wanted, Iterable):
-        raise TypeError(f"{argument} must be a list of names, got {wanted!r}.")
-    names = [str(name) for name in wanted]
-    if not names:
-        raise ValueError(f"{argument} must name at least one gene, got none; None stands for all.")
-    if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise ValueError(f"{argument} must name each gene once, got {twice!r} twice.")
-    found = known.get_indexer(pd.Index(names))
-    if (found < 0).any():
-        unknown = names[int(np.argmax(found < 0))]
-        raise KeyError(
-            f"{argument} must be among the {len(known)} genes of the model, but {unknown!r} is not."
-            f"{near_matches(unknown, known)}"
-        )
-    return found
 
 
 def _listed(value: Any) -> list[Any]:

@@ -10,14 +10,7 @@ from anndata import AnnData
 from scvi.data import AnnDataManager
 from scvi.model import SCVI
 
-from .._errors import (
-    check_choice,
-    check_integer,
-    check_trained,
-    check_type,
-    near_matches,
-    shown,
-)
+from .._errors import check_choice, check_integer, check_trained, check_type, near_matches, shown
 from .._names import as_objects
 from .._random import seeded
 from .._scvi import ADATA_MINIFY_TYPE, get_minify_type

@@ -31,13 +31,7 @@ from ..train.checkpoint import (
 )
 from ..train.engines import choose_engine, shared_minibatches
 from ..train.overfitting import find_rise, held_out_loss, overfitting_warning
-from ..train.plan import (
-    LEARNING_RATE,
-    LR_DECAY,
-    THINNING,
-    WARMUP_SHARE,
-    default_epochs,
-)
+from ..train.plan import LEARNING_RATE, LR_DECAY, THINNING, WARMUP_SHARE, default_epochs
 from ._base import CellsModel
 from ._calibration import calibrate_held_out
 

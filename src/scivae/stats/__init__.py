@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from .curves import Curves, measured_curves, switch_position
-from .donors import (
-    DonorDesign,
-    SampleSums,
-    donor_design,
-    donor_test,
-    false_discovery_rate,
-    intersection_union,
-    log_cpm,
-    moderated_test,
-    permute_donors,
-    sign_test,
-    size_factors,
-    sum_by,
-    variance_prior,
-)
+from .donors import DonorDesign, donor_design, donor_test, permute_donors
 from .gaussian import fit_gaussian
+from .moderated import moderated_test, variance_prior
+from .multiple import false_discovery_rate, intersection_union, sign_test
 from .negative_binomial import RegressionFit, dispersion_trend, fit_negative_binomial
 from .order import partial_order
+from .pseudobulk import SampleSums, log_cpm, size_factors, sum_by
 from .splines import roughness_penalty, spline_basis
 from .transfer import change_counts, dispersion, transfer_change
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from ._compare import compare_trends
 from ._conditions import predict_condition
 from ._describe import describe
+from ._embed import embed
 from ._enrichment import enrich
 from ._genes import rank_genes
 from ._order import GeneOrder, gene_order
 from ._pairs import pair_cells
-from ._places import embed, project
-from ._trends import curve_layers as curve_layers  # for scivae.pl
+from ._project import project
+from ._trends import curve_layers as curve_layers
 from ._trends import gene_trends
 
 __all__ = [

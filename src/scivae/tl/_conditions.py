@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import check_choice, check_integer, shown
-from ..stats.donors import sum_by
+from ..stats.pseudobulk import sum_by
 from ..stats.transfer import change_counts, dispersion, transfer_change
 from . import _validate
 

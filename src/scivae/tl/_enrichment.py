@@ -11,7 +11,8 @@ import pandas as pd
 from .. import _keys
 from .._errors import check_choice, check_integer
 from .._progress import without_widgets
-from ..stats.donors import false_discovery_rate, moderated_test
+from ..stats.moderated import moderated_test
+from ..stats.multiple import false_discovery_rate
 from ..stats.permutation import permuted_z
 from . import _validate
 from ._genes import curves, is_log_scale

@@ -11,13 +11,8 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import check_choice, check_integer, check_number
-from ..stats.donors import (
-    METHODS,
-    false_discovery_rate,
-    intersection_union,
-    permute_donors,
-    sign_test,
-)
+from ..stats.donors import METHODS, permute_donors
+from ..stats.multiple import false_discovery_rate, intersection_union, sign_test
 from . import _validate
 from ._samples import BETWEEN, SOURCE, TARGET
 from ._trends import MEAN

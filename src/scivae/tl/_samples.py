@@ -159,7 +159,7 @@ def collect(
     from ..data.checks import resolve_layer, values_of
     from ..data.generated import log_normalize
     from ..module import COUNT_LIKELIHOODS
-    from ..stats.donors import SampleSums
+    from ..stats.pseudobulk import SampleSums
 
     used = np.flatnonzero(cells.group != NONE)
     kept = np.zeros(adata.n_obs, dtype=bool)

@@ -11,12 +11,7 @@ from scipy.special import logsumexp
 
 from .._errors import check_number
 from ..module import CIVAEModule, Posterior
-from .novelty import (
-    ClassGaussians,
-    ResidualScale,
-    log_library_of,
-    with_residuals,
-)
+from .novelty import ClassGaussians, ResidualScale, log_library_of, with_residuals
 
 # Minibatches of the same cells each time that it is called.
 Loader = Callable[[], Iterable[dict[str, torch.Tensor]]]

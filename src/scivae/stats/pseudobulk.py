@@ -1,0 +1,198 @@
+"""Sums of cells within samples, size factors, and log counts per million."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Added to a count before the logarithm, in a sample of mean library size (as limma and edgeR do).
+PRIOR_COUNT = 2.0
+
+
+def sum_by(values: Any, codes: np.ndarray, n: int) -> np.ndarray:
+    """Sum rows by code.
+
+    Parameters
+    ----------
+    values
+        Dense or sparse, shape ``(n_rows, n_columns)``.
+    codes
+        Code of each row, from 0 to ``n - 1``; rows of code -1 are left out.
+    n
+        Number of codes.
+
+    Returns
+    -------
+    Shape ``(n, n_columns)``, double precision.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.stats import sum_by
+    >>> sum_by(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([1, 0, 1]), 2)
+    array([[3., 4.],
+           [6., 8.]])
+    """
+    from scipy import sparse
+
+    rows = np.flatnonzero(codes >= 0)
+    shape = (n, len(codes))
+    members = sparse.csr_matrix((np.ones(len(rows)), (codes[rows], rows)), shape=shape)
+    out = members @ values
+    return out.toarray() if sparse.issparse(out) else np.asarray(out)
+
+
+class SampleSums(NamedTuple):
+    """Sums over the cells of each sample, which add up over blocks of cells.
+
+    Attributes
+    ----------
+    values
+        Of the values, shape ``(n_samples, n_genes)``.
+    squares
+        Of their squares.
+    crossed
+        Of the values times the size of the cell.
+    size, size_squared
+        Of the sizes of the cells and of their squares, shape ``(n_samples, 1)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.stats import SampleSums
+    >>> sums = SampleSums.of(np.array([[1.0], [3.0]]), np.array([0, 0]), 1, np.array([4.0, 4.0]))
+    >>> sums.variance
+    array([[2.]])
+    """
+
+    values: np.ndarray
+    squares: np.ndarray
+    crossed: np.ndarray
+    size: np.ndarray
+    size_squared: np.ndarray
+
+    @classmethod
+    def of(cls, values: Any, codes: np.ndarray, n: int, size: np.ndarray) -> SampleSums:
+        """Sum the cells of each sample.
+
+        Parameters
+        ----------
+        values
+            Dense or sparse, shape ``(n_cells, n_genes)``.
+        codes
+            Code of the sample of each cell, from 0 to ``n - 1``; -1 for none.
+        n
+            Number of samples.
+        size
+            Counts of each cell over all genes, of which a gene is expected to have its part; ones for
+            values that are no counts. Shape ``(n_cells,)``.
+        """
+        from scipy import sparse
+
+        if sparse.issparse(values):
+            values = sparse.csr_array(values, dtype=np.float64)
+            squares, crossed = values.power(2), sparse.diags_array(size) @ values
+        else:
+            values = np.asarray(values, dtype=np.float64)
+            squares, crossed = values**2, values * size[:, None]
+        sizes = np.column_stack([size, size**2])
+        total = sum_by(sizes, codes, n)
+        return cls(
+            sum_by(values, codes, n),
+            sum_by(squares, codes, n),
+            sum_by(crossed, codes, n),
+            total[:, :1],
+            total[:, 1:],
+        )
+
+    def plus(self, other: SampleSums) -> SampleSums:
+        """Sums of two blocks of cells.
+
+        Parameters
+        ----------
+        other
+            Sums of other cells, of the same genes and samples.
+        """
+        return SampleSums(*(a + b for a, b in zip(self, other, strict=True)))
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Variance of the sums due to which cells were measured, shape ``(n_samples, n_genes)``.
+
+        The sum of the squared differences of cells from what their size lets expect.
+        """
+        rate = self.values / np.maximum(self.size, 1e-300)
+        out = self.squares - 2 * rate * self.crossed + rate**2 * self.size_squared
+        return np.maximum(out, 0)
+
+
+def size_factors(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Size of each sample: the median ratio of its counts to the geometric mean of all samples.
+
+    Parameters
+    ----------
+    counts
+        Shape ``(n_samples, n_genes)``.
+    totals
+        Counts of each sample over all genes, shape ``(n_samples,)``: used in place of the ratios where
+        fewer than 20 genes have counts in every sample.
+
+    Returns
+    -------
+    Shape ``(n_samples,)``, with geometric mean 1.
+
+    References
+    ----------
+    Anders and Huber, "Differential expression analysis for sequence count data", Genome Biology 11
+    (2010).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.stats import size_factors
+    >>> counts = np.outer([1, 2, 4], np.arange(1, 31))
+    >>> size_factors(counts, counts.sum(axis=1))
+    array([0.5, 1. , 2. ])
+    """
+    present = (counts > 0).all(axis=0)
+    if present.sum() >= 20:
+        log = np.log(counts[:, present])
+        factors = np.exp(np.median(log - log.mean(axis=0), axis=1))
+    else:
+        factors = np.maximum(totals, 1.0)
+    return factors / np.exp(np.log(factors).mean())
+
+
+def log_cpm(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """log2 of counts per million, corrected for composition, with a prior count of 2.
+
+    Parameters
+    ----------
+    counts
+        Shape ``(n_samples, n_genes)``.
+    totals
+        Counts of each sample over all genes, shape ``(n_samples,)``.
+
+    Returns
+    -------
+    Shape ``(n_samples, n_genes)``. The prior count grows with the size of a sample, so that a gene
+    without counts is equal in all samples.
+
+    References
+    ----------
+    Robinson, McCarthy and Smyth, "edgeR: a Bioconductor package for differential expression analysis
+    of digital gene expression data", Bioinformatics 26 (2010).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.stats import log_cpm
+    >>> log_cpm(np.array([[0.0, 10.0], [0.0, 20.0]]), np.array([1e6, 2e6])).round(2)
+    array([[0.42, 3.5 ],
+           [0.42, 3.5 ]])
+    """
+    factors = size_factors(counts, totals)
+    size = factors * np.exp(np.log(np.maximum(totals, 1.0)).mean())
+    prior = PRIOR_COUNT * size / size.mean()
+    return np.log2((counts + prior[:, None]) / (size + 2 * prior)[:, None] * 1e6)

@@ -14,7 +14,7 @@ from typing import Any
 EXAMPLES = """\
 examples:
   scivae demo
-      train on the blood cells that scanpy ships and trace a path from one kind of dendritic cell to another
+      train on blood cells that scanpy ships; trace a path between two kinds of dendritic cells
   scivae demo --dataset digits --epochs 60 --out digits
       images of handwritten digits, from one 8 to another; no network either
   scivae demo --dataset colon

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 
+from scivae import geometry
 from scivae.geometry import LinearClasses
 from scivae.model import CIVAE
 
@@ -123,15 +124,19 @@ def test_crossings_are_where_two_logits_are_equal(trained):
 
 @settings(deadline=None, max_examples=200)
 @given(seed=st.integers(0, 2**32 - 1), n_classes=st.integers(2, 8), n_latent=st.integers(1, 6))
-def test_a_straight_walk_between_cells_of_a_class_never_leaves_it(seed, n_classes, n_latent):
+def test_margins_on_a_straight_path_are_least_at_an_end(seed, n_classes, n_latent):
     rng = np.random.default_rng(seed)
     classes = LinearClasses(rng.normal(size=(n_classes, n_latent)), rng.normal(size=n_classes))
     points = rng.normal(size=(50, n_latent)) * 3
     code = classes.predict(points)
     same = np.flatnonzero(code == code[0])
-    a, b = points[same[0]], points[same[-1]]
-    t = np.linspace(0, 1, 101)[:, None]
-    assert (classes.predict((1 - t) * a + t * b) == code[0]).all()
+    ends = points[same[[0, -1]]]
+    path = geometry.linear(ends[0], ends[1], np.linspace(0, 1, 101))[0]
+    margins = classes.margin(path, code[0])
+    assert margins.min() >= min(margins[0], margins[-1]) - 1e-9
+    assert margins.min() >= 0
+    crossings = geometry.segment_crossings(classes, ends[:1], ends[1:])
+    assert len(crossings.t) == 0
 
 
 def test_written_back(trained):
@@ -216,6 +221,16 @@ def test_covariates_at_the_ends_and_between(conditioned):
 def test_transform_batch(conditioned):
     path = conditioned.interpolate(0, 5, n_steps=3, transform_batch="two", key_added=None)
     assert (path.obs["batch"] == "two").all()
+    same_site = conditioned.adata.obs["site"].iloc[[0, 5]].nunique() == 1
+    rows = slice(None) if same_site else [0, 2]
+    decoded = conditioned.decode(
+        path.obsm["X_civae"][rows],
+        path.obs[["batch", "site", "age"]].iloc[rows],
+        library_size=path.layers["counts"][rows].sum(axis=1),
+    )
+    np.testing.assert_allclose(path.layers["counts"][rows], decoded, rtol=1e-4)
+    other = conditioned.interpolate(0, 5, n_steps=3, transform_batch="one", key_added=None)
+    assert np.abs(other.layers["counts"] / path.layers["counts"] - 1).max() > 0.01
 
 
 def test_bands_hold_real_noise(trained):

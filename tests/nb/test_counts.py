@@ -201,8 +201,12 @@ def test_a_seed_thins_as_before():
     assert torch.equal(torch.get_rng_state(), before)  # which a seed, or nothing to draw, leaves
     rows.prepare(0.7)
     assert not torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(rows.thin(0.7, 3), rows.thin(0.7, 3))
-    assert not torch.equal(rows.thin(0.7, 3), rows.thin(0.7, 4))
+
+    def thinned(seed):
+        return rows.prepare(0.7, seed).encoder_input
+
+    assert torch.equal(thinned(3), thinned(3))
+    assert not torch.equal(thinned(3), thinned(4))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -314,7 +318,7 @@ def test_thinned_rows_are_binomial(count):
     n = 40_000
     x = torch.zeros(n, 2)
     x[:, 0] = count
-    thinned = SparseCounts.of(x).thin(0.6).double()
+    thinned = SparseCounts.of(x).prepare(0.6).encoder_input.double()
     assert ((thinned >= 0) & (thinned <= count) & (thinned == thinned.round())).all()
     mean = 0.7 * count
     variance = count * (0.7 - (0.49 + 0.03)) + count**2 * 0.03
@@ -325,7 +329,7 @@ def test_thinned_rows_are_binomial(count):
 def test_thinned_counts_of_one_share_are_a_binomial_distribution():
     torch.manual_seed(0)
     x = torch.full((1, 20_000), 5.0)
-    thinned = SparseCounts.of(x).thin(0.9).numpy()
+    thinned = SparseCounts.of(x).prepare(0.9).encoder_input.numpy()
     share = thinned.mean() / 5  # one cell, one share
     observed = np.bincount(thinned.astype(int), minlength=6)
     expected = stats.binom.pmf(np.arange(6), 5, share) * x.shape[1]

@@ -286,6 +286,8 @@ def test_distributions_look_at_their_arguments_afterwards():
     with unchecked_distributions():
         torch.distributions.Normal(torch.tensor(float("nan")), 1.0)
     assert Distribution._validate_args == before
+    with pytest.raises(ValueError, match="nan"):
+        torch.distributions.Normal(torch.tensor(float("nan")), 1.0)
 
 
 def test_a_number_that_is_not_finite_is_told(holds, monkeypatch):

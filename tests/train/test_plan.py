@@ -66,17 +66,35 @@ def test_mixed_precision_reads_the_weights_of_each_step(adata):
     np.testing.assert_allclose(*latent, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("likelihood", ["zinb", "poisson", "normal", "laplace", "bernoulli"])
+DOMAINS = {
+    "zinb": lambda x: (x >= 0) & (x == np.round(x)),
+    "poisson": lambda x: (x >= 0) & (x == np.round(x)),
+    "normal": np.isfinite,
+    "laplace": np.isfinite,
+    "bernoulli": lambda x: (x == 0) | (x == 1),
+}
+
+
+@pytest.mark.parametrize("likelihood", DOMAINS)
 def test_every_likelihood_trains_and_generates(adata, likelihood):
     adata.layers["unit"] = np.asarray(adata.X) / adata.X.max()
     layer = {"bernoulli": "unit", "normal": "X", "laplace": "X"}.get(likelihood, "counts")
-    model = make_model(adata, likelihood=likelihood, setup={"layer": layer})
+    model = make_model(adata, likelihood=likelihood, setup={"layer": layer}, epochs=8)
+    loss = model.history["reconstruction_loss_train"].to_numpy(float).ravel()
+    assert loss[-1] < loss[0]
     path = model.interpolate(0, 3, n_steps=3, n_samples=5)
     cells = model.augment("alpha", 5, min_confidence=0.0)
+
+    def values(generated):
+        found = generated.X if layer == "X" else generated.layers[layer]
+        return found.toarray() if hasattr(found, "toarray") else np.asarray(found)
+
+    assert DOMAINS[likelihood](values(cells)).all()
+    ends, decoded = values(path)[[0, -1]], model.decode(path.obsm["X_civae"][[0, -1]])
+    if layer == "counts":  # of another library
+        ends, decoded = (x / x.sum(axis=1, keepdims=True) for x in (ends, decoded))
+    np.testing.assert_allclose(ends, decoded, rtol=1e-3, atol=1e-6)
     for generated in (path, cells):
-        values = generated.X if layer == "X" else generated.layers[layer]
-        values = values.toarray() if hasattr(values, "toarray") else values
-        assert np.isfinite(values).all()
         assert model.get_latent_representation(generated).shape == (generated.n_obs, 4)
 
 
@@ -88,7 +106,19 @@ def test_every_likelihood_trains_and_generates(adata, likelihood):
     ],
 )
 def test_vae_and_autoencoder_are_settings(adata, settings):
-    assert np.isfinite(make_model(adata, **settings).get_latent_representation()).all()
+    """The loss is what is left of J; nothing trains the discriminator."""
+    model = make_model(adata, epochs=4, **settings)
+    last = {name: float(np.ravel(column)[-1]) for name, column in model.history.items()}
+    kl_weight = settings.get("kl_weight", 0.1)  # reached after the warm-up, half of the epochs
+    expected = last["reconstruction_loss_train"] + kl_weight * last["kl_local_train"]
+    assert last["train_loss"] == pytest.approx(expected, rel=1e-3)
+    fresh = CIVAE(adata, **model.init_params_["non_kwargs"])
+    torch.testing.assert_close(
+        model.module.discriminator.weight.detach(),
+        fresh.module.discriminator.weight.detach(),
+        rtol=1e-3,  # weight decay
+        atol=1e-3,
+    )
 
 
 def test_train_without_held_out_cells(adata):
@@ -229,7 +259,9 @@ def test_a_last_minibatch_that_is_not_whole_can_be_dropped(adata):
     model = CIVAE(adata)
     model.train(1, batch_size=50, datasplitter_kwargs={"drop_last": True})
     assert model.trainer.global_step == len(model.train_indices) // 50 > 0
-    with pytest.raises(ValueError, match="drop_last leaves nothing .* 108 cells .* batch_size=500"):
+    with pytest.raises(
+        ValueError, match="drop_last leaves no cells .* 108 cells .* batch_size=500"
+    ):
         model.train(1, batch_size=500, datasplitter_kwargs={"drop_last": True})
 
 

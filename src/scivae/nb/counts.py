@@ -189,16 +189,6 @@ class SparseCounts:
         matrix.view(-1).scatter_(0, self.cells * self.n_vars + self.columns, values)
         return matrix
 
-    def thin(self, thinning: float, seed: int | None = None) -> torch.Tensor:
-        """Counts as :func:`scivae.module.thin` draws them, shape ``(nnz,)``; some become zero.
-
-        ``seed`` is of the draws; ``None`` takes one from the global generator of torch.
-        """
-        thinned = kernels.thin(
-            self.counts.numpy(), self.bounds.numpy(), float(thinning), _generator(seed)
-        )
-        return torch.from_numpy(thinned)
-
     def transpose_times(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """``x.T @ matrix`` for x with these values, shape ``(n_vars, matrix.shape[1])``."""
         cells, places, starts = self.by_gene

@@ -29,7 +29,7 @@ from scivae.metrics._validate import SparseLike  # noqa
 sys.path.insert(0, str(HERE))
 import error_texts  # noqa
 
-(HERE / "errors.md").write_text(error_texts.page())
+(HERE / "errors.md").write_text(error_texts.page(), encoding="utf-8")
 
 
 def prose_of_returns(self: NumpyDocstring, section: str) -> list[str]:

@@ -41,7 +41,7 @@ class Text(NamedTuple):
 def texts(source: Path = SOURCE) -> Iterator[Text]:
     """Messages of all files, in their order."""
     for file in sorted(source.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             call, kind = None, ""
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
                 call, kind = node.exc, ast.unparse(node.exc.func).rpartition(".")[2]

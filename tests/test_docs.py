@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import filelock
+import numpy as np
 import pytest
 import yaml
 from tests.test_layout import PUBLIC, ROOT
@@ -56,7 +57,8 @@ def figures_are_not_shown(monkeypatch, tmp_path):
 def run(code: str, name: str, names: dict) -> None:
     test = doctest.DocTestParser().get_doctest(code, names, name, name, 0)
     assert test.examples
-    assert doctest.DocTestRunner(optionflags=OPTIONS).run(test).failed == 0
+    with np.printoptions(precision=8):  # some library changes it
+        assert doctest.DocTestRunner(optionflags=OPTIONS).run(test).failed == 0
 
 
 @pytest.mark.filterwarnings("ignore")

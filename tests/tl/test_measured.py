@@ -219,15 +219,17 @@ def test_other_cells_are_placed_on_the_same_axis(trends, along):
 
 
 class TestCells:
-    def test_held_out_cells_take_no_part_in_the_axis(self, along):
-        """Without groups between, near cells of any kind count; those of a label are all there."""
+    def test_cells_of_the_groups_or_of_the_label_are_placed(self, along):
         adata, model, pairs = along
         trends = tl.gene_trends(model, pairs, n_steps=5, n_bootstraps=0, key_added=None)
-        assert trends.uns["civae"]["n_cells"] == adata.n_obs
+        of_groups = adata.obs["cell_type"].isin(["class_0", "class_4"])
+        assert set(trends.uns["civae"]["cells"].index) == set(adata.obs_names[of_groups])
         of_label = tl.pair_cells(adata, "stage", "early", "late", n_pairs=40)
         of_label.attrs["label"], of_label.attrs["labels_key"] = "class_1", "cell_type"
         with_label = tl.gene_trends(model, of_label, n_steps=5, n_bootstraps=0, key_added=None)
-        assert with_label.uns["civae"]["n_cells"] < adata.n_obs
+        own = set(adata.obs_names[adata.obs["cell_type"] == "class_1"])
+        ends = {*of_label["source"], *of_label["target"]}
+        assert set(with_label.uns["civae"]["cells"].index) == own | ends
 
     def test_written_back_only_when_asked(self, along, middle):
         adata, model, pairs = along

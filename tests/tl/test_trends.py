@@ -193,6 +193,12 @@ class TestNull:
         if between is None:
             assert trends.uns["civae"]["between"].tolist() == ["beta"]
 
+    def test_pairs_of_ones_own_are_those_of_their_labels(self, model):
+        adata = model.adata.copy()
+        trends = tl.gene_trends(model, some_pairs(adata, 3), n_steps=3, adata=adata)
+        expected = adata.obs_names[adata.obs["cell_type"].isin(["alpha", "beta"])]
+        assert set(trends.uns["civae"]["cells"].index) == set(expected)
+
     def test_cells_of_other_groups_have_no_part_in_a_curve(self, model):
         """Without a label, too: what lies near a path need not be on the way."""
         adata = model.adata.copy()

@@ -140,6 +140,7 @@ def measure(
         As for :func:`scivae.tl.gene_trends`.
     """
     from .._scvi import get_minify_type
+    from ..data.checks import LABEL_CODES
     from ..stats import measured_curves
 
     if get_minify_type(adata) is not None:
@@ -149,7 +150,8 @@ def measure(
         )
     at_end = np.zeros(adata.n_obs, dtype=bool)
     at_end[ends.ravel()] = True
-    cells = _candidates(groups, at_end, attrs)
+    codes = adata.obs[LABEL_CODES].to_numpy()
+    cells = _candidates(groups, at_end, attrs, codes, len(model.classes))
     if len(cells) > max_cells:
         cells = np.sort(rng.choice(cells, max_cells, replace=False))
     z = np.asarray(model.get_latent_representation(adata, indices=cells), dtype=np.float64)
@@ -222,13 +224,17 @@ class _OnAxis(NamedTuple):
         return np.where(np.isnan(self.fixed), np.clip(t, _INSIDE, 1 - _INSIDE), self.fixed)
 
 
-def _candidates(groups: Cells, at_end: np.ndarray, attrs: Mapping[Any, Any]) -> np.ndarray:
-    """Cells that are to be placed."""
-    between = groups.group != NONE
-    known = groups.donor != NONE if groups.donors else np.ones(len(at_end), dtype=bool)
-    wanted = between | at_end
+def _candidates(
+    groups: Cells, at_end: np.ndarray, attrs: Mapping[Any, Any], codes: np.ndarray, n_classes: int
+) -> np.ndarray:
+    """Positions of the cells that are to be placed; ``codes`` are those of the labels."""
+    wanted = (groups.group != NONE) | at_end
     if attrs.get("label") is not None:
         wanted |= groups.label
+    elif not groups.named:
+        classes = np.unique(codes[at_end])
+        wanted |= np.isin(codes, classes[classes < n_classes])
+    known = groups.donor != NONE if groups.donors else np.ones(len(at_end), dtype=bool)
     return np.flatnonzero(wanted & known)
 
 

@@ -51,6 +51,8 @@ class Cells(NamedTuple):
         Levels of the column of groups that lie between source and target.
     label
         Which cells have the label of the pairs; all of them where the pairs have none.
+    named
+        Whether the pairs join groups that they name; else only the cells at their ends are known.
     candidate
         Column that looks like donors, where none was given.
     """
@@ -61,6 +63,7 @@ class Cells(NamedTuple):
     of_pair: np.ndarray
     between: list[Any]
     label: np.ndarray
+    named: bool
     candidate: str | None
 
 
@@ -121,7 +124,7 @@ def cells_of(
     """
     attrs = pairs.attrs
     label = _label(adata, attrs)
-    group = _groups(adata, attrs, label, first, second)
+    group, named = _groups(adata, attrs, label, first, second)
     levels, middle = _between(adata, attrs, between)
     group[middle & label & (group == NONE)] = BETWEEN
     donor, of_pair, names = _donors(adata, pairs, donor_key, first, second)
@@ -131,7 +134,7 @@ def cells_of(
         _check_donors(donor, names, group, donor_key, attrs)
     else:
         candidate = _donor_candidate(adata, group, attrs)
-    return Cells(group, donor, names, of_pair, levels, label, candidate)
+    return Cells(group, donor, names, of_pair, levels, label, named, candidate)
 
 
 def collect(
@@ -239,8 +242,8 @@ def _groups(
     label: np.ndarray,
     first: np.ndarray,
     second: np.ndarray,
-) -> np.ndarray:
-    """Codes of source and target cells."""
+) -> tuple[np.ndarray, bool]:
+    """Codes of source and target cells, and whether these are groups that the pairs name."""
     group = np.full(adata.n_obs, NONE, dtype=np.int8)
     key = attrs.get("groupby")
     if key in adata.obs and attrs.get("source") is not None and attrs.get("target") is not None:
@@ -250,10 +253,10 @@ def _groups(
         )
         if source[first].all() and target[second].all():
             group[source], group[target] = SOURCE, TARGET
-            return group
+            return group, True
     group[np.setdiff1d(first, second)] = SOURCE
     group[np.setdiff1d(second, first)] = TARGET
-    return group
+    return group, False
 
 
 def _donors(

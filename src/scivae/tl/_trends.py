@@ -147,7 +147,8 @@ def gene_trends(
     Notes
     -----
     *Which cells.* The cells of source, target and the groups between; with a label in ``pairs``, all
-    cells of the label, too.
+    cells of the label, too. For pairs of your own, which name no groups: all cells with the labels of
+    their ends.
 
     *Positions.* A cell lies at the nearest place on the mean path, where distances are in units of the
     spread within the ends (for straight paths: Fisher's linear discriminant). Cells of the source lie at

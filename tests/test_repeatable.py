@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import subprocess
 import sys
@@ -24,6 +25,18 @@ import torch
 torch.set_num_threads(1)
 from tests.test_repeatable import digest
 print(digest())
+"""
+
+OF_MANY_GENES = """
+import hashlib
+import torch
+torch.set_num_threads(1)
+import scivae
+adata = scivae.datasets.synthetic(256, 1000)
+scivae.model.CIVAE.setup_anndata(adata)
+model = scivae.model.CIVAE(adata)
+model.train(3, enable_progress_bar=False)
+print(hashlib.sha256(model.get_latent_representation().tobytes()).hexdigest())
 """
 
 
@@ -122,6 +135,17 @@ def test_in_another_process():
     command = [sys.executable, "-W", "ignore", "-c", DIGEST.format(root=root)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == digest()
+
+
+def test_with_an_empty_cache_of_compiled_code_or_a_full_one(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-c", OF_MANY_GENES]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        for _ in range(2)
+    )
+    assert any(tmp_path.rglob("*.nbc"))  # of compiled code
+    assert first.stdout.split()[-1] == second.stdout.split()[-1]
 
 
 def test_two_models_do_not_disturb_each_other(expected):

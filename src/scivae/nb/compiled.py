@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from .counts import SparseCounts
 from .distributions import EPS
 from .gammas import gamma_tables
-from .kernels import score
+from .kernels import load, score
 from .workers import in_threads, submit
 
 # Values of the logits that are worked on between two products of matrices: a megabyte.
@@ -94,6 +94,7 @@ def _part(
             (by_theta, by_bias),
         )
     )
+    load()
     n_large, pending = 0, []
     for first in range(0, n_obs, size):
         part = slice(first, min(first + size, n_obs))

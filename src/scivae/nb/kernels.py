@@ -7,6 +7,7 @@ once, as each pair is checked for overlap. All leave Python's lock to other thre
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -128,6 +129,20 @@ def _by_logits(shares, surplus, by_cell, gradient, by_bias):
         by_logit = by_cell * (gradient[j] - shares[j] * surplus)
         gradient[j] = by_logit
         by_bias[j] += by_logit
+
+
+@functools.cache
+def load() -> None:
+    """Load, or compile, what :func:`score` calls: before it, so that it always calls the same code.
+
+    A cached ``score`` holds copies of these functions, which were compiled with other surroundings and
+    round otherwise. They are used only where the functions themselves are not loaded: without this
+    call, the process that fills the cache would train another model than those that read it.
+    """
+    row, one = np.ones(1, np.float32), np.float32(1)
+    _exponentials(row, one, row.copy())
+    _as_if_zero(row, one, row, row, one, row.copy(), row.copy())
+    _by_logits(row, one, one, row.copy(), row.copy())
 
 
 @_compiled

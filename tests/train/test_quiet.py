@@ -83,7 +83,7 @@ class Says(Callback):
         warnings.warn("odd", UserWarning, stacklevel=1)
 
 
-def test_what_the_user_has_asked_for_is_said(adata, caplog):
+def test_what_the_user_has_asked_for_is_said(adata, caplog, monkeypatch):
     """Their own callbacks, those of Lightning that are to be loud, warnings of their own code."""
     CIVAE.setup_anndata(adata)
     model = CIVAE(adata, n_latent=4, n_hidden=16)
@@ -91,6 +91,8 @@ def test_what_the_user_has_asked_for_is_said(adata, caplog):
     logger = logging.getLogger("lightning.pytorch")
     before = logger.level
     logger.setLevel(logging.INFO)  # the benchmarks silence it
+    monkeypatch.setattr(rank_zero.log, "level", logging.INFO)
+    monkeypatch.setattr(rank_zero.log, "_cache", {})
     logger.addHandler(caplog.handler)
     try:
         with pytest.warns(FutureWarning, match="old"), pytest.warns(UserWarning, match="odd"):

@@ -70,26 +70,25 @@ def folder(file: Path) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
+def imports_of_folder(name: str):
+    """Each file of a folder with each of its imports."""
+    return [(f, parts) for f in FILES if folder(f) == name for parts in imports(f)]
+
+
 @pytest.mark.parametrize("name", FOLDERS)
 def test_folders_import_one_way(name):
-    for file in FILES:
-        if folder(file) != name:
-            continue
-        for parts in imports(file):
-            if parts[0] == "scivae" and len(parts) > 1 and parts[1] != name:
-                assert parts[1] in MAY_IMPORT[name] | COMMON, f"{file.name} imports {parts}"
-            assert parts[0] not in FOREIGN.get(name, ()), f"{file.name} imports {parts[0]}"
+    for file, parts in imports_of_folder(name):
+        if parts[0] == "scivae" and len(parts) > 1 and parts[1] != name:
+            assert parts[1] in MAY_IMPORT[name] | COMMON, f"{file.name} imports {parts}"
+        assert parts[0] not in FOREIGN.get(name, ()), f"{file.name} imports {parts[0]}"
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_only_public_names_of_other_folders_are_imported(name):
-    for file in FILES:
-        if folder(file) != name:
-            continue
-        for parts in imports(file):
-            if parts[0] == "scivae" and len(parts) > 2 and parts[1] not in COMMON | {name}:
-                private = [part for part in parts[1:] if part.startswith("_")]
-                assert not private, f"{file} imports {'.'.join(parts)}"
+    for file, parts in imports_of_folder(name):
+        if parts[0] == "scivae" and len(parts) > 2 and parts[1] not in COMMON | {name}:
+            private = [part for part in parts[1:] if part.startswith("_")]
+            assert not private, f"{file} imports {'.'.join(parts)}"
 
 
 def test_no_imports_form_a_circle():

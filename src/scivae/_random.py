@@ -31,9 +31,8 @@ def usual_torch() -> Iterator[None]:
     from the CPU under ``torch.set_default_device("cuda")``, and can be trained inside
     ``torch.inference_mode()``.
     """
-    on_cpu = (
-        torch.get_default_device().type == "cpu"
-    )  # to ask for it slows every call of torch down
+    # A device that is asked for slows every call of torch down.
+    on_cpu = torch.get_default_device().type == "cpu"
     with LOCK, torch.inference_mode(False), nullcontext() if on_cpu else torch.device("cpu"):
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)

@@ -164,16 +164,19 @@ def check_genes(
 
 
 @contextmanager
-def unchanged_on_error(adata: AnnData, managers: dict[str, Any] | None = None) -> Iterator[None]:
+def unchanged_on_error(adata: Any, managers: dict[str, Any] | None = None) -> Iterator[None]:
     """Restore obs, obsm and uns if the block raises, and unregister what it registered.
 
     Parameters
     ----------
     adata
-        What the block may write to.
+        What the block may write to. Nothing is done for a view, or for what is no AnnData.
     managers
         The AnnData that a model knows, by what scvi-tools calls them.
     """
+    if not isinstance(adata, AnnData) or adata.is_view:
+        yield
+        return
     managers = {} if managers is None else managers
     obs, obsm, uns = adata.obs.copy(deep=False), dict(adata.obsm), dict(adata.uns)
     known = set(managers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -543,10 +543,7 @@ class CellsModel(SCVI):
 
     def _unchanged_on_error(self, adata: Any) -> AbstractContextManager[None]:
         """Restore an AnnData (``None``: the model's own) if the block raises."""
-        adata = self.adata if adata is None else adata
-        if not isinstance(adata, AnnData) or adata.is_view:
-            return nullcontext()
-        return checks.unchanged_on_error(adata, self._managers)
+        return checks.unchanged_on_error(self.adata if adata is None else adata, self._managers)
 
 
 _WHAT = {

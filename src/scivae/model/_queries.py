@@ -16,9 +16,6 @@ from .._scvi import keep_genes
 from ..data import checks
 from ..data.setup import Setup
 from ._base import CellsModel
-from ._saving import (
-    _unchanged_on_error,
-)
 
 
 def place_weights_of_categories(reference: torch.nn.Module, model: torch.nn.Module) -> None:
@@ -119,7 +116,7 @@ def load_query_data(
         raise ValueError(
             "load_query_data needs cells: pass adata= (query cells) or registry= (of a datamodule)."
         )
-    with _unchanged_on_error(adata):
+    with checks.unchanged_on_error(adata):
         mapped = super(CellsModel, cls).load_query_data(adata, reference, **kwargs)  # type: ignore[misc]
     place_weights_of_categories(reference.module, mapped.module)
     # Its classes are the reference's, and so are the cells that say how far to trust them.

@@ -6,7 +6,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +51,6 @@ def read_model(folder: Path, prefix: str | None, trusted: bool) -> dict[str, Any
     if method != "setup_anndata":
         raise ValueError(f"a CIVAE is set up by setup_anndata, but {path} says {method!r}.")
     return parts
-
-
-def _unchanged_on_error(adata: Any) -> AbstractContextManager[None]:
-    """Restore an AnnData if the block raises."""
-    if not isinstance(adata, AnnData) or adata.is_view:
-        return nullcontext()
-    return checks.unchanged_on_error(adata)
 
 
 @contextmanager
@@ -223,7 +216,7 @@ def load(
     with (
         tempfile.TemporaryDirectory() as private,
         quiet_loading(),
-        _unchanged_on_error(adata),
+        checks.unchanged_on_error(adata),
     ):
         torch.save(parts, Path(private) / SAVE_KEYS.MODEL_FNAME)
         with _not_taken_for_minified(adata):

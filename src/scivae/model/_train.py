@@ -231,7 +231,7 @@ def train(
         needs_outputs=self.module.extra_payload_autotune,
     )
     plan["minibatch_size"] = engine.minibatch_size
-    if plan.get("minibatch_size") is not None:
+    if engine.minibatch_size is not None:
         trainer.setdefault("log_every_n_steps", 1)
     elif indexing is not None:  # once an epoch or more often
         trainer.setdefault("log_every_n_steps", min(10, -(-len(indexing[0]) // batch_size)))
@@ -267,7 +267,6 @@ def train(
                 **trainer,
             )
     except BaseException as error:
-        self.engine = str(engine)
         self.module.float().train(was_training)
         kept = _keep(self, keeper, indexing, datamodule)
         if isinstance(error, NonFiniteError):
@@ -275,7 +274,8 @@ def train(
         if isinstance(error, MisconfigurationException):
             raise ValueError(str(error).splitlines()[0]) from None
         raise
-    self.engine = str(engine)
+    finally:
+        self.engine = str(engine)
     self.module.float()  # whatever the precision of training was
     calibrate_held_out(self, datamodule)
     if not trainer.get("early_stopping"):

@@ -281,9 +281,9 @@ def test_the_first_column_of_a_wide_table_stays_in_view(browser, address):
     browser.get(address + "evidence/colon_border.html")
     left, scrolled, first = browser.execute_script(
         "const box = document.querySelector('.pst-scrollable-table-container');"
-        "box.scrollLeft = 300;"
+        "box.scrollLeft = 1e6;"  # as far as it goes: how wide a table is depends on the fonts of the machine
         "const at = e => e.getBoundingClientRect().left;"
         "return [at(box), box.scrollLeft, at(box.querySelector('td'))]"
     )
-    assert scrolled == 300  # the table is wider than the page, and scrolls by itself
+    assert scrolled > 50  # the table is wider than the page, and scrolls by itself
     assert abs(first - left) < 2

@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from scivae.metrics._validate import SparseLike  # noqa
+from scivae._validate.arrays import SparseLike  # noqa
 
 sys.path.insert(0, str(HERE))
 import error_texts  # noqa

@@ -20,7 +20,8 @@ FOLDERS = {
     "stats": "Statistics",
     "geometry": "Geometry",
     "datasets": "Data sets",
-    "": "Checks that all share, and the command line",
+    "_validate": "Checks that all share",
+    "": "Names, storage, and the command line",
 }
 HEADER = """# Errors and warnings
 

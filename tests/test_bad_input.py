@@ -140,9 +140,9 @@ SETUP = {
     "size factor zero": (column(size=[1, 0] * 60), {"size_factor_key": "size"}, ValueError, "size_factor_key needs positive numbers, but adata.obs['size'] (dtype int64) is 0 for cell 'cell_1' (60 such cells)."),
     "value NaN": (value(NAN), {}, ValueError, FINITE),
     "value infinite": (value(-np.inf), {}, ValueError, FINITE),
-    "values complex": (counts(lambda x: x.astype(complex)), {}, TypeError, "expression values must be numbers, got dtype complex128; convert the matrix with .astype('float32')."),
-    "values words": (counts(lambda x: x.astype(str)), {}, TypeError, "expression values must be numbers, got dtype <U32; convert the matrix with .astype('float32')."),
-    "values objects": (counts(lambda x: x.astype(object)), {}, TypeError, "expression values must be numbers, got dtype object; convert the matrix with .astype('float32')."),
+    "values complex": (counts(lambda x: x.astype(complex)), {}, TypeError, "expression values must hold numbers, got dtype complex128; convert the matrix with .astype('float32')."),
+    "values words": (counts(lambda x: x.astype(str)), {}, TypeError, "expression values must hold numbers, got dtype <U32; convert the matrix with .astype('float32')."),
+    "values objects": (counts(lambda x: x.astype(object)), {}, TypeError, "expression values must hold numbers, got dtype object; convert the matrix with .astype('float32')."),
     "values masked": (counts(lambda x: np.ma.masked_array(x, x > 30)), {}, TypeError, "expression values must be there for every cell and gene, got a masked array; fill it with .filled(0)."),
 }  # fmt: skip
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from tests.conftest import make_adata
 
-from scivae._errors import check_key, near_matches, shown
+from scivae._errors import near_matches, shown
+from scivae._validate.arguments import check_key
 from scivae.model import CIVAE
 
 

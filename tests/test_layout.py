@@ -36,6 +36,7 @@ COMMON = {
     "_random",
     "_scvi",
     "_storage",
+    "_validate",
 }
 # Packages that these folders do without.
 FOREIGN = {

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _keys
 from ._names import layer_names
+from ._validate.tables import TRENDS
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 WIDTH = 88
-TRENDS = "trends"
 
 
 class Description(NamedTuple):

@@ -186,7 +186,7 @@ line = np.zeros((1, 2, 3))
             lambda: geometry.spherical([[1.0, 0], [1, 2]], [[1.0, 0], [-2, -4]], [0.5]),
             "exactly opposite.*pair 1",
         ),
-        (lambda: geometry.resample(line, 1), "n_steps must be an integer of at least 2.*got 1;"),
+        (lambda: geometry.resample(line, 1), "n_steps must be at least 2, got 1"),
         (lambda: geometry.resample(line, 2.0), "n_steps must be an integer"),
         (lambda: geometry.arc_length(line[:, :1]), "at least 2 points"),
         (lambda: geometry.project_to_polyline(np.zeros((2, 2)), line), "n_latent = 3"),
@@ -195,5 +195,5 @@ line = np.zeros((1, 2, 3))
     ],
 )
 def test_errors_name_the_rule_and_the_culprit(call, match):
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises((TypeError, ValueError), match=match):
         call()

@@ -284,7 +284,7 @@ classes = LinearClasses(np.eye(2), np.zeros(2))
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"n_steps": 1}, "n_steps must be an integer of at least 2"),
+        ({"n_steps": 1}, "n_steps must be at least 2"),
         ({"metric": "flat"}, "metric must be .* got 'flat'"),
         ({"decoder": None}, "needs a decoder, but decoder is None"),
         ({"metric": "density"}, "needs latent points .* data is None"),

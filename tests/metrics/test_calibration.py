@@ -111,7 +111,7 @@ CHANCES = np.array([[0.9, 0.1], [0.2, 0.8]])
         (CHANCES, [0, 1], {"classes": [0, 1, 2]}, r"got 3 names \(3 different\) for 2 columns"),
         (CHANCES, [0, 0], {"classes": [0]}, r"got 1 names \(1 different\) for 2 columns"),
         (CHANCES, [0, 0], {"classes": [0, 0]}, r"got 2 names \(1 different\) for 2 columns"),
-        (CHANCES, [0, 1], {"n_bins": 0}, "n_bins must be an integer of at least 1, got 0"),
+        (CHANCES, [0, 1], {"n_bins": 0}, "n_bins must be at least 1, got 0"),
         (CHANCES * np.nan, [0, 1], {}, "probabilities must be finite"),
     ],
 )

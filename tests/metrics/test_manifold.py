@@ -103,7 +103,7 @@ def test_blocks_and_sparse_input_change_nothing(monkeypatch):
         (np.ones((3, 2)), np.ones((9, 2)), 3, "real needs at least 4 rows, got 3"),
         (np.ones((9, 2)), np.ones((3, 2)), 3, "generated needs at least 4 rows, got 3"),
         (np.ones((9, 2)), np.ones((9, 3)), 3, "same columns, got 2 and 3"),
-        (np.ones((9, 2)), np.ones((9, 2)), 0, "k must be an integer of at least 1, got 0"),
+        (np.ones((9, 2)), np.ones((9, 2)), 0, "k must be at least 1, got 0"),
     ],
 )
 def test_refuses_in_one_clear_line(measure, real, generated, k, message):

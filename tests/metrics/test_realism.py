@@ -63,9 +63,9 @@ def test_sparse_seeds_and_subsampling():
             {"generated": normal(9, p=3)},
             "real and generated must have the same columns, got 4 and 3",
         ),
-        ({"n_folds": 1}, "n_folds must be an integer of at least 2, got 1"),
-        ({"n_trees": 0}, "n_trees must be an integer of at least 1, got 0"),
-        ({"max_points": 3}, "max_points must be an integer of at least 5, got 3"),
+        ({"n_folds": 1}, "n_folds must be at least 2, got 1"),
+        ({"n_trees": 0}, "n_trees must be at least 1, got 0"),
+        ({"max_points": 3}, "max_points must be at least 5, got 3"),
         ({"real": normal(9) * np.nan}, "real must be finite"),
     ],
 )

@@ -88,7 +88,7 @@ Z, Y = gaussians(5, 3.0, 0)
         ((Z, Y, Z, Y + 1), {}, r"every label of y_test must be among the labels of y_train.*\(2\)"),
         ((Z, Y, Z, Y), {"protocol": "test-train"}, "protocol must be one of 'train-test'"),
         ((Z, Y, Z, Y), {"inverse_penalty": 0}, "inverse_penalty must be a finite number above 0"),
-        ((Z, Y, Z, Y), {"max_iter": 0}, "max_iter must be an integer of at least 1, got 0"),
+        ((Z, Y, Z, Y), {"max_iter": 0}, "max_iter must be at least 1, got 0"),
     ],
 )
 def test_refuses_in_one_clear_line(args, kwargs, message):

@@ -216,7 +216,11 @@ class TestDispersion:
         ({"library": np.zeros(5)}, ValueError, "library must be positive, got 0"),
         ({"dispersion": -1.0}, ValueError, "dispersion must be finite and not negative, got -1"),
         ({"weights": np.zeros(5)}, ValueError, "weights must not be negative, and at least one"),
-        ({"weights": np.ones(4)}, ValueError, r"weights must have the shape \(5,\), got \(4,\)"),
+        (
+            {"weights": np.ones(4)},
+            ValueError,
+            r"weights must have 5 values, one for each cell, got 4",
+        ),
         ({"penalty": np.eye(3)}, ValueError, r"penalty must be a finite matrix of shape \(1, 1\)"),
         ({"group": np.zeros(5, int)}, ValueError, "group_precision must be positive"),
         ({"group": np.zeros(5)}, ValueError, "group must hold an integer for each of 5 cells"),

@@ -51,7 +51,7 @@ def test_polynomials_of_lower_degree_cost_nothing(order):
     ("arguments", "error", "message"),
     [
         (([0.5, 1.2], 5), ValueError, r"t must lie in \[0, 1\], got 1.2 at position 1"),
-        (([np.nan], 5), ValueError, "t must be finite, got nan at position 0"),
+        (([np.nan], 5), ValueError, "t must be finite, got 1 NaN .* first at position 0"),
         (([0.5], 3), ValueError, "n_basis must be at least 4, got 3"),
         ((["a"], 5), TypeError, "t must hold numbers"),
     ],

@@ -91,5 +91,5 @@ class TestGeneOrder:
             tl.gene_order(trends, ["flat"])
         with pytest.raises(ValueError, match="needs the switches of resamples"):
             tl.gene_order(make_trends(evidence="decoded"))
-        with pytest.raises(ValueError, match="must be what scivae.tl.gene_trends returns"):
+        with pytest.raises(ValueError, match="must be made by scivae.tl.gene_trends"):
             tl.gene_order(make_joint())

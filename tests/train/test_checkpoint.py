@@ -168,13 +168,17 @@ def test_ctrl_c_reaches_the_user(hook, capfd):
             os.kill(os.getpid(), signal.SIGINT)
 
     setattr(Press, hook, press)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job may ignore Ctrl-C
     handler = signal.getsignal(signal.SIGINT)
     model, whole = make(), make()
-    with pytest.raises(KeyboardInterrupt) as caught:
-        train(model, Press())
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            train(model, Press())
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert caught.value.__cause__ is None
     assert capfd.readouterr() == ("", "")
-    assert signal.getsignal(signal.SIGINT) is handler
     train(whole, epochs=2, plan_kwargs={**PLAN, "n_epochs_kl_warmup": 2})
     assert model.is_trained
     assert not model.module.training

@@ -12,8 +12,9 @@ import pandas as pd
 from anndata import AnnData
 
 from .. import _keys
-from .._errors import check_type, in_another_case, near_matches, shown
+from .._errors import in_another_case, near_matches, shown
 from .._names import as_objects, layer_names, same_names
+from .._validate.arguments import check_type
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 LABEL_CODES = "_scvi_labels"  # where scvi-tools keeps the codes of the labels

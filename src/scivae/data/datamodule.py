@@ -14,8 +14,8 @@ from lightning.pytorch import LightningDataModule
 from scvi import REGISTRY_KEYS
 
 from .. import _keys
-from .._errors import check_bool, check_choice, check_integer, check_number
 from .._scvi import MODEL_NAME, SETUP_ARGS, SETUP_METHOD_NAME
+from .._validate.arguments import check_bool, check_choice, check_integer, check_number
 from ..module import COUNT_LIKELIHOODS
 from . import annbatch, checks, likelihoods, profile, sources
 from .blocks import BlockLoader

@@ -14,8 +14,8 @@ from anndata import AnnData
 from scipy import sparse
 
 from .. import _keys
-from .._errors import check_key
 from .._names import as_text, native_text, same_names
+from .._validate.arguments import check_key
 from ..geometry import Crossings
 from .checks import X_LAYER
 

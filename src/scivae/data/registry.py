@@ -10,8 +10,8 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import LayerField
 
-from .._errors import check_bool, check_type
 from .._scvi import ADATA_UUID, SETUP_ARGS, get_minify_type
+from .._validate.arguments import check_bool, check_type
 from . import checks, profile
 from .fields import (
     BatchField,

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from scvi import REGISTRY_KEYS
 
-from .._errors import check_type, near_matches, shown
+from .._errors import near_matches, shown
+from .._validate.arguments import check_type
 from ..module import Covariates
 from .checks import MAX_VALUE, X_LAYER, check_columns
 from .columns import column_like, numbers_like

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check
-from ._check import FloatArray
+from .._validate import latent as check
+from .._validate.latent import FloatArray
 
 if TYPE_CHECKING:
     import torch
@@ -132,7 +132,7 @@ def density(
     """The conformal metric that makes places far from the data long."""
     from scipy.spatial.distance import cdist
 
-    cells = _check.points("data", data, 2, n_latent).astype(np.float64)
+    cells = check.points("data", data, 2, n_latent).astype(np.float64)
     if len(cells) > max_data:
         chosen = np.random.default_rng(seed).choice(len(cells), max_data, replace=False)
         cells = cells[np.sort(chosen)]

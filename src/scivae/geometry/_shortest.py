@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ._check import FloatArray, IntArray
+from .._validate.latent import FloatArray, IntArray
 from ._path_metrics import PathMetric
 
 

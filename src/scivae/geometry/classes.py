@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check
-from ._check import FloatArray, IntArray
+from .._validate import latent as check
+from .._validate.latent import FloatArray, IntArray
 
 
 class LinearClasses(NamedTuple):
@@ -68,8 +68,8 @@ class LinearClasses(NamedTuple):
             If weights, bias or `z` hold NaN or infinity, or their shapes disagree.
         """
         weights, bias = checked(self)
-        points = _check.finite("z", z).astype(np.float64, copy=False)
-        _check.latent("z", points, weights.shape[1])
+        points = check.finite("z", z).astype(np.float64, copy=False)
+        check.last_axis("z", points, weights.shape[1])
         return points @ weights.T + bias
 
     def predict(self, z: ArrayLike) -> IntArray:
@@ -111,7 +111,7 @@ class LinearClasses(NamedTuple):
             As :meth:`logits` does, or if a label is not the index of a class.
         """
         logits = self.logits(z)
-        return margin_of(logits, _check.labels(label, logits.shape[-1], logits.shape[:-1]))
+        return margin_of(logits, check.labels(label, logits.shape[-1], logits.shape[:-1]))
 
 
 class Crossings(NamedTuple):
@@ -145,8 +145,8 @@ class Crossings(NamedTuple):
 
 def checked(classes: LinearClasses) -> tuple[FloatArray, FloatArray]:
     """Return weights and bias in double precision, or say what is wrong with them."""
-    weights = _check.finite("weights", classes.weights).astype(np.float64, copy=False)
-    bias = _check.finite("bias", classes.bias).astype(np.float64, copy=False)
+    weights = check.finite("weights", classes.weights).astype(np.float64, copy=False)
+    bias = check.finite("bias", classes.bias).astype(np.float64, copy=False)
     if weights.ndim != 2 or 0 in weights.shape or bias.shape != weights.shape[:1]:
         raise ValueError(
             "weights must have shape (n_classes, n_latent) and bias (n_classes,), but they "
@@ -208,7 +208,7 @@ def segment_crossings(classes: LinearClasses, start: ArrayLike, end: ArrayLike) 
     Crossings(path=array([0]), t=array([0.25]), before=array([0]), after=array([2]))
     """
     weights, _ = checked(classes)
-    first, last = _check.ends(start, end, weights.shape[1])
+    first, last = check.ends(start, end, weights.shape[1])
     at_start, at_end = classes.logits(first), classes.logits(last)
     still = (first == last).all(axis=1)
     at_end[still] = at_start[still]  # equal points, equal logits: whatever BLAS rounds
@@ -252,7 +252,7 @@ def segment_margin(
     array([0.5])
     """
     weights, _ = checked(classes)
-    first, last = _check.ends(start, end, weights.shape[1])
+    first, last = check.ends(start, end, weights.shape[1])
     return np.minimum(classes.margin(first, label), classes.margin(last, label))
 
 
@@ -285,7 +285,7 @@ def polyline_crossings(classes: LinearClasses, points: ArrayLike) -> Crossings:
     array([0.25 , 0.625])
     """
     weights, _ = checked(classes)
-    array = _check.paths(points, weights.shape[1])
+    array = check.paths(points, weights.shape[1])
     n, n_steps, _ = array.shape
     logits = classes.logits(array)  # (n, n_steps, n_classes): both sides of a joint agree
     still = (array[:, 1:] == array[:, :-1]).all(axis=2)  # (n, n_steps - 1)
@@ -329,8 +329,8 @@ def polyline_margin(classes: LinearClasses, points: ArrayLike, label: ArrayLike)
     array([-0.5])
     """
     weights, _ = checked(classes)
-    array = _check.paths(points, weights.shape[1])
-    wanted = _check.labels(label, weights.shape[0], array.shape[:1])
+    array = check.paths(points, weights.shape[1])
+    wanted = check.labels(label, weights.shape[0], array.shape[:1])
     return classes.margin(array, wanted[:, None]).min(axis=1)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check
-from ._check import FloatArray
+from .._validate import latent as check
+from .._validate.latent import FloatArray
 from .classes import LinearClasses, checked
 
 
@@ -59,8 +59,8 @@ def project_to_class(
            [5., 0.]])
     """
     weights, bias = checked(classes)
-    points = _check.points("z", z, 2, weights.shape[1])
-    labels = _check.labels(label, len(weights), points.shape[:1])
+    points = check.points("z", z, 2, weights.shape[1])
+    labels = check.labels(label, len(weights), points.shape[:1])
     if not np.isfinite(margin):
         raise ValueError(f"margin must be finite, got {margin}; pass for instance 0.0.")
     result = points.copy()

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check
-from ._check import FloatArray, IntArray
+from .._validate import latent as check
+from .._validate.arguments import check_integer
+from .._validate.latent import FloatArray, IntArray
 
 
 class Projection(NamedTuple):
@@ -67,8 +68,8 @@ def linear(start: ArrayLike, end: ArrayLike, t: ArrayLike) -> FloatArray:
             [0.5, 1. ],
             [1. , 2. ]]])
     """
-    first, last = _check.ends(start, end)
-    when = _check.times(t)
+    first, last = check.ends(start, end)
+    when = check.times(t)
     steps = when.astype(first.dtype)[:, None]  # (n_steps, 1)
     points = first[:, None] + steps * (last - first)[:, None]
     return _pin(points, first, last, when)
@@ -116,8 +117,8 @@ def spherical(start: ArrayLike, end: ArrayLike, t: ArrayLike) -> FloatArray:
     >>> spherical([1.0, 0.0], [0.0, 4.0], [0.5]).round(3)
     array([[[1.414, 1.414]]])
     """
-    first, last = _check.ends(start, end)
-    when = _check.times(t)
+    first, last = check.ends(start, end)
+    when = check.times(t)
     steps = when.astype(np.float64)
     a, b = first.astype(np.float64), last.astype(np.float64)
     norm_a, norm_b = _norm(a)[:, None], _norm(b)[:, None]  # (n, 1)
@@ -172,7 +173,7 @@ def arc_length(points: ArrayLike) -> FloatArray:
     >>> arc_length([[[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]]])
     array([6.])
     """
-    return _piece_lengths(_check.paths(points)).sum(axis=1)
+    return _piece_lengths(check.paths(points)).sum(axis=1)
 
 
 def resample(points: ArrayLike, n_steps: int) -> FloatArray:
@@ -203,8 +204,8 @@ def resample(points: ArrayLike, n_steps: int) -> FloatArray:
             [2.],
             [4.]]])
     """
-    array = _check.paths(points)
-    n_steps = _check.steps(n_steps)
+    array = check.paths(points)
+    n_steps = check_integer("n_steps", n_steps, minimum=2)
     n, n_old, n_latent = array.shape
     lengths = _piece_lengths(array)
     total = lengths.sum(axis=1, keepdims=True)
@@ -261,17 +262,14 @@ def project_to_polyline(x: ArrayLike, points: ArrayLike, *, chunk: int = 2**17) 
     >>> project_to_polyline([[1.0, 2.0]], [[[0.0, 0.0], [4.0, 0.0]]])
     Projection(t=array([0.25]), distance=array([2.]), path=array([0]))
     """
-    array = _check.paths(points).astype(np.float64, copy=False)
+    array = check.paths(points).astype(np.float64, copy=False)
     n, n_steps, n_latent = array.shape
-    places = _check.points("x", x, 2, n_latent).astype(np.float64, copy=False)
+    places = check.points("x", x, 2, n_latent).astype(np.float64, copy=False)
     if n == 0:
         raise ValueError(
             f"points must hold at least one path, got shape {array.shape}; pass a path."
         )
-    if isinstance(chunk, bool) or not isinstance(chunk, (int, np.integer)) or chunk < 1:
-        raise ValueError(
-            f"chunk must be a positive integer, got {chunk!r}; leave it at its default."
-        )
+    chunk = check_integer("chunk", chunk, minimum=1)
     center = array.reshape(-1, n_latent).mean(axis=0)
     base = (array[:, :-1] - center).reshape(-1, n_latent)  # (n_pieces, n_latent)
     along = np.diff(array, axis=1).reshape(-1, n_latent)

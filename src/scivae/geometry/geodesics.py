@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _check
-from ._check import FloatArray, IntArray
+from .._validate import latent as check
+from .._validate.arguments import check_integer
+from .._validate.latent import FloatArray, IntArray
 from ._path_metrics import HELD, density, pullback
 from ._shortest import solve
 from .classes import LinearClasses, checked
@@ -179,8 +180,8 @@ def geodesic(
     >>> path.length.round(3)
     array([2.])
     """
-    first, last = _check.ends(start, end)
-    n_steps = _check.steps(n_steps)
+    first, last = check.ends(start, end)
+    n_steps = check_integer("n_steps", n_steps, minimum=2)
     n, n_latent = first.shape
     for name, value, rule, holds in (
         ("n_iter", n_iter, "a positive integer", _is_count(n_iter)),
@@ -268,7 +269,7 @@ def _labels(
                 "or classes=None for a path that may cross."
             )
     else:
-        labels = _check.labels(label, classes.n_classes, (n,))
+        labels = check.labels(label, classes.n_classes, (n,))
     for name, point in (("start", start), ("end", end)):
         margins = classes.margin(point, labels)
         if (margins < margin).any():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ._validate import Points
+from .._validate.arrays import Points
 
 _BLOCK_ENTRIES = 4_000_000  # 32 MB of distances
 

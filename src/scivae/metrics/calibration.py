@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._validate import Labels, Points, as_labels, as_points, check_integer, check_known, check_rows
+from .._validate.arguments import check_integer
+from .._validate.arrays import Labels, Points, as_labels, as_points, check_known, check_rows
 
 _SUM_TOLERANCE = 1e-3  # single precision over many classes
 
@@ -90,13 +91,13 @@ def calibration_error(
     >>> result.expected_error, result.accuracy, result.brier
     (0.0, 0.75, 0.375)
     """
-    chances = as_points(probabilities, "probabilities")
-    truth = as_labels(y, "y")
-    check_rows(truth, "y", chances, "probabilities")
-    check_integer(n_bins, "n_bins", minimum=1)
+    chances = as_points("probabilities", probabilities)
+    truth = as_labels("y", y)
+    check_rows("y", truth, "probabilities", chances)
+    check_integer("n_bins", n_bins, minimum=1)
     _check_probabilities(chances)
     columns = _columns(chances, classes)
-    check_known(truth, "y", columns, "the columns of probabilities (classes)")
+    check_known("y", truth, "the columns of probabilities (classes)", columns)
     order = np.argsort(columns)
     true_column = order[np.searchsorted(columns, truth, sorter=order)]
 
@@ -176,7 +177,7 @@ def _check_probabilities(chances: Points) -> None:
 def _columns(chances: Points, classes: npt.ArrayLike | None) -> Labels:
     if classes is None:
         return np.arange(chances.shape[1])
-    columns = as_labels(classes, "classes")
+    columns = as_labels("classes", classes)
     if columns.size != chances.shape[1] or np.unique(columns).size != columns.size:
         raise ValueError(
             f"classes must name each column of probabilities once, got {columns.size} names "

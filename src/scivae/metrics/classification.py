@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import numpy as np
 import numpy.typing as npt
 
-from ._validate import as_labels, check_same_shape
+from .._validate.arrays import as_labels, check_same_shape
 
 
 def f1_per_class(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> dict[Hashable, float]:
@@ -41,8 +41,8 @@ def f1_per_class(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> dict[Hashable,
     >>> f1_per_class(["a", "a", "b", "b"], ["a", "a", "a", "c"])
     {'a': 0.8, 'b': 0.0, 'c': 0.0}
     """
-    truth, guess = as_labels(y_true, "y_true"), as_labels(y_pred, "y_pred")
-    check_same_shape(truth, "y_true", guess, "y_pred")
+    truth, guess = as_labels("y_true", y_true), as_labels("y_pred", y_pred)
+    check_same_shape("y_true", truth, "y_pred", guess)
     if (truth.dtype.kind == "U") != (guess.dtype.kind == "U"):
         raise TypeError(
             f"y_true and y_pred must be labels of one type, got {truth.dtype} and {guess.dtype}; "

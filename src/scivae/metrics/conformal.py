@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._validate import (
+from .._validate.arguments import check_integer
+from .._validate.arrays import (
     Labels,
     Points,
     as_labels,
     as_points,
     as_vector,
-    check_integer,
     check_known,
     check_rows,
 )
@@ -112,15 +112,15 @@ def conformal_thresholds(
     >>> conformal_thresholds(scores, y, classes=["a", "b"], level=0.6).tolist()
     [0.3, 0.3]
     """
-    values = as_vector(scores, "scores")
-    labels, names = as_labels(y, "y"), _as_classes(classes)
-    check_rows(labels, "y", values, "scores")
-    check_known(labels, "y", names, "classes")
-    check_integer(min_cells, "min_cells", minimum=1)
+    values = as_vector("scores", scores)
+    labels, names = as_labels("y", y), _as_classes(classes)
+    check_rows("y", labels, "scores", values)
+    check_known("y", labels, "classes", names)
+    check_integer("min_cells", min_cells, minimum=1)
     if isinstance(level, bool) or not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level!r}; choose such as 0.9.")
     if seed is not None:
-        check_integer(seed, "seed", minimum=0)
+        check_integer("seed", seed, minimum=0)
     # One draw a class, and one for those that share: the same for every level.
     draws = (
         np.full(names.size + 1, None)
@@ -179,8 +179,8 @@ def conformal_p_values(scores: npt.ArrayLike, calibration: npt.ArrayLike) -> Poi
     >>> conformal_p_values([0.0, 2.5, 9.0], calibration=[1.0, 2.0, 3.0]).tolist()
     [1.0, 0.5, 0.25]
     """
-    values = as_vector(scores, "scores")
-    held_out = np.sort(as_vector(calibration, "calibration"))
+    values = as_vector("scores", scores)
+    held_out = np.sort(as_vector("calibration", calibration))
     as_great = held_out.size - np.searchsorted(held_out, values, side="left")
     return (1 + as_great) / (held_out.size + 1)
 
@@ -213,15 +213,15 @@ def set_coverage(sets: npt.ArrayLike, y: npt.ArrayLike, *, classes: npt.ArrayLik
     >>> set_coverage(sets, ["a", "b", "b"], classes=["a", "b"]).mean_size
     1.0
     """
-    members = as_points(np.asarray(sets, dtype=np.float64), "sets") > 0
-    truth, names = as_labels(y, "y"), _as_classes(classes)
-    check_rows(truth, "y", members, "sets")
+    members = as_points("sets", np.asarray(sets, dtype=np.float64)) > 0
+    truth, names = as_labels("y", y), _as_classes(classes)
+    check_rows("y", truth, "sets", members)
     if names.size != members.shape[1]:
         raise ValueError(
             f"classes must have one label for each column of sets, got {names.size} labels for "
             f"{members.shape[1]} columns; pass the columns of the DataFrame."
         )
-    check_known(truth, "y", names, "classes")
+    check_known("y", truth, "classes", names)
     order = np.argsort(names)
     column = order[np.searchsorted(names, truth, sorter=order)]
     hit = members[np.arange(truth.size), column]
@@ -236,7 +236,7 @@ def set_coverage(sets: npt.ArrayLike, y: npt.ArrayLike, *, classes: npt.ArrayLik
 
 
 def _as_classes(classes: npt.ArrayLike) -> Labels:
-    names = as_labels(classes, "classes")
+    names = as_labels("classes", classes)
     if np.unique(names).size != names.size:
         raise ValueError("classes must not repeat a label, got one twice; pass each class once.")
     return names

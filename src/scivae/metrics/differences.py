@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._validate import as_vector, check_finite, check_same_shape
+from .._validate.arrays import as_vector, check_finite, check_same_shape
 
 
 class LogFoldChangeAgreement(NamedTuple):
@@ -80,9 +80,9 @@ def log_fold_change_agreement(
     >>> round(agreement.pearson, 6), round(agreement.slope, 6), agreement.n_genes
     (1.0, 0.5, 4)
     """
-    guess, truth = as_vector(predicted, "predicted"), as_vector(observed, "observed")
-    check_same_shape(guess, "predicted", truth, "observed")
-    check_finite(np.asarray(min_observed, dtype=np.float64), "min_observed")
+    guess, truth = as_vector("predicted", predicted), as_vector("observed", observed)
+    check_same_shape("predicted", guess, "observed", truth)
+    check_finite("min_observed", np.asarray(min_observed, dtype=np.float64))
     kept = np.abs(truth) >= min_observed
     guess, truth = guess[kept], truth[kept]
     if guess.size < 3:

@@ -14,14 +14,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._validate import (
+from .._validate.arguments import check_choice
+from .._validate.arrays import (
     Labels,
     MatrixLike,
     Points,
     as_labels,
     as_matrix,
     check_known,
-    check_option,
     check_rows,
     check_same_shape,
     check_two_classes,
@@ -81,7 +81,7 @@ class Judge:
         return self._estimator.predict_proba(self._check(x))
 
     def _check(self, x: MatrixLike) -> Any:
-        matrix = as_matrix(x, "x")
+        matrix = as_matrix("x", x)
         if matrix.shape[1] != self.n_features:
             raise ValueError(
                 f"x must have the {self.n_features} columns that the {self.kind} judge was fitted "
@@ -144,16 +144,16 @@ def fit_judges(
     >>> judges["logistic"].predict([[0.0, 3.0]]).tolist()
     ['goblet']
     """
-    matrix, labels = as_matrix(x, "x"), as_labels(y, "y")
-    check_rows(labels, "y", matrix, "x")
-    check_two_classes(labels, "y")
+    matrix, labels = as_matrix("x", x), as_labels("y", y)
+    check_rows("y", labels, "x", matrix)
+    check_two_classes("y", labels)
     if isinstance(kinds, str) or len(kinds) == 0:
         raise ValueError(
             f"kinds must be a sequence of at least one kind of judge, got {kinds!r}; "
             f"pass for example kinds={list(JUDGE_KINDS[:2])}."
         )
     for kind in kinds:
-        check_option(kind, "each of kinds", JUDGE_KINDS)
+        check_choice("each of kinds", kind, JUDGE_KINDS)
     judges: dict[str, Judge] = {}
     for kind in kinds:
         estimator = _make_estimator(kind, matrix.shape, seed=seed, n_jobs=n_jobs)
@@ -305,22 +305,22 @@ def path_purity(
     >>> purity.mean, purity.worst, purity.worst_class, purity.ceiling_mean
     (0.75, 0.5, 'stem', 1.0)
     """
-    made_for = as_labels(labels, "labels")
-    check_known(made_for, "labels", judge.classes, f"the classes of the {judge.kind} judge")
+    made_for = as_labels("labels", labels)
+    check_known("labels", made_for, f"the classes of the {judge.kind} judge", judge.classes)
     hit = _hits(judge, x_generated, made_for, "x_generated", "labels")
     if (x_real is None) != (y_real is None):
         absent = "x_real" if x_real is None else "y_real"
         raise ValueError(f"x_real and y_real go together, got no {absent}; pass both or neither.")
     ceiling = None
     if x_real is not None and y_real is not None:
-        truth = as_labels(y_real, "y_real")
-        check_known(made_for, "labels", truth, "y_real, which gives the ceiling")
+        truth = as_labels("y_real", y_real)
+        check_known("labels", made_for, "y_real, which gives the ceiling", truth)
         real_hit = _hits(judge, x_real, truth, "x_real", "y_real")
         ceiling = {label: float(real_hit[truth == label].mean()) for label in _classes(made_for)}
     unbroken = None
     if paths is not None:
-        path = as_labels(paths, "paths")
-        check_same_shape(path, "paths", made_for, "labels")
+        path = as_labels("paths", paths)
+        check_same_shape("paths", path, "labels", made_for)
         _, of_path = np.unique(path, return_inverse=True)
         misses = np.bincount(of_path, weights=~hit)
         unbroken = float((misses == 0).mean())
@@ -376,9 +376,9 @@ def cycle_consistency(
     >>> cycle_consistency(["a", "a", "a", "b"], ["a", "a", "a", "a"], average="classes")
     0.5
     """
-    check_option(average, "average", ("cells", "classes"))
-    first, second = as_labels(before, "before"), as_labels(after, "after")
-    check_same_shape(first, "before", second, "after")
+    check_choice("average", average, ("cells", "classes"))
+    first, second = as_labels("before", before), as_labels("after", after)
+    check_same_shape("before", first, "after", second)
     same = first == second
     if average == "cells":
         return float(np.mean(same))
@@ -388,8 +388,8 @@ def cycle_consistency(
 def _hits(
     judge: Judge, x: MatrixLike, y: Labels, x_name: str, y_name: str
 ) -> npt.NDArray[np.bool_]:
-    matrix = as_matrix(x, x_name)
-    check_rows(y, y_name, matrix, x_name)
+    matrix = as_matrix(x_name, x)
+    check_rows(y_name, y, x_name, matrix)
     return judge.predict(matrix) == y
 
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .._validate.arguments import check_integer
+from .._validate.arrays import MatrixLike, Points, as_points, check_columns
 from ._distances import distance_blocks, neighbor_radii
-from ._validate import MatrixLike, Points, as_points, check_columns, check_integer
 
 
 class PrecisionRecall(NamedTuple):
@@ -163,8 +164,8 @@ def _in_any_ball(points: Points, centers: Points, k: int) -> npt.NDArray[np.bool
 
 
 def _clouds(real: MatrixLike, generated: MatrixLike, k: int) -> tuple[Points, Points]:
-    check_integer(k, "k", minimum=1)
-    real_points = as_points(real, "real", min_rows=k + 1)
-    generated_points = as_points(generated, "generated", min_rows=k + 1)
-    check_columns(real_points, "real", generated_points, "generated")
+    check_integer("k", k, minimum=1)
+    real_points = as_points("real", real, min_rows=k + 1)
+    generated_points = as_points("generated", generated, min_rows=k + 1)
+    check_columns("real", real_points, "generated", generated_points)
     return real_points, generated_points

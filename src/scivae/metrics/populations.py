@@ -8,16 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._validate.arguments import check_integer, check_positive
+from .._validate.arrays import MatrixLike, Points, as_points, check_columns, subsample
 from ._distances import distance_blocks, mean_distance
-from ._validate import (
-    MatrixLike,
-    Points,
-    as_points,
-    check_columns,
-    check_integer,
-    check_positive,
-    subsample,
-)
 
 _EMD_ITERATIONS = 10_000_000  # POT's own default gives up at a few thousand points
 
@@ -184,7 +177,7 @@ def maximum_mean_discrepancy(
     if bandwidth is None:
         width = _median_distance(np.concatenate([x_points, y_points]))
     else:
-        width = check_positive(bandwidth, "bandwidth")
+        width = check_positive("bandwidth", bandwidth)
 
     def within(points: Points) -> float:
         n = points.shape[0]
@@ -216,11 +209,11 @@ def _median_distance(points: Points) -> float:
 def _clouds(
     x: MatrixLike, y: MatrixLike, *, max_points: int | None, seed: int, min_rows: int = 1
 ) -> tuple[Points, Points]:
-    x_points = as_points(x, "x", min_rows=min_rows)
-    y_points = as_points(y, "y", min_rows=min_rows)
-    check_columns(x_points, "x", y_points, "y")
+    x_points = as_points("x", x, min_rows=min_rows)
+    y_points = as_points("y", y, min_rows=min_rows)
+    check_columns("x", x_points, "y", y_points)
     if max_points is not None:
-        check_integer(max_points, "max_points", minimum=min_rows)
+        check_integer("max_points", max_points, minimum=min_rows)
     # one stream for both: clouds that are paired row by row must not lose the same rows
     rng = np.random.default_rng(seed)
     return subsample(x_points, max_points, rng), subsample(y_points, max_points, rng)

@@ -6,17 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from .._validate.arguments import check_choice, check_integer
+from .._validate.arrays import MatrixLike, Points, as_matrix, as_points, check_columns, subsample
 from ._distances import nearest_distances
-from ._validate import (
-    MatrixLike,
-    Points,
-    as_matrix,
-    as_points,
-    check_columns,
-    check_integer,
-    check_option,
-    subsample,
-)
 
 
 class TwoSampleTest(NamedTuple):
@@ -159,16 +151,16 @@ def classifier_two_sample_test(
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold
 
-    check_integer(n_folds, "n_folds", minimum=2)
-    check_integer(n_trees, "n_trees", minimum=1)
+    check_integer("n_folds", n_folds, minimum=2)
+    check_integer("n_trees", n_trees, minimum=1)
     if max_points is not None:
-        check_integer(max_points, "max_points", minimum=n_folds)
+        check_integer("max_points", max_points, minimum=n_folds)
     rng = np.random.default_rng(seed)
     parts = [
-        subsample(as_matrix(x, name, min_rows=n_folds), max_points, rng)
+        subsample(as_matrix(name, x, min_rows=n_folds), max_points, rng)
         for x, name in ((real, "real"), (generated, "generated"))
     ]
-    check_columns(parts[0], "real", parts[1], "generated")
+    check_columns("real", parts[0], "generated", parts[1])
     x = _stack(parts)
     is_generated = np.repeat([0, 1], [part.shape[0] for part in parts])
     aucs = []
@@ -228,9 +220,9 @@ def gene_gene_correlation(
     """
     from scipy.stats import rankdata
 
-    check_option(method, "method", ("pearson", "spearman"))
-    a, b = as_points(real, "real", min_rows=3), as_points(generated, "generated", min_rows=3)
-    check_columns(a, "real", b, "generated")
+    check_choice("method", method, ("pearson", "spearman"))
+    a, b = as_points("real", real, min_rows=3), as_points("generated", generated, min_rows=3)
+    check_columns("real", a, "generated", b)
     varies = (np.ptp(a, axis=0) > 0) & (np.ptp(b, axis=0) > 0)
     n_genes = int(varies.sum())
     if n_genes < 3:
@@ -301,10 +293,10 @@ def copying_test(generated: MatrixLike, training: MatrixLike, held_out: MatrixLi
     """
     from scipy.stats import mannwhitneyu
 
-    new, old = as_points(generated, "generated"), as_points(training, "training")
-    fresh = as_points(held_out, "held_out")
-    check_columns(new, "generated", old, "training")
-    check_columns(fresh, "held_out", old, "training")
+    new, old = as_points("generated", generated), as_points("training", training)
+    fresh = as_points("held_out", held_out)
+    check_columns("generated", new, "training", old)
+    check_columns("held_out", fresh, "training", old)
     of_new, of_fresh = nearest_distances(new, old), nearest_distances(fresh, old)
     typical = float(np.median(of_fresh))
     if typical == 0:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._validate import MatrixLike, as_matrix, check_positive, check_same_shape
+from .._validate.arguments import check_positive
+from .._validate.arrays import MatrixLike, as_matrix, check_same_shape
 
 _BLOCK_ROWS = 1024
 
@@ -72,8 +73,8 @@ def reconstruction_error(
     >>> error.mae, error.value_range, error.percent
     (0.5, 4.0, 12.5)
     """
-    truth, guess = as_matrix(x, "x"), as_matrix(x_reconstructed, "x_reconstructed")
-    check_same_shape(truth, "x", guess, "x_reconstructed")
+    truth, guess = as_matrix("x", x), as_matrix("x_reconstructed", x_reconstructed)
+    check_same_shape("x", truth, "x_reconstructed", guess)
     if value_range is None:
         span = float(truth.max()) - float(truth.min())
         if span == 0:
@@ -82,7 +83,7 @@ def reconstruction_error(
                 "pass value_range=."
             )
     else:
-        span = check_positive(value_range, "value_range")
+        span = check_positive("value_range", value_range)
     total = 0.0
     for start in range(0, truth.shape[0], _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)

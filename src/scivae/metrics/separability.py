@@ -6,17 +6,15 @@ from typing import Literal
 
 import numpy.typing as npt
 
-from ._validate import (
+from .._validate.arguments import check_choice, check_integer, check_positive
+from .._validate.arrays import (
     Labels,
     MatrixLike,
     Points,
     as_labels,
     as_points,
     check_columns,
-    check_integer,
     check_known,
-    check_option,
-    check_positive,
     check_rows,
     check_two_classes,
 )
@@ -101,13 +99,13 @@ def linear_separability(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    check_option(protocol, "protocol", ("train-test", "test-test", "train-train"))
-    check_positive(inverse_penalty, "inverse_penalty")
-    check_integer(max_iter, "max_iter", minimum=1)
+    check_choice("protocol", protocol, ("train-test", "test-test", "train-train"))
+    check_positive("inverse_penalty", inverse_penalty)
+    check_integer("max_iter", max_iter, minimum=1)
     parts = {"train": _part(z_train, y_train, "train")}
     if z_test is not None and y_test is not None:
         parts["test"] = _part(z_test, y_test, "test")
-        check_columns(parts["train"][0], "z_train", parts["test"][0], "z_test")
+        check_columns("z_train", parts["train"][0], "z_test", parts["test"][0])
     elif protocol != "train-train" or z_test is not None or y_test is not None:
         absent = [name for name, v in (("z_test", z_test), ("y_test", y_test)) if v is None]
         raise ValueError(
@@ -118,14 +116,14 @@ def linear_separability(
     fit_name, score_name = protocol.split("-")
     z_fit, y_fit = parts[fit_name]
     z_score, y_score = parts[score_name]
-    check_two_classes(y_fit, f"y_{fit_name}")
-    check_known(y_score, f"y_{score_name}", y_fit, f"the labels of y_{fit_name}")
+    check_two_classes(f"y_{fit_name}", y_fit)
+    check_known(f"y_{score_name}", y_score, f"the labels of y_{fit_name}", y_fit)
     regression = LogisticRegression(C=inverse_penalty, max_iter=max_iter)
     pipeline = make_pipeline(StandardScaler(), regression).fit(z_fit, y_fit)
     return float((pipeline.predict(z_score) == y_score).mean())
 
 
 def _part(z: MatrixLike, y: npt.ArrayLike, name: str) -> tuple[Points, Labels]:
-    points, labels = as_points(z, f"z_{name}"), as_labels(y, f"y_{name}")
-    check_rows(labels, f"y_{name}", points, f"z_{name}")
+    points, labels = as_points(f"z_{name}", z), as_labels(f"y_{name}", y)
+    check_rows(f"y_{name}", labels, f"z_{name}", points)
     return points, labels

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ._validate import as_paths
+from .._validate.arrays import as_paths
 
 
 class Smoothness(NamedTuple):
@@ -75,7 +75,7 @@ def interpolation_smoothness(paths: npt.ArrayLike) -> Smoothness:
     >>> np.round(interpolation_smoothness(half_circle), 2).tolist()
     [1.57, 3.14, 1.0]
     """
-    points = as_paths(paths, "paths")  # (n_paths, n_steps, p)
+    points = as_paths("paths", paths)  # (n_paths, n_steps, p)
     steps = np.diff(points, axis=1)  # (n_paths, n_steps - 1, p)
     step = np.linalg.norm(steps, axis=2)
     length = step.sum(axis=1)

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_integer, check_key, check_trained
 from .._random import seeded
+from .._validate.arguments import check_integer, check_key, check_trained
 from ..data.writers import Annotation
 from ..module import encoded_minibatches
 from ._base import CellsModel

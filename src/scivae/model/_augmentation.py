@@ -15,9 +15,15 @@ from anndata import AnnData
 from scipy import sparse
 
 from .. import _keys
-from .._errors import check_bool, check_choice, check_integer, check_number, check_trained
 from .._progress import advance, progress
 from .._random import seeded
+from .._validate.arguments import (
+    check_bool,
+    check_choice,
+    check_integer,
+    check_number,
+    check_trained,
+)
 from ..data import checks
 from ..data.generated import as_categories, assemble, check_uns, provenance
 from ..data.writers import new_store, write_blocks

@@ -11,10 +11,10 @@ import torch
 from anndata import AnnData
 
 from .. import _keys
-from .._errors import check_integer, check_trained
 from .._progress import track
 from .._quiet import quiet_about_sparse_tensors
 from .._random import seeded
+from .._validate.arguments import check_integer, check_trained
 from ..data import checks
 from ..data.cells import resolve_indices
 from ..metrics import conformal_thresholds

@@ -12,9 +12,10 @@ from anndata import AnnData
 from scvi.model import SCVI
 from scvi.module import VAE
 
-from .._errors import check_bool, check_choice, check_integer, check_number, shown
+from .._errors import shown
 from .._random import seeded
 from .._scvi import get_minify_type
+from .._validate.arguments import check_bool, check_choice, check_integer, check_number
 from ..data import checks, likelihoods, profile
 from ..data.information import pca_information
 from ..data.setup import Setup

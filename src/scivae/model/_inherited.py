@@ -19,8 +19,9 @@ from scvi.dataloaders import AnnDataLoader
 from scvi.model.base import DifferentialComputation
 from torch.utils.data import DataLoader
 
-from .._errors import check_bool, check_choice, check_integer, check_number, near_matches, shown
+from .._errors import near_matches, shown
 from .._random import draws_by_seed
+from .._validate.arguments import check_bool, check_choice, check_integer, check_number
 from ..data import checks
 from ..data.cells import resolve_indices
 from ..data.fields import used_categories

@@ -11,8 +11,8 @@ import pandas as pd
 from anndata import AnnData
 
 from .. import _keys, geometry
-from .._errors import check_choice, check_integer, check_number, check_trained
 from .._progress import advance, progress, track
+from .._validate.arguments import check_choice, check_integer, check_number, check_trained
 from ..data import checks
 from ..data.cells import resolve_cells
 from ..data.generated import (

@@ -10,10 +10,11 @@ from anndata import AnnData
 from scvi.data import AnnDataManager
 from scvi.model import SCVI
 
-from .._errors import check_choice, check_integer, check_trained, check_type, near_matches, shown
+from .._errors import near_matches, shown
 from .._names import as_objects
 from .._random import seeded
 from .._scvi import ADATA_MINIFY_TYPE, get_minify_type
+from .._validate.arguments import check_choice, check_integer, check_trained, check_type
 from ..data import checks
 from ..data.cells import resolve_indices
 from ..data.manager import CellsManager

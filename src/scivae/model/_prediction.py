@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
-from .._errors import check_bool, check_integer, check_trained
+from .._validate.arguments import check_bool, check_integer, check_trained
 from ..data import checks
 from ..data.cells import resolve_indices
 from ..train.calibration import check_level

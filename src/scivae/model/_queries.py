@@ -10,9 +10,10 @@ import torch
 from anndata import AnnData
 from scvi.nn import FCLayers
 
-from .._errors import check_type, in_another_case
+from .._errors import in_another_case
 from .._names import as_objects
 from .._scvi import keep_genes
+from .._validate.arguments import check_type
 from ..data import checks
 from ..data.setup import Setup
 from ._base import CellsModel

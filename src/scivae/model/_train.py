@@ -14,9 +14,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from scvi.dataloaders import DataSplitter
 from scvi.model import SCVI
 
-from .._errors import check_bool, check_integer, check_number, warn
+from .._errors import warn
 from .._quiet import quiet_training
 from .._random import seeded
+from .._validate.arguments import check_bool, check_integer, check_number
 from ..data import checks
 from ..data.split import stratified_split
 from ..module import COUNT_LIKELIHOODS

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import check_choice, check_number
+from .._validate.arguments import check_choice, check_number
 from ..data.setup import Setup
 
 # Weight of a label, as a fraction of the information that principal components capture of a cell.

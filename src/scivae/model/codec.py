@@ -12,10 +12,11 @@ import scipy.special
 import torch
 from anndata import AnnData
 
-from .._errors import as_numbers, check_bool, check_integer
 from .._progress import track
 from .._quiet import quiet_about_sparse_tensors
 from .._random import seeded, usual_torch
+from .._validate.arguments import check_bool, check_integer
+from .._validate.arrays import as_numbers
 from ..data.checks import MAX_VALUE
 from ..data.setup import Setup
 from ..geometry import LinearClasses

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _keys
-from ._check import check_anndata, check_basis, check_count, check_obs, check_paths
+from .._validate.arguments import check_integer
+from .._validate.tables import check_adata, check_basis, check_obs, check_paths
 from ._path import axis_name
 from ._pixels import image_shape, limits, matrix
 from ._scatter import color_points, dots, point_size
@@ -94,9 +95,9 @@ def animate(
     """
     from matplotlib import pyplot as plt
 
-    check_anndata(generated, "generated")
+    check_adata("generated", generated)
     check_obs(generated, (_keys.KIND, _keys.PATH, _keys.T), "generated", "generated")
-    check_count("fps", fps)
+    check_integer("fps", fps, minimum=1)
     target = None if filename is None else Path(filename)
     if target is not None and target.suffix.lower() not in FORMATS:
         raise ValueError(f"filename must end in .gif or .html, got {target.name!r}.")

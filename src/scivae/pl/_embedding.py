@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from ._check import check_choice, check_count
+from .._validate.arguments import check_choice, check_integer
 
 Method = Literal["umap", "tsne", "pca"]
 METHODS = ("umap", "tsne", "pca")
@@ -55,7 +55,7 @@ def embed_points(x: np.ndarray, method: str, n_components: int, seed: int) -> np
 def check_method(method: str, n_components: int) -> None:
     """Raise a ValueError unless both are known."""
     check_choice("method", method, METHODS)
-    check_count("n_components", n_components)
+    check_integer("n_components", n_components, minimum=1)
     check_choice("n_components", n_components, (2, 3))
 
 

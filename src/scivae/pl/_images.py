@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _keys
-from ._check import check_anndata, check_count, check_obs, check_paths
+from .._validate.arguments import check_integer
+from .._validate.tables import check_adata, check_obs, check_paths
 from ._pixels import centers, image_shape, limits, matrix, mosaic
 from ._style import (
     SIGNED_CMAP,
@@ -86,11 +87,11 @@ def traversal_images(
     >>> ax.get_xlabel()
     'position along path, t'
     """
-    check_anndata(generated, "generated")
+    check_adata("generated", generated)
     columns = (_keys.KIND, _keys.PATH, _keys.T, _keys.PREDICTED)
     check_obs(generated, columns, "generated", "generated")
-    check_count("n_rows", n_rows)
-    check_count("n_steps", n_steps, minimum=2)
+    check_integer("n_rows", n_rows, minimum=1)
+    check_integer("n_steps", n_steps, minimum=2)
     height, width = image_shape(generated, shape)
     pixels = matrix(generated, layer).reshape(-1, height, width)
     walked = (generated.obs[_keys.KIND].astype(str) == _keys.INTERPOLATED).to_numpy()
@@ -178,7 +179,7 @@ def reconstruction(
     """
     from matplotlib.ticker import MaxNLocator
 
-    check_count("n", n)
+    check_integer("n", n, minimum=1)
     first, second = matrix(real, layer), matrix(reconstructed, layer)
     if first.shape != second.shape:
         raise ValueError(

@@ -11,7 +11,8 @@ from scipy import sparse
 from .. import _keys
 from .._errors import near_matches, shown
 from .._names import layer_names, same_names
-from ._check import check_anndata, check_count
+from .._validate.arguments import check_integer
+from .._validate.tables import check_adata
 from ._embedding import Method, check_method, embed_points, principal_components, some_of
 from ._path import axis_name
 from ._scatter import (
@@ -100,10 +101,10 @@ def latent(
     >>> ax.get_xlabel()
     'PC 1 of z'
     """
-    check_anndata(adata, "adata")
+    check_adata("adata", adata)
     check_method(method, n_components)
     check_legend(legend)
-    check_count("max_cells", max_cells)
+    check_integer("max_cells", max_cells, minimum=1)
     if key not in adata.obsm:
         raise KeyError(
             f"key must name z in obsm, got {key!r}; available: {shown(adata.obsm) or 'none'}."
@@ -195,12 +196,12 @@ def augmentation(
     'PC 2'
     """
     for argument, data in (("real", real), ("synthetic", synthetic)):
-        check_anndata(data, argument)
+        check_adata(argument, data)
         if data.n_obs == 0:
             raise ValueError(f"{argument} must hold cells, got none.")
     check_method(method, 2)
-    check_count("n_pcs", n_pcs, minimum=2)
-    check_count("max_cells", max_cells)
+    check_integer("n_pcs", n_pcs, minimum=2)
+    check_integer("max_cells", max_cells, minimum=1)
     _check_samples(synthetic)
     if not same_names(real.var_names, synthetic.var_names):
         raise ValueError(

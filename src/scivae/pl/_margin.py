@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import shown
-from ._check import check_anndata, check_obs, check_paths
+from .._validate.tables import check_adata, check_obs, check_paths
 from ._style import HEIGHT, OKABE_ITO, WIDTH, drawing, legend_below, palette
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def class_margin(
     >>> ax.get_xlabel()
     'position along path, t'
     """
-    check_anndata(data, "data")
+    check_adata("data", data)
     found = _written_back(data, key) if _holds_paths(data, key) else _of_path(data, key)
     wanted = [found.names.index(n) for n in check_paths(found.names, paths)]
     few = len(wanted) <= FEW

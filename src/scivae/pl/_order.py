@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from .._validate.arguments import check_integer
 from ..tl import GeneOrder
 from ..tl import gene_order as find_order
-from ._check import check_count
 from ._style import OKABE_ITO, SMALLEST, WIDTH, drawing, height_in_points
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def gene_order(
     >>> [label.get_text() for label in scivae.pl.gene_order(order).get_yticklabels()]
     ['A', 'B']
     """
-    check_count("n_genes", n_genes)
+    check_integer("n_genes", n_genes, minimum=1)
     check_arrows(arrows)
     found = order if isinstance(order, GeneOrder) else find_order(order)
     table = found.genes

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _keys
-from ._check import check_anndata, check_basis, check_count, check_obs, check_paths
+from .._validate.arguments import check_integer
+from .._validate.tables import check_adata, check_basis, check_obs, check_paths
 from ._scatter import Legend, check_legend, color_points, dots, legend_height, point_size
 from ._style import HEIGHT, OKABE_ITO, T_CMAP, WIDTH, colorbar, drawing
 
@@ -95,9 +96,9 @@ def path(
     >>> ax.get_xlabel()
     'UMAP 1'
     """
-    check_anndata(joint, "joint")
+    check_adata("joint", joint)
     check_obs(joint, (_keys.KIND, _keys.PATH, _keys.T), "joint", "joint")
-    check_count("n_arrows", n_arrows, minimum=0)
+    check_integer("n_arrows", n_arrows, minimum=0)
     check_legend(legend)
     if zoom is not None and not isinstance(zoom, bool | np.bool_):
         raise TypeError(f"zoom must be True, False or None, got {zoom!r}.")

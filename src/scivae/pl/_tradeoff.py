@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .._errors import near_matches, shown
-from ._check import check_count
+from .._validate.arguments import check_integer
 from ._style import GRAY, OKABE_ITO, WIDTH, label_outer, n_ticks, panels
 
 WEIGHT_NAMES = {"discriminator_weight": "discriminator weight β", "kl_weight": "KL weight α"}
@@ -76,7 +76,7 @@ def tradeoff(
     """
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"table must be a DataFrame, got {type(table).__name__}.")
-    check_count("n_cols", n_cols)
+    check_integer("n_cols", n_cols, minimum=1)
     names = _metrics(table, weight, metrics)
     x = pd.to_numeric(table[weight]).to_numpy(dtype=float)
     if not (np.isfinite(x).all() and (x >= 0).all()):

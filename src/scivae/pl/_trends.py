@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from .._validate.arguments import check_integer
+from .._validate.tables import check_genes, check_trends
 from ..tl import curve_layers
-from ._check import check_count, check_genes, check_trends
 from ._style import (
     GRAY,
     OKABE_ITO,
@@ -114,12 +115,12 @@ def gene_trends(
     >>> [ax.get_title(loc="left") for ax in axes]
     ['S100A8', 'FCER1A']
     """
-    said = check_trends(trends)
+    said = check_trends("trends", trends)
     if isinstance(genes, pd.DataFrame):
         ranked = genes if ranked is None else ranked
         genes = [str(gene) for gene in genes.index]
     names = check_genes(trends, genes)
-    check_count("n_cols", n_cols)
+    check_integer("n_cols", n_cols, minimum=1)
     overlaid = len(names) > 1 and (overlay or _is_single(ax))
     if bands is None:
         bands = not overlaid or len(names) <= FEW_BANDS
@@ -222,8 +223,8 @@ def trend_heatmap(
     >>> len(ax.get_yticklabels())
     12
     """
-    said = check_trends(trends)
-    check_count("n_genes", n_genes)
+    said = check_trends("trends", trends)
+    check_integer("n_genes", n_genes, minimum=1)
     if not max_z > 0:
         raise ValueError(f"max_z must be positive, got {max_z}.")
     rows = _rows(trends, genes, n_genes)

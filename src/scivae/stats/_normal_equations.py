@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._errors import check_number
+from .._validate.arguments import check_number
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._errors import check_integer
 from .._progress import track
+from .._validate.arguments import check_integer
+from .._validate.arrays import as_positions, as_vector
 from ._parallel import over_blocks
-from ._validate import as_positions, as_vector
 from .gaussian import fit_gaussian
 from .negative_binomial import RegressionFit, as_matrix, dispersion_trend, fit_negative_binomial
 from .splines import roughness_penalty, spline_basis
@@ -195,12 +195,12 @@ def measured_curves(
     if callable(position):
         place = position
     else:
-        fixed = as_positions(position, "position")
+        fixed = as_positions("position", position)
 
         def place(weights: FloatArray | None) -> FloatArray:
             return fixed
 
-    t = as_positions(place(None), "position")
+    t = as_positions("position", place(None))
     if len(t) != n_cells:
         raise ValueError(f"position must have the shape ({n_cells},), got {t.shape}.")
     weight = np.ones(n_cells) if weights is None else as_vector("weights", weights, n_cells)

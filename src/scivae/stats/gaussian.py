@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._validate.arrays import as_design, as_vector
 from ._normal_equations import NormalEquations
 from ._parallel import over_blocks
-from ._validate import as_design, as_vector
 from .negative_binomial import RegressionFit, as_matrix, dense
 
 

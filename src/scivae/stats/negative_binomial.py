@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._errors import check_integer, check_number
+from .._validate.arguments import check_integer, check_number
+from .._validate.arrays import as_design, as_vector
 from ._normal_equations import NormalEquations
 from ._parallel import over_blocks
-from ._validate import as_design, as_vector
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .._errors import check_number
+from .._validate.arguments import check_number
 
 # Values of one block of differences.
 _VALUES_PER_BLOCK = 2**22

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .._errors import check_integer
-from ._validate import as_positions
+from .._validate.arguments import check_integer
+from .._validate.arrays import as_positions
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -52,7 +52,7 @@ def spline_basis(t: npt.ArrayLike, n_basis: int = 10, *, degree: int = 3) -> Flo
     n_basis = check_integer("n_basis", n_basis, minimum=degree + 1)
     inner = np.linspace(0, 1, n_basis - degree + 1)
     knots = np.concatenate([np.zeros(degree), inner, np.ones(degree)])
-    return BSpline.design_matrix(as_positions(t, "t"), knots, degree).toarray()
+    return BSpline.design_matrix(as_positions("t", t), knots, degree).toarray()
 
 
 def roughness_penalty(n_basis: int, *, order: int = 2) -> FloatArray:

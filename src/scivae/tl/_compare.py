@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_bool, shown
-from . import _validate
+from .._errors import shown
+from .._validate import tables
+from .._validate.arguments import check_bool
 from ._trends import LOG_SCALE, curve_layers
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
     from scipy.integrate import trapezoid
 
     for name, trends in (("a", a), ("b", b)):
-        _validate.check_trends(trends, name)
+        tables.check_trends(name, trends)
     check_bool("center", center)
     scales = [str(trends.uns[_keys.UNS]["scale"]) for trends in (a, b)]
     if scales[0] != scales[1]:

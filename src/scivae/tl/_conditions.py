@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_choice, check_integer, shown
+from .._errors import shown
+from .._validate import tables
+from .._validate.arguments import check_choice, check_integer
 from ..stats.pseudobulk import sum_by
 from ..stats.transfer import change_counts, dispersion, transfer_change
-from . import _validate
+from ._model import check_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -128,9 +130,9 @@ def predict_condition(
     """
     check_choice("method", method, METHODS)
     seed = check_integer("seed", seed, minimum=0)
-    _validate.check_model(model)
+    check_model(model)
     with model.reading(adata) as adata:
-        _validate.check_names(adata)
+        tables.check_names(adata)
         by = model.setup.labels_key if by is None else by
         groups = _groups(adata, groupby, source, target, by, level)
         values, counts = _values(model, adata)
@@ -153,17 +155,17 @@ def predict_condition(
 
 def _groups(adata: AnnData, groupby: str, source: Any, target: Any, by: str, level: Any) -> _Groups:
     """Cells of each level in both conditions; raises where there is nothing to learn from."""
-    conditions = _validate.column(adata, "groupby", groupby)
-    first = _validate.group(conditions, "source", source, groupby)
-    second = _validate.group(conditions, "target", target, groupby)
+    conditions = tables.column(adata, "groupby", groupby)
+    first = tables.group(conditions, "source", source, groupby)
+    second = tables.group(conditions, "target", target, groupby)
     if source == target:
         raise ValueError(f"source and target must be two conditions, got {source!r} twice.")
-    levels = _validate.column(adata, "by", by)
+    levels = tables.column(adata, "by", by)
     if by == groupby:
         raise ValueError(
             f"by must be another column than groupby, got {by!r} twice; name the types or the donors."
         )
-    own = _validate.group(levels, "level", level, by) & first
+    own = tables.group(levels, "level", level, by) & first
     if not own.any():
         raise ValueError(
             f"level={level!r} must have cells of source={source!r}, from which the others are predicted, "

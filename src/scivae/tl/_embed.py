@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_integer, shown
+from .._errors import shown
 from .._names import as_text, layer_names, native_text, same_names
 from .._storage import in_memory
-from . import _validate
+from .._validate import tables
+from .._validate.arguments import check_integer
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -84,7 +85,7 @@ def embed(
     """
     import anndata
 
-    _validate.check_adata(adata)
+    tables.check_adata("adata", adata)
     n_neighbors = check_integer("n_neighbors", n_neighbors, minimum=1)
     if reducer is not None and not hasattr(reducer, "transform"):
         raise TypeError(f"reducer must have a method transform, got {type(reducer).__name__}.")
@@ -95,7 +96,7 @@ def embed(
             f"{shown(adata.obsm.keys()) or 'no slots'}; run scanpy.pp.neighbors(adata, "
             f"use_rep={use_rep!r}) and scanpy.tl.umap(adata) first."
         )
-    real = _validate.representation(adata, use_rep)
+    real = tables.representation(adata, use_rep)
     coordinates = np.asarray(adata.obsm[slot])
     latent = _generated_latent(adata, generated, real, "generated")
     if reducer is not None:

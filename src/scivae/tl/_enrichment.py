@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_choice, check_integer
 from .._progress import without_widgets
+from .._validate import tables
+from .._validate.arguments import check_choice, check_integer
 from ..stats.moderated import moderated_test
 from ..stats.multiple import false_discovery_rate
 from ..stats.permutation import permuted_z
-from . import _validate
 from ._genes import curves, is_log_scale
 from ._samples import SOURCE, TARGET
 from ._units import DONORS, MeasuredSamples, cells_of_trends, samples_of, unit_of
@@ -119,7 +119,7 @@ def enrich(
             "scivae.tl.enrich needs decoupler, which is not installed; pip install decoupler."
         ) from error
 
-    _validate.check_trends(trends)
+    tables.check_trends("trends", trends)
     check_choice("method", method, METHODS)
     min_size = check_integer("min_size", min_size, minimum=1)
     min_cells = check_integer("min_cells", min_cells, minimum=1)

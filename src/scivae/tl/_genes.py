@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_choice, check_integer, check_number
+from .._validate import tables
+from .._validate.arguments import check_choice, check_integer, check_number
 from ..stats.donors import METHODS, permute_donors
 from ..stats.multiple import false_discovery_rate, intersection_union, sign_test
-from . import _validate
 from ._samples import BETWEEN, SOURCE, TARGET
 from ._trends import MEAN
 from ._units import (
@@ -157,7 +157,7 @@ def rank_genes(
     >>> "fdr" in genes, len(genes)
     (True, 40)
     """
-    _validate.check_trends(trends)
+    tables.check_trends("trends", trends)
     check_choice("test", test, METHODS)
     min_cells = check_integer("min_cells", min_cells, minimum=1)
     n_permutations = check_integer("n_permutations", n_permutations, minimum=0)

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_number, near_matches, shown
-from . import _validate
+from .._errors import near_matches, shown
+from .._validate import tables
+from .._validate.arguments import check_number
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -106,7 +107,7 @@ def gene_order(
     """
     from ..stats import partial_order
 
-    _validate.check_trends(trends)
+    tables.check_trends("trends", trends)
     level = check_number("level", level, minimum=0, maximum=1)
     switches = trends.varm.get(_keys.SWITCHES)
     if switches is None or np.shape(switches)[1] == 0:

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_choice, check_integer, shown
+from .._errors import shown
 from .._names import as_text
 from .._progress import track
-from . import _validate
+from .._validate import tables
+from .._validate.arguments import check_choice, check_integer
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -109,8 +110,8 @@ def pair_cells(
     >>> pairs.shape
     (50, 4)
     """
-    _validate.check_adata(adata)
-    _validate.check_names(adata)
+    tables.check_adata("adata", adata)
+    tables.check_names(adata)
     check_choice("method", method, METHODS)
     if n_pairs is not None:
         n_pairs = check_integer("n_pairs", n_pairs, minimum=1)
@@ -118,7 +119,7 @@ def pair_cells(
     rng = np.random.default_rng(check_integer("seed", seed, minimum=0))
     sources, targets = _groups(adata, groupby, source, target, label, labels_key)
     donors = _donors(adata, donor_key, sources, targets, source, target)
-    points = _validate.representation(adata, use_rep)
+    points = tables.representation(adata, use_rep)
 
     sizes = [(len(a), len(b)) for _, a, b in donors]
     shares = _allocate(n_pairs, sizes)
@@ -163,9 +164,9 @@ def _groups(
     adata: AnnData, groupby: str, source: Any, target: Any, label: Any, labels_key: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which cells are sources and targets, each of shape ``(n_obs,)``."""
-    groups = _validate.column(adata, "groupby", groupby)
+    groups = tables.column(adata, "groupby", groupby)
     masks = [
-        _validate.group(groups, name, level, groupby)
+        tables.group(groups, name, level, groupby)
         for name, level in (("source", source), ("target", target))
     ]
     if source == target:
@@ -174,8 +175,8 @@ def _groups(
             f"available groups: {shown(groups.dropna().unique(), 20)}."
         )
     if label is not None:
-        labels = _validate.column(adata, "labels_key", labels_key)
-        of_label = _validate.group(labels, "label", label, labels_key)
+        labels = tables.column(adata, "labels_key", labels_key)
+        of_label = tables.group(labels, "label", label, labels_key)
         for name, level, mask in zip(("source", "target"), (source, target), masks, strict=True):
             if not (mask & of_label).any():
                 raise ValueError(
@@ -198,7 +199,7 @@ def _donors(
     """Donors with both groups, and the positions of their sources and targets."""
     if donor_key is None:
         return [(None, np.flatnonzero(sources), np.flatnonzero(targets))]
-    column = _validate.column(adata, "donor_key", donor_key)
+    column = tables.column(adata, "donor_key", donor_key)
     codes, names = pd.factorize(column, sort=True)  # a missing donor has the code -1
     out = []
     for code, name in enumerate(names):

@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_integer, check_key, shown
+from .._errors import shown
 from .._names import as_text
 from .._progress import track
-from . import _validate
+from .._validate import tables
+from .._validate.arguments import check_integer, check_key
+from ._model import check_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -85,16 +87,16 @@ def project(
     """
     from .. import geometry
 
-    _validate.check_adata(adata)
+    tables.check_adata("adata", adata)
     n_neighbors = check_integer("n_neighbors", n_neighbors, minimum=1)
     if key_added is not None:
         check_key("key_added", key_added)
     if model is not None:
-        _validate.check_model(model)
+        check_model(model)
         real = np.asarray(model.get_latent_representation(adata))
     else:
-        real = _validate.representation(adata, use_rep)
-    is_trends = getattr(path, "uns", {}).get(_keys.UNS, {}).get("kind") == _validate.TRENDS
+        real = tables.representation(adata, use_rep)
+    is_trends = getattr(path, "uns", {}).get(_keys.UNS, {}).get("kind") == tables.TRENDS
     if is_trends:
         return _on_axis(adata, path, real, key_added)
     generated = _generated_latent(adata, path, real, "path")
@@ -177,7 +179,7 @@ def _generated_latent(
     adata: AnnData, generated: AnnData, real: np.ndarray, name: str
 ) -> np.ndarray:
     """Latent points of generated cells, once it is sure that they are of the model of the real ones."""
-    _validate.check_adata(generated, name)
+    tables.check_adata(name, generated)
     if _keys.LATENT not in generated.obsm:
         raise ValueError(
             f"{name} must be cells that a model made, but {name}.obsm has no {_keys.LATENT!r}; pass "
@@ -185,7 +187,7 @@ def _generated_latent(
         )
     if generated.n_obs == 0:
         raise ValueError(f"{name} must hold at least one cell, got none.")
-    latent = _validate.finite(
+    latent = tables.finite(
         np.asarray(generated.obsm[_keys.LATENT]), generated, f"{name}.obsm[{_keys.LATENT!r}]"
     )
     elsewhere = f"{name} is of another model than the representation of adata: "

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_type
-from . import _validate
+from .._validate import tables
+from .._validate.arguments import check_type
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -268,7 +268,7 @@ def _donors(
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Donors of cells and of pairs, by a column of ``obs`` or else of the pairs, and their names."""
     if donor_key is not None:
-        column = _validate.column(adata, "donor_key", donor_key)
+        column = tables.column(adata, "donor_key", donor_key)
         codes, names = _codes(column, f"adata.obs[{donor_key!r}]")
         if not names:
             raise ValueError(
@@ -369,10 +369,10 @@ def _between(
                 "between needs to know the column of the groups, but pairs.attrs has no 'groupby'; "
                 "set pairs.attrs['groupby']."
             )
-        groups = _validate.column(adata, "pairs.attrs['groupby']", key)
+        groups = tables.column(adata, "pairs.attrs['groupby']", key)
         levels = between
         for level in levels:
-            _validate.group(groups, "between", level, key)
+            tables.group(groups, "between", level, key)
             if level in (attrs.get("source"), attrs.get("target")):
                 raise ValueError(
                     f"between must name groups other than source and target, got {level!r}."

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import check_choice, check_integer, check_key, check_type, near_matches, shown
+from .._errors import near_matches, shown
 from .._names import as_text
-from . import _validate
+from .._validate import tables
+from .._validate.arguments import check_choice, check_integer, check_key, check_type
 from ._measured import ENDS, MIN_CELLS, measure
+from ._model import check_model
 from ._placing import MAX_PATHS
 from ._samples import cells_of, collect
 from ._walk import path_statistics
@@ -191,10 +193,10 @@ def gene_trends(
     if key_added is not None:
         check_key("key_added", key_added)
     _check_pairs(pairs)
-    _validate.check_model(model)
+    check_model(model)
     code = None if transform_batch is None else model.setup.batch_code(transform_batch)
     with model.reading(adata) as adata:
-        _validate.check_names(adata)
+        tables.check_names(adata)
         columns = _columns(model, genes)
         first, second = (_cells(adata, pairs[end], end) for end in ("source", "target"))
         groups = cells_of(
@@ -242,7 +244,7 @@ def gene_trends(
     }
     uns = provenance(
         model.init_params_["non_kwargs"],
-        kind=_validate.TRENDS,
+        kind=tables.TRENDS,
         evidence=evidence,
         scale=LOG_SCALE if counts else RAW_SCALE,
         method=method,

@@ -15,16 +15,8 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import Trainer, TrainingPlan, merge_kwargs
 from torch.utils.data import DataLoader
 
-from .._errors import (
-    check_bool,
-    check_choice,
-    check_integer,
-    check_number,
-    check_type,
-    got,
-    near_matches,
-    shown,
-)
+from .._errors import got, near_matches, shown
+from .._validate.arguments import check_bool, check_choice, check_integer, check_number, check_type
 
 # Arguments of other libraries, and of scvi-tools before 1.0, with what to pass in their place.
 RENAMED = {

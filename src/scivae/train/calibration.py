@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.special import logsumexp
 
-from .._errors import check_number
+from .._validate.arguments import check_number
 from ..module import CIVAEModule, Posterior
 from .novelty import ClassGaussians, ResidualScale, log_library_of, with_residuals
 

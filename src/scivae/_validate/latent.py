@@ -1,4 +1,4 @@
-"""Checks of arrays that the functions of this folder share."""
+"""Checks of points, paths and positions in latent space."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def points(name: str, value: ArrayLike, ndim: int, n_latent: int | None = None) 
     layout = {1: "(n_latent,)", 2: "(n, n_latent)", 3: "(n, n_steps, n_latent)"}[ndim]
     if array.ndim != ndim:
         raise ValueError(f"{name} must have shape {layout}, got shape {array.shape}; reshape it.")
-    latent(name, array, n_latent)
+    last_axis(name, array, n_latent)
     return array
 
 
-def latent(name: str, array: FloatArray, n_latent: int | None) -> None:
+def last_axis(name: str, array: FloatArray, n_latent: int | None) -> None:
     """Refuse points whose last axis is missing, empty or not `n_latent` long."""
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(
@@ -63,7 +63,7 @@ def ends(
             "start and end must share one shape, (n, n_latent) or (n_latent,), but have "
             f"{first.shape} and {last.shape}; pass one end for every start."
         )
-    latent("start", first, n_latent)
+    last_axis("start", first, n_latent)
     dtype = np.result_type(first, last)
     return np.atleast_2d(first).astype(dtype, copy=False), np.atleast_2d(last).astype(
         dtype, copy=False
@@ -97,16 +97,6 @@ def times(t: ArrayLike) -> FloatArray:
             "paths are not extrapolated, so clip or rescale it."
         )
     return array
-
-
-def steps(n_steps: int) -> int:
-    """Return a number of points along a path, at least the two ends."""
-    if isinstance(n_steps, bool) or not isinstance(n_steps, (int, np.integer)) or n_steps < 2:
-        raise ValueError(
-            f"n_steps must be an integer of at least 2 (both ends), got {n_steps!r}; "
-            "pass for instance 50."
-        )
-    return int(n_steps)
 
 
 def labels(label: ArrayLike, n_classes: int, shape: tuple[int, ...]) -> IntArray:

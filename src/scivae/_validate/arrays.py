@@ -1,4 +1,4 @@
-"""What every metric asks of its arrays, in one place, so that all of them refuse alike."""
+"""Checks of arrays: matrices, vectors, paths, labels, positions, designs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from .._errors import got
 
 Points: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[Any]
@@ -21,7 +23,7 @@ class SparseLike(Protocol):
 MatrixLike: TypeAlias = npt.ArrayLike | SparseLike
 
 
-def as_matrix(x: MatrixLike, name: str, *, min_rows: int = 1) -> Any:
+def as_matrix(name: str, x: MatrixLike, *, min_rows: int = 1) -> Any:
     """Finite floating-point matrix (n, p): CSR where sparse was given, dense otherwise."""
     if hasattr(x, "tocsr"):
         matrix = x.tocsr()
@@ -29,7 +31,7 @@ def as_matrix(x: MatrixLike, name: str, *, min_rows: int = 1) -> Any:
             matrix = matrix.astype(np.float64)
         values = matrix.data
     else:
-        matrix = values = _as_float(x, name)
+        matrix = values = _as_float(name, x)
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise ValueError(
             f"{name} must be two-dimensional (rows, columns) with at least one column, "
@@ -39,32 +41,34 @@ def as_matrix(x: MatrixLike, name: str, *, min_rows: int = 1) -> Any:
         raise ValueError(
             f"{name} needs at least {min_rows} rows, got {matrix.shape[0]}; pass more of them."
         )
-    check_finite(values, name)
+    check_finite(name, values)
     return matrix
 
 
-def as_points(x: MatrixLike, name: str, *, min_rows: int = 1) -> Points:
+def as_points(name: str, x: MatrixLike, *, min_rows: int = 1) -> Points:
     """Finite dense double-precision matrix (n, p): a point cloud to take distances in."""
-    matrix = as_matrix(x, name, min_rows=min_rows)
+    matrix = as_matrix(name, x, min_rows=min_rows)
     dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
     return np.asarray(dense, dtype=np.float64)
 
 
-def as_vector(x: npt.ArrayLike, name: str, *, min_size: int = 1) -> Points:
-    """Finite dense double-precision vector (n,)."""
-    vector = np.asarray(_as_float(x, name), dtype=np.float64)
+def as_vector(name: str, x: npt.ArrayLike, n: int | None = None, *, min_size: int = 1) -> Points:
+    """Finite dense double-precision vector (n,), of a given length where ``n`` is passed."""
+    vector = np.asarray(_as_float(name, x), dtype=np.float64)
     if vector.ndim != 1 or vector.size < min_size:
         raise ValueError(
             f"{name} must be one-dimensional with at least {min_size} values, "
             f"got shape {vector.shape}; flatten it, or pass more values."
         )
-    check_finite(vector, name)
+    if n is not None and vector.size != n:
+        raise ValueError(f"{name} must have {n} values, one for each cell, got {vector.size}.")
+    check_finite(name, vector)
     return vector
 
 
-def as_paths(x: npt.ArrayLike, name: str, *, min_steps: int = 3) -> Points:
+def as_paths(name: str, x: npt.ArrayLike, *, min_steps: int = 3) -> Points:
     """Finite paths (n_paths, n_steps, p) of at least ``min_steps``; one path gains a first axis."""
-    paths = np.asarray(_as_float(x, name), dtype=np.float64)
+    paths = np.asarray(_as_float(name, x), dtype=np.float64)
     if paths.ndim == 2:
         paths = paths[None]
     if paths.ndim != 3 or paths.shape[1] < min_steps or 0 in paths.shape:
@@ -72,11 +76,11 @@ def as_paths(x: npt.ArrayLike, name: str, *, min_steps: int = 3) -> Points:
             f"{name} must be (n_steps, p) or (n_paths, n_steps, p) with at least {min_steps} "
             f"steps, got shape {np.shape(x)}; decode more steps."
         )
-    check_finite(paths, name)
+    check_finite(name, paths)
     return paths
 
 
-def as_labels(y: npt.ArrayLike, name: str) -> Labels:
+def as_labels(name: str, y: npt.ArrayLike) -> Labels:
     """One-dimensional labels (n,) of one type (text, integers or booleans), none missing."""
     labels = np.asarray(y)
     if labels.ndim != 1 or labels.size == 0:
@@ -106,18 +110,19 @@ def as_labels(y: npt.ArrayLike, name: str) -> Labels:
     return labels
 
 
-def check_finite(values: npt.NDArray[Any], name: str) -> None:
+def check_finite(name: str, values: npt.NDArray[Any]) -> None:
     """Refuse NaN and infinity."""
     finite = np.isfinite(values)
     if not finite.all():
         n_bad = int(finite.size - finite.sum())
+        first = ", ".join(str(i) for i in np.argwhere(~finite)[0]) if finite.ndim else "0"
         raise ValueError(
-            f"{name} must be finite, got {n_bad} NaN or infinite of {finite.size} stored values; "
-            "remove those rows or columns first."
+            f"{name} must be finite, got {n_bad} NaN or infinite of {finite.size} stored values, the "
+            f"first at position {first}; remove those rows or columns first."
         )
 
 
-def check_rows(labels: Labels, labels_name: str, matrix: Any, matrix_name: str) -> None:
+def check_rows(labels_name: str, labels: Labels, matrix_name: str, matrix: Any) -> None:
     """Refuse labels that are not one a row."""
     if labels.shape[0] != matrix.shape[0]:
         raise ValueError(
@@ -126,7 +131,7 @@ def check_rows(labels: Labels, labels_name: str, matrix: Any, matrix_name: str) 
         )
 
 
-def check_columns(a: Any, a_name: str, b: Any, b_name: str) -> None:
+def check_columns(a_name: str, a: Any, b_name: str, b: Any) -> None:
     """Refuse two matrices that do not live in the same space."""
     if a.shape[1] != b.shape[1]:
         raise ValueError(
@@ -135,7 +140,7 @@ def check_columns(a: Any, a_name: str, b: Any, b_name: str) -> None:
         )
 
 
-def check_same_shape(a: Any, a_name: str, b: Any, b_name: str) -> None:
+def check_same_shape(a_name: str, a: Any, b_name: str, b: Any) -> None:
     """Refuse two arrays that are compared entry by entry and have other shapes."""
     if a.shape != b.shape:
         raise ValueError(
@@ -144,7 +149,7 @@ def check_same_shape(a: Any, a_name: str, b: Any, b_name: str) -> None:
         )
 
 
-def check_two_classes(labels: Labels, name: str) -> None:
+def check_two_classes(name: str, labels: Labels) -> None:
     """Refuse labels that hold one class only."""
     classes = np.unique(labels)
     if classes.size < 2:
@@ -154,7 +159,7 @@ def check_two_classes(labels: Labels, name: str) -> None:
         )
 
 
-def check_known(labels: Labels, name: str, known: Labels, known_name: str) -> None:
+def check_known(name: str, labels: Labels, known_name: str, known: Labels) -> None:
     """Refuse labels outside a known set."""
     unknown = sorted(set(labels.tolist()) - set(known.tolist()), key=str)
     if unknown:
@@ -166,30 +171,6 @@ def check_known(labels: Labels, name: str, known: Labels, known_name: str) -> No
         )
 
 
-def check_integer(value: int, name: str, *, minimum: int, maximum: int | None = None) -> int:
-    """Refuse what is not an integer in [minimum, maximum]."""
-    integral = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not integral or value < minimum or (maximum is not None and value > maximum):
-        bound = f"of at least {minimum}" + ("" if maximum is None else f" and at most {maximum}")
-        raise ValueError(f"{name} must be an integer {bound}, got {value!r}; choose one in range.")
-    return int(value)
-
-
-def check_positive(value: float, name: str) -> float:
-    """Refuse what is not a finite number above zero."""
-    if not np.isfinite(value) or value <= 0:
-        raise ValueError(f"{name} must be a finite number above 0, got {value!r}; choose one.")
-    return float(value)
-
-
-def check_option(value: str, name: str, options: tuple[str, ...]) -> None:
-    """Refuse what is not one of the named options."""
-    if value not in options:
-        raise ValueError(
-            f"{name} must be one of {', '.join(map(repr, options))}, got {value!r}; choose one."
-        )
-
-
 def subsample(x: Points, max_points: int | None, rng: np.random.Generator) -> Points:
     """At most ``max_points`` rows, drawn without replacement; all of them where there are fewer."""
     if max_points is None or x.shape[0] <= max_points:
@@ -197,7 +178,7 @@ def subsample(x: Points, max_points: int | None, rng: np.random.Generator) -> Po
     return x[rng.choice(x.shape[0], size=max_points, replace=False)]
 
 
-def _as_float(x: Any, name: str) -> npt.NDArray[Any]:
+def _as_float(name: str, x: Any) -> npt.NDArray[Any]:
     array = np.asarray(x)
     if array.dtype.kind == "f":
         return array
@@ -205,7 +186,7 @@ def _as_float(x: Any, name: str) -> npt.NDArray[Any]:
         return array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"{name} must be numbers, got {array.dtype} values that are not; pass a numeric array."
+            f"{name} must hold numbers, got {array.dtype} values that are not; pass a numeric array."
         ) from error
 
 
@@ -214,3 +195,51 @@ def _is_missing(label: object) -> bool:
     if label is None or type(label).__name__ in {"NAType", "NaTType"}:
         return True
     return isinstance(label, float | np.floating) and bool(np.isnan(label))
+
+
+def as_numbers(name: str, value: Any) -> np.ndarray:
+    """The value as an array of float64; raise a TypeError unless it holds real numbers throughout."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different length
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must hold numbers, in rows of equal length, got {got(value)}.")
+    return array.astype(np.float64)
+
+
+def check_positions(name: str, t: np.ndarray) -> None:
+    """Raise a ValueError unless the positions of the steps of trends rise within [0, 1]."""
+    wrong = ~((t >= 0) & (t <= 1))
+    wrong[1:] |= ~(np.diff(t) > 0)
+    if wrong.any():
+        first = int(np.argmax(wrong))
+        raise ValueError(
+            f"{name} must rise within [0, 1], got {t[first]:g} at step {first}; pass trends as "
+            "scivae.tl.gene_trends returns them."
+        )
+
+
+def as_positions(name: str, value: Any) -> Points:
+    """Positions in [0, 1], shape ``(n,)``; a ValueError names the first outside."""
+    array = as_vector(name, value)
+    outside = (array < 0) | (array > 1)
+    if outside.any():
+        first = int(np.argmax(outside))
+        raise ValueError(
+            f"{name} must lie in [0, 1], got {array[first]:g} at position {first}; "
+            "scale positions, or clip them."
+        )
+    return array
+
+
+def as_design(value: Any, n: int) -> Points:
+    """A dense matrix of finite numbers, shape ``(n, n_columns)``."""
+    array = np.asarray(value, dtype=np.float64)
+    if array.ndim != 2 or array.shape[0] != n or array.shape[1] == 0:
+        raise ValueError(
+            f"design must have the shape ({n}, n_columns), a row for each cell, got {array.shape}."
+        )
+    if not np.isfinite(array).all():
+        raise ValueError("design must be finite, got NaN or infinity.")
+    return array

@@ -1,0 +1,190 @@
+"""Checks of AnnData: their columns, groups, representations, paths and trends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _keys
+from .._errors import near_matches, shown
+from .._names import as_text
+from .arguments import check_type
+from .arrays import check_positions
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+TRENDS = "trends"  # what uns["civae"]["kind"] of trends says
+MAKERS = {
+    "generated": "model.interpolate(cell_a, cell_b)",
+    "joint": "scivae.tl.embed(adata, path)",
+}
+
+
+def check_adata(name: str, adata: Any) -> None:
+    """Raise a TypeError unless it is an AnnData."""
+    from anndata import AnnData
+
+    check_type(name, adata, AnnData, "an AnnData")
+
+
+def check_names(adata: AnnData) -> None:
+    """Raise a ValueError where a name stands for several cells."""
+    import pandas as pd
+
+    names = pd.Index(as_text(adata.obs_names))
+    if not names.is_unique:
+        cure = "call adata.obs_names_make_unique()"
+        if adata.obs_names.is_unique:  # 1 and "1"
+            cure = f"set adata.obs_names = adata.obs_names.astype(str), and {cure}"
+        raise ValueError(
+            f"adata.obs_names must be unique, but {names[names.duplicated()][0]!r} is the name of "
+            f"several cells; {cure}."
+        )
+
+
+def column(adata: AnnData, argument: str, key: Any) -> pd.Series:
+    """A column of ``adata.obs``, or a KeyError that lists those there are."""
+    check_type(argument, key, str, "the name of a column of adata.obs")
+    if key not in adata.obs.columns:
+        columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]
+        raise KeyError(
+            f"{argument} must be a column of adata.obs, got {key!r}; available columns: "
+            f"{shown(columns, 20) or 'none'}.{near_matches(key, columns)}"
+        )
+    return adata.obs[key]
+
+
+def group(values: pd.Series, argument: str, level: Any, key: str) -> np.ndarray:
+    """Which cells are of a group, shape ``(n_obs,)``; a ValueError where there are none."""
+    from pandas.api.types import is_scalar
+
+    if not is_scalar(level):
+        raise TypeError(f"{argument} must be one value of adata.obs[{key!r}], got {level!r}.")
+    found = (values == level).to_numpy(dtype=bool, na_value=False)
+    if not found.any():
+        present = values.dropna().unique()
+        raise ValueError(
+            f"{argument} must be a value of adata.obs[{key!r}] that at least one cell has, got "
+            f"{level!r}; available values: {shown(present, 20) or 'none'}."
+            f"{near_matches(level, present)}"
+        )
+    return found
+
+
+def representation(adata: AnnData, use_rep: str) -> np.ndarray:
+    """A slot of ``obsm`` as finite numbers, shape ``(n_obs, n_dimensions)``."""
+    check_type("use_rep", use_rep, str, "a key of adata.obsm")
+    if use_rep not in adata.obsm:
+        cure = (
+            f"; set adata.obsm[{use_rep!r}] = model.get_latent_representation() first"
+            if use_rep == _keys.LATENT
+            else ""
+        )
+        raise KeyError(
+            f"use_rep must be a key of adata.obsm, got {use_rep!r}; available: "
+            f"{shown(adata.obsm.keys()) or 'none'}{cure}.{near_matches(use_rep, adata.obsm.keys())}"
+        )
+    return finite(np.asarray(adata.obsm[use_rep]), adata, f"adata.obsm[{use_rep!r}]")
+
+
+def finite(values: np.ndarray, adata: AnnData, where: str) -> np.ndarray:
+    """The values, or an error that names what is wrong with them, as the first cell with NaN."""
+    if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind not in "fiu":
+        raise TypeError(
+            f"{where} must be a dense array of numbers, cells × dimensions, got shape {values.shape} "
+            f"of dtype {values.dtype}."
+        )
+    good = np.isfinite(values).all(axis=1)
+    if not good.all():
+        raise ValueError(
+            f"{where} must be finite, but holds NaN or infinity for cell "
+            f"{str(adata.obs_names[np.argmin(good)])!r}; calculate it for every cell."
+        )
+    return values
+
+
+def check_trends(name: str, trends: Any) -> dict[str, Any]:
+    """What ``uns`` tells of trends; raise unless they are what ``gene_trends`` returns."""
+    check_adata(name, trends)
+    said = trends.uns.get(_keys.UNS)
+    kind = said.get("kind") if isinstance(said, dict) else None
+    curves = {_keys.FIT_LAYER, _keys.DECODED_LAYER, _keys.MEAN_LAYER}
+    if kind != TRENDS or not any(c in trends.layers for c in curves) or _keys.T not in trends.obs:
+        found = "" if kind is None else f" of kind {kind!r}"
+        raise ValueError(
+            f"{name} must be made by scivae.tl.gene_trends(model, pairs), got another AnnData{found} "
+            f"of {trends.n_obs} × {trends.n_vars}."
+        )
+    check_positions(f"{name}.obs[{_keys.T!r}]", trends.obs[_keys.T].to_numpy(dtype=float))
+    return dict(said)
+
+
+def check_obs(adata: AnnData, columns: Iterable[str], argument: str, maker: str) -> None:
+    """Raise a ValueError unless ``obs`` has the columns that ``maker`` writes."""
+    missing = [c for c in columns if c not in adata.obs.columns]
+    if missing:
+        raise ValueError(
+            f"{argument} must be made by {MAKERS[maker]}, but {argument}.obs has no column "
+            f"{missing[0]!r}; available columns: {shown(adata.obs.columns) or 'none'}."
+        )
+
+
+def check_genes(adata: AnnData, genes: str | Sequence[str], argument: str = "genes") -> list[str]:
+    """Names of genes as a list; a KeyError names the first that is not there."""
+    names = [genes] if isinstance(genes, str) else [str(g) for g in genes]
+    if not names:
+        raise ValueError(f"{argument} must name at least one gene, got none.")
+    known = set(adata.var_names)
+    for name in names:
+        if name not in known:
+            raise KeyError(
+                f"{argument} must be among the {adata.n_vars} var_names, got {name!r}."
+                f"{near_matches(name, adata.var_names)}"
+            )
+    return names
+
+
+def check_basis(adata: AnnData, basis: str, dimensions: Sequence[int], cure: str) -> np.ndarray:
+    """Coordinates of an embedding, shape ``(n_obs, len(dimensions))``."""
+    key = basis if basis in adata.obsm else f"X_{basis}"
+    if key not in adata.obsm:
+        raise KeyError(
+            f"basis must name an embedding in obsm, got {basis!r}; available: "
+            f"{shown(adata.obsm) or 'none'}.{near_matches(f'X_{basis}', adata.obsm)} {cure}"
+        )
+    points = np.asarray(adata.obsm[key])
+    wrong = [d for d in dimensions if not 0 <= d < points.shape[1]]
+    if wrong:
+        raise ValueError(
+            f"dimensions must lie in [0, {points.shape[1] - 1}] for basis {basis!r}, got {wrong[0]}."
+        )
+    return points[:, list(dimensions)].astype(float)
+
+
+def check_paths(names: Sequence[str], asked: str | int | Sequence[str | int] | None) -> list[str]:
+    """Names of the paths asked for, by name or position; ``None`` stands for all."""
+    if asked is None:
+        return list(names)
+    single = isinstance(asked, str | int | np.integer)
+    chosen = []
+    for one in [asked] if single else list(asked):  # type: ignore[arg-type]
+        if isinstance(one, int | np.integer):
+            if not -len(names) <= one < len(names):
+                raise IndexError(
+                    f"paths must lie in [0, {len(names) - 1}] as positions, got {one}."
+                )
+            chosen.append(names[int(one)])
+        elif one in names:
+            chosen.append(str(one))
+        else:
+            raise KeyError(
+                f"paths must be names or positions of paths, got {one!r}; available: "
+                f"{shown(names, 4)}.{near_matches(one, names)}"
+            )
+    if not chosen:
+        raise ValueError("paths must name at least one path, got none.")
+    return chosen

@@ -33,7 +33,8 @@ def donor_key_of(name: str) -> str | None:
 def own_file(name: str, key: str):
     """Cells of a file of one's own, as the studies expect them: labels in ``key``, counts in a layer."""
     path, labels_key, donor_key = FILES[name]
-    adata = anndata.read_h5ad(path)
+    adata = anndata.read_zarr(path) if path.is_dir() else anndata.read_h5ad(path)
+    adata.obs_names_make_unique()
     for option, column in (("--labels-key", labels_key), ("--donor-key", donor_key)):
         if column is not None and column not in adata.obs:
             raise SystemExit(
@@ -50,6 +51,10 @@ def own_file(name: str, key: str):
     adata.obs[key] = pd.Categorical(adata.obs[labels_key].astype(str))
     if donor_key is not None:
         adata.obs["donor"] = adata.obs[donor_key].astype(str)
+    twice = twins(adata.layers["counts"])
+    if twice.any():  # one would be learned from, and the other scored
+        print(f"{twice.sum()} cells have the counts of another cell, and are left out")
+        adata = adata[~twice].copy()
     sizes = adata.obs[key].value_counts()
     few = sizes.index[sizes < MIN_CLASS]
     if len(few):
@@ -57,6 +62,23 @@ def own_file(name: str, key: str):
         adata = adata[~adata.obs[key].isin(few)].copy()
         adata.obs[key] = adata.obs[key].cat.remove_unused_categories()
     return adata
+
+
+def twins(counts) -> np.ndarray:
+    """Which cells have the counts of a cell before them, in more than 20 genes."""
+    counts = counts.tocsr()
+    rows = [
+        counts.indices[a:b].astype(np.int64).tobytes() + counts.data[a:b].astype(float).tobytes()
+        for a, b in zip(counts.indptr[:-1], counts.indptr[1:], strict=True)
+    ]
+    return pd.Series(rows).duplicated().to_numpy() & (np.diff(counts.indptr) > 20)
+
+
+def data_path(name: str) -> Path:
+    """Where the file of a data set is, or would be."""
+    if name in FILES:
+        return FILES[name][0]
+    return data_folder() / (f"{name}.csv" if name == "emt" else f"{name}.h5ad")
 
 
 def data_folder() -> Path:
@@ -102,6 +124,11 @@ def load(name: str, key: str, *, quick: bool = False):
     cells = [i[:40] for i in by_class.values() if len(i) >= 20]
     genes = np.argsort(-np.asarray(adata.layers["counts"].sum(axis=0)).ravel())[:120]
     return adata[np.sort(np.concatenate(cells)), np.sort(genes)].copy()
+
+
+def matrix_of(adata):
+    """Counts, or X where there are none."""
+    return adata.layers.get("counts", adata.X)
 
 
 def per_10k(counts) -> np.ndarray:

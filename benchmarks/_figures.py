@@ -1,40 +1,64 @@
-"""Figures of the evidence page: every seed a dot, their mean a bar."""
+"""Figures of the evidence page, made from the tables: every seed a dot, their mean a bar.
+
+    python benchmarks/_figures.py
+
+They go to ``docs/_static/evidence_<study>.png``. A study whose table is not there has no figure.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from _common import DOCS
 
+FOLDER = DOCS.parent / "_static"
 # What is ours, what it is compared with, the ceiling, and all else.
-COLORS = {"ours": "#0072B2", "reference": "#D55E00", "ceiling": "black", "other": "0.55"}
+COLORS = {"ours": "#0072B2", "reference": "#D55E00", "ceiling": "black", "other": "0.45"}
 NAMES = {
     "intestine_haber": "mouse intestine",
-    "colon_crc": "colon, cell types",
+    "colon_crc": "colon types",
     "pbmc_kang": "blood",
+}
+# Inches: as wide as a column of text, so that words can be read on a telephone.
+WIDTH = 5.6
+STYLE = {
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.labelsize": 9.5,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9.5,
+    "savefig.facecolor": "white",
 }
 
 
 def dots(
     rows: pd.DataFrame,
-    column: str,
+    column: str | Sequence[str],
     methods: Mapping[str, str],
     path: Path,
     *,
     xlabel: str,
-    groups: Sequence[str],
+    groups: Mapping[str, str],
     by: str = "data",
     kinds: Mapping[str, str] | None = None,
     line: float | str | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> None:
     """A panel for each group, a line of dots for each method.
 
     Parameters
     ----------
-    rows, column
-        Table, and what is shown of it.
+    rows
+        Table.
+    column
+        What is shown of it; one for each panel, if these differ by column.
     methods
         ``{name of the row: name in the figure}``, from top to bottom.
     path
@@ -42,45 +66,99 @@ def dots(
     xlabel
         What ``column`` is.
     groups, by
-        Values of a column that make the panels.
+        Values of a column that make the panels, and their titles. ``by=""``: panels differ by column.
     kinds
         Key of :data:`COLORS` for a method; ``"other"`` unless given.
     line
         Where to draw a vertical line: a number, or a column.
+    limits
+        Of the axis; ``None``: by what is shown.
     """
     from matplotlib import pyplot as plt
 
-    groups = [g for g in groups if (rows[by] == g).any()]
-    fig, axes = plt.subplots(
-        1,
-        len(groups),
-        sharey=True,
-        squeeze=False,
-        figsize=(3 + 2.1 * len(groups), 0.6 + 0.28 * len(methods)),
-        layout="constrained",
-    )
-    for ax, group in zip(axes[0], groups, strict=True):
-        of = rows[rows[by] == group]
-        for y, name in enumerate(methods):
-            values = of.loc[of["method"] == name, column].dropna()
-            color = COLORS[(kinds or {}).get(name, "other")]
-            ax.plot(values, np.full(len(values), y), "o", ms=3.5, color=color, alpha=0.5, mew=0)
-            if len(values):
-                ax.plot([values.mean()] * 2, [y - 0.32, y + 0.32], color=color, lw=2)
-        if line is not None:
-            x = of[line].mean() if isinstance(line, str) else line
-            ax.axvline(x, color="0.8", lw=1, zorder=0)
-        ax.set_title(NAMES.get(group, group), loc="left", fontsize=9)
-        ax.tick_params(labelsize=8)
-        ax.spines[["top", "right", "left"]].set_visible(False)
-        ax.tick_params(axis="y", length=0)
-        ax.grid(axis="y", color="0.93", lw=0.7)
-        ax.set_axisbelow(True)
-    axes[0, 0].set_yticks(range(len(methods)), list(methods.values()))
-    axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
-    fig.supxlabel(xlabel, fontsize=9)
-    fig.savefig(path, dpi=160)
-    plt.close(fig)
+    groups = {g: t for g, t in groups.items() if not by or (rows[by] == g).any()}
+    methods = {m: t for m, t in methods.items() if (rows["method"] == m).any()}
+    columns = [column] * len(groups) if isinstance(column, str) else list(column)
+    with plt.rc_context(STYLE):
+        fig, axes = plt.subplots(
+            1,
+            len(groups),
+            sharey=True,
+            squeeze=False,
+            figsize=(WIDTH, 0.75 + 0.27 * len(methods)),
+            layout="constrained",
+        )
+        for ax, group, shown in zip(axes[0], groups, columns, strict=True):
+            of = rows[rows[by] == group] if by else rows
+            for y, name in enumerate(methods):
+                values = of.loc[of["method"] == name, shown].dropna()
+                kind = (kinds or {}).get(name, "other")
+                ax.plot(
+                    values, np.full(len(values), y), "o", ms=4, color=COLORS[kind], alpha=0.4, mew=0
+                )
+                if len(values):
+                    ax.plot([values.mean()] * 2, [y - 0.33, y + 0.33], color=COLORS[kind], lw=2.4)
+            if line is not None:
+                x = of[line].mean() if isinstance(line, str) else line
+                ax.axvline(x, color="0.6", lw=1, ls=(0, (3, 2)), zorder=0)
+            if limits is not None:
+                ax.set_xlim(*limits)
+            ax.set_title(groups[group])
+            ax.locator_params(axis="x", nbins=4)
+            ax.spines["left"].set_visible(False)
+            ax.tick_params(axis="y", length=0)
+            ax.grid(axis="y", color="0.93", lw=0.8)
+            ax.set_axisbelow(True)
+        axes[0, 0].set_yticks(range(len(methods)), list(methods.values()))
+        axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
+        for label, name in zip(axes[0, 0].get_yticklabels(), methods, strict=True):
+            label.set_color(COLORS[(kinds or {}).get(name, "other")] if kinds else "black")
+        fig.supxlabel(xlabel, fontsize=9.5)
+        fig.savefig(path, dpi=150)
+        plt.close(fig)
+
+
+def scatter(
+    rows: pd.DataFrame,
+    x: str,
+    y: str,
+    methods: Mapping[str, str],
+    path: Path,
+    *,
+    labels: tuple[str, str],
+    groups: Mapping[str, str],
+    kinds: Mapping[str, str] | None = None,
+) -> None:
+    """A panel for each data set, a point for each method: means over seeds, named at their points."""
+    from matplotlib import pyplot as plt
+
+    groups = {g: t for g, t in groups.items() if (rows["data"] == g).any()}
+    with plt.rc_context(STYLE):
+        fig, axes = plt.subplots(
+            len(groups), 1, squeeze=False, figsize=(WIDTH, 2.5 * len(groups)), layout="constrained"
+        )
+        for ax, group in zip(axes[:, 0], groups, strict=True):
+            of = rows[rows["data"] == group].groupby("method")[[x, y]].mean()
+            for name, shown in methods.items():
+                if name not in of.index:
+                    continue
+                color = COLORS[(kinds or {}).get(name, "other")]
+                ax.plot(*of.loc[name], "o", ms=6, color=color, mew=0)
+                ax.annotate(
+                    shown,
+                    of.loc[name],
+                    xytext=(6, 3),
+                    textcoords="offset points",
+                    color=color,
+                    fontsize=8.5,
+                )
+            ax.set_xscale("log")
+            ax.margins(x=0.32, y=0.2)
+            ax.set_title(groups[group])
+            ax.set_ylabel(labels[1])
+        axes[-1, 0].set_xlabel(labels[0])
+        fig.savefig(path, dpi=150)
+        plt.close(fig)
 
 
 def curves(
@@ -91,39 +169,360 @@ def curves(
     path: Path,
     *,
     labels: tuple[str, str],
-    groups: Sequence[str],
+    groups: Mapping[str, str],
     kinds: Mapping[str, str] | None = None,
 ) -> None:
     """A panel for each data set, a curve for each method: mean over seeds, and all seeds as dots."""
     from matplotlib import pyplot as plt
 
-    groups = [g for g in groups if (rows["data"] == g).any()]
-    fig, axes = plt.subplots(
-        1, len(groups), squeeze=False, figsize=(2.6 * len(groups), 2.9), layout="constrained"
-    )
+    groups = {g: t for g, t in groups.items() if (rows["data"] == g).any()}
     styles = ("-", "--", ":", "-.")
-    for ax, group in zip(axes[0], groups, strict=True):
-        of = rows[rows["data"] == group]
-        levels = sorted(of[x].unique())
-        for i, (name, shown) in enumerate(methods.items()):
-            own = of[of["method"] == name]
-            if not len(own):
-                continue
-            kind = (kinds or {}).get(name, "other")
-            at = own[x].map(levels.index)
-            ax.plot(
-                at + 0.06 * (i - 1.5), own[column], "o", ms=3, color=COLORS[kind], alpha=0.4, mew=0
-            )
-            mean = own.groupby(at)[column].mean()
-            style = "-" if kind != "other" else styles[1 + i % 3]
-            ax.plot(mean.index, mean, style, color=COLORS[kind], lw=1.6, label=shown)
-        ax.set_xticks(range(len(levels)), [f"{v:g}" for v in levels])
-        ax.set_title(NAMES.get(group, group), loc="left", fontsize=9)
-        ax.tick_params(labelsize=8)
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel(labels[1], fontsize=9)
-    fig.supxlabel(labels[0], fontsize=9)
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, names, loc="outside upper left", ncols=2, frameon=False, fontsize=8)
-    fig.savefig(path, dpi=160)
-    plt.close(fig)
+    with plt.rc_context(STYLE):
+        fig, axes = plt.subplots(
+            1, len(groups), squeeze=False, figsize=(WIDTH, 3.2), layout="constrained"
+        )
+        for ax, group in zip(axes[0], groups, strict=True):
+            of = rows[rows["data"] == group]
+            levels = sorted(of[x].unique())
+            for i, (name, shown) in enumerate(methods.items()):
+                own = of[of["method"] == name]
+                if not len(own):
+                    continue
+                kind = (kinds or {}).get(name, "other")
+                at, color = own[x].map(levels.index), COLORS[kind]
+                ax.plot(
+                    at + 0.06 * (i - 1.5), own[column], "o", ms=3.5, color=color, alpha=0.4, mew=0
+                )
+                mean = own.groupby(at)[column].mean()
+                style = "-" if kind != "other" else styles[1 + i % 3]
+                ax.plot(mean.index, mean, style, color=color, lw=1.8, label=shown)
+            ax.set_xticks(range(len(levels)), [f"{v:g}" for v in levels])
+            ax.set_xlim(-0.4, len(levels) - 0.6)
+            ax.set_title(groups[group])
+        axes[0, 0].set_ylabel(labels[1])
+        fig.supxlabel(labels[0], fontsize=9.5)
+        handles, names = axes[0, 0].get_legend_handles_labels()
+        fig.legend(handles, names, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+        fig.savefig(path, dpi=150)
+        plt.close(fig)
+
+
+def order(rows: pd.DataFrame, path: Path) -> None:
+    """Rank correlation with the order in other cells."""
+    dots(
+        rows[rows["genes"] == "sure"],
+        ["Spearman, rising", "Spearman, falling"],
+        {
+            "ceiling: stages of the first half": "labeled stages",
+            "CI-VAE, measured cells (default)": "gene_trends",
+            "the same axis in 20 principal components": "axis in 20 PCs",
+            "the same axis in genes (log1p)": "axis in genes",
+            "diffusion pseudotime (scanpy)": "diffusion pseudotime",
+            "CI-VAE, decoded line": "decoded line",
+            "mixture of the means of both ends": "mixture of the ends",
+        },
+        path,
+        xlabel="rank correlation with the order in other cells",
+        by="",
+        groups={"rising": "rising genes", "falling": "falling genes"},
+        kinds={
+            "CI-VAE, measured cells (default)": "ours",
+            "CI-VAE, decoded line": "reference",
+            "ceiling: stages of the first half": "ceiling",
+        },
+        line=0.0,
+    )
+
+
+def donors(rows: pd.DataFrame, path: Path) -> None:
+    """How many studies without a true difference call a gene; a dot is a design."""
+    rows = rows.rename(columns={"test": "method"})
+    column = "null runs with a call, %"
+    dots(
+        rows,
+        [column],
+        {
+            "moderated t (rank_genes)": "rank_genes, donors",
+            "PyDESeq2": "PyDESeq2, donors",
+            "cells as units (control)": "cells as units",
+        },
+        path,
+        xlabel="% of studies that call a gene at 5 % FDR (dashed: 5)",
+        by="",
+        groups={column: "no true difference: nine designs"},
+        kinds={"moderated t (rank_genes)": "ours", "cells as units (control)": "reference"},
+        line=5.0,
+    )
+
+
+def condition(rows: pd.DataFrame, path: Path) -> None:
+    """Energy distance to treated cells that were left out."""
+    kind = rows["left out"].str.split(":").str[0]
+    dots(
+        rows.assign(kind=kind),
+        "energy distance",
+        {
+            "other half of the held-out cells (ceiling)": "half of the cells",
+            "measured changes, weighted (predict_condition)": "predict_condition",
+            "mean change of the others": "mean change",
+            "VAE (β = 0), arithmetic (scGen's)": "scGen's arithmetic",
+            "CI-VAE, arithmetic": "the same, CI-VAE",
+            "VAE (β = 0), OT": "transport, VAE",
+            "CI-VAE, OT": "transport, CI-VAE",
+            "control cells as they are": "control cells",
+        },
+        path,
+        xlabel="energy distance to the left-out cells (0 is best)",
+        by="kind",
+        groups={"type": "a type left out", "donor": "a donor left out"},
+        kinds={
+            "measured changes, weighted (predict_condition)": "ours",
+            "VAE (β = 0), arithmetic (scGen's)": "reference",
+            "other half of the held-out cells (ceiling)": "ceiling",
+        },
+    )
+
+
+def class_kept(rows: pd.DataFrame, path: Path) -> None:
+    """Share that is called by its class, between new cells."""
+    shown = {
+        "real cells": "real cells",
+        "CI-VAE (default)": "CI-VAE",
+        "CI-VAE, β = 0 (the recipe)": "without the classifier",
+        "SCANVI, linear classifier": "SCANVI, linear",
+        "scVI": "scVI",
+        "PCA": "PCA",
+        "CI-VAE, labels permuted": "labels permuted",
+    }
+    for ends, suffix in (("between training cells", ""), ("between new cells", "_new")):
+        dots(
+            rows,
+            f"{ends} (logistic)",
+            shown,
+            path.with_stem(path.stem + suffix),
+            xlabel=f"cells {ends}, called by their class (dashed: chance)",
+            groups=NAMES,
+            kinds={
+                "real cells": "ceiling",
+                "CI-VAE (default)": "ours",
+                "CI-VAE, β = 0 (the recipe)": "reference",
+            },
+            line="chance",
+        )
+
+
+def augmentation_realism(rows: pd.DataFrame, path: Path) -> None:
+    """Forest AUC of made and real cells."""
+    dots(
+        rows,
+        "forest AUC",
+        {
+            "real cells": "real cells",
+            "CI-VAE, augment (default)": "CI-VAE, augment",
+            "CI-VAE, lines": "CI-VAE, lines",
+            "CI-VAE, β = 0 (the recipe), lines": "without the classifier",
+            "CI-VAE, posterior draws, no line": "posterior, no line",
+            "scVI, lines": "scVI",
+            "SCANVI, linear classifier, lines": "SCANVI, linear",
+            "conditional VAE, lines": "conditional VAE",
+            "PCA, Gaussian": "normal in PCA",
+            "SMOTE": "SMOTE",
+        },
+        path,
+        xlabel="forest that tells made from real cells: AUC (dashed: 0.5, chance)",
+        groups=NAMES,
+        kinds={
+            "real cells": "ceiling",
+            "CI-VAE, augment (default)": "ours",
+            "CI-VAE, lines": "ours",
+            "CI-VAE, β = 0 (the recipe), lines": "reference",
+        },
+        line=0.5,
+    )
+
+
+def augmentation_use(rows: pd.DataFrame, path: Path) -> None:
+    """AUPRC by cells kept."""
+    curves(
+        rows,
+        "kept",
+        "AUPRC",
+        {
+            "CI-VAE, augment (default)": "CI-VAE, augment",
+            "nothing": "no cells added",
+            "class weights": "class weights",
+            "SMOTE": "SMOTE",
+            "VAE, latent arithmetic": "latent arithmetic",
+        },
+        path,
+        labels=("cells of the class that were kept", "AUPRC, held-out cells"),
+        groups=NAMES,
+        kinds={"CI-VAE, augment (default)": "ours", "nothing": "reference"},
+    )
+
+
+ON_RECIPE = "logistic regression, latent space of the recipe"
+
+
+def few_labels(rows: pd.DataFrame, path: Path) -> None:
+    """Macro F1 by the share of labels; and against seconds, with all labels."""
+    kept, wrong = "labels kept, %", "labels wrong, %"
+    shown = {
+        "CI-VAE (default)": "CI-VAE",
+        ON_RECIPE: "without the classifier + regression",
+        "SCANVI": "SCANVI",
+        "SCANVI, linear classifier": "SCANVI, linear",
+        "SCANVI, tuned": "SCANVI, tuned",
+        "logistic regression, genes": "regression on genes",
+        "logistic regression, JointEmbeddingSCVI's latent space": "JointEmbeddingSCVI + regression",
+    }
+    kinds = {"CI-VAE (default)": "ours", ON_RECIPE: "reference"}
+    some = {k: v for k, v in shown.items() if k not in ("SCANVI, linear classifier",)}
+    curves(
+        rows[(rows[wrong] == 0) & (rows[kept] < 100)],
+        kept,
+        "macro F1",
+        some,
+        path,
+        labels=("labels kept, %", "macro F1, held-out cells"),
+        groups=NAMES,
+        kinds=kinds,
+    )
+    everything = rows[(rows[wrong] == 0) & (rows[kept] == 100)]
+    if len(everything):
+        scatter(
+            everything,
+            "CPU time, s",
+            "macro F1",
+            shown,
+            path.with_stem(path.stem.replace("few_labels", "cost")),
+            labels=("seconds on one processor", "macro F1"),
+            groups=NAMES,
+            kinds=kinds,
+        )
+
+
+def sets(rows: pd.DataFrame, path: Path) -> None:
+    """Coverage at 0.9, and the AUROC of types that were left out."""
+    covered = rows[rows["left out"] == "–"]
+    dots(
+        covered,
+        "coverage at 0.9",
+        {
+            "sets, default": "prediction sets",
+            "sets, second part": "calibrated on a part",
+            "sets, one threshold": "one threshold",
+            "summed probabilities": "summed probabilities",
+            "sets, default, labels permuted": "labels permuted",
+            "sets, default, other donor": "other donor",
+        },
+        path,
+        xlabel="share of cells whose set holds their type (dashed: 0.9 stated)",
+        groups=NAMES,
+        kinds={
+            "sets, default": "ours",
+            "sets, second part": "ours",
+            "summed probabilities": "reference",
+        },
+        line=0.9,
+    )
+    left_out = rows[(rows["left out"] != "–") & (rows["data"] == "pbmc_kang")]
+    if len(left_out):
+        by_type = left_out.assign(kind=left_out["method"], method=left_out["left out"])
+        dots(
+            by_type,
+            "AUROC",
+            {t: t for t in sorted(by_type["method"].unique())},
+            path.with_stem(path.stem.replace("sets", "novelty")),
+            xlabel="AUROC of a blood type that was left out (dashed: 0.9)",
+            by="kind",
+            groups={
+                "novelty": "novelty",
+                "1 − greatest probability": "1 − probability",
+                "distance in principal components": "distance in PCs",
+            },
+            line=0.9,
+        )
+
+
+def middle(rows: pd.DataFrame, path: Path) -> None:
+    """Energy distance to what was held out."""
+    floors = rows.groupby(["data", "held out", "seed"], sort=False)[
+        "energy distance, floor"
+    ].first()
+    floor = floors.reset_index().rename(columns={"energy distance, floor": "energy distance"})
+    rows = pd.concat([rows, floor.assign(method="floor")])
+    dots(
+        rows,
+        "energy distance",
+        {
+            "floor": "half of the real cells",
+            "CI-VAE (default), OT pairs": "CI-VAE",
+            "CI-VAE, β = 0 (the recipe), OT pairs": "without the classifier",
+            "SCANVI, linear classifier, OT pairs": "SCANVI, linear",
+            "VAE, OT pairs": "VAE",
+            "gene space, OT pairs": "nothing learned (OT)",
+            "halves of the counts, OT pairs": "halves of the counts",
+            "nearest end": "nearest end",
+        },
+        path,
+        xlabel="energy distance to the left-out cells (0 is best)",
+        by="held out",
+        groups={
+            "3_EP": "progenitors",
+            "4_immature": "immature",
+            "time 1": "EMT, time 1",
+            "time 2": "EMT, time 2",
+        },
+        kinds={
+            "floor": "ceiling",
+            "CI-VAE (default), OT pairs": "ours",
+            "CI-VAE, β = 0 (the recipe), OT pairs": "reference",
+        },
+    )
+
+
+def mnist(rows: pd.DataFrame, path: Path) -> None:
+    """Error and separability."""
+    dots(
+        rows,
+        ["MAE, %", "separability, train-test, %"],
+        {name: name for name in rows["method"].unique() if name != "real test images"},
+        path,
+        xlabel="both in %",
+        by="",
+        groups={"error": "error", "separability": "separability"},
+        kinds={n: "ours" for n in rows["method"].unique() if n.startswith("CI-VAE")},
+    )
+
+
+def tradeoff(rows: pd.DataFrame, path: Path) -> None:
+    """Reconstruction by the weight of the classifier."""
+    swept = rows[rows["kl_weight"] == 0.1]
+    betas = sorted(swept["discriminator_weight"].unique())
+    dots(
+        swept.assign(method=swept["discriminator_weight"].map("β = {:g}".format)),
+        "reconstruction loss, held out",
+        {f"β = {beta:g}": f"β = {beta:g}" for beta in betas},
+        path,
+        xlabel="reconstruction loss of held-out cells, nats (less is better)",
+        groups={"colon_crc": "colon types", "pbmc_kang": "blood"},
+    )
+
+
+FIGURES = (
+    *(order, donors, condition, class_kept, augmentation_realism, augmentation_use),
+    *(few_labels, sets, middle, mnist, tradeoff),
+)
+
+
+def main(folder: Path = FOLDER, tables: Path = DOCS) -> None:
+    """Draw what there are tables of."""
+    for draw in FIGURES:
+        table = tables / f"{draw.__name__}.csv"
+        if table.exists():
+            draw(pd.read_csv(table), folder / f"evidence_{draw.__name__}.png")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

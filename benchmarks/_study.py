@@ -2,12 +2,14 @@
 
 A study says how a split is prepared and how one method is measured on it; see ``Study``. The harness
 goes through seeds, settings and methods, skips the rows that the table has already, writes the table
-after every row, and says how long the rest will take.
+after every row, and says how long the rest will take. Each row bears a key of the settings, versions and data
+that it was measured with. A row whose key is another than today's is measured again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import os
 import sys
@@ -18,6 +20,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +28,20 @@ import numpy as np
 import pandas as pd
 import scvi
 from _common import DOCS, PACKAGES, command_of, provenance
-from _data import FILES
+from _data import FILES, data_path
+from _methods import Unavailable, fingerprint
 from _rules import paired_differences, unequal_rules, void
 from filelock import FileLock
 
 # In the name of a row whose labels say nothing.
 PERMUTED = "labels permuted"
 STUDY_PACKAGES = (*PACKAGES, "scikit-learn")
+
+
+# Arguments that choose which rows are measured, and where they go, but do not change a row.
+NOT_IN_KEY = frozenset(
+    ["seeds", "methods", "only", "datasets", "restart", "write", "out", "argv", "data", "quick"]
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,8 @@ class Study:
         ``rules()`` gives ``{method: {rule: value}}``; the table names those that methods do not share.
     compared
         See ``reference``. Rows need the columns ``cells learned from`` and ``cells scored``.
+    protocol
+        Raise it when ``prepare`` or ``measure`` change what they measure: all rows are measured again.
     """
 
     name: str
@@ -95,6 +107,7 @@ class Study:
     reference: str | None = None
     compared: Sequence[str] = ()
     rules: Callable[[], Mapping[str, Mapping[str, Any]]] | None = None
+    protocol: int = 1
 
     def on_file(self, name: str, args: argparse.Namespace) -> Study:
         """The same study of a file of one's own."""
@@ -106,6 +119,14 @@ class Study:
         else:
             raise SystemExit(f"{self.name} takes no --data: it has one data set of its own kind.")
         return replace_fields(self, settings=settings)
+
+    def key(self, setting: Mapping[str, Any], name: str, args: argparse.Namespace) -> str:
+        """What a row was measured with: protocol, options, method, versions, data."""
+        options = {k: v for k, v in vars(args).items() if k not in NOT_IN_KEY}
+        data = data_path(setting["data"]) if "data" in setting and not args.quick else None
+        parts = (self.protocol, sorted(options.items()), dict(setting), name)
+        told = repr((*parts, fingerprint(self.methods[name]), _digest(data)))
+        return "k" + hashlib.sha256(told.encode()).hexdigest()[:10]
 
     @property
     def by(self) -> list[str]:
@@ -123,15 +144,19 @@ def run(study: Study, argv: Sequence[str] | None = None) -> pd.DataFrame:
     table = Table(study, args)
     if args.restart:
         table.forget(args.methods)
+    before = len(table.rows())
     todo = [
         (seed, setting, name)
-        for seed in range(args.seeds)
+        for seed in range(0 if args.write else args.seeds)
         for setting in study.settings
         if all(str(setting[column]) in values for column, values in args.only.items())
         for name in args.methods
         if not study.skip(setting, name) and not table.has(setting, name, seed)
     ]
-    print(f"{study.name}: {len(todo)} rows to do, {len(table.rows())} there, in {table.csv}")
+    again = sum(table.outdated(setting, name, seed) for seed, setting, name in todo)
+    print(f"{study.name}: {len(todo)} rows to do, {before} there, in {table.csv}")
+    if again:
+        print(f"{again} rows were measured with other settings or versions, and are measured again")
     prepared: tuple[Any, Any] = (None, None)
     failed = 0
     for i, (seed, setting, name) in enumerate(todo):
@@ -142,6 +167,9 @@ def run(study: Study, argv: Sequence[str] | None = None) -> pd.DataFrame:
         start = time.perf_counter()
         try:
             row = study.measure(study.methods[name], prepared[1], seed, args)
+        except Unavailable as error:
+            print(f"{name}: left out, {error}")
+            continue
         except Exception:  # noqa: BLE001  # one method that fails must not cost a night of the others
             traceback.print_exc()
             failed += 1
@@ -149,7 +177,8 @@ def run(study: Study, argv: Sequence[str] | None = None) -> pd.DataFrame:
         seconds = time.perf_counter() - start
         row.setdefault(study.time, seconds)
         table.seconds.setdefault(name, []).append(seconds)
-        table.add({**setting, "method": name, "seed": seed, **row})
+        key = study.key(setting, name, args)
+        table.add({**setting, "method": name, "seed": seed, "key": key, **row})
         shown = {k: v if isinstance(v, str) else round(float(v), 4) for k, v in row.items()}
         place = ", ".join([*map(str, setting.values()), name, f"seed {seed}"])
         left = table.seconds_left([name for _, _, name in todo[i + 1 :]])
@@ -166,6 +195,7 @@ class Table:
 
     def __init__(self, study: Study, args: argparse.Namespace):
         self.study = study
+        self.args = args
         self.folder = Path(args.out)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.csv = self.folder / f"{study.name}.csv"
@@ -178,21 +208,35 @@ class Table:
     def rows(self) -> pd.DataFrame:
         """All rows that are written."""
         if not self.csv.exists():
-            return pd.DataFrame(columns=[*self.study.by, "seed"])
-        return pd.read_csv(self.csv)
+            return pd.DataFrame(columns=[*self.study.by, "seed", "key"])
+        rows = pd.read_csv(self.csv)
+        return rows if "key" in rows else rows.assign(key="")  # of a time before there were keys
 
     def has(self, setting: Mapping[str, Any], name: str, seed: int) -> bool:
-        """Whether a row is there."""
+        """Whether a row is there that was measured with the settings and versions of today."""
+        return bool(self._keys(setting, name, seed) == {self.study.key(setting, name, self.args)})
+
+    def outdated(self, setting: Mapping[str, Any], name: str, seed: int) -> bool:
+        """Whether a row is there that was measured with others."""
+        return bool(self._keys(setting, name, seed)) and not self.has(setting, name, seed)
+
+    def _keys(self, setting: Mapping[str, Any], name: str, seed: int) -> set[str]:
         rows = self.rows()
+        same = self._same(rows, {**setting, "method": name, "seed": seed})
+        return set(rows.loc[same, "key"].astype(str)) if same.any() else set()
+
+    def _same(self, rows: pd.DataFrame, row: Mapping[str, Any]) -> np.ndarray:
+        """Rows of the same setting, method and seed."""
         same = np.ones(len(rows), dtype=bool)
-        for column, value in {**setting, "method": name, "seed": seed}.items():
-            same &= (rows[column] == value).to_numpy()
-        return bool(same.any())
+        for column in (*self.study.by, "seed"):
+            same &= (rows[column] == row[column]).to_numpy()
+        return same
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Write one more row, and the means."""
+        """Write one more row, in place of one that was measured with other settings, and the means."""
         with self.lock:
             before = self.rows()
+            before = before[~self._same(before, row)]
             frame = pd.DataFrame([row])
             self._write(pd.concat([before, frame], ignore_index=True) if len(before) else frame)
 
@@ -255,9 +299,10 @@ def markdown(study: Study, rows: pd.DataFrame, command: str) -> str:
     parts = [
         f"# {study.title}",
         study.text,
-        *_unequal(study),
         *_void_columns(study, rows),
         "\n".join(lines),
+        *_not_run(study, rows),
+        *_unequal(study),
         foot,
     ]
     return "\n\n".join([*parts, *_differences(study, rows)]) + "\n"
@@ -274,6 +319,42 @@ def _unequal(study: Study) -> list[str]:
         lists = "; ".join(f"{value}: {', '.join(names)}" for value, names in by_value.items())
         said.append(f"{rule} ({lists})")
     return ["Rules that methods do not share: " + "; ".join(said) + "."] if said else []
+
+
+def _not_run(study: Study, rows: pd.DataFrame) -> list[str]:
+    """A paragraph that names what is missing."""
+    missing: dict[str, list[str]] = {}  # settings, as text: methods
+    for name in study.methods:
+        asked = [x for x in study.settings if not study.skip(x, name)]
+        of = rows[rows["method"] == name]
+        done = (
+            of[list(study.settings[0])].to_dict("records") if study.settings[0] else [{}] * len(of)
+        )
+        left = [" · ".join(map(str, x.values())) for x in asked if x not in done]
+        if left:
+            missing.setdefault("" if len(left) == len(asked) else ", ".join(left), []).append(name)
+    said = [
+        ", ".join(f"*{name}*" for name in names) + (f" ({left})" if left else "")
+        for left, names in missing.items()
+    ]
+    return [f"Not run yet: {'; '.join(said)}."] if said else []
+
+
+def _digest(path: Path | None) -> str:
+    """Of the contents of a file, or of a folder."""
+    if path is None or not path.exists():
+        return ""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(_file_digest(file, file.stat().st_mtime_ns))
+    return digest.hexdigest()
+
+
+@lru_cache
+def _file_digest(file: Path, changed: int) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def _void_columns(study: Study, rows: pd.DataFrame) -> list[str]:
@@ -330,10 +411,14 @@ def _arguments(study: Study, argv: list[str]) -> tuple[Study, argparse.Namespace
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="COLUMN=VALUE", help="settings, to divide the work"
     )
+    parser.add_argument(
+        "--datasets", nargs="+", default=[], metavar="NAME", help="of its data sets"
+    )
     parser.add_argument("--epochs", type=int, default=None, help="None: by the number of cells")
     parser.add_argument("--restart", action="store_true", help="forget the rows of these methods")
+    parser.add_argument("--write", action="store_true", help="the table again; measure nothing")
     parser.add_argument("--out", default=None, help="folder of the table; docs/evidence")
-    parser.add_argument("--data", type=Path, default=None, help="an h5ad file of your own")
+    parser.add_argument("--data", type=Path, default=None, help="an h5ad or zarr file of your own")
     parser.add_argument("--labels-key", default="cell_type", help="column of obs with its classes")
     parser.add_argument("--donor-key", default=None, help="column of obs with its donors")
     study.options(parser)
@@ -347,7 +432,7 @@ def _arguments(study: Study, argv: list[str]) -> tuple[Study, argparse.Namespace
         parser.error(f"--methods must be of {list(study.methods)}, got {unknown}")
     if args.data is not None:
         if not args.data.exists():
-            parser.error(f"--data must be an h5ad file, but {args.data} is not there")
+            parser.error(f"--data must be an h5ad or zarr file, but {args.data} is not there")
         FILES[args.data.stem] = (args.data.absolute(), args.labels_key, args.donor_key)
         study = study.on_file(args.data.stem, args)
     only: dict[str, set[str]] = {}
@@ -356,8 +441,13 @@ def _arguments(study: Study, argv: list[str]) -> tuple[Study, argparse.Namespace
         if value not in {str(setting.get(column)) for setting in study.settings}:
             parser.error(f"--only must be COLUMN=VALUE of {list(study.settings)}, got {part!r}")
         only.setdefault(column, set()).add(value)
+    known = {str(setting.get("data")) for setting in study.settings}
+    if set(args.datasets) - known:
+        parser.error(f"--datasets must be of {sorted(known)}, got {args.datasets}")
+    if args.datasets:
+        only["data"] = set(args.datasets)
     args.only = only
-    args.argv = argv
+    args.argv = [a for a in argv if a != "--write"]
     if args.out is None:
         args.out = tempfile.mkdtemp(prefix=f"{study.name}_") if args.quick else DOCS
         if args.data is not None and not args.quick:  # not among the tables of the documentation

@@ -1,6 +1,8 @@
 """Treated cells that were not measured: how well are they predicted from untreated ones?
 
     python benchmarks/condition.py
+    python benchmarks/condition.py --data FILE --labels-key TYPE --donor-key DONOR \
+        --condition-key CONDITION --source CONTROL --target TREATED
 
 pbmc_kang, control and interferon-stimulated blood cells of two donors. The stimulated cells of one type, or of one
 donor, are left out of everything; half of its control cells, too. From the other half, its stimulated cells are
@@ -25,7 +27,7 @@ from unittest import mock
 import anndata
 import numpy as np
 from _common import data_file
-from _data import data_folder, log_normalize
+from _data import FILES, data_folder, load, log_normalize
 from _study import Study, run, text_of
 
 import scivae
@@ -35,6 +37,45 @@ from scivae.tl import _conditions
 
 CONDITION, SOURCE, TARGET = "condition", "ctrl", "stim"
 TYPES = ("B cells", "CD14+ Monocytes", "CD4 T cells", "CD8 T cells", "FCGR3A+ Monocytes")
+
+
+def own_cells(name: str, args):
+    """A file of one's own, with the names of the study."""
+    adata = load(name, "cell_type")
+    if args.condition_key not in adata.obs:
+        raise SystemExit(
+            f"--condition-key must be a column of obs, got {args.condition_key!r}; the columns there are: "
+            f"{', '.join(map(repr, adata.obs.columns))}."
+        )
+    names = {args.source: SOURCE, args.target: TARGET}
+    found = adata.obs[args.condition_key].astype(str)
+    missing = [name for name in names if not (found == name).any()]
+    if missing:
+        raise SystemExit(
+            f"--source and --target must be values of {args.condition_key!r}, got {missing[0]!r}; "
+            f"the values there are: {', '.join(map(repr, sorted(found.unique())))}."
+        )
+    adata = adata[found.isin(list(names)).to_numpy()].copy()
+    adata.obs[CONDITION] = adata.obs[args.condition_key].astype(str).map(names)
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str)
+    return adata
+
+
+def of_file(name: str, args):
+    """Each type, and each donor, that has 20 cells in both conditions."""
+    obs = own_cells(name, args).obs
+    settings = []
+    for kind, column in (("type", "cell_type"), ("donor", "donor")):
+        if column not in obs or obs[column].nunique() < 2:
+            continue
+        sizes = obs.groupby([column, CONDITION]).size().unstack(fill_value=0)
+        names = sizes.index[
+            (sizes.reindex(columns=[SOURCE, TARGET], fill_value=0) >= 20).all(axis=1)
+        ]
+        settings += [{"left out": f"{kind}: {level}"} for level in names]
+    if not settings:
+        raise SystemExit("no type and no donor has 20 cells in both conditions, beside another")
+    return settings
 
 
 def cells(quick: bool):
@@ -69,9 +110,10 @@ def halves(cells: np.ndarray, strata: np.ndarray, rng: np.random.Generator):
 
 
 def prepare(setting, seed, args):
-    adata = cells(args.quick)
+    own_file = args.data is not None and args.data.stem in FILES
+    adata = own_cells(args.data.stem, args) if own_file else cells(args.quick)
     by = setting["left out"].split(": ")[0]
-    level = setting["left out"].split(": ")[1]
+    level = setting["left out"].split(": ", 1)[1]
     by = {"type": "cell_type", "donor": "donor"}[by]
     rng = np.random.default_rng([seed, 4])
     types = adata.obs["cell_type"].to_numpy()
@@ -181,6 +223,12 @@ def measure(make, data, seed, args):
     }
 
 
+def options(parser):
+    parser.add_argument("--condition-key", default=CONDITION, help="column of the conditions")
+    parser.add_argument("--source", default=SOURCE, help="the condition to predict from")
+    parser.add_argument("--target", default=TARGET, help="the condition to predict")
+
+
 STUDY = Study(
     name="condition",
     title="A condition that was not measured",
@@ -193,6 +241,8 @@ STUDY = Study(
     ],
     prepare=prepare,
     measure=measure,
+    options=options,
+    of_file=of_file,
     quick={"only": ["left out=type: CD4 T cells"]},
 )
 

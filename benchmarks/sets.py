@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from _data import donor_key_of, labels_of, load, log_normalize
-from _figures import dots
 from _methods import CIVAE, fitted
 from _rules import permuted, three_parts, two_parts
 from _study import PERMUTED, Study, run, text_of
@@ -234,34 +233,6 @@ def of_file(name, args):
     ]
 
 
-def finish(rows, folder):
-    """Draw coverage at 0.9, and the AUROC of classes that were left out."""
-    sets = rows[rows["left out"] == NOTHING]
-    dots(
-        sets,
-        f"coverage at {LEVELS[0]}",
-        {name: name for name in METHODS if name in set(sets["method"])},
-        folder / "sets.png",
-        xlabel=f"coverage of sets at {LEVELS[0]} (gray line)",
-        groups=list(dict.fromkeys(sets["data"])),
-        kinds={"sets, default": "ours", "sets, second part": "ours"},
-        line=LEVELS[0],
-    )
-    left_out = rows[rows["left out"] != NOTHING]
-    if len(left_out):
-        dots(
-            left_out,
-            "AUROC",
-            {name: name for name in METHODS if name in set(left_out["method"])},
-            folder / "novelty.png",
-            xlabel="AUROC of a class that was left out (gray line: 0.9)",
-            groups=list(dict.fromkeys(left_out["left out"])),
-            by="left out",
-            kinds={"novelty": "ours"},
-            line=0.9,
-        )
-
-
 STUDY = Study(
     name="sets",
     title="Prediction sets and novelty",
@@ -276,9 +247,8 @@ STUDY = Study(
     measure=measure,
     skip=skip,
     options=lambda parser: parser.add_argument("--n-genes", type=int, default=1000),
-    finish=finish,
     quick={"only": ["data=pbmc_kang"]},
-    time="training time, s",
+    time="CPU time, s",
     of_file=of_file,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -23,18 +24,21 @@ STUDIES = {
             "W1": {"real cells", "real cells, labels permuted"},
         },
     ),
-    "middle": (None, {}),
+    "middle": (
+        ["two ends", "halves of the counts, OT pairs", "gene space, OT pairs"]
+        + ["VAE, latent arithmetic", "CI-VAE, β = 0 (the recipe), OT pairs"],
+        {},
+    ),
     "condition": (None, {"fold change, r": {"control cells as they are"}}),
     "few_labels": (
-        None,
+        ["logistic regression, genes", "logistic regression, latent space of the recipe"]
+        + ["SCANVI, tuned", "CI-VAE (default)", "CI-VAE, labels permuted"],
         {
             "calibration error, after": {
-                "CI-VAE, no cell held out",
                 "CI-VAE, labels permuted",
                 "logistic regression, genes",
-                "logistic regression, latent space of a VAE",
                 "logistic regression, latent space of the recipe",
-                "SCANVI",
+                "SCANVI, tuned",
             }
         },
     ),
@@ -44,12 +48,13 @@ STUDIES = {
         None,
     ),
     "augmentation_realism": (
-        ["real held-out cells", "SMOTE", "PCA, Gaussian", "CI-VAE (default)"],
+        ["real cells", "SMOTE", "PCA, Gaussian", "CI-VAE, augment (default)"]
+        + ["CI-VAE, posterior draws, no line", "CI-VAE, lines, labels permuted"],
         {},
     ),
     "augmentation_use": (
-        ["all cells kept", "nothing", "class weights", "SMOTE", "PCA, OT midpoints"]
-        + ["VAE, latent arithmetic", "conditional VAE, prior", "CI-VAE, β = 50, prior"],
+        ["all cells kept", "nothing", "class weights", "PCA, OT midpoints"]
+        + ["VAE, latent arithmetic", "conditional VAE, prior"],
         {},
     ),
     "time_to_quality": (["default", "batch of 256, twice the rate", "early stopping"], {}),
@@ -164,6 +169,78 @@ def test_only_some_settings(tmp_path, capsys):
     assert "--only must be" in capsys.readouterr().err
 
 
+def test_rows_of_other_settings_are_measured_again(tmp_path, capsys):
+    from _study import run
+
+    measured: list = []
+    options = {"options": lambda parser: parser.add_argument("--n-genes", type=int, default=9)}
+    out = ["--out", str(tmp_path), "--seeds", "1", "--methods", "a"]
+    first = run(toy(measured, **options), out)
+    run(toy(measured, **options), out)
+    assert len(measured) == 2
+    again = run(toy(measured, **options), [*out, "--n-genes", "8", "--only", "kept=5"])
+    assert "1 rows were measured with other settings or versions" in capsys.readouterr().out
+    assert len(measured) == 3
+    assert sorted(again["kept"]) == [5, 10]  # the old row gave way to the new one
+    same = again.set_index("kept")["key"].sort_index() == first.set_index("kept")["key"]
+    assert same.to_dict() == {5: False, 10: True}
+    run(toy(measured, **options, protocol=2), out)
+    assert len(measured) == 5
+
+
+def test_keys_follow_versions_and_defaults(monkeypatch):
+    methods = import_module("_methods")
+    ours, theirs = methods.fingerprint(methods.CIVAE), methods.fingerprint(methods.SCANVI)
+    assert methods.fingerprint(lambda: methods.CIVAE(train_size=0.9)) != ours
+    monkeypatch.setattr(methods, "version", {"scivae-tools": "9", "scvi-tools": "1"}.get)
+    assert methods.fingerprint(methods.CIVAE) != ours
+    assert methods.fingerprint(methods.SCANVI) != theirs
+    theirs = methods.fingerprint(methods.SCANVI)
+    monkeypatch.setattr(methods, "ours", dict)  # what this package does is not theirs
+    assert methods.fingerprint(methods.SCANVI) == theirs
+
+
+def test_a_table_names_what_was_not_run(tmp_path):
+    from _study import run
+
+    out = ["--out", str(tmp_path), "--seeds", "1"]
+    run(toy([], settings=[{"data": "x"}, {"data": "y"}]), [*out, "--datasets", "x"])
+    text = (tmp_path / "toy.md").read_text()
+    assert "Not run yet: *a*, *b* (y)." in text
+    run(toy([], settings=[{"data": "x"}, {"data": "y"}]), out)
+    assert "Not run yet" not in (tmp_path / "toy.md").read_text()
+
+
+def test_a_method_that_the_versions_lack_is_left_out(tmp_path, capsys):
+    from _methods import Unavailable
+    from _study import run
+
+    def measure(method, data, seed, args):
+        raise Unavailable("scvi-tools 9 has it")
+
+    run(toy([], measure=measure), ["--out", str(tmp_path), "--seeds", "1", "--methods", "a"])
+    assert "a: left out, scvi-tools 9 has it" in capsys.readouterr().out
+
+
+def test_wrong_labels_are_wrong():
+    few_labels = import_module("few_labels")
+    labels = np.array(["a", "b", "c", few_labels.UNKNOWN] * 25, dtype=object)
+    wrong = few_labels.with_wrong(labels, 40, np.random.default_rng(0))
+    known = labels != few_labels.UNKNOWN
+    assert (wrong[known] != labels[known]).sum() == 30
+    assert (wrong[~known] == few_labels.UNKNOWN).all()
+    assert set(wrong[known]) == {"a", "b", "c"}
+
+
+def test_a_nearest_neighbor_tells_clouds_apart():
+    accuracy = import_module("augmentation_realism").nearest_neighbor_accuracy
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 400, 3))
+    assert accuracy(a, b) == pytest.approx(0.5, abs=0.06)
+    assert accuracy(a, b + 9) == 1
+    assert accuracy(a, a + 1e-6) == 0  # copies
+
+
 def test_a_method_that_fails_costs_no_other(tmp_path, capsys):
     from _study import run
 
@@ -183,6 +260,17 @@ def test_says_how_long_the_rest_takes():
     table.seconds = {"a": [1.0, 3.0]}
     table.rows = lambda: pd.DataFrame({"method": ["a", "b"], "time, s": [50.0, 10.0]})
     assert table.seconds_left(["a", "b", "a"]) == 2 + 10 + 2
+
+
+def test_figures_of_the_page_are_drawn_from_the_committed_tables(tmp_path):
+    figures = import_module("_figures")
+    figures.main(tmp_path)
+    made = {p.name for p in tmp_path.iterdir()}
+    shown = set(
+        re.findall(r"_static/(evidence_\w+\.png)", (FOLDER.parent / "docs/evidence.md").read_text())
+    )
+    assert shown <= made
+    assert all((figures.FOLDER / name).exists() for name in shown)
 
 
 def test_readme_shows_a_method_as_it_is():

@@ -227,6 +227,34 @@ def test_a_nested_choice_sees_no_cell_that_is_scored(rules):
     assert seen == set(parts.learn.obs_names)
 
 
+def test_a_choice_by_hidden_labels_is_not_told_them(rules):
+    """A candidate that repeats what it was given knows no hidden label, and does not win."""
+    learn = rules.three_parts(cells(), KEY, 0).learn
+    given = pd.Series(labels(learn), index=learn.obs_names)
+    given[np.random.default_rng(0).random(len(given)) < 0.5] = "Unknown"
+    learn.obs[KEY] = pd.Categorical(given)
+    told = {}
+
+    def score(candidate, inner, hidden, truth):
+        told[candidate] = (inner, hidden, truth)
+        if candidate == "memory":
+            return np.mean(labels(inner[hidden.obs_names]) == truth)
+        known = inner[labels(inner) != "Unknown"]
+        model = LogisticRegression(max_iter=500).fit(features(known), labels(known))
+        return model.score(features(hidden), truth)
+
+    choices = {"memory": "memory", "honest": "honest"}
+    assert rules.hidden_choice(choices, learn, KEY, 0, score, "Unknown") == "honest"
+    inner, hidden, truth = told["memory"]
+    assert list(truth) == list(given[hidden.obs_names])
+    assert inner.n_obs == learn.n_obs
+    assert set(labels(hidden)) == {"Unknown"}
+    assert set(labels(inner)) == set(given)  # each class keeps labels
+    one = learn[:3].copy()
+    one.obs[KEY] = pd.Categorical(["a", "b", "Unknown"])
+    assert rules.hidden_choice(choices, one, KEY, 0, score, "Unknown") == "memory"  # the first
+
+
 def test_a_choice_made_on_reported_data_is_refused(rules):
     rules.check_choice(["pbmc_kang"], ["intestine_haber", "pbmc_kang"])
     with pytest.raises(ValueError, match="chosen on intestine_haber, which is reported"):
@@ -377,7 +405,7 @@ def test_adapters_say_how_they_are_trained():
     methods = import_module("_methods")
     ours, theirs = methods.CIVAE().rules(), methods.SCANVI().rules()
     assert set(ours) == set(theirs)
-    recipe = import_module("class_kept").recipe().rules()
+    recipe = methods.recipe().rules()
     assert {k: v for k, v in recipe.items() if v != ours[k]} == {"classes": None}
 
 
@@ -391,13 +419,13 @@ def test_one_seed_has_no_spread_and_no_interval(tmp_path):
 
 OF_FILES = (
     *("class_kept", "few_labels", "sets", "augmentation_use", "augmentation_realism"),
-    *("middle", "time_to_quality", "tradeoff"),
+    *("middle", "time_to_quality", "tradeoff", "condition"),
 )
 
 
 def test_every_study_of_cells_takes_a_file():
     studies = {p.stem for p in FOLDER.glob("*.py") if "STUDY = Study(" in p.read_text()}
-    assert studies - set(OF_FILES) == {"condition", "mnist"}  # conditions of donors; images
+    assert studies - set(OF_FILES) == {"mnist"}  # images
 
 
 @pytest.mark.parametrize("name", OF_FILES)
@@ -406,6 +434,8 @@ def test_studies_take_a_file_of_ones_own(name, tmp_path, monkeypatch):
     adata = cells(400, 40)
     adata.obs = adata.obs.rename(columns={KEY: "my type"})
     adata.obs.loc[adata.obs_names[:3], "my type"] = np.nan
+    adata.obs["drug"] = np.where(np.arange(adata.n_obs) % 2, "yes", "no")
+    adata = concat([adata, adata[50:60]])  # the same cells twice, under the same names
     del adata.layers["counts"]
     adata.write_h5ad(tmp_path / "mine.h5ad")
     module = import_module(name)
@@ -413,9 +443,17 @@ def test_studies_take_a_file_of_ones_own(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--seeds", "1", "--epochs", "1", "--methods", first]
     options += ["--data", "mine.h5ad", "--labels-key", "my type"]
+    if name == "condition":
+        options += ["--donor-key", "donor", "--condition-key", "drug", "--source", "no"]
+        options += ["--target", "yes"]
     rows = import_module("_study").run(module.STUDY, options)
     named = {"middle": ("held out", {"class_1", "class_2"})}
     column, expected = named.get(name, ("data", {"mine"}))
+    if name == "condition":
+        column, kinds = "left out", {"type": "class", "donor": "donor"}
+        expected = {
+            f"{k}: {v}_{i}" for k, v in kinds.items() for i in range(4 if k == "type" else 7)
+        }
     assert set(rows[column]) == expected
     assert (tmp_path / f"{name}_mine" / f"{name}.csv").exists()  # not among the committed tables
 

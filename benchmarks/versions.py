@@ -44,7 +44,7 @@ COMPILED += ("scipy", "statsmodels")
 # Name of a combination, and what is added to "install the package".
 COMBINATIONS: dict[str, list[str]] = {
     "oldest": ["--resolution", "lowest-direct"]
-    + [f"--no-build-package={package}" for package in COMPILED],
+    + [f"--only-binary={package}" for package in COMPILED],
     "constraints": ["-c", "constraints.txt"],
     "newest": [],
 }

@@ -197,7 +197,7 @@ def test_a_block_of_many_is_made_in_little_memory(helpers):
         """)
     n, peak = map(int, out.split())
     assert n == 2 * 4096
-    assert peak < 1e9
+    assert peak < 1.5e9  # the cells would take 8e9
 
 
 @pytest.mark.parametrize(

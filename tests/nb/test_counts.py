@@ -255,6 +255,15 @@ def test_an_error_in_a_thread_is_raised_here():
         {"n_layers": 2, "log_variational": False},
         {"use_batch_norm": "none", "use_layer_norm": "both"},
         {"n_continuous_cov": 1, "n_cats_per_cov": [3]},
+        {"n_continuous_cov": 1, "n_cats_per_cov": [3], "encode_covariates": True},
+        {
+            "n_continuous_cov": 1,
+            "n_cats_per_cov": [3],
+            "encode_covariates": True,
+            "deeply_inject_covariates": False,
+            "n_layers": 2,
+        },
+        {"encode_covariates": True, "n_layers": 3},
         {"class_weights": [0.5, 1.0, 2.0], "discriminator_weight": 7.0, "kl_weight": 3.0},
         {"sample_latent": False},
     ],
@@ -300,7 +309,6 @@ def test_loss_and_gradients_of_the_whole_network(settings, training, way):
     [
         {"gene_likelihood": "zinb"},
         {"dispersion": "gene-batch"},
-        {"encode_covariates": True},
         {"use_size_factor_key": True},
         {"latent_distribution": "ln"},
         {"batch_representation": "embedding"},

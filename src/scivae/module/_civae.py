@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -308,7 +308,6 @@ class CIVAEModule(VAE):
             and self.batch_representation == "one-hot"
             and self.use_observed_lib_size
             and not self.use_size_factor_key
-            and not self.encode_covariates
             and not self.extra_payload_autotune
             and type(self.z_encoder) is Encoder
             and type(self.decoder) is DecoderSCVI
@@ -318,26 +317,68 @@ class CIVAEModule(VAE):
         )
 
     def encode_counts(
-        self, cells: SparseCounts | DenseCounts, products: torch.dtype | None = None
+        self,
+        cells: SparseCounts | DenseCounts,
+        tensors: Mapping[str, Any],
+        products: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of the posterior, each ``(n_obs, n_latent)``, of counts.
 
-        ``products`` is the precision in which a matrix is multiplied by the first layer.
+        ``tensors`` is their minibatch, for the covariates. ``products`` is the precision in which a matrix is
+        multiplied by the first layer.
         """
         values = cells.encoder_input.log1p() if self.log_variational else cells.encoder_input
-        (first, *others), *blocks = self.z_encoder.encoder.fc_layers
+        layers = self.z_encoder.encoder
+        first = layers.fc_layers[0][0]
+        with_genes, in_each_layer = self._encoded_covariates(tensors, values)
         if isinstance(cells, SparseCounts):
             hidden = sparse_linear(values, cells, first)
-        elif products is None:
-            hidden = first(values)
+            if with_genes is not None:
+                hidden = hidden + F.linear(with_genes, first.weight[:, cells.n_vars :])
         else:
-            hidden = F.linear(values.to(products), first.weight.to(products)).to(values.dtype)
-            hidden = hidden if first.bias is None else hidden + first.bias
-        for layer in [*others, *(layer for block in blocks for layer in block)]:
-            if layer is not None:
+            inputs = values if with_genes is None else torch.cat([values, with_genes], -1)
+            if products is None:
+                hidden = first(inputs)
+            else:
+                hidden = F.linear(inputs.to(products), first.weight.to(products)).to(values.dtype)
+                hidden = hidden if first.bias is None else hidden + first.bias
+        for i, block in enumerate(layers.fc_layers):
+            for layer in block:
+                if layer is None or layer is first:
+                    continue
+                if (
+                    in_each_layer is not None
+                    and isinstance(layer, nn.Linear)
+                    and layers.inject_into_layer(i)
+                ):
+                    hidden = torch.cat([hidden, in_each_layer], -1)
                 hidden = layer(hidden)
         mean, logs = self.z_encoder.mean_encoder(hidden), self.z_encoder.var_encoder(hidden)
         return mean, self.z_encoder.var_activation(logs) + self.z_encoder.var_eps
+
+    def _encoded_covariates(
+        self, tensors: Mapping[str, Any], like: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Covariates that the encoder is given with the genes, and in each further layer.
+
+        Both of shape ``(n_obs, …)``, as :class:`scvi.nn.FCLayers` joins them; ``None`` for none.
+        """
+        if not self.encode_covariates:
+            return None, None
+        categories = [tensors[REGISTRY_KEYS.BATCH_KEY]]
+        if tensors.get(REGISTRY_KEYS.CAT_COVS_KEY) is not None:
+            categories += torch.split(tensors[REGISTRY_KEYS.CAT_COVS_KEY], 1, dim=1)
+        coded = [
+            F.one_hot(codes.long().squeeze(-1), n).to(like)
+            for n, codes in zip(self.z_encoder.encoder.n_cat_list, categories, strict=True)
+            if n > 1
+        ]
+        numbers = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)
+        first = [*([] if numbers is None else [numbers.to(like)]), *coded]
+        return (
+            torch.cat(first, -1) if first else None,
+            torch.cat(coded, -1) if coded else None,
+        )
 
     def fused_loss(
         self,
@@ -361,7 +402,7 @@ class CIVAEModule(VAE):
         # the first layer's on a CPU, which is sparse); the others are small, and converting takes time, too.
         products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
-            mean, variance = self.encode_counts(cells, products)
+            mean, variance = self.encode_counts(cells, tensors, products)
             if mean.is_cpu and not mean.isfinite().all():  # on a GPU, the loss tells in the end
                 raise NotADistributionError("KL")
             z = mean

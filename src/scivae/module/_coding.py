@@ -67,7 +67,7 @@ def encoded_minibatches(
         if supports_fused_nb:
             cells = counts_of(tensors[REGISTRY_KEYS.X_KEY].to(module.device))
             check_finite(cells.counts)
-            mean, variance = module.encode_counts(cells)
+            mean, variance = module.encode_counts(cells, tensors)
             scale, library = variance.sqrt(), cells.totals.log()
         else:
             out = module.inference(**module._get_inference_input({**tensors}))

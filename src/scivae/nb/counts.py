@@ -248,11 +248,12 @@ def sparse_linear(values: torch.Tensor, rows: SparseCounts, layer: torch.nn.Line
     rows
         Those places.
     layer
-        The layer, of ``n_vars`` inputs.
+        The layer. Its first ``n_vars`` inputs are the genes; others, if any, are left to the caller.
 
     Returns
     -------
     ``layer`` of the dense matrix, shape ``(n_obs, out_features)``.
     """
-    out = _SparseLinear.apply(values, layer.weight, rows)
+    weight = layer.weight if layer.in_features == rows.n_vars else layer.weight[:, : rows.n_vars]
+    out = _SparseLinear.apply(values, weight, rows)
     return out if layer.bias is None else out + layer.bias

@@ -100,7 +100,7 @@ FINITE = "expression values must be finite, but adata.layers['counts'] is NaN or
 LIKELIHOODS = "likelihood must be 'auto' or one of 'nb', 'zinb', 'poisson', 'normal', 'laplace', 'bernoulli', got {!r}."
 COUNTS = "likelihood={!r} needs raw counts, but adata.layers['counts'] holds {}; pass layer= with the name of the raw counts to setup_anndata (available layers: none), or choose likelihood='normal'."
 METHODS = "method must be one of 'linear', 'spherical', 'geodesic', got {!r}."
-PAIRED = "{} must be a value of adata.obs['cell_type'] that at least one cell has, got {!r}; available values: 'alpha', 'beta', 'gamma'."
+PAIRED = "{} must be a value that occurs in adata.obs['cell_type'], got {!r}; available values: 'alpha', 'beta', 'gamma'."
 
 # change of the AnnData, arguments of setup_anndata, error, its text
 SETUP = {
@@ -224,14 +224,14 @@ CALL = {
     "batch_size": (lambda m, a: m.predict(batch_size=0), ValueError, "batch_size must be at least 1, got 0."),
     "batch_size of latent": (lambda m, a: m.get_latent_representation(batch_size="1"), TypeError, "batch_size must be an integer, got '1' (str)."),
     "z of another shape": (lambda m, a: m.decode(np.zeros((2, 3))), ValueError, "z must be of shape (n, 4), got (2, 3)."),
-    "z words": (lambda m, a: m.decode([["a", "b", "c", "d"]]), TypeError, "z must hold numbers, in rows of equal length, got [['a', 'b', 'c', 'd']] (list)."),
-    "z ragged": (lambda m, a: m.decode([[0, 0, 0, 0], [0]]), TypeError, "z must hold numbers, in rows of equal length, got [[0, 0, 0, 0], [0]] (list)."),
-    "z complex": (lambda m, a: m.decode(Z * 1j), TypeError, "z must hold numbers, in rows of equal length, got ndarray."),
+    "z words": (lambda m, a: m.decode([["a", "b", "c", "d"]]), TypeError, "z must hold numbers in rows of equal length, got [['a', 'b', 'c', 'd']] (list); pass a numeric array."),
+    "z ragged": (lambda m, a: m.decode([[0, 0, 0, 0], [0]]), TypeError, "z must hold numbers in rows of equal length, got [[0, 0, 0, 0], [0]] (list); pass a numeric array."),
+    "z complex": (lambda m, a: m.decode(Z * 1j), TypeError, "z must hold numbers in rows of equal length, got ndarray; pass a numeric array."),
     "z infinite": (lambda m, a: m.decode(Z + np.inf), ValueError, "z must be finite and within ±1e+15, got inf."),
     "z huge": (lambda m, a: m.decode(Z + 1e30), ValueError, "z must be finite and within ±1e+15, got 1e+30."),
     "covariates a dict": (lambda m, a: m.decode(Z, {"batch": "one"}), TypeError, "covariates must be a DataFrame, got dict."),
     "covariates unknown": (lambda m, a: m.decode(Z, pd.DataFrame({"batch": ["one"] * 2})), KeyError, "covariates must be columns of the setup (there are none), got 'batch'."),
-    "library_size words": (lambda m, a: m.decode(Z, library_size="big"), TypeError, "library_size must hold numbers, in rows of equal length, got 'big' (str)."),
+    "library_size words": (lambda m, a: m.decode(Z, library_size="big"), TypeError, "library_size must hold numbers in rows of equal length, got 'big' (str); pass a numeric array."),
     "library_size NaN": (lambda m, a: m.decode(Z, library_size=NAN), ValueError, "library_size must be positive and at most 1e+15, got nan."),
     "library_size huge": (lambda m, a: m.decode(Z, library_size=[1, 1e300]), ValueError, "library_size must be positive and at most 1e+15, got 1e+300."),
     "library_size a matrix": (lambda m, a: m.decode(Z, library_size=np.ones((2, 1))), ValueError, "library_size must be one number or of shape (2,), got shape (2, 1)."),
@@ -299,11 +299,11 @@ VERBS = {
     "pairs: adata": (lambda m, a: tl.pair_cells(a.X, "a", "b", "c"), TypeError, "adata must be an AnnData, got ndarray."),
     "pairs: groupby": (lambda m, a: pairs(a, groupby=["cell_type"]), TypeError, "groupby must be the name of a column of adata.obs, got ['cell_type'] (list)."),
     "pairs: source": (lambda m, a: pairs(a, source="delta"), ValueError, PAIRED.format("source", "delta") + " Did you mean 'beta'?"),
-    "pairs: source a list": (lambda m, a: pairs(a, source=["alpha"]), TypeError, "source must be one value of adata.obs['cell_type'], got ['alpha']."),
+    "pairs: source a list": (lambda m, a: pairs(a, source=["alpha"]), TypeError, "source must be a single value of adata.obs['cell_type'], got ['alpha']; pass one value."),
     "pairs: target": (lambda m, a: pairs(a, target="alpha"), ValueError, "source and target must be two groups of adata.obs['cell_type'], got 'alpha' twice; available groups: 'alpha', 'beta', 'gamma'."),
     "pairs: label": (lambda m, a: pairs(a, label="gamma"), ValueError, "label must be present in both groups, but no cell of source='alpha' has adata.obs['cell_type'] == 'gamma'; the labels of that group are: 'alpha'."),
     "pairs: use_rep": (lambda m, a: pairs(a, use_rep="X_pca"), KeyError, "use_rep must be a key of adata.obsm, got 'X_pca'; available: 'X_civae', 'X_flat', 'X_words'. Did you mean 'X_civae'?"),
-    "pairs: use_rep words": (lambda m, a: pairs(a, use_rep="X_words"), TypeError, "adata.obsm['X_words'] must be a dense array of numbers, cells × dimensions, got shape (120, 2) of dtype <U1."),
+    "pairs: use_rep words": (lambda m, a: pairs(a, use_rep="X_words"), TypeError, "adata.obsm['X_words'] must be a dense array of numbers, cells × dimensions, got shape (120, 2) and dtype <U1; convert it."),
     "pairs: method": (lambda m, a: pairs(a, method="OT"), ValueError, "method must be one of 'ot', 'random', 'all', 'nearest', got 'OT'. Did you mean 'ot'?"),
     "pairs: n_pairs": (lambda m, a: pairs(a, n_pairs=0), ValueError, "n_pairs must be at least 1, got 0."),
     "pairs: donor_key": (lambda m, a: pairs(a, donor_key=3), TypeError, "donor_key must be the name of a column of adata.obs, got 3 (int)."),
@@ -322,7 +322,7 @@ VERBS = {
     "trends: transform_batch": (lambda m, a: trends(m, a, transform_batch=1), KeyError, "transform_batch must be a batch that the model was trained on, got 1; they are: 0."),
     "trends: quantile_pairs": (lambda m, a: trends(m, a, quantile_pairs=1), ValueError, "quantile_pairs must be at least 2, got 1."),
     "trends: seed": (lambda m, a: trends(m, a, seed=-1), ValueError, "seed must be at least 0, got -1."),
-    "ranks: trends": (lambda m, a: tl.rank_genes(a), ValueError, "trends must be what scivae.tl.gene_trends returns, but trends.uns['civae']['kind'] is None; call scivae.tl.gene_trends(model, pairs)."),
+    "ranks: trends": (lambda m, a: tl.rank_genes(a), ValueError, "trends must be made by scivae.tl.gene_trends(model, pairs), got another AnnData of 120 × 40."),
     "ranks: n_permutations": (lambda m, a: ranks(m, a, n_permutations=5), ValueError, "n_permutations must be at least 100, or 0 for no test, got 5."),
     "ranks: min_change": (lambda m, a: ranks(m, a, min_change="0"), TypeError, "min_change must be a number, got '0' (str)."),
     "ranks: seed": (lambda m, a: ranks(m, a, seed=-1), ValueError, "seed must be at least 0, got -1."),

@@ -51,10 +51,10 @@ def test_sparse_stays_sparse_and_dense_stays_dense():
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (np.ones(3), r"two-dimensional .* got shape \(3,\); turn .* values\[:, None\]"),
+        (np.ones(3), r"two-dimensional .* got shape \(3,\); .* pass values\[:, None\]"),
         (np.ones((3, 0)), "at least one column"),
         (np.ones((1, 3)), "at least 2 rows, got 1"),
-        (np.array([[1.0, np.inf], [np.nan, 1.0]]), "finite, got 2 NaN or infinite of 4"),
+        (np.array([[1.0, np.inf], [np.nan, 1.0]]), "finite, got 2 NaN or infinite values of 4"),
         (sparse.csr_matrix([[1.0, 0.0], [0.0, np.nan]]), "finite, got 1 NaN"),
     ],
 )
@@ -112,7 +112,7 @@ def test_the_least_that_is_enough():
         (lambda: validate.as_vector("x", [[1.0, 2.0]]), r"one-dimensional .* got shape \(1, 2\)"),
         (lambda: validate.as_vector("x", []), "with at least 1 values"),
         (lambda: validate.as_vector("x", [1, 2], min_size=3), "with at least 3 values"),
-        (lambda: validate.as_vector("x", [1, np.inf]), "finite, got 1 NaN or infinite of 2"),
+        (lambda: validate.as_vector("x", [1, np.inf]), "finite, got 1 NaN or infinite values of 2"),
         (lambda: validate.as_paths("x", np.ones((2, 4))), "with at least 3 steps"),
         (lambda: validate.as_paths("x", np.ones(4)), r"got shape \(4,\)"),
         (lambda: validate.as_paths("x", np.ones((1, 1, 3, 1))), r"got shape \(1, 1, 3, 1\)"),
@@ -136,10 +136,10 @@ def test_what_is_refused_and_why(call, message):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ("a", r"got 1 that is not \('a'\)"),
-        ("ba", r"got 2 that are not \('a', 'b'\)"),
-        ("abcde", r"got 5 that are not \('a', 'b', 'c', 'd', 'e'\)"),
-        ("abcdef", r"got 6 that are not \('a', 'b', 'c', 'd', 'e', …\)"),
+        ("a", r"got 1 unknown label \('a'\)"),
+        ("ba", r"got 2 unknown labels \('a', 'b'\)"),
+        ("abcde", r"got 5 unknown labels \('a', 'b', 'c', 'd', 'e'\)"),
+        ("abcdef", r"got 6 unknown labels \('a', 'b', 'c', 'd', 'e', …\)"),
     ],
 )
 def test_unknown_labels_are_shown_up_to_five(labels, message):

@@ -1,4 +1,4 @@
-"""Phrases of errors and warnings: ``name must be …, got …; cure``. The checks are in ``_validate``."""
+"""Helpers for error and warning texts (``name must be …, got …; cure``)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-# Letters of a name in an error, at most.
+# Longest name shown in an error, in characters.
 MAX_LETTERS = 120
-# Modules that a user does not call: a warning names the line above them.
+# Warnings point to the first line outside these packages, which is the user's.
 _BELOW = ("scivae", "scvi", "lightning", "torch", "contextlib", "functools")
 
 
 def near_matches(name: Any, known: Iterable[Any], n: int = 3) -> str:
-    """`` Did you mean …?`` for a name that is close to a known one, else an empty string.
+    """Return `` Did you mean …?`` if a name is close to a known one, otherwise an empty string.
 
-    Names that differ in upper and lower case only are closest.
+    Names that differ only in upper and lower case come first.
     """
     text, names = str(name), {str(k): k for k in known}
     matches = [k for k in names if k.casefold() == text.casefold() and k != text][:n]
@@ -30,7 +30,7 @@ def near_matches(name: Any, known: Iterable[Any], n: int = 3) -> str:
 
 
 def quoted(value: Any) -> str:
-    """A name as Python spells it: text in quotes, numbers without; cut where it is long."""
+    """A name as Python prints it: strings in quotes, numbers without. Long names are shortened."""
     if isinstance(value, (bool, np.bool_, int, float, np.integer, np.floating)):
         return str(value)
     text = str(value)
@@ -38,11 +38,11 @@ def quoted(value: Any) -> str:
 
 
 def in_another_case(names: Iterable[Any], known: Iterable[Any]) -> dict[str, str]:
-    """Of names that are not known, those that are once upper and lower case no longer count.
+    """Find unknown names that match a known name if upper and lower case are ignored.
 
     Returns
     -------
-    The known name of each.
+    The matching known name of each.
     """
     by_case = {str(k).casefold(): str(k) for k in known}
     folded = {str(name): by_case.get(str(name).casefold()) for name in names}
@@ -50,7 +50,7 @@ def in_another_case(names: Iterable[Any], known: Iterable[Any]) -> dict[str, str
 
 
 def warn(message: str) -> None:
-    """Warn the user, at the line of theirs from which the package was called."""
+    """Warn the user. The warning points to the user's line that called the package."""
     frame, level = sys._getframe(1), 2
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _BELOW:
         frame, level = frame.f_back, level + 1
@@ -58,13 +58,13 @@ def warn(message: str) -> None:
 
 
 def shown(values: Iterable[Any], n: int = 8) -> str:
-    """Comma-separated values, cut after ``n``."""
+    """Comma-separated values, shortened after ``n``."""
     values = list(values)
     text = ", ".join(quoted(v) for v in values[:n])
     return text + (f", … ({len(values)} in all)" if len(values) > n else "")
 
 
 def got(value: Any) -> str:
-    """A value and its type; the type alone where the value takes more than a few words."""
+    """A value and its type; only the type if the value is long."""
     kind, text = type(value).__name__, repr(value)
     return f"{text} ({kind})" if len(text) <= 40 and "\n" not in text else kind

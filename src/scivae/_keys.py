@@ -1,17 +1,17 @@
-"""Every slot of AnnData that scivae writes or reads by name, spelled once.
+"""Names of all AnnData slots that scivae reads or writes. Each name is defined only here.
 
-``key_added`` of a method replaces the word ``civae`` in the slots of the AnnData that the user gave;
-the columns of generated AnnData keep their fixed names, so that code can rely on them.
+``key_added`` replaces ``civae`` in the slot names of the user's AnnData. Columns of generated
+AnnData objects have fixed names, so that code can rely on them.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-# The word from which the slots in the user's AnnData are made.
+# Default prefix of slots in the user's AnnData.
 KEY_ADDED: Final = "civae"
 
-# Set-up defaults.
+# Defaults of setup_anndata.
 COUNTS_LAYER: Final = "counts"
 LABELS_KEY: Final = "cell_type"
 
@@ -20,13 +20,13 @@ LATENT: Final = "X_civae"
 UNS: Final = "civae"
 PATHS: Final = "paths"
 AUGMENTATION: Final = "augmented"
-# What scivae writes into the entry of the user's AnnData, and what that of generated AnnData has.
+# Keys of uns["civae"] in the user's AnnData, and in generated AnnData.
 UNS_ENTRIES: Final = frozenset({PATHS, AUGMENTATION})
 PROVENANCE: Final = frozenset({"kind", "versions"})
 Q05_LAYER: Final = "q05"
 Q95_LAYER: Final = "q95"
 
-# Slots of trends along paths; Q05_LAYER and Q95_LAYER are theirs too.
+# Slots of trends along paths, which also use Q05_LAYER and Q95_LAYER.
 MEAN_LAYER: Final = "mean"
 SD_LAYER: Final = "sd"
 FIT_LAYER: Final = "fit"
@@ -70,7 +70,7 @@ def distance_key(key_added: str = KEY_ADDED) -> str:
 
 
 def share_key(key_added: str = KEY_ADDED) -> str:
-    """Name of the obs column with the share of points of a path among the neighbors of real cells."""
+    """Name of the obs column with the proportion of path points among the neighbors of a cell."""
     return f"{key_added}_share"
 
 
@@ -85,7 +85,7 @@ def confidence_key(key_added: str = KEY_ADDED) -> str:
 
 
 def novelty_key(key_added: str = KEY_ADDED) -> str:
-    """Name of the obs column that says how unlike all classes real cells are."""
+    """Name of the obs column with the novelty of real cells: how far they are from all classes."""
     return f"{key_added}_novelty"
 
 

@@ -1,4 +1,4 @@
-"""Names of layers, genes and cells, read alike under every version of anndata and pandas."""
+"""Names of layers, genes and cells, handled the same way for all versions of anndata and pandas."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 def layer_names(adata: Any) -> list[str]:
-    """Names of the layers. anndata lists X among them from 0.13 on, under the key ``None``."""
+    """Names of the layers. From 0.13 on, anndata also lists X, under the key ``None``."""
     return [name for name in adata.layers if name is not None]
 
 
 def same_names(names: Iterable[Any], others: Iterable[Any]) -> bool:
-    """Whether both hold the same names in the same order, whatever type the text is stored as.
+    """Whether both hold the same names in the same order, regardless of how strings are stored.
 
-    :meth:`pandas.Index.equals` also compares the type: text written by pandas 3 and read by
-    pandas 2 is a ``string``, the same text made by pandas 2 is an ``object``.
+    :meth:`pandas.Index.equals` also compares dtypes: strings written by pandas 3 and read by
+    pandas 2 have dtype ``string``, strings made by pandas 2 have dtype ``object``.
     """
     return np.array_equal(as_text(names), as_text(others))
 
 
 def as_text(names: Iterable[Any]) -> np.ndarray:
-    """Names as text, shape ``(n,)``: files turn numbers into text, and so do generated cells."""
+    """Names as strings, shape ``(n,)``. Files and generated cells store numbers as strings too."""
     import pandas as pd
 
     return np.fromiter(pd.Index(names).astype(str), dtype=object)
@@ -39,10 +39,10 @@ def as_objects(names: Iterable[Any]) -> np.ndarray:
 
 
 def native_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """A frame whose text, index included, has the type that pandas 2 gives text.
+    """Give the strings of a frame and its index the dtype that pandas 2 uses for strings.
 
-    pandas 2 reads what pandas 3 wrote as ``string``, which anndata before 0.13 refuses to write.
-    With pandas 3 the frame is returned as it is.
+    pandas 2 reads strings written by pandas 3 as dtype ``string``, which anndata before 0.13 cannot
+    write. With pandas 3 the frame is returned unchanged.
     """
     import pandas as pd
 
@@ -63,7 +63,7 @@ def native_text(frame: pd.DataFrame) -> pd.DataFrame:
 
 @contextmanager
 def any_text_written() -> Iterator[None]:
-    """Let anndata write cells whose text pandas 3 wrote; before 0.13 it refuses unless told."""
+    """Let anndata write strings of dtype ``string``; before 0.13 this needs a setting."""
     from anndata import settings
 
     if hasattr(settings, "allow_write_nullable_strings"):

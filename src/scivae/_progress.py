@@ -1,11 +1,11 @@
-"""Progress of calls that take long.
+"""Progress bars of long-running calls.
 
-In a terminal it is a bar, which goes when the call ends. In a notebook it is one line of output, written
-over as the call proceeds, so that an exported notebook has one line. Anywhere else (a file, the log of a
-cluster) it is a line for each tenth of the work.
+A terminal shows a bar, which is removed when the call ends. A notebook shows one line of output
+that is updated in place, so an exported notebook contains one line. Anywhere else (a file, a
+cluster log) a line is printed for each tenth of the work.
 
-``scvi.settings.progress_bar_style`` says how a bar in a terminal looks, and with ``scvi.settings.verbosity``
-at ``logging.WARNING`` or above there is none.
+``scvi.settings.progress_bar_style`` sets the style of a bar in a terminal. With
+``scvi.settings.verbosity`` at ``logging.WARNING`` or above, there is no progress output.
 """
 
 from __future__ import annotations
@@ -20,56 +20,57 @@ from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 Item = TypeVar("Item")
-# Seconds that a call may take before it shows how far it is.
+# Seconds before a call shows its progress.
 DELAY = 2.0
-# Lines that are written where there is no terminal, and seconds between two looks of a notebook.
+# Lines printed if there is no terminal, and seconds between updates in a notebook.
 LINES, REFRESH = 10, 0.25
 _current: ContextVar[Any] = ContextVar("bar", default=None)
 
 
 @contextmanager
 def without_widgets() -> Iterator[None]:
-    """Import a package whose bars would like widgets in notebooks: those of this package need none."""
+    """Import a package without its warning about missing notebook widgets."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="IProgress not found")
         yield
 
 
 def is_hidden() -> bool:
-    """Whether the user has told scvi-tools to be quiet."""
+    """Whether the user has set scvi-tools to be quiet."""
     return "scvi" in sys.modules and logging.getLogger("scvi").level >= logging.WARNING
 
 
 class Bar(Protocol):
-    """What shows how far a call is."""
+    """Progress display of a call."""
 
     def update(self, n: int) -> None:
-        """So much more is done."""
+        """Advance by ``n`` units."""
 
     def note(self, numbers: Mapping[str, float]) -> None:
-        """Numbers to show beside it."""
+        """Show numbers next to the progress."""
 
     def close(self) -> None:
-        """No more will be done."""
+        """Finish the display."""
 
 
 def bar(
     description: str, total: int | None, unit: str = "it", *, done: int = 0, stays: bool = False
 ) -> Bar:
-    """What shows progress where this process runs.
+    """Create the progress display that suits where this process runs.
 
     Parameters
     ----------
     description
-        What is being done.
+        Title of the progress bar.
     total
-        How much there is to do; ``None`` where that is not known.
+        Total number of units; ``None`` if unknown.
     unit
-        Of what.
+        Name of a unit, in the plural.
     done
-        How much was done before.
+        Number of units that are already done.
     stays
-        Shown at once, and left when the call ends. ``False``: after :data:`DELAY` seconds, and removed.
+        Show the bar at once and keep it after the call. ``False``: show it after :data:`DELAY`
+        seconds and remove it at the end.
     """
     delay = 0.0 if stays else DELAY
     if _in_notebook():
@@ -83,25 +84,25 @@ def bar(
 
 
 def _bar(description: str, total: int | None, unit: str) -> Bar | None:
-    """What shows the progress of a call, ``None`` where nothing is to.
+    """Progress display of a call; ``None`` if none is shown.
 
-    One step has no middle to tell of.
+    A call of a single unit has no progress to show.
     """
     return None if is_hidden() or total == 1 else bar(description, total, unit)
 
 
 @contextmanager
 def progress(description: str, total: int | None, *, unit: str = "it") -> Iterator[None]:
-    """A bar that :func:`advance` moves while the block runs.
+    """Show a progress bar while the block runs; :func:`advance` moves it.
 
     Parameters
     ----------
     description
-        What is being done.
+        Title of the progress bar.
     total
-        How much there is to do; ``None`` where that is not known.
+        Total number of units; ``None`` if unknown.
     unit
-        Of what.
+        Name of a unit, in the plural.
     """
     bar = _bar(description, total, unit)
     token = _current.set(bar)
@@ -114,7 +115,7 @@ def progress(description: str, total: int | None, *, unit: str = "it") -> Iterat
 
 
 def advance(n: int = 1) -> None:
-    """Move the innermost bar on; does nothing where there is none."""
+    """Advance the innermost progress bar, if there is one."""
     bar = _current.get()
     if bar is not None:
         bar.update(n)
@@ -123,7 +124,7 @@ def advance(n: int = 1) -> None:
 def track(
     items: Iterable[Item], description: str, total: int | None = None, *, unit: str = "it"
 ) -> Iterator[Item]:
-    """The items, with a bar that moves as they are taken."""
+    """Iterate over the items with a progress bar."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     bar = _bar(description, total, unit)
@@ -138,7 +139,7 @@ def track(
 
 
 def _in_notebook() -> bool:
-    """Whether output goes into a notebook."""
+    """Whether the output goes to a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
@@ -148,7 +149,7 @@ def _spelled(numbers: Mapping[str, float]) -> str:
 
 
 class _Counted:
-    """How far a call is, and since when it runs."""
+    """State of a call: units done and start time."""
 
     def __init__(self, description: str, total: int | None, unit: str, done: int, delay: float):
         self.description, self.total, self.unit, self.delay = description, total, unit, delay
@@ -158,21 +159,21 @@ class _Counted:
 
     @property
     def seconds(self) -> float:
-        """Since the call began."""
+        """Seconds since the call began."""
         return time.monotonic() - self.start
 
     def note(self, numbers: Mapping[str, float]) -> None:
         self.numbers = numbers
 
     def line(self) -> str:
-        """How far it is, in words."""
+        """The progress as one line of text."""
         of = "" if self.total is None else f"/{self.total}"
         numbers = f", {_spelled(self.numbers)}" if self.numbers else ""
         return f"{self.description}: {self.done}{of} {self.unit}{numbers}"
 
 
 class _Lines(_Counted):
-    """A line for each tenth of the work, for files and logs."""
+    """Print a line for each tenth of the work, for files and logs."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)
@@ -202,7 +203,7 @@ class _Lines(_Counted):
 
 
 class _NotebookLine(_Counted):
-    """One line of output in a notebook, written over until the call ends."""
+    """One line of notebook output, updated in place until the call ends."""
 
     def __init__(self, *args: Any):
         super().__init__(*args)
@@ -247,7 +248,7 @@ class _NotebookLine(_Counted):
 
 
 class _TqdmBar:
-    """A bar of tqdm in a terminal; what is piped on stays free of it."""
+    """A tqdm bar in a terminal, on stderr so that piped output stays clean."""
 
     def __init__(
         self,
@@ -282,7 +283,7 @@ class _TqdmBar:
 
 
 def _rich_bar(description: str, total: int | None, unit: str, done: int, delay: float) -> Bar:
-    """A bar of rich where it finds a terminal."""
+    """A rich bar if rich finds a terminal, otherwise lines."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -292,7 +293,7 @@ def _rich_bar(description: str, total: int | None, unit: str, done: int, delay: 
 
 
 class _RichBar:
-    """A bar of rich, with a delay."""
+    """A rich bar that appears after a delay."""
 
     def __init__(self, console: Any, description: str, total: int | None, done: int, delay: float):
         from rich.progress import Progress

@@ -1,4 +1,4 @@
-"""Silence messages of other packages that users of this one do not need."""
+"""Silence messages of other packages that do not concern users of this package."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lightning_utilities.core import rank_zero
 
 from ._scvi import LOGGER_OF_DOWNLOADS, LOGGER_OF_TRANSFERS
 
-# Packages whose use of what is deprecated is theirs to change.
+# Packages whose internal deprecation warnings are hidden: users cannot act on them.
 PACKAGES = (
     r"(anndata|lightning|lightning_utilities|numba|pandas|pyro|scipy|scvi|torch|torchmetrics)\b"
 )
-# Torch says of its layout CSR that it is in beta; only its three arrays are read here. The plan steps the
-# scheduler by hand, as Lightning asks. A last minibatch of two cells trains; one of a single cell never is.
-# Torch forks the processes that load.
+# Hidden because they do not apply: torch's CSR layout is in beta, but only its three arrays are
+# read; the training plan steps the scheduler itself, as Lightning advises; a small last minibatch
+# can be trained (a single cell is never left over); torch forks data-loading processes.
 MESSAGES = (
     "Sparse (CSR tensor|invariant checks)",
     r"The lr scheduler dict contains the key\(s\) \['monitor'\]",
@@ -33,16 +33,17 @@ MESSAGES = (
 def held_back(
     logger: logging.Logger, unwanted: Callable[[logging.LogRecord], bool]
 ) -> Iterator[None]:
-    """Hold back some of what a logger is given by this thread, up to ``INFO``.
+    """Drop unwanted log records of this thread up to level ``INFO``.
 
-    Levels and handlers stay as the user has set them. A logger that is set to ``DEBUG`` says everything.
+    The user's log levels and handlers are not changed. A logger at level ``DEBUG`` shows
+    everything.
 
     Parameters
     ----------
     logger
-        The logger.
+        The logger to filter.
     unwanted
-        Whether to hold a record back.
+        Returns True for a record to drop.
     """
     thread = threading.get_ident()
 
@@ -54,18 +55,18 @@ def held_back(
     try:
         yield
     finally:
-        logger.removeFilter(is_wanted)  # which it need not have
+        logger.removeFilter(is_wanted)  # no error if it was not added
 
 
 def _of_the_framework(record: logging.LogRecord) -> bool:
-    """Whether Lightning says it of itself: its callbacks and loggers say what they were told to say."""
+    """Whether a record is from Lightning itself, not from a callback or logger of the user."""
     parts = PurePath(record.pathname).parts
     return "lightning" in parts and not {"callbacks", "loggers"}.intersection(parts)
 
 
 @contextmanager
 def quiet_training() -> Iterator[None]:
-    """No notes on devices, no adverts, no warnings of deprecation inside other packages."""
+    """Hide device notes, tips, and deprecation warnings raised inside other packages."""
     with held_back(rank_zero.log, _of_the_framework), warnings.catch_warnings():
         for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=category, module=PACKAGES)
@@ -77,23 +78,23 @@ def quiet_training() -> Iterator[None]:
 
 @contextmanager
 def quiet_transfer() -> Iterator[None]:
-    """No note that cells which are new to a model are read by its setup: they were passed for that."""
+    """Hide the note that new cells are set up like the model's: the user passed them for that."""
     with held_back(logging.getLogger(LOGGER_OF_TRANSFERS), lambda record: True):
         yield
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No note that a file which was never to be downloaded is there."""
+    """Hide the note that a local file is already downloaded."""
     with held_back(logging.getLogger(LOGGER_OF_DOWNLOADS), lambda record: True):
         yield
 
 
 @contextmanager
 def quiet_about_sparse_tensors() -> Iterator[None]:
-    """Torch says of its layout CSR that it is in beta; only its three arrays are read here."""
+    """Hide torch's note that its CSR layout is in beta; only its three arrays are read here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse (CSR tensor|invariant checks)")
-        # Lightning 2.6 asks torch 2.13 and newer what these no longer want to be asked.
+        # Lightning 2.6 uses a function that torch 2.13 deprecates.
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
         yield

@@ -1,4 +1,4 @@
-"""Randomness by seed: the global random state is neither read nor changed."""
+"""Seeded randomness that neither reads nor changes the global random state."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from typing import Any
 import numpy as np
 import torch
 
-# Generators, thread counts and the mode of a network belong to the whole process: one thread at a time.
+# Global generators, thread counts and a network's training mode are shared by all threads.
 LOCK = threading.RLock()
-_seeds: list[int] = []  # of the blocks that the thread with the lock is in
+_seeds: list[int] = []  # of the nested seeded blocks of the thread that holds the lock
 
 
 def epoch_seed(seed: int, epoch: int, rank: int = 0, *others: int) -> int:
-    """Seed of what an epoch draws, in one of several processes."""
+    """Seed of an epoch in one process (rank)."""
     words = (seed, epoch, rank, *others) if rank or others else (seed, epoch)
     return int(np.random.SeedSequence(words).generate_state(1)[0])
 
 
 @contextmanager
 def usual_torch() -> Iterator[None]:
-    """Run a block as torch runs by default, whatever the caller has set, then put that back.
+    """Run a block with torch's default settings, then restore the caller's.
 
-    The network is of ``float32`` under ``torch.set_default_dtype(torch.float64)``, too, takes its cells
-    from the CPU under ``torch.set_default_device("cuda")``, and can be trained inside
+    Inside the block, tensors are ``float32`` and on the CPU by default, even if the caller used
+    ``torch.set_default_dtype`` or ``torch.set_default_device``, and training works even inside
     ``torch.inference_mode()``.
     """
-    # A device that is asked for slows every call of torch down.
+    # Setting a default device slows every torch call, so it is set only if needed.
     on_cpu = torch.get_default_device().type == "cpu"
     with LOCK, torch.inference_mode(False), nullcontext() if on_cpu else torch.device("cpu"):
         before = torch.get_default_dtype()
@@ -44,10 +44,10 @@ def usual_torch() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a block under seeded global generators, then put all of them back.
+    """Seed the global generators for a block, then restore their state.
 
-    The layers of the network and the loaders of scvi-tools draw from the global generators of
-    torch and numpy; what they draw inside the block depends on ``seed`` alone.
+    Network layers and the data loaders of scvi-tools draw from the global generators of torch and
+    numpy. Inside the block, these draws depend only on ``seed``.
     """
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
     with usual_torch(), torch.random.fork_rng(devices=devices):
@@ -65,9 +65,10 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def draws_by_seed(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Make an inherited method draw by the seed of the model, not from the global generators.
+    """Make an inherited method use the model's seed instead of the global generators.
 
-    Inside another such method it goes on with that one's draws: two samples are to differ.
+    If one such method calls another, the inner one continues the outer one's random stream, so that
+    two samples differ.
     """
 
     @functools.wraps(method)

@@ -1,9 +1,9 @@
-"""Every use of private parts of scvi-tools, Lightning, anndata and torch, with the versions it was seen in.
+"""All uses of private parts of scvi-tools, Lightning, anndata and torch, with tested versions.
 
-Names that are imported, functions for attributes that are reached into, and in :data:`HOOKS` the private
-methods and attributes of their classes that classes of this package override, call or set. A test reads all
-imports and attributes of the package: what is private and not listed here fails it, and so does a
-listed name that an installed version no longer has.
+Private names are imported here, private attributes are accessed by functions in this file, and
+:data:`HOOKS` lists the private methods and attributes of other packages' classes that this package
+overrides, calls or sets. A test scans the package: it fails for a private name that is not listed
+here, and for a listed name that the installed version no longer has.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
     "unchecked_distributions",
 ]
 
-# Classes, and their private methods and attributes that are overridden, called or set. scvi-tools 1.4, 1.5.
+# Private methods and attributes that are overridden, called or set, by class. scvi-tools 1.4, 1.5.
 HOOKS: Final[dict[str, tuple[str, ...]]] = {
     "scvi.model.SCVI": (
         "_data_loader_cls",
@@ -77,10 +77,10 @@ HOOKS: Final[dict[str, tuple[str, ...]]] = {
         "_validate_sample",
     ),  # torch 2.10 to 2.13
 }
-# Attributes that exist on objects only: set by ``__init__``. scvi-tools 1.4, 1.5.
+# Attributes that exist only on instances, because ``__init__`` sets them. scvi-tools 1.4, 1.5.
 SET_BY_INIT: Final = ("_registry", "_original_attr_key", "_model_summary_string")
 
-# What scvi-tools logs of cells that are new to a model, and of files that need no download. 1.4, 1.5.
+# Loggers for cells that are new to a model, and for files already downloaded. scvi-tools 1.4, 1.5.
 LOGGER_OF_TRANSFERS: Final = "scvi.model.base._base_model"
 LOGGER_OF_DOWNLOADS: Final = "scvi.data._download"
 # Slots of minified AnnData. 1.4, 1.5.
@@ -89,7 +89,7 @@ LATENT_VARIANCE: Final = "_scvi_latent_qzv"
 
 
 def loaders_of_training(trainer: Trainer) -> list[Any]:
-    """The loaders that a trainer trains on. Lightning 2.6."""
+    """Data loaders of the training epoch. Lightning 2.6."""
     combined = trainer.fit_loop._combined_loader
     return [] if combined is None else list(combined.flattened)
 
@@ -97,8 +97,8 @@ def loaders_of_training(trainer: Trainer) -> list[Any]:
 def begin_epoch_again(trainer: Trainer) -> None:
     """Restart the loaders of the first epoch. Lightning 2.6.
 
-    Lightning asks before any hook of the epoch, and loaders with processes of their own then ask
-    their samplers at once: before these could be seeded.
+    Lightning creates the iterators before any hook of the epoch. Loaders with worker processes then
+    draw from their samplers at once, before the samplers are seeded.
     """
     fetcher = trainer.fit_loop._data_fetcher
     if fetcher.length is not None:  # a loader without a length may be good for one pass only
@@ -106,30 +106,30 @@ def begin_epoch_again(trainer: Trainer) -> None:
 
 
 def count_step(optimizer: Any) -> None:
-    """Have Lightning count a step that was taken without it. Lightning 2.6.
+    """Make Lightning count an optimizer step that it did not perform. Lightning 2.6.
 
     Parameters
     ----------
     optimizer
-        As ``LightningModule.optimizers()`` returns it.
+        The optimizer returned by ``LightningModule.optimizers()``.
     """
     optimizer._on_before_step()
     optimizer._on_after_step()
 
 
 def keep_genes(adata: AnnData, index: np.ndarray) -> None:
-    """Reduce an AnnData to some of its genes, in place. anndata 0.11 to 0.13."""
+    """Subset an AnnData to some genes, in place. anndata 0.11 to 0.13."""
     adata._inplace_subset_var(index)
 
 
 def keep_cells(adata: AnnData, index: np.ndarray) -> None:
-    """Reduce an AnnData to some of its cells, in place. anndata 0.11 to 0.13."""
+    """Subset an AnnData to some cells, in place. anndata 0.11 to 0.13."""
     adata._inplace_subset_obs(index)
 
 
 @contextmanager
 def unchecked_distributions() -> Iterator[None]:
-    """Keep torch's distributions from checking their arguments: a check waits for the GPU. torch 2.10 to 2.13."""
+    """Turn off argument checks of distributions: each waits for the GPU. torch 2.10 to 2.13."""
     from torch.distributions import Distribution
 
     before = Distribution._validate_args

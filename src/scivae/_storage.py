@@ -1,4 +1,4 @@
-"""Values in memory, however they are stored: dense, sparse, in a file, as a lazy array."""
+"""Read values into memory from any storage: dense, sparse, backed by a file, or dask."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from scipy import sparse
 
 
 def in_memory(values: Any) -> Any:
-    """Values as an array or as a sparse matrix, by rows or by columns; read where they are not yet.
+    """Return values in memory as an array or a sparse matrix (CSR or CSC).
 
     Parameters
     ----------
     values
-        Dense, sparse, backed by a file, or an array of dask whose chunks are dense or sparse.
+        Dense, sparse, backed by a file, or a dask array with dense or sparse chunks.
     """
-    if hasattr(values, "compute"):  # of dask
+    if hasattr(values, "compute"):  # dask
         values = values.compute()
-    if hasattr(values, "to_memory"):  # a sparse matrix of a file
+    if hasattr(values, "to_memory"):  # sparse, backed by a file
         values = values.to_memory()
     if sparse.issparse(values):
         return values if values.format in ("csr", "csc") else values.tocsr()
     if isinstance(values, np.ma.MaskedArray):
-        return values  # a missing value is no number: this is for a check to say
+        return values  # kept masked, so that later checks find missing values
     return np.asarray(values)
 
 
 def rows_of(values: Any, index: Any) -> Any:
-    """Some rows of values stored in any way, in memory; see :func:`in_memory`."""
+    """Read some rows into memory; see :func:`in_memory`."""
     return in_memory(values[index])
 
 
 def dense(values: Any) -> np.ndarray:
-    """Values stored in any way as an array."""
+    """Return values as a dense array, from any storage."""
     values = in_memory(values)
     return values.toarray() if sparse.issparse(values) else np.asarray(values)
 
 
 def iter_blocks(x: Any, n_rows: int = 4096) -> Iterator[tuple[int, Any]]:
-    """Blocks of rows of an array of any kind (dense, sparse, backed, dask), in memory."""
+    """Iterate over blocks of rows in memory, with the index of their first row."""
     for start in range(0, x.shape[0], n_rows):
         yield start, rows_of(x, slice(start, start + n_rows))

@@ -63,18 +63,18 @@ HEAD = b"%%MatrixMarket matrix coordinate real general\n"
     [
         (b"", "must start with"),
         (b"1 1 1\n", "must start with"),
-        (HEAD, "ends before its sizes"),
-        (HEAD + b"2 2\n", "no line of three sizes"),
-        (HEAD + b"2 2 2\n1 1 1\n", "1 of its 2 entries: cut short"),
-        (HEAD + b"2 2 1\n1 1 1\n1 2 1\n", "more than its 1 entries"),
-        (HEAD + b"2 2 1\n3 1 1\n", "row 3, outside of 1 to 2"),
-        (HEAD + b"2 2 1\n1 0 1\n", "column 0, outside of 1 to 2"),
-        (HEAD + b"2 2 1\n1 1 -4\n", "value -4"),
-        (HEAD + b"2 2 1\n1 1 nan\n", "value nan"),
-        (HEAD + b"2 2 2\n1 1 1\n1 2\n", "value nan"),
-        (HEAD + b"2 2 1\n1 1 a\n", "no entry"),
-        (HEAD + b"2 2 99999999999\n1 1 1\n", "promises 2 × 2 with 99999999999 entries"),
-        (HEAD + b"2 99999999999 1\n1 1 1\n", "promises 2 × 99999999999"),
+        (HEAD, "line of three sizes, got the end of the file"),
+        (HEAD + b"2 2\n", "line of three sizes, got b'2 2"),
+        (HEAD + b"2 2 2\n1 1 1\n", "2 entries as in its header, got 1: truncated"),
+        (HEAD + b"2 2 1\n1 1 1\n1 2 1\n", "1 entries as in its header, got more"),
+        (HEAD + b"2 2 1\n3 1 1\n", "row of the matrix must lie in 1 to 2, got 3"),
+        (HEAD + b"2 2 1\n1 0 1\n", "column of the matrix must lie in 1 to 2, got 0"),
+        (HEAD + b"2 2 1\n1 1 -4\n", "not negative, got -4"),
+        (HEAD + b"2 2 1\n1 1 nan\n", "finite and not negative, got nan"),
+        (HEAD + b"2 2 2\n1 1 1\n1 2\n", "finite and not negative, got nan"),
+        (HEAD + b"2 2 1\n1 1 a\n", "a line that cannot be parsed"),
+        (HEAD + b"2 2 99999999999\n1 1 1\n", "bytes, got 2 × 2 with 99999999999 entries"),
+        (HEAD + b"2 99999999999 1\n1 1 1\n", "bytes, got 2 × 99999999999"),
     ],
 )
 def test_broken_matrix_is_refused(text, told):
@@ -85,8 +85,8 @@ def test_broken_matrix_is_refused(text, told):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"mtx_cols": b"a\nb\n"}, "names 12 genes and 2 cells"),
-        ({"mtx_cols": b"a\n" * 30}, "names cell 'a' twice"),
+        ({"mtx_cols": b"a\nb\n"}, "the 12 genes and 2 cells that the archive lists"),
+        ({"mtx_cols": b"a\n" * 30}, "cell names in the archive must be unique, got 'a' twice"),
     ],
 )
 def test_parts_that_disagree_are_refused(atlas, helpers, tmp_path, change, told):
@@ -125,13 +125,13 @@ def hostile(atlas_zip: bytes, kind: str) -> bytes:
 
 
 TOLD = {
-    "dots": "path outside of itself: '../../evil.txt'",
-    "absolute": "path outside of itself: '/tmp/scivae-evil.txt'",
-    "drive": "path outside of itself",
-    "backslashes": "path outside of itself",
-    "link": "a link: 'link'",
+    "dots": "paths outside itself, got '../../evil.txt'",
+    "absolute": "paths outside itself, got '/tmp/scivae-evil.txt'",
+    "drive": "paths outside itself",
+    "backslashes": "paths outside itself",
+    "link": "not contain links, got 'link'",
     "bomb": "a decompression bomb",
-    "twice": "two .mtx members",
+    "twice": "one .mtx member, got a second one",
 }
 
 
@@ -159,7 +159,7 @@ def test_sum_of_sizes_is_limited(atlas, helpers, monkeypatch):
     monkeypatch.setattr("scivae.datasets._atlas._MAX_BYTES", 100)
     with (
         zipfile.ZipFile(io.BytesIO(helpers.atlas_zip(atlas))) as archive,
-        pytest.raises(DamagedFileError, match="more than 100 bytes: a decompression bomb"),
+        pytest.raises(DamagedFileError, match="at most 100 bytes, got more: a decompression bomb"),
     ):
         check_archive(archive)
 
@@ -169,7 +169,7 @@ def test_member_that_lies_about_its_size(atlas, helpers, server, tmp_path):
     central = body.index(b"PK\x01\x02")
     body[central + 24 : central + 28] = (10).to_bytes(4, "little")  # unpacked size of .mtx
     server.files["x.zip"] = bytes(body)
-    with pytest.raises(DownloadError, match="not a whole zip archive"):
+    with pytest.raises(DownloadError, match="not a complete zip archive"):
         fetch(RemoteFile("x.zip", (server.url("x.zip"),), "zip"), tmp_path, progress=False)
     assert helpers.visible(tmp_path) == set()
 
@@ -178,7 +178,7 @@ def test_member_that_lies_about_its_size(atlas, helpers, server, tmp_path):
 def test_archive_that_is_cut_short(atlas, helpers, server, tmp_path, keep):
     body = helpers.atlas_zip(atlas)
     server.files["x.zip"] = body[: int(len(body) * keep)]
-    with pytest.raises(DownloadError, match="not a whole zip archive"):
+    with pytest.raises(DownloadError, match="not a complete zip archive"):
         fetch(RemoteFile("x.zip", (server.url("x.zip"),), "zip"), tmp_path, progress=False)
 
 
@@ -186,7 +186,7 @@ def test_archive_without_a_part(tmp_path):
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.mtx", "")
-    with zipfile.ZipFile(path) as archive, pytest.raises(DamagedFileError, match="lacks its .mtx_"):
+    with zipfile.ZipFile(path) as archive, pytest.raises(DamagedFileError, match="must have a .mtx_"):
         check_archive(archive)
 
 
@@ -205,7 +205,9 @@ def test_design_gives_the_columns_asked_for(atlas, tmp_path):
 def test_design_without_a_column_names_it(atlas, tmp_path):
     path = tmp_path / "d.tsv"
     atlas.design.drop(columns="Sample Characteristic[sex]").to_csv(path, sep="\t", index=False)
-    with pytest.raises(DamagedFileError, match=r"lacks column 'Sample Characteristic\[sex\]'"):
+    with pytest.raises(
+        DamagedFileError, match=r"must have a column 'Sample Characteristic\[sex\]'"
+    ):
         read_design(path, ATLAS_COLUMNS)
 
 

@@ -164,7 +164,9 @@ def test_files_in_a_folder_need_no_network(colon_served, folder, tmp_path):
         (folder / name).rename(flat / name.split("/")[1])
     adata = colon(path=flat, symbols=False)
     assert (adata.X != first.X).nnz == 0
-    with pytest.raises(FileNotFoundError, match="path must hold GSE144735.*, got none in .*flat"):
+    with pytest.raises(
+        FileNotFoundError, match="path must contain GSE144735.*, got none in .*flat"
+    ):
         colon("KUL3", "geo", path=flat)
 
 
@@ -172,7 +174,7 @@ def test_without_a_network_it_says_which_file_to_put_where(colon_served, folder,
     colon_served.files.clear()
     with pytest.raises(DownloadError) as caught:
         colon(**QUIET)
-    assert str(caught.value).endswith(f"put it at {folder}/E-MTAB-8410/expression_archive.zip")
+    assert str(caught.value).endswith(f"save it as {folder}/E-MTAB-8410/expression_archive.zip")
     assert helpers.visible(folder) == set()
 
 
@@ -180,29 +182,29 @@ def test_other_sizes_than_published_are_told(colon_served, folder, monkeypatch):
     table = dict(registry.COLON)
     table["KUL3", "atlas"] = replace(table["KUL3", "atlas"], n_annotated=25_480)
     monkeypatch.setattr(registry, "COLON", table)
-    with pytest.warns(UserWarning, match="had 25480 annotated cells when .* found 25"):
+    with pytest.warns(UserWarning, match="must have 25480 annotated cells as published, got 25"):
         colon(**QUIET)
 
 
 def test_unknown_names(folder):
-    with pytest.raises(ValueError, match="cohort must be one of KUL3, SMC, got 'X'"):
+    with pytest.raises(ValueError, match="cohort must be one of 'KUL3', 'SMC', got 'X'"):
         colon("X")
-    with pytest.raises(ValueError, match="source of cohort SMC must be one of geo, got 'atlas'"):
+    with pytest.raises(ValueError, match="source of cohort SMC must be one of 'geo', got 'atlas'"):
         colon("SMC", "atlas")
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda d: d.assign(Assay=[f"x{i}" for i in range(len(d))]), "found none in common"),
-        (lambda d: d.assign(Assay="x"), "names cell 'x' twice"),
+        (lambda d: d.assign(Assay=[f"x{i}" for i in range(len(d))]), "got none in common"),
+        (lambda d: d.assign(Assay="x"), "must be unique, got 'x' twice"),
         (
             lambda d: d.assign(**{"Sample Characteristic[sampling site]": "liver"}),
             "must be normal, border or tumor, got 'liver'",
         ),
         (
             lambda d: d.assign(**{"Factor Value[inferred cell type - ontology labels]": ""}),
-            "must give some cells a type",
+            "must have a cell type for some cells",
         ),
     ],
 )

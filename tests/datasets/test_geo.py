@@ -60,14 +60,17 @@ def test_header_without_a_corner_and_a_last_line_without_an_end(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (b"", "no line of counts"),
-        (b"Index\ta\tb\n", "no line of counts"),
-        (b"Index\ta\tb\nG1\t1\t2\nG2\t1\n", "gene 'G2' has 1 values, the header names 2 cells"),
-        (b"Index\ta\ta\nG1\t1\t2\n", "names cell 'a' twice"),
-        (b"Index\ta\tb\nG1\t1\t2.5\n", "gene 'G1' has value '2.5', which is no raw count"),
-        (b"Index\ta\tb\nG1\t1\t-2\n", "value '-2'"),
-        (b"Index\ta\tb\nG1\t1\tNA\n", "value 'NA'"),
-        (b"Index\ta\tb\nG1\t1\t\n", "value ''"),
+        (b"", "at least one line of counts, got none"),
+        (b"Index\ta\tb\n", "at least one line of counts, got none"),
+        (b"Index\ta\tb\nG1\t1\t2\nG2\t1\n", "each gene must have 2 values, .*got 1 for 'G2'"),
+        (b"Index\ta\ta\nG1\t1\t2\n", "must be unique, got 'a' twice"),
+        (
+            b"Index\ta\tb\nG1\t1\t2.5\n",
+            "raw counts must be whole numbers .*, got '2.5' for gene 'G1'",
+        ),
+        (b"Index\ta\tb\nG1\t1\t-2\n", "got '-2' for gene"),
+        (b"Index\ta\tb\nG1\t1\tNA\n", "got 'NA' for gene"),
+        (b"Index\ta\tb\nG1\t1\t\n", "got '' for gene"),
         (b"Index\ta\tb\nG1\t1\t1234567890\n", "at most nine digits"),
     ],
 )
@@ -81,14 +84,16 @@ def test_broken_table_is_refused(tmp_path, text, told):
 def test_gzip_that_is_cut_short_is_refused(geo, helpers, tmp_path):
     path = tmp_path / "m.txt.gz"
     path.write_bytes(gzip.compress(helpers.geo_text(geo))[:-12])
-    with pytest.raises(DamagedFileError, match="is cut short"):
+    with pytest.raises(DamagedFileError, match="is truncated"):
         read_counts(path)
 
 
 def test_annotation_without_a_column_names_it(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("Index\tPatient\nc\tP\n")
-    with pytest.raises(DamagedFileError, match="lacks column 'Class'; it has 'Index', 'Patient'"):
+    with pytest.raises(
+        DamagedFileError, match="must have a column 'Class', got 'Index', 'Patient'"
+    ):
         read_annotation(path, GEO_COLUMNS)
 
 

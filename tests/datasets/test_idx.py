@@ -39,16 +39,19 @@ GOOD = struct.pack(">HBB2I", 0, 8, 2, 2, 3) + bytes(6)
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"", "no IDX file"),
-        (b"\x89PNG1234", "no IDX file: it starts with"),
-        (b"\0\0\x07\x01", "no IDX file"),
-        (b"\0\0\x08\x00", "header is cut short"),
-        (GOOD[:9], "header is cut short"),
-        (GOOD[:-1], "has 5 of the 6 bytes that its header"),
-        (GOOD + b"\0", "has more of the 6 bytes"),
-        (struct.pack(">HBB3I", 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1), "promises|has 0"),
-        (gzip.compress(GOOD)[:-5], "not a whole gzip file"),
-        (gzip.compress(GOOD, mtime=0)[:10] + b"\xff" * 8, "not a whole gzip file"),
+        (b"", "must be an IDX file"),
+        (b"\x89PNG1234", "must be an IDX file, got a file that starts with"),
+        (b"\0\0\x07\x01", "must be an IDX file"),
+        (b"\0\0\x08\x00", "got a truncated header"),
+        (GOOD[:9], "got a truncated header"),
+        (GOOD[:-1], "must have 6 bytes of data for its header .*, got 5"),
+        (GOOD + b"\0", "must have 6 bytes .*, got more"),
+        (
+            struct.pack(">HBB3I", 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1),
+            "declare a size that fits|bytes of data .*, got 0",
+        ),
+        (gzip.compress(GOOD)[:-5], "not a complete gzip file"),
+        (gzip.compress(GOOD, mtime=0)[:10] + b"\xff" * 8, "not a complete gzip file"),
     ],
     ids=range(10),
 )
@@ -62,5 +65,5 @@ def test_broken_file_is_refused(tmp_path, content, told):
 def test_gzip_bomb_is_read_no_further_than_its_header_says(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(gzip.compress(GOOD + bytes(50_000_000)))
-    with pytest.raises(DamagedFileError, match="has more of the 6 bytes"):
+    with pytest.raises(DamagedFileError, match="must have 6 bytes .*, got more"):
         read_idx(path)

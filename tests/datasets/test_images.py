@@ -65,18 +65,18 @@ def test_labels_become_strings_in_order(labels, categories, tmp_path):
 @pytest.mark.parametrize(
     ("images", "options", "told"),
     [
-        (np.zeros((2, 2)), {}, r"must be \(n_images, height, width\).*shape \(2, 2\)"),
+        (np.zeros((2, 2)), {}, r"shape \(n_images, height, width\).*got \(2, 2\)"),
         (np.zeros((2, 2, 2, 3)), {}, "average color channels"),
-        (np.zeros((0, 2, 2)), {}, "none of them 0"),
-        (np.full((1, 1, 1), 2.0), {}, r"must lie in \[0, 1\], got \[2, 2\]; give max_value"),
+        (np.zeros((0, 2, 2)), {}, "without zeros, got"),
+        (np.full((1, 1, 1), 2.0), {}, r"must lie in \[0, 1\], got \[2, 2\]; set max_value"),
         (np.full((1, 1, 1), -0.5), {}, r"got \[-0.5, -0.5\]"),
         (np.full((1, 1, 1), np.nan), {}, "must lie in"),
-        (np.full((1, 1, 1), 3), {}, "pixels of type int64 have no known maximum"),
+        (np.full((1, 1, 1), 3), {}, "pixels must be uint8, .* got int64"),
         (np.full((1, 1, 1), 3), {"max_value": 2}, r"must lie in \[0, 2\], got \[3, 3\]"),
         (np.zeros((1, 1, 1)), {"max_value": 0}, "max_value must be positive"),
         (np.zeros((2, 1, 1)), {"labels": ["a"]}, "each of the 2 images, got 1"),
         (np.zeros((2, 1, 1)), {"obs_names": ["a"]}, "each of the 2 images, got 1"),
-        (np.zeros((2, 1, 1)), {"obs_names": ["a", "a"]}, "unique, got 'a' twice"),
+        (np.zeros((2, 1, 1)), {"obs_names": ["a", "a"]}, "unique, got 'a' more than once"),
     ],
 )
 def test_errors(images, options, told):

@@ -69,7 +69,7 @@ def test_download(served, folder, helpers):
 
 
 def test_download_of_other_images_is_refused(served, folder, helpers):
-    with pytest.raises(DownloadError, match="wrong checksum of the unpacked file"):
+    with pytest.raises(DownloadError, match="checksum of the unpacked file must be"):
         mnist(**QUIET)
     assert helpers.visible(folder) == set()
 
@@ -80,7 +80,7 @@ def test_lacking_file_is_named(tmp_path):
 
 
 def test_unknown_split():
-    with pytest.raises(ValueError, match="split must be one of all, train, test, got 'dev'"):
+    with pytest.raises(ValueError, match="split must be one of 'all', 'train', 'test', got 'dev'"):
         mnist("dev")
 
 
@@ -94,7 +94,7 @@ def test_labels_and_images_must_be_as_many(idx_folder, helpers):
 def test_labels_in_place_of_images(idx_folder, helpers):
     for images in idx_folder.glob("t10k-images*"):
         images.write_bytes(helpers.idx_bytes(np.zeros(10, dtype=np.uint8)))
-    with pytest.raises(DamagedFileError, match=r"must have 3 dimensions, got \(10,\)"):
+    with pytest.raises(DamagedFileError, match=r"must have 3 dimensions, got shape \(10,\)"):
         mnist("test", path=idx_folder, verify=False)
 
 

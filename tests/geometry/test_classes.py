@@ -204,13 +204,13 @@ two = LinearClasses(np.eye(2), np.zeros(2))
     [
         (lambda: two.logits([np.nan, 0]), r"z must be finite, got nan at index \(0,\)"),
         (lambda: two.logits([0.0, 1, 2]), r"z must have length n_latent = 2.*\(3,\)"),
-        (lambda: two.margin([0.0, 1], 2), r"label must lie in \[0, 2\).*holds 2"),
-        (lambda: two.margin([0.0, 1], -1), r"label must lie in \[0, 2\).*holds -1"),
-        (lambda: two.margin([0.0, 1], 0.5), "label must be an integer"),
+        (lambda: two.margin([0.0, 1], 2), r"label must lie in \[0, 2\).*got 2"),
+        (lambda: two.margin([0.0, 1], -1), r"label must lie in \[0, 2\).*got -1"),
+        (lambda: two.margin([0.0, 1], 0.5), "label must be the integer index"),
         (lambda: two.margin(np.zeros((3, 2)), [0, 1]), r"broadcast.*\(3,\).*\(2,\)"),
         (
             lambda: segment_crossings(two, np.zeros((3, 2)), np.zeros((2, 2))),
-            r"share one shape.*\(3, 2\) and \(2, 2\)",
+            r"have the same shape.*\(3, 2\) and \(2, 2\)",
         ),
         (lambda: polyline_crossings(two, np.zeros((3, 1, 2))), "at least 2 points.*n_steps = 1"),
         (lambda: polyline_margin(two, np.zeros((3, 2)), 0), r"points must have shape \(n, n_s"),

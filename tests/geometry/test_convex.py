@@ -111,7 +111,9 @@ def test_two_rows_alike_are_no_obstacle():
 )
 def test_a_class_without_points_is_named(weights, margin):
     classes = LinearClasses(np.array(weights), np.zeros(len(weights)))
-    with pytest.raises(ValueError, match=r"class 0 must have points whose margin is at least 0\.5"):
+    with pytest.raises(
+        ValueError, match=r"class 0 must have points with a margin of at least 0\.5"
+    ):
         project_to_class(classes, [[1.0, 1.0]], 0, margin)
 
 

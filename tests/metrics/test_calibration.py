@@ -107,7 +107,7 @@ CHANCES = np.array([[0.9, 0.1], [0.2, 0.8]])
         ),
         ([[1.2, -0.2]], [0], {}, r"1 of 1 do not, .*least -0.2, sum 1\)"),
         (CHANCES, [0, 2], {}, r"among the columns of probabilities \(classes\), got 1 .*\(2\)"),
-        (CHANCES, ["a", "b"], {}, "got 2 that are not"),
+        (CHANCES, ["a", "b"], {}, "2 unknown labels"),
         (CHANCES, [0, 1], {"classes": [0, 1, 2]}, r"got 3 names \(3 different\) for 2 columns"),
         (CHANCES, [0, 0], {"classes": [0]}, r"got 1 names \(1 different\) for 2 columns"),
         (CHANCES, [0, 0], {"classes": [0, 0]}, r"got 2 names \(1 different\) for 2 columns"),

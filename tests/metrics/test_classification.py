@@ -34,7 +34,7 @@ def test_a_rare_class_weighs_as_much_as_a_common_one():
 
 
 def test_refuses_in_one_clear_line():
-    with pytest.raises(ValueError, match=r"same shape, got \(2,\) and \(3,\)"):
+    with pytest.raises(ValueError, match=r"same shape, .*got \(2,\) and \(3,\)"):
         macro_f1([0, 1], [0, 1, 1])
     with pytest.raises(TypeError, match="labels of one type, got int64 and <U1"):
         macro_f1([0, 1], ["0", "1"])

@@ -131,7 +131,7 @@ def test_bad_input_is_refused():
         conformal_thresholds([1.0], ["a"], classes=["a"], level=1.0)
     with pytest.raises(ValueError, match="every label of y must be among classes"):
         conformal_thresholds([1.0], ["b"], classes=["a"])
-    with pytest.raises(ValueError, match="classes must not repeat a label"):
+    with pytest.raises(ValueError, match="classes must be unique"):
         conformal_thresholds([1.0], ["a"], classes=["a", "a"])
     with pytest.raises(ValueError, match="one label for each column of sets"):
         set_coverage([[True, False]], ["a"], classes=["a"])

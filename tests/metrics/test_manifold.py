@@ -100,8 +100,8 @@ def test_blocks_and_sparse_input_change_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("real", "generated", "k", "message"),
     [
-        (np.ones((3, 2)), np.ones((9, 2)), 3, "real needs at least 4 rows, got 3"),
-        (np.ones((9, 2)), np.ones((3, 2)), 3, "generated needs at least 4 rows, got 3"),
+        (np.ones((3, 2)), np.ones((9, 2)), 3, "real must have at least 4 rows, got 3"),
+        (np.ones((9, 2)), np.ones((3, 2)), 3, "generated must have at least 4 rows, got 3"),
         (np.ones((9, 2)), np.ones((9, 3)), 3, "same columns, got 2 and 3"),
         (np.ones((9, 2)), np.ones((9, 2)), 0, "k must be at least 1, got 0"),
     ],

@@ -216,9 +216,13 @@ def test_subsampling_is_by_seed_and_only_of_large_clouds(distance):
     ("x", "y", "message"),
     [
         (np.ones((3, 2)), np.ones((3, 3)), "x and y must have the same columns, got 2 and 3"),
-        (np.ones((3, 2)), np.full((3, 2), np.inf), "y must be finite, got 6 NaN or infinite of 6"),
+        (
+            np.ones((3, 2)),
+            np.full((3, 2), np.inf),
+            "y must be finite, got 6 NaN or infinite values of 6",
+        ),
         (np.ones(3), np.ones((3, 1)), "x must be two-dimensional"),
-        (np.ones((0, 2)), np.ones((3, 2)), "x needs at least"),
+        (np.ones((0, 2)), np.ones((3, 2)), "x must have at least"),
     ],
 )
 def test_refuses_in_one_clear_line(distance, x, y, message):
@@ -231,7 +235,7 @@ def test_refuses_bandwidths_that_are_none():
     x, y = np.zeros((5, 2)), np.ones((1, 2))
     with pytest.raises(ValueError, match="median distance .* pass bandwidth="):
         maximum_mean_discrepancy(x, y, unbiased=False)
-    with pytest.raises(ValueError, match="y needs at least 2 rows, got 1"):
+    with pytest.raises(ValueError, match="y must have at least 2 rows, got 1"):
         maximum_mean_discrepancy(x, y)
     with pytest.raises(ValueError, match="bandwidth must be a finite number above 0, got -1"):
         maximum_mean_discrepancy(x, x, bandwidth=-1)
@@ -244,6 +248,8 @@ def test_an_unfinished_transport_is_an_error(monkeypatch):
     rng = np.random.default_rng(0)
     with (
         pytest.warns(UserWarning, match="numItermax"),
-        pytest.raises(RuntimeError, match="50 to 50 points was not found .*smaller max_points"),
+        pytest.raises(
+            RuntimeError, match="between 50 and 50 points was not found .*smaller max_points"
+        ),
     ):
         wasserstein_1(rng.normal(size=(50, 2)), rng.normal(size=(50, 2)))

@@ -58,7 +58,7 @@ def test_sparse_seeds_and_subsampling():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"generated": normal(4)}, "generated needs at least 5 rows, got 4"),
+        ({"generated": normal(4)}, "generated must have at least 5 rows, got 4"),
         (
             {"generated": normal(9, p=3)},
             "real and generated must have the same columns, got 4 and 3",
@@ -121,7 +121,7 @@ def test_cells_made_gene_by_gene_lose_the_correlations():
     ("real", "generated", "message"),
     [
         (normal(9), normal(9, p=3), "same columns, got 4 and 3"),
-        (normal(2), normal(9), "real needs at least 3 rows, got 2"),
+        (normal(2), normal(9), "real must have at least 3 rows, got 2"),
         (normal(9, p=2), normal(9, p=2), "at least 3 genes must vary .*got 2 of 2"),
         (normal(9), normal(9) * [0, 0, 1, 1], "at least 3 genes must vary .*got 2 of 4"),
         (normal(9), normal(9)[:, [0, 0, 0, 0]], "correlations of generated must differ .*are 1;"),
@@ -199,7 +199,7 @@ def test_memory_is_caught_and_inventions_are_not_called_memory():
         (normal(5, p=3), normal(9), normal(5), "generated and training must have the same columns"),
         (normal(5), normal(9), normal(5, p=3), "held_out and training must have the same columns"),
         (normal(5), normal(9), normal(9)[:4], "held_out must not overlap .*4 of 4"),
-        (normal(0), normal(9), normal(5), "generated needs at least 1 rows, got 0"),
+        (normal(0), normal(9), normal(5), "generated must have at least 1 rows, got 0"),
     ],
 )
 def test_copying_test_refuses_in_one_clear_line(generated, training, held_out, message):

@@ -84,5 +84,5 @@ def test_bad_input(images):
     with pytest.raises(ValueError, match="n_steps must be at least 2, got 1"):
         scivae.pl.traversal_images(images, n_steps=1)
     del images.obs["civae_t"]
-    with pytest.raises(ValueError, match="has no column 'civae_t'"):
+    with pytest.raises(ValueError, match="without the obs column 'civae_t'"):
         scivae.pl.traversal_images(images)

@@ -51,7 +51,7 @@ def test_many_paths_are_thin_lines_without_names():
 
 
 def test_bad_input(joint, trends):
-    with pytest.raises(ValueError, match="obs has no column 'civae_margin'"):
+    with pytest.raises(ValueError, match="without the obs column 'civae_margin'"):
         scivae.pl.class_margin(joint)
     with pytest.raises(ValueError, match=r"or an AnnData with uns\['civae'\]\['paths'\]"):
         scivae.pl.class_margin(trends)

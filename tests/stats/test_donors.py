@@ -210,8 +210,8 @@ class TestModerated:
     @pytest.mark.parametrize(
         ("design", "message"),
         [
-            (np.ones((4, 2)), "of full rank, but its 2 columns have rank 1"),
-            (np.eye(4), "leave degrees of freedom .* 4 columns for 4 samples"),
+            (np.ones((4, 2)), "of full rank, got rank 1 with 2 columns"),
+            (np.eye(4), "fewer columns than samples, got 4 columns for 4 samples"),
         ],
     )
     def test_designs_that_cannot_be_fitted(self, design, message):
@@ -239,7 +239,7 @@ class TestDesign:
             donors.donor_test(np.ones((10, 4)), None, donor, target)
 
     def test_a_donor_with_two_samples(self):
-        with pytest.raises(ValueError, match="one sample a group"):
+        with pytest.raises(ValueError, match="at most one sample per group"):
             donors.donor_design(np.array([0, 0, 1, 2]), np.repeat([False, True], 2))
 
 
@@ -263,7 +263,7 @@ class TestDonorTest:
         assert test.method == "moderated"
         assert set(np.argsort(test.p_value)[:5]) == set(range(5))
         np.testing.assert_allclose(test.estimate, values[4:].mean(axis=0) - values[:4].mean(axis=0))
-        with pytest.raises(ValueError, match="needs counts"):
+        with pytest.raises(ValueError, match="must be 'moderated' for values that are not counts"):
             donors.donor_test(values, None, donor, target, method="deseq2")
         with pytest.raises(ValueError, match="method must be one of 'moderated', 'deseq2'"):
             donors.donor_test(values, None, donor, target, method="edger")
@@ -312,7 +312,7 @@ class TestDonorTest:
         monkeypatch.setitem(__import__("sys").modules, "pydeseq2.dds", None)
         donor, target = unpaired(3, 3)
         counts = samples(np.random.default_rng(13), donor, target, n_genes=50)
-        with pytest.raises(ImportError, match="pip install pydeseq2, or use the moderated test"):
+        with pytest.raises(ImportError, match="pip install pydeseq2, or use method='moderated'"):
             donors.donor_test(counts, counts.sum(axis=1), donor, target, method="deseq2")
         moderated = donors.donor_test(counts, counts.sum(axis=1), donor, target)
         assert np.isfinite(moderated.p_value).any()

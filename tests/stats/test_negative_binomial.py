@@ -215,7 +215,7 @@ class TestDispersion:
         ({"design": np.ones((4, 2))}, ValueError, r"design must have the shape \(5, n_columns\)"),
         ({"library": np.zeros(5)}, ValueError, "library must be positive, got 0"),
         ({"dispersion": -1.0}, ValueError, "dispersion must be finite and not negative, got -1"),
-        ({"weights": np.zeros(5)}, ValueError, "weights must not be negative, and at least one"),
+        ({"weights": np.zeros(5)}, ValueError, "weights must not be negative and at least one"),
         (
             {"weights": np.ones(4)},
             ValueError,

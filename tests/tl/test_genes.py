@@ -406,7 +406,9 @@ def test_bad_input(trends, change, error, message):
 def test_positions_outside_of_the_path(trends, t, culprit):
     trends.obs["civae_t"] = t(trends.obs["civae_t"])
     for function in (tl.rank_genes, tl.gene_order, pl.trend_heatmap):
-        with pytest.raises(ValueError, match=rf"civae_t'\] must rise within \[0, 1\], {culprit}"):
+        with pytest.raises(
+            ValueError, match=rf"civae_t'\] must increase within \[0, 1\], {culprit}"
+        ):
             function(trends)
 
 
@@ -417,7 +419,10 @@ def test_not_trends(trends):
     with pytest.raises(ValueError, match="the permutation of cells needs measured cells"):
         tl.rank_genes(trends)
     trends.uns["civae"]["kind"] = "interpolated"
-    with pytest.raises(ValueError, match=r"what scivae.tl.gene_trends returns"):
+    with pytest.raises(
+        ValueError,
+        match=r"must be made by scivae.tl.gene_trends\(model, pairs\), got another AnnData",
+    ):
         tl.rank_genes(trends)
 
 

@@ -1,6 +1,6 @@
-"""All checks of what callers pass: rule, value, culprit and cure in one line.
+"""Validation of user input: each error names the rule, the value, the culprit and the cure.
 
-``arguments`` plain values, ``arrays`` matrices and labels, ``latent`` points and paths in latent space,
-``tables`` AnnData, their columns and trends. What the registry of a model asks of its cells is in
-``data.checks``.
+``arguments`` checks plain values, ``arrays`` matrices and labels, ``latent`` points and paths in
+latent space, and ``tables`` AnnData objects, their columns and trends. Checks of cells against a
+model's registry are in ``data.checks``.
 """

@@ -1,4 +1,4 @@
-"""Checks of plain arguments: types, numbers, choices, names of slots."""
+"""Checks of plain arguments: types, numbers, choices, slot names."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 
 from .._errors import got, near_matches, shown
 
-# Bytes of the name of a slot: in a zarr store it is that of a folder, to which a suffix comes.
+# Longest slot name in bytes: in a zarr store, the name plus a suffix is the name of a folder.
 MAX_KEY = 200
 
 
 def check_type(name: str, value: Any, kind: type | tuple[type, ...], what: str) -> None:
-    """Raise a TypeError unless the value is of a kind; ``what`` says which in words."""
+    """Raise a TypeError unless the value is an instance of ``kind``, described by ``what``."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {what}, got {got(value)}.")
 
 
 def check_bool(name: str, value: Any) -> None:
-    """Raise a TypeError unless the value is True or False: any other text or number is true too."""
+    """Raise a TypeError unless the value is True or False (other types would count as True)."""
     check_type(name, value, (bool, np.bool_), "True or False")
 
 
 def check_integer(name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
-    """The value as an int; raise a TypeError or ValueError unless it is one within the bounds."""
+    """Return the value as an int; raise unless it is an integer within the bounds."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name} must be an integer, got {got(value)}.")
     if value < minimum:
@@ -36,7 +36,7 @@ def check_integer(name: str, value: Any, *, minimum: int, maximum: int | None = 
 
 
 def check_positive(name: str, value: Any) -> float:
-    """The value as a float; raise unless it is a finite number above 0."""
+    """Return the value as a float; raise unless it is a finite number above 0."""
     _check_real(name, value)
     if not (np.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be a finite number above 0, got {value}.")
@@ -46,7 +46,7 @@ def check_positive(name: str, value: Any) -> float:
 def check_number(
     name: str, value: Any, *, minimum: float = -np.inf, maximum: float = np.inf
 ) -> float:
-    """The value as a float; raise unless it is a finite number within the bounds."""
+    """Return the value as a float; raise unless it is a finite number within the bounds."""
     _check_real(name, value)
     if not (np.isfinite(value) and minimum <= value <= maximum):
         raise ValueError(f"{name} must lie in [{minimum:g}, {maximum:g}], got {value}.")
@@ -54,7 +54,7 @@ def check_number(
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
-    """Raise a ValueError unless the value is one of the choices, which are all text or all numbers."""
+    """Raise a ValueError unless the value is one of the choices (all strings or all numbers)."""
     if not isinstance(value, str | int) or value not in choices:
         raise ValueError(
             f"{name} must be one of {shown(choices)}, got {value!r}.{near_matches(value, choices)}"
@@ -62,7 +62,7 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
 
 
 def check_key(name: str, value: Any) -> None:
-    """Raise a ValueError unless the value can begin the names of slots, as files can have them."""
+    """Raise a ValueError unless the value can be used as a prefix of slot names, also in files."""
     known = (
         isinstance(value, str) and value.isprintable() and value.strip(". ") and "/" not in value
     )
@@ -74,13 +74,13 @@ def check_key(name: str, value: Any) -> None:
 
 
 def check_trained(model: Any) -> None:
-    """Raise a RuntimeError unless the model is trained."""
+    """Raise a RuntimeError if the model is not trained."""
     if not model.is_trained:
         raise RuntimeError("this model is not trained yet; call model.train() first.")
 
 
 def _check_real(name: str, value: Any) -> None:
-    """Raise a TypeError unless the value is a number; True and False are none."""
+    """Raise a TypeError unless the value is a number; True and False do not count as numbers."""
     if isinstance(value, bool | np.bool_) or not isinstance(
         value, int | float | np.integer | np.floating
     ):

@@ -14,17 +14,17 @@ Labels: TypeAlias = npt.NDArray[Any]
 
 
 class SparseLike(Protocol):
-    """Any sparse matrix that can become compressed sparse rows (scipy's, or a view of AnnData's)."""
+    """Any sparse matrix with a ``tocsr`` method, such as those of scipy and anndata."""
 
     def tocsr(self) -> Any:
-        """Compressed sparse rows."""
+        """Convert to compressed sparse rows."""
 
 
 MatrixLike: TypeAlias = npt.ArrayLike | SparseLike
 
 
 def as_matrix(name: str, x: MatrixLike, *, min_rows: int = 1) -> Any:
-    """Finite floating-point matrix (n, p): CSR where sparse was given, dense otherwise."""
+    """Return a finite floating-point matrix (n, p): CSR if the input is sparse, dense otherwise."""
     if hasattr(x, "tocsr"):
         matrix = x.tocsr()
         if not np.issubdtype(matrix.dtype, np.floating):
@@ -35,25 +35,25 @@ def as_matrix(name: str, x: MatrixLike, *, min_rows: int = 1) -> Any:
     if matrix.ndim != 2 or matrix.shape[1] == 0:
         raise ValueError(
             f"{name} must be two-dimensional (rows, columns) with at least one column, "
-            f"got shape {matrix.shape}; turn one column of values into values[:, None]."
+            f"got shape {matrix.shape}; for a single column, pass values[:, None]."
         )
     if matrix.shape[0] < min_rows:
         raise ValueError(
-            f"{name} needs at least {min_rows} rows, got {matrix.shape[0]}; pass more of them."
+            f"{name} must have at least {min_rows} rows, got {matrix.shape[0]}; pass more rows."
         )
     check_finite(name, values)
     return matrix
 
 
 def as_points(name: str, x: MatrixLike, *, min_rows: int = 1) -> Points:
-    """Finite dense double-precision matrix (n, p): a point cloud to take distances in."""
+    """Return a finite dense float64 matrix (n, p), for calculating distances."""
     matrix = as_matrix(name, x, min_rows=min_rows)
     dense = matrix.toarray() if hasattr(matrix, "toarray") else matrix
     return np.asarray(dense, dtype=np.float64)
 
 
 def as_vector(name: str, x: npt.ArrayLike, n: int | None = None, *, min_size: int = 1) -> Points:
-    """Finite dense double-precision vector (n,), of a given length where ``n`` is passed."""
+    """Return a finite dense float64 vector (n,); its length must be ``n`` if that is passed."""
     vector = np.asarray(_as_float(name, x), dtype=np.float64)
     if vector.ndim != 1 or vector.size < min_size:
         raise ValueError(
@@ -61,13 +61,16 @@ def as_vector(name: str, x: npt.ArrayLike, n: int | None = None, *, min_size: in
             f"got shape {vector.shape}; flatten it, or pass more values."
         )
     if n is not None and vector.size != n:
-        raise ValueError(f"{name} must have {n} values, one for each cell, got {vector.size}.")
+        raise ValueError(
+            f"{name} must have {n} values, one for each cell, got {vector.size}; select the same "
+            "cells in both."
+        )
     check_finite(name, vector)
     return vector
 
 
 def as_paths(name: str, x: npt.ArrayLike, *, min_steps: int = 3) -> Points:
-    """Finite paths (n_paths, n_steps, p) of at least ``min_steps``; one path gains a first axis."""
+    """Return finite paths (n_paths, n_steps, p); one path of shape (n_steps, p) becomes a batch."""
     paths = np.asarray(_as_float(name, x), dtype=np.float64)
     if paths.ndim == 2:
         paths = paths[None]
@@ -81,12 +84,12 @@ def as_paths(name: str, x: npt.ArrayLike, *, min_steps: int = 3) -> Points:
 
 
 def as_labels(name: str, y: npt.ArrayLike) -> Labels:
-    """One-dimensional labels (n,) of one type (text, integers or booleans), none missing."""
+    """Return labels (n,) of one type (strings, integers or booleans) without missing values."""
     labels = np.asarray(y)
     if labels.ndim != 1 or labels.size == 0:
         raise ValueError(
             f"{name} must be one-dimensional with at least one label, got shape {labels.shape}; "
-            "pass one label a cell."
+            "pass one label per cell."
         )
     if labels.dtype == object:
         missing = [_is_missing(label) for label in labels]
@@ -111,19 +114,19 @@ def as_labels(name: str, y: npt.ArrayLike) -> Labels:
 
 
 def check_finite(name: str, values: npt.NDArray[Any]) -> None:
-    """Refuse NaN and infinity."""
+    """Raise a ValueError if there is NaN or infinity."""
     finite = np.isfinite(values)
     if not finite.all():
         n_bad = int(finite.size - finite.sum())
         first = ", ".join(str(i) for i in np.argwhere(~finite)[0]) if finite.ndim else "0"
         raise ValueError(
-            f"{name} must be finite, got {n_bad} NaN or infinite of {finite.size} stored values, the "
-            f"first at position {first}; remove those rows or columns first."
+            f"{name} must be finite, got {n_bad} NaN or infinite values of {finite.size} stored "
+            f"values, the first at position {first}; remove those rows or columns first."
         )
 
 
 def check_rows(labels_name: str, labels: Labels, matrix_name: str, matrix: Any) -> None:
-    """Refuse labels that are not one a row."""
+    """Raise a ValueError unless there is one label per row."""
     if labels.shape[0] != matrix.shape[0]:
         raise ValueError(
             f"{labels_name} must have one label for each row of {matrix_name}, got "
@@ -132,7 +135,7 @@ def check_rows(labels_name: str, labels: Labels, matrix_name: str, matrix: Any) 
 
 
 def check_columns(a_name: str, a: Any, b_name: str, b: Any) -> None:
-    """Refuse two matrices that do not live in the same space."""
+    """Raise a ValueError if two matrices have different numbers of columns."""
     if a.shape[1] != b.shape[1]:
         raise ValueError(
             f"{a_name} and {b_name} must have the same columns, got {a.shape[1]} and "
@@ -141,38 +144,38 @@ def check_columns(a_name: str, a: Any, b_name: str, b: Any) -> None:
 
 
 def check_same_shape(a_name: str, a: Any, b_name: str, b: Any) -> None:
-    """Refuse two arrays that are compared entry by entry and have other shapes."""
+    """Raise a ValueError if two arrays that are compared element by element differ in shape."""
     if a.shape != b.shape:
         raise ValueError(
-            f"{a_name} and {b_name} are compared entry by entry and must have the same shape, "
-            f"got {a.shape} and {b.shape}; select the same rows and columns in both."
+            f"{a_name} and {b_name} must have the same shape, because they are compared element "
+            f"by element, got {a.shape} and {b.shape}; select the same rows and columns in both."
         )
 
 
 def check_two_classes(name: str, labels: Labels) -> None:
-    """Refuse labels that hold one class only."""
+    """Raise a ValueError if all labels are of one class."""
     classes = np.unique(labels)
     if classes.size < 2:
         raise ValueError(
             f"{name} must hold at least two classes, got only {classes[0]!s}; "
-            "a classifier needs something to tell apart."
+            "pass labels of at least two classes."
         )
 
 
 def check_known(name: str, labels: Labels, known_name: str, known: Labels) -> None:
-    """Refuse labels outside a known set."""
+    """Raise a ValueError if a label is not in a known set."""
     unknown = sorted(set(labels.tolist()) - set(known.tolist()), key=str)
     if unknown:
         shown = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
         raise ValueError(
-            f"every label of {name} must be among {known_name}, got {len(unknown)} that "
-            f"{'is' if len(unknown) == 1 else 'are'} not ({shown}); "
-            "drop those cells, or add the class where the labels are learnt."
+            f"every label of {name} must be among {known_name}, got {len(unknown)} unknown "
+            f"{'label' if len(unknown) == 1 else 'labels'} ({shown}); drop those cells, or fit "
+            "with those classes included."
         )
 
 
 def subsample(x: Points, max_points: int | None, rng: np.random.Generator) -> Points:
-    """At most ``max_points`` rows, drawn without replacement; all of them where there are fewer."""
+    """Draw ``max_points`` rows without replacement; return all rows if there are fewer."""
     if max_points is None or x.shape[0] <= max_points:
         return x
     return x[rng.choice(x.shape[0], size=max_points, replace=False)]
@@ -186,60 +189,67 @@ def _as_float(name: str, x: Any) -> npt.NDArray[Any]:
         return array.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"{name} must hold numbers, got {array.dtype} values that are not; pass a numeric array."
+            f"{name} must hold numbers, got dtype {array.dtype}; pass a numeric array."
         ) from error
 
 
 def _is_missing(label: object) -> bool:
-    # pandas' NA refuses to be compared; it is known by its type, so that pandas is not imported
+    # pandas.NA cannot be compared. It is recognized by type name, to avoid importing pandas.
     if label is None or type(label).__name__ in {"NAType", "NaTType"}:
         return True
     return isinstance(label, float | np.floating) and bool(np.isnan(label))
 
 
 def as_numbers(name: str, value: Any) -> np.ndarray:
-    """The value as an array of float64; raise a TypeError unless it holds real numbers throughout."""
+    """Return the value as a float64 array; raise a TypeError unless all entries are numbers."""
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different length
         array = np.asarray(None)
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must hold numbers, in rows of equal length, got {got(value)}.")
+        raise TypeError(
+            f"{name} must hold numbers in rows of equal length, got {got(value)}; pass a numeric "
+            "array."
+        )
     return array.astype(np.float64)
 
 
 def check_positions(name: str, t: np.ndarray) -> None:
-    """Raise a ValueError unless the positions of the steps of trends rise within [0, 1]."""
+    """Raise a ValueError unless the step positions of trends increase within [0, 1]."""
     wrong = ~((t >= 0) & (t <= 1))
     wrong[1:] |= ~(np.diff(t) > 0)
     if wrong.any():
         first = int(np.argmax(wrong))
         raise ValueError(
-            f"{name} must rise within [0, 1], got {t[first]:g} at step {first}; pass trends as "
+            f"{name} must increase within [0, 1], got {t[first]:g} at step {first}; pass trends as "
             "scivae.tl.gene_trends returns them."
         )
 
 
 def as_positions(name: str, value: Any) -> Points:
-    """Positions in [0, 1], shape ``(n,)``; a ValueError names the first outside."""
+    """Return positions in [0, 1], shape ``(n,)``; a ValueError names the first one outside."""
     array = as_vector(name, value)
     outside = (array < 0) | (array > 1)
     if outside.any():
         first = int(np.argmax(outside))
         raise ValueError(
             f"{name} must lie in [0, 1], got {array[first]:g} at position {first}; "
-            "scale positions, or clip them."
+            "rescale or clip the positions."
         )
     return array
 
 
 def as_design(value: Any, n: int) -> Points:
-    """A dense matrix of finite numbers, shape ``(n, n_columns)``."""
+    """Return a finite dense design matrix, shape ``(n, n_columns)``."""
     array = np.asarray(value, dtype=np.float64)
     if array.ndim != 2 or array.shape[0] != n or array.shape[1] == 0:
         raise ValueError(
-            f"design must have the shape ({n}, n_columns), a row for each cell, got {array.shape}."
+            f"design must have the shape ({n}, n_columns), with one row for each cell, got "
+            f"{array.shape}; pass the design of the same cells."
         )
     if not np.isfinite(array).all():
-        raise ValueError("design must be finite, got NaN or infinity.")
+        raise ValueError(
+            f"design must be finite, got {int((~np.isfinite(array)).sum())} NaN or infinite "
+            "values; drop those cells or replace the values."
+        )
     return array

@@ -12,7 +12,7 @@ IntArray = NDArray[np.integer[Any]]
 
 
 def finite(name: str, value: ArrayLike) -> FloatArray:
-    """Return `value` as a floating array (its own precision is kept), or say where it is not."""
+    """Return `value` as a finite floating array of the same precision."""
     array = np.asarray(value)
     if array.dtype.kind in "iub":
         array = array.astype(np.float64)
@@ -24,43 +24,45 @@ def finite(name: str, value: ArrayLike) -> FloatArray:
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise ValueError(
             f"{name} must be finite, got {array[where]} at index {where}; "
-            "drop or repair such values first."
+            "drop or replace such values first."
         )
     return array
 
 
 def points(name: str, value: ArrayLike, ndim: int, n_latent: int | None = None) -> FloatArray:
-    """Return `value` as finite points with `ndim` axes, the last of length `n_latent`."""
+    """Return `value` as finite points with `ndim` axes, the last one of length `n_latent`."""
     array = finite(name, value)
     layout = {1: "(n_latent,)", 2: "(n, n_latent)", 3: "(n, n_steps, n_latent)"}[ndim]
     if array.ndim != ndim:
-        raise ValueError(f"{name} must have shape {layout}, got shape {array.shape}; reshape it.")
+        raise ValueError(
+            f"{name} must have shape {layout}, got shape {array.shape}; reshape the array."
+        )
     last_axis(name, array, n_latent)
     return array
 
 
 def last_axis(name: str, array: FloatArray, n_latent: int | None) -> None:
-    """Refuse points whose last axis is missing, empty or not `n_latent` long."""
+    """Raise a ValueError unless the last axis of points has length `n_latent`, at least 1."""
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(
-            f"the last axis of {name} must hold the latent dimensions, but its shape is "
-            f"{array.shape}; pass points with at least one dimension."
+            f"the last axis of {name} must hold the latent dimensions, got shape {array.shape}; "
+            "pass points with at least one dimension."
         )
     if n_latent is not None and array.shape[-1] != n_latent:
         raise ValueError(
-            f"the last axis of {name} must have length n_latent = {n_latent}, but {name} has "
-            f"shape {array.shape}; pass points of the same latent space."
+            f"the last axis of {name} must have length n_latent = {n_latent}, got shape "
+            f"{array.shape}; pass points of the same latent space."
         )
 
 
 def ends(
     start: ArrayLike, end: ArrayLike, n_latent: int | None = None
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the two ends of n segments, each of shape (n, n_latent) and of one dtype."""
+    """Return the two ends of n segments, each of shape (n, n_latent) and of the same dtype."""
     first, last = finite("start", start), finite("end", end)
     if first.ndim not in (1, 2) or first.shape != last.shape:
         raise ValueError(
-            "start and end must share one shape, (n, n_latent) or (n_latent,), but have "
+            "start and end must have the same shape, (n, n_latent) or (n_latent,), got "
             f"{first.shape} and {last.shape}; pass one end for every start."
         )
     last_axis("start", first, n_latent)
@@ -75,8 +77,8 @@ def paths(value: ArrayLike, n_latent: int | None = None) -> FloatArray:
     array = points("points", value, 3, n_latent)
     if array.shape[1] < 2:
         raise ValueError(
-            f"a path needs at least 2 points, but points has shape {array.shape} with "
-            f"n_steps = {array.shape[1]}; pass the two ends at least."
+            f"a path must have at least 2 points, got shape {array.shape} with n_steps = "
+            f"{array.shape[1]}; pass at least the two ends."
         )
     return array
 
@@ -87,14 +89,14 @@ def times(t: ArrayLike) -> FloatArray:
     if array.ndim != 1 or array.size == 0:
         raise ValueError(
             f"t must have shape (n_steps,) with n_steps >= 1, got shape {array.shape}; "
-            "pass for instance np.linspace(0, 1, 50)."
+            "pass, for example, np.linspace(0, 1, 50)."
         )
     outside = (array < 0) | (array > 1)
     if outside.any():
         where = int(np.argmax(outside))
         raise ValueError(
-            f"t must lie in [0, 1], but t[{where}] is {array[where]}; "
-            "paths are not extrapolated, so clip or rescale it."
+            f"t must lie in [0, 1], got {array[where]} at position {where}; "
+            "paths are not extrapolated, so clip or rescale t."
         )
     return array
 
@@ -104,19 +106,19 @@ def labels(label: ArrayLike, n_classes: int, shape: tuple[int, ...]) -> IntArray
     array = np.asarray(label)
     if array.dtype.kind not in "iu":
         raise ValueError(
-            f"label must be an integer index of a class, got dtype {array.dtype}; "
-            "turn names into positions among the classes first."
+            f"label must be the integer index of a class, got dtype {array.dtype}; "
+            "convert class names to indices first."
         )
     outside = (array < 0) | (array >= n_classes)
     if outside.any():
         raise ValueError(
-            f"label must lie in [0, {n_classes}) for {n_classes} classes, but holds "
+            f"label must lie in [0, {n_classes}) for {n_classes} classes, got "
             f"{int(array[outside].flat[0])}; pass the index of a class."
         )
     try:
         return np.broadcast_to(array, shape)
     except ValueError:
         raise ValueError(
-            f"label must broadcast to one class a point, shape {shape}, got shape "
+            f"label must broadcast to shape {shape}, one class per point, got shape "
             f"{array.shape}; pass one integer, or one for each point."
         ) from None

@@ -1,4 +1,4 @@
-"""Checks of AnnData: their columns, groups, representations, paths and trends."""
+"""Checks of AnnData objects: columns, groups, representations, paths and trends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-TRENDS = "trends"  # what uns["civae"]["kind"] of trends says
+TRENDS = "trends"  # value of uns["civae"]["kind"] in trends
 MAKERS = {
     "generated": "model.interpolate(cell_a, cell_b)",
     "joint": "scivae.tl.embed(adata, path)",
@@ -25,14 +25,14 @@ MAKERS = {
 
 
 def check_adata(name: str, adata: Any) -> None:
-    """Raise a TypeError unless it is an AnnData."""
+    """Raise a TypeError unless the value is an AnnData."""
     from anndata import AnnData
 
     check_type(name, adata, AnnData, "an AnnData")
 
 
 def check_names(adata: AnnData) -> None:
-    """Raise a ValueError where a name stands for several cells."""
+    """Raise a ValueError if several cells have the same name."""
     import pandas as pd
 
     names = pd.Index(as_text(adata.obs_names))
@@ -41,13 +41,13 @@ def check_names(adata: AnnData) -> None:
         if adata.obs_names.is_unique:  # 1 and "1"
             cure = f"set adata.obs_names = adata.obs_names.astype(str), and {cure}"
         raise ValueError(
-            f"adata.obs_names must be unique, but {names[names.duplicated()][0]!r} is the name of "
-            f"several cells; {cure}."
+            f"adata.obs_names must be unique, got {names[names.duplicated()][0]!r} for several "
+            f"cells; {cure}."
         )
 
 
 def column(adata: AnnData, argument: str, key: Any) -> pd.Series:
-    """A column of ``adata.obs``, or a KeyError that lists those there are."""
+    """Return a column of ``adata.obs``, or raise a KeyError that lists the available columns."""
     check_type(argument, key, str, "the name of a column of adata.obs")
     if key not in adata.obs.columns:
         columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]
@@ -59,24 +59,27 @@ def column(adata: AnnData, argument: str, key: Any) -> pd.Series:
 
 
 def group(values: pd.Series, argument: str, level: Any, key: str) -> np.ndarray:
-    """Which cells are of a group, shape ``(n_obs,)``; a ValueError where there are none."""
+    """Which cells belong to a group, shape ``(n_obs,)``; a ValueError if none do."""
     from pandas.api.types import is_scalar
 
     if not is_scalar(level):
-        raise TypeError(f"{argument} must be one value of adata.obs[{key!r}], got {level!r}.")
+        raise TypeError(
+            f"{argument} must be a single value of adata.obs[{key!r}], got {level!r}; pass one "
+            "value."
+        )
     found = (values == level).to_numpy(dtype=bool, na_value=False)
     if not found.any():
         present = values.dropna().unique()
         raise ValueError(
-            f"{argument} must be a value of adata.obs[{key!r}] that at least one cell has, got "
-            f"{level!r}; available values: {shown(present, 20) or 'none'}."
+            f"{argument} must be a value that occurs in adata.obs[{key!r}], got {level!r}; "
+            f"available values: {shown(present, 20) or 'none'}."
             f"{near_matches(level, present)}"
         )
     return found
 
 
 def representation(adata: AnnData, use_rep: str) -> np.ndarray:
-    """A slot of ``obsm`` as finite numbers, shape ``(n_obs, n_dimensions)``."""
+    """Return a slot of ``obsm`` as finite numbers, shape ``(n_obs, n_dimensions)``."""
     check_type("use_rep", use_rep, str, "a key of adata.obsm")
     if use_rep not in adata.obsm:
         cure = (
@@ -92,23 +95,23 @@ def representation(adata: AnnData, use_rep: str) -> np.ndarray:
 
 
 def finite(values: np.ndarray, adata: AnnData, where: str) -> np.ndarray:
-    """The values, or an error that names what is wrong with them, as the first cell with NaN."""
+    """Return the values, or raise an error that names the first cell with NaN."""
     if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind not in "fiu":
         raise TypeError(
-            f"{where} must be a dense array of numbers, cells × dimensions, got shape {values.shape} "
-            f"of dtype {values.dtype}."
+            f"{where} must be a dense array of numbers, cells × dimensions, got shape "
+            f"{values.shape} and dtype {values.dtype}; convert it."
         )
     good = np.isfinite(values).all(axis=1)
     if not good.all():
         raise ValueError(
-            f"{where} must be finite, but holds NaN or infinity for cell "
+            f"{where} must be finite, got NaN or infinity for cell "
             f"{str(adata.obs_names[np.argmin(good)])!r}; calculate it for every cell."
         )
     return values
 
 
 def check_trends(name: str, trends: Any) -> dict[str, Any]:
-    """What ``uns`` tells of trends; raise unless they are what ``gene_trends`` returns."""
+    """Return the metadata of trends in ``uns``; raise if ``gene_trends`` did not make them."""
     check_adata(name, trends)
     said = trends.uns.get(_keys.UNS)
     kind = said.get("kind") if isinstance(said, dict) else None
@@ -116,28 +119,28 @@ def check_trends(name: str, trends: Any) -> dict[str, Any]:
     if kind != TRENDS or not any(c in trends.layers for c in curves) or _keys.T not in trends.obs:
         found = "" if kind is None else f" of kind {kind!r}"
         raise ValueError(
-            f"{name} must be made by scivae.tl.gene_trends(model, pairs), got another AnnData{found} "
-            f"of {trends.n_obs} × {trends.n_vars}."
+            f"{name} must be made by scivae.tl.gene_trends(model, pairs), got another "
+            f"AnnData{found} of {trends.n_obs} × {trends.n_vars}."
         )
     check_positions(f"{name}.obs[{_keys.T!r}]", trends.obs[_keys.T].to_numpy(dtype=float))
     return dict(said)
 
 
 def check_obs(adata: AnnData, columns: Iterable[str], argument: str, maker: str) -> None:
-    """Raise a ValueError unless ``obs`` has the columns that ``maker`` writes."""
+    """Raise a ValueError unless ``obs`` has the columns that the function ``maker`` writes."""
     missing = [c for c in columns if c not in adata.obs.columns]
     if missing:
         raise ValueError(
-            f"{argument} must be made by {MAKERS[maker]}, but {argument}.obs has no column "
+            f"{argument} must be made by {MAKERS[maker]}, got an AnnData without the obs column "
             f"{missing[0]!r}; available columns: {shown(adata.obs.columns) or 'none'}."
         )
 
 
 def check_genes(adata: AnnData, genes: str | Sequence[str], argument: str = "genes") -> list[str]:
-    """Names of genes as a list; a KeyError names the first that is not there."""
+    """Return gene names as a list; a KeyError names the first unknown gene."""
     names = [genes] if isinstance(genes, str) else [str(g) for g in genes]
     if not names:
-        raise ValueError(f"{argument} must name at least one gene, got none.")
+        raise ValueError(f"{argument} must name at least one gene, got none; pass var_names.")
     known = set(adata.var_names)
     for name in names:
         if name not in known:
@@ -149,7 +152,7 @@ def check_genes(adata: AnnData, genes: str | Sequence[str], argument: str = "gen
 
 
 def check_basis(adata: AnnData, basis: str, dimensions: Sequence[int], cure: str) -> np.ndarray:
-    """Coordinates of an embedding, shape ``(n_obs, len(dimensions))``."""
+    """Return coordinates of an embedding, shape ``(n_obs, len(dimensions))``."""
     key = basis if basis in adata.obsm else f"X_{basis}"
     if key not in adata.obsm:
         raise KeyError(
@@ -160,13 +163,14 @@ def check_basis(adata: AnnData, basis: str, dimensions: Sequence[int], cure: str
     wrong = [d for d in dimensions if not 0 <= d < points.shape[1]]
     if wrong:
         raise ValueError(
-            f"dimensions must lie in [0, {points.shape[1] - 1}] for basis {basis!r}, got {wrong[0]}."
+            f"dimensions must lie in [0, {points.shape[1] - 1}] for basis {basis!r}, got "
+            f"{wrong[0]}."
         )
     return points[:, list(dimensions)].astype(float)
 
 
 def check_paths(names: Sequence[str], asked: str | int | Sequence[str | int] | None) -> list[str]:
-    """Names of the paths asked for, by name or position; ``None`` stands for all."""
+    """Return the names of the selected paths, given by name or position; ``None`` selects all."""
     if asked is None:
         return list(names)
     single = isinstance(asked, str | int | np.integer)
@@ -186,5 +190,5 @@ def check_paths(names: Sequence[str], asked: str | int | Sequence[str | int] | N
                 f"{shown(names, 4)}.{near_matches(one, names)}"
             )
     if not chosen:
-        raise ValueError("paths must name at least one path, got none.")
+        raise ValueError("paths must name at least one path, got none; pass None for all paths.")
     return chosen

@@ -184,7 +184,7 @@ def summarize(x: Any) -> DataSummary:
         values = np.asarray(block.data if is_sparse else block)
         if values.dtype.kind not in "fiub":
             raise TypeError(
-                f"expression values must be numbers, got dtype {values.dtype}; "
+                f"expression values must hold numbers, got dtype {values.dtype}; "
                 "convert the matrix with .astype('float32')."
             )
         finite = np.isfinite(values)

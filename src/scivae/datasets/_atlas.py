@@ -1,9 +1,10 @@
-"""Read what the Single Cell Expression Atlas serves: a zip of three text files and a design table.
+"""Read files of the Single Cell Expression Atlas: a zip of three text files, and a design table.
 
-``scanpy.datasets.ebi_expression_atlas`` asks the same addresses and keeps the same file names, but it
-writes downloads under their final name, trusts the entry count in the matrix header (a matrix that
-is cut short gives uninitialized memory) and caches whatever came out. So the files are fetched by
-:mod:`._download` and read here. Nothing is ever extracted: members are streamed out of the archive.
+``scanpy.datasets.ebi_expression_atlas`` uses the same addresses and file names, but it writes
+unfinished downloads under the final name, trusts the entry count in the matrix header (a truncated
+matrix then contains uninitialized memory), and caches the result unchecked. Therefore the files are
+downloaded by :mod:`._download` and read here. Members are streamed from the archive; nothing is
+extracted to disk.
 """
 
 from __future__ import annotations
@@ -19,28 +20,28 @@ from scipy import sparse
 
 from ._errors import DamagedFileError
 
-# The three members, by the end of their names.
+# File extensions of the three members.
 _PARTS = (".mtx", ".mtx_rows", ".mtx_cols")
-# Text matrices deflate about 5-fold; deflate itself cannot do more than 1032-fold.
+# Text matrices compress about 5-fold; the limit of deflate is 1032-fold.
 _MAX_RATIO = 200
-# Below this size a high ratio is harmless.
+# Below this size, a high compression ratio is harmless.
 _HARMLESS = 10 * 2**20
-# The largest experiment of the atlas is well under this, unpacked.
+# Upper limit of the unpacked size, well above the largest experiment of the atlas.
 _MAX_BYTES = 32 * 2**30
-# Matrix entries parsed at once: 2 M entries are about 30 MB of text.
+# Matrix entries per block: 2 million entries are about 30 MB of text.
 _ENTRIES = 2_000_000
-# An entry takes at least this many bytes ("1 1 1" and the end of the line).
+# Smallest size of an entry in bytes ("1 1 1" and the end of the line).
 _ENTRY_BYTES = 6
 
 
 def check_archive(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Members of an atlas archive by the end of their name, or a refusal.
+    """Check an atlas archive and return its members by file extension.
 
     Raises
     ------
     DamagedFileError
-        A path that leaves the archive, a link, an encrypted or repeated member, a part that
-        is missing, or sizes of a decompression bomb.
+        If the archive contains a path outside itself, a link, or an encrypted or duplicate member,
+        if a member is missing, or if it looks like a decompression bomb.
     """
     parts: dict[str, zipfile.ZipInfo] = {}
     total = 0
@@ -53,34 +54,39 @@ def check_archive(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
             or ".." in windows.parts
             or PurePosixPath(name).is_absolute()
         ):
-            raise DamagedFileError(f"the archive holds a path outside of itself: {name!r}")
+            raise DamagedFileError(
+                f"the archive must not contain paths outside itself, got {name!r}"
+            )
         if stat.S_ISLNK(info.external_attr >> 16):
-            raise DamagedFileError(f"the archive holds a link: {name!r}")
+            raise DamagedFileError(f"the archive must not contain links, got {name!r}")
         if info.flag_bits & 0x1:
-            raise DamagedFileError(f"the archive holds an encrypted member: {name!r}")
+            raise DamagedFileError(f"the archive must not contain encrypted members, got {name!r}")
         total += info.file_size
         if info.file_size > _HARMLESS and info.file_size > _MAX_RATIO * max(info.compress_size, 1):
             raise DamagedFileError(
-                f"member {name!r} unpacks {info.compress_size} to {info.file_size} bytes, more "
-                f"than {_MAX_RATIO}-fold: a decompression bomb"
+                f"members of the archive must unpack to at most {_MAX_RATIO} times their size, got "
+                f"{info.compress_size} to {info.file_size} bytes for {name!r}: a decompression bomb"
             )
         if total > _MAX_BYTES:
             raise DamagedFileError(
-                f"the archive unpacks to more than {_MAX_BYTES} bytes: a decompression bomb"
+                f"the archive must unpack to at most {_MAX_BYTES} bytes, got more: a decompression "
+                "bomb"
             )
         for part in _PARTS:
             if name.endswith(part):
                 if part in parts:
-                    raise DamagedFileError(f"the archive holds two {part} members: {name!r}")
+                    raise DamagedFileError(
+                        f"the archive must have one {part} member, got a second one: {name!r}"
+                    )
                 parts[part] = info
     missing = [part for part in _PARTS if part not in parts]
     if missing:
-        raise DamagedFileError(f"the archive lacks its {missing[0]} member")
+        raise DamagedFileError(f"the archive must have a {missing[0]} member, got none")
     return parts
 
 
 def read_archive(path: Path) -> tuple[sparse.csr_matrix, pd.Index, pd.DataFrame]:
-    """Counts, cells and genes of an atlas archive.
+    """Read counts, cell names and genes from an atlas archive.
 
     Parameters
     ----------
@@ -94,12 +100,12 @@ def read_archive(path: Path) -> tuple[sparse.csr_matrix, pd.Index, pd.DataFrame]
     cells
         Names of the cells, length ``n_cells``.
     genes
-        ``gene_ids`` and, where the archive gives names, ``symbol``; ``n_genes`` rows.
+        ``gene_ids`` and ``symbol`` (empty if the archive has no symbols); ``n_genes`` rows.
 
     Raises
     ------
     DamagedFileError
-        The archive is hostile or broken, or its parts disagree.
+        If the archive is malicious or damaged, or its parts do not match.
     """
     with zipfile.ZipFile(path) as archive:
         parts = check_archive(archive)
@@ -111,15 +117,15 @@ def read_archive(path: Path) -> tuple[sparse.csr_matrix, pd.Index, pd.DataFrame]
             counts = read_matrix_market(stream, size=parts[".mtx"].file_size)
     if counts.shape != (len(columns), len(rows)):
         raise DamagedFileError(
-            f"the matrix is {counts.shape[1]} genes × {counts.shape[0]} cells, but the archive "
-            f"names {len(rows)} genes and {len(columns)} cells"
+            f"the matrix must have the {len(rows)} genes and {len(columns)} cells that the archive "
+            f"lists, got {counts.shape[1]} genes × {counts.shape[0]} cells"
         )
     cells = pd.Index(columns[0].to_numpy(), dtype=str)
     if not cells.is_unique:
         name = cells[cells.duplicated()][0]
-        raise DamagedFileError(f"the archive names cell {name!r} twice")
+        raise DamagedFileError(f"cell names in the archive must be unique, got {name!r} twice")
     genes = pd.DataFrame({"gene_ids": rows[0].to_numpy()})
-    # The second column repeats the Ensembl id in most experiments.
+    # In most experiments the second column repeats the Ensembl id.
     genes["symbol"] = (
         np.where(rows[1] != rows[0], rows[1], "") if rows.shape[1] > 1 else np.full(len(rows), "")
     )
@@ -127,15 +133,15 @@ def read_archive(path: Path) -> tuple[sparse.csr_matrix, pd.Index, pd.DataFrame]
 
 
 def read_matrix_market(stream: IO[bytes], *, size: int) -> sparse.csr_matrix:
-    """Sparse matrix from Matrix Market coordinate text, transposed, in blocks.
+    """Read a sparse matrix from Matrix Market text in blocks, and transpose it.
 
     Parameters
     ----------
     stream
-        Text of the file, as bytes.
+        Binary stream of the file.
     size
-        Its length in bytes: a header that promises more entries than fit is refused before
-        anything is allocated.
+        Size of the file in bytes. A header that declares more entries than fit in this size is
+        rejected before memory is allocated.
 
     Returns
     -------
@@ -144,31 +150,38 @@ def read_matrix_market(stream: IO[bytes], *, size: int) -> sparse.csr_matrix:
     Raises
     ------
     DamagedFileError
-        Wrong or missing header, an index out of range, a value that is no count, too few or too
-        many entries.
+        If the header is wrong or missing, an index is out of range, a value is not a count, or the
+        number of entries differs from the header.
     """
     first = stream.readline(1 << 16)
     words = first.lower().split()
     if words[:3] != [b"%%matrixmarket", b"matrix", b"coordinate"] or words[4:] != [b"general"]:
         raise DamagedFileError(
             f"the matrix must start with '%%MatrixMarket matrix coordinate real general', "
-            f"found {first[:80]!r}"
+            f"got {first[:80]!r}"
         )
     line = stream.readline(1 << 16)
     while line.startswith(b"%") or line.strip() == b"":
         if not line:
-            raise DamagedFileError("the matrix ends before its sizes")
+            raise DamagedFileError(
+                "the matrix must have a line of three sizes, got the end of the file"
+            )
         line = stream.readline(1 << 16)
     try:
         n_rows, n_columns, n_entries = (int(word) for word in line.split())
     except ValueError as error:
-        raise DamagedFileError(f"the matrix has no line of three sizes: {line[:80]!r}") from error
+        raise DamagedFileError(
+            f"the matrix must have a line of three sizes, got {line[:80]!r}"
+        ) from error
     if min(n_rows, n_columns, n_entries) < 0 or n_entries * _ENTRY_BYTES > size + _ENTRY_BYTES:
         raise DamagedFileError(
-            f"the matrix promises {n_rows} × {n_columns} with {n_entries} entries in {size} bytes"
+            f"the sizes of the matrix must fit its {size} bytes, got {n_rows} × {n_columns} with "
+            f"{n_entries} entries"
         )
     if max(n_rows, n_columns) * 2 > size + 64 and max(n_rows, n_columns) > 10_000_000:
-        raise DamagedFileError(f"the matrix promises {n_rows} × {n_columns} in {size} bytes")
+        raise DamagedFileError(
+            f"the sizes of the matrix must fit its {size} bytes, got {n_rows} × {n_columns}"
+        )
 
     rows = np.empty(n_entries, dtype=np.int32)
     columns = np.empty(n_entries, dtype=np.int32)
@@ -184,48 +197,54 @@ def read_matrix_market(stream: IO[bytes], *, size: int) -> sparse.csr_matrix:
             chunksize=_ENTRIES,
         ) as reader:
             for block in reader:
-                if block.empty:  # a matrix of zeros
+                if block.empty:  # an all-zero matrix
                     continue
                 stop = done + len(block)
                 if stop > n_entries:
-                    raise DamagedFileError(f"the matrix has more than its {n_entries} entries")
+                    raise DamagedFileError(
+                        f"the matrix must have {n_entries} entries as in its header, got more"
+                    )
                 row, column = block["row"].to_numpy(), block["column"].to_numpy()
                 value = block["value"].to_numpy()
                 for what, index, limit in (("row", row, n_rows), ("column", column, n_columns)):
                     if index.min() < 1 or index.max() > limit:
                         raise DamagedFileError(
-                            f"the matrix has {what} {index.max() if index.min() >= 1 else index.min()}"
-                            f", outside of 1 to {limit}"
+                            f"each {what} of the matrix must lie in 1 to {limit}, got "
+                            f"{index.max() if index.min() >= 1 else index.min()}"
                         )
                 if not np.isfinite(value).all() or value.min() < 0:
                     culprit = value[~np.isfinite(value) | (value < 0)][0]
-                    raise DamagedFileError(f"the matrix has value {culprit}, which is no count")
+                    raise DamagedFileError(
+                        f"values of the matrix must be finite and not negative, got {culprit}"
+                    )
                 rows[done:stop], columns[done:stop], values[done:stop] = row - 1, column - 1, value
                 done = stop
     except pd.errors.EmptyDataError:
-        pass  # no entry at all; counted below
+        pass  # no entries; checked below
     except (ValueError, pd.errors.ParserError) as error:
         if isinstance(error, DamagedFileError):
             raise
-        raise DamagedFileError(f"the matrix has a line that is no entry: {error}") from error
+        raise DamagedFileError(f"the matrix has a line that cannot be parsed: {error}") from error
     if done != n_entries:
-        raise DamagedFileError(f"the matrix has {done} of its {n_entries} entries: cut short")
+        raise DamagedFileError(
+            f"the matrix must have {n_entries} entries as in its header, got {done}: truncated"
+        )
     return sparse.csr_matrix((values, (columns, rows)), shape=(n_columns, n_rows))
 
 
 def read_design(path: Path, columns: dict[str, str]) -> pd.DataFrame:
-    """Annotation of the cells.
+    """Read the annotation of the cells.
 
     Parameters
     ----------
     path
-        The design table: one row a cell, its name first.
+        The design table: one row per cell, with the cell name in the first column.
     columns
-        From columns of the table to those that come back.
+        Mapping from columns of the table to names of the returned columns.
 
     Returns
     -------
-    One row a cell, indexed by its name; strings, missing where the table has nothing.
+    One row per cell, indexed by cell name; strings, missing if the table has no value.
     """
     table = pd.read_csv(path, sep="\t", index_col=0, dtype=str, usecols=_first_and(path, columns))
     table.index = table.index.astype(object)
@@ -237,6 +256,6 @@ def _first_and(path: Path, columns: dict[str, str]) -> list[str]:
     missing = [column for column in columns if column not in header]
     if missing:
         raise DamagedFileError(
-            f"{path.name} lacks column {missing[0]!r}; it has {', '.join(map(repr, header))}"
+            f"{path.name} must have a column {missing[0]!r}, got {', '.join(map(repr, header))}"
         )
     return [header[0], *(column for column in columns if column != header[0])]

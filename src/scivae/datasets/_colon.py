@@ -1,4 +1,4 @@
-"""Colorectal cancer of Lee et al. 2020: the data of the paper's study."""
+"""Colorectal cancer data of Lee et al. 2020, used in the CI-VAE paper."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Part of the name of the cached result: raise it when the reading changes.
+# Part of the cache file name: increase it when the reader changes.
 _CACHE_VERSION = 1
-# What annotations write where they know nothing.
+# Values that mean "missing" in annotations.
 _NOTHING = frozenset({"", "na", "nan", "n/a", "none", "not available", "not applicable"})
 
 
@@ -54,58 +54,58 @@ def colon(
     progress: bool = True,
     timeout: float = 30.0,
 ) -> AnnData:
-    """Colorectal cancer: normal tissue, tumor border and tumor of the same patients.
+    """Colorectal cancer: normal tissue, tumor border and tumor from the same patients.
 
     Parameters
     ----------
     cohort
         ``KUL3``: 6 Belgian patients, with tumor border. ``SMC``: 23 Korean patients, 63,689 cells,
-        tumor and some normal tissue.
+        tumor and some normal tissue, without border.
     source
         ``atlas``: E-MTAB-8410 of the Single Cell Expression Atlas, which re-analyzed KUL3 (25,480
         annotated cells); the data of the paper. ``geo``: the authors' own counts, GSE144735
         (KUL3) or GSE132465 (SMC). None: ``atlas`` for KUL3, ``geo`` for SMC.
     keep_unannotated
-        Whether cells without a type stay, with ``cell_type`` missing.
+        Whether to keep cells without a cell type, with ``cell_type`` missing.
     symbols
         Whether to look up gene names at HGNC (16 MB; atlas: symbols of the Ensembl ids, geo:
-        Ensembl ids of the symbols). Where HGNC cannot be had, a warning says so and the names
-        stay those of the source. Or the names themselves, from Ensembl id to symbol.
+        Ensembl ids of the symbols). If HGNC is not available, there is a warning and genes keep the
+        names of the source. Can also be a mapping from Ensembl id to symbol.
     path
-        Folder with the files under their published names: nothing is downloaded. None:
-        ``scanpy.settings.datasetdir``, filled from the network (60 to 400 MB).
+        Folder with the files under their published names; nothing is downloaded. None: download to
+        ``scanpy.settings.datasetdir`` (60 to 400 MB).
     mirrors
-        Base addresses that are asked before the standard ones.
+        Base addresses that are tried before the standard ones.
     cache
-        Whether to keep the parsed matrix as h5ad beside the files (reading the text takes minutes).
+        Whether to store the parsed matrix as h5ad for later calls (parsing the text takes minutes).
     progress
-        Whether to draw a progress bar while downloading.
+        Whether to show a progress bar while downloading.
     timeout
-        Seconds without a byte after which a mirror is given up.
+        Seconds without data after which a mirror is abandoned.
 
     Returns
     -------
     AnnData of cells × genes:
 
-    - ``layers["counts"]``: raw counts, CSR, float32 with whole numbers. The atlas' pipeline
-      shares reads between genes, so its values may have fractions: they are rounded to the
-      nearest whole number, and ``uns["colon"]["n_rounded"]`` says how many were
+    - ``layers["counts"]``: raw counts, CSR, float32 with whole numbers. The pipeline of the
+      atlas can assign fractions of reads to genes: values are rounded to the nearest whole
+      number, and ``uns["colon"]["n_rounded"]`` is the number of rounded values
     - ``X``: natural logarithm of one plus counts per 10,000, CSR, float32
     - ``obs``: ``tissue`` (ordered: normal < border < tumor), ``donor``, ``cell_type``,
       ``cell_state``, all categorical. Atlas: also ``sex``, ``organism_part``; ``cell_type`` is
       the ontology's label and ``cell_state`` the authors'. GEO: also ``sample``
-    - ``var_names``: symbols where they are known and not taken, else Ensembl ids;
-      ``var["gene_ids"]``: Ensembl ids (empty where unknown)
+    - ``var_names``: gene symbols if known and unique, otherwise Ensembl ids;
+      ``var["gene_ids"]``: Ensembl ids (empty if unknown)
     - ``uns["colon"]``: cohort, source, citation, licence
 
     Raises
     ------
     DownloadError
-        No mirror gave a file; says which file to put where.
+        If no mirror provides a file. The message says which file to put where.
     FileNotFoundError
-        ``path`` lacks a file.
+        If a file is missing in ``path``.
     ValueError
-        An unknown cohort or source, or files that are not what the publisher describes.
+        If the cohort or source is unknown, or files do not match the publisher's description.
 
     Notes
     -----
@@ -133,7 +133,7 @@ def colon(
     annotated = adata.obs["cell_type"].notna().to_numpy()
     if not annotated.any():
         raise DamagedFileError(
-            f"{files['annotation'].name} must give some cells a type, got none for the "
+            f"{files['annotation'].name} must have a cell type for some cells, got none for the "
             f"{adata.n_obs} cells of {files['matrix'].name}; delete both files and load again"
         )
     for what, expected, found in (
@@ -142,8 +142,8 @@ def colon(
     ):
         if expected is not None and expected != found:
             warnings.warn(
-                f"{table.title} had {expected} {what} when it was published, found {found}: the "
-                "publisher has revised it, or the file is not the whole data set",
+                f"{table.title} must have {expected} {what} as published, got {found}: the "
+                "publisher has revised it, or the file is incomplete; download it again",
                 stacklevel=2,
             )
     if not keep_unannotated and not annotated.all():
@@ -172,11 +172,15 @@ def colon(
 def _look_up(cohort: str, source: str | None) -> Source:
     cohorts = sorted({known for known, _ in registry.COLON})
     if cohort not in cohorts:
-        raise ValueError(f"cohort must be one of {', '.join(cohorts)}, got {cohort!r}.")
+        raise ValueError(
+            f"cohort must be one of {', '.join(map(repr, cohorts))}, got {cohort!r}; pass one of "
+            "these."
+        )
     sources = [known for name, known in registry.COLON if name == cohort]
     if source is not None and source not in sources:
         raise ValueError(
-            f"source of cohort {cohort} must be one of {', '.join(sources)}, got {source!r}."
+            f"source of cohort {cohort} must be one of {', '.join(map(repr, sources))}, got "
+            f"{source!r}; pass one of these."
         )
     return registry.COLON[cohort, source or sources[0]]
 
@@ -194,9 +198,9 @@ def _locate(
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(
-        f"path must hold {file.filename}, got none in {path}; download it from {file.urls[0]}"
+        f"path must contain {file.filename}, got none in {path}; download it from {file.urls[0]}"
         if file.urls
-        else f"path must hold {file.filename}, got none in {path}"
+        else f"path must contain {file.filename}, got none in {path}"
     )
 
 
@@ -204,7 +208,7 @@ def _locate(
 
 
 def _read(kind: str, files: dict[str, Path], table: Source) -> AnnData:
-    """All cells, counts in X, annotation as categoricals."""
+    """Read all cells, with counts in X and annotation as categoricals."""
     import anndata as ad
 
     n_rounded = 0
@@ -222,7 +226,7 @@ def _read(kind: str, files: dict[str, Path], table: Source) -> AnnData:
 
 
 def _round(counts: sparse.csr_matrix) -> tuple[sparse.csr_matrix, int]:
-    """Whole numbers, and how many values were not."""
+    """Round to whole numbers; also return how many values changed."""
     whole = np.rint(counts.data)
     n_rounded = int(np.count_nonzero(whole != counts.data))
     counts.data = whole
@@ -234,14 +238,16 @@ def _annotate(cells: pd.Index, annotation: pd.DataFrame, files: dict[str, Path])
     known = annotation.index
     if not known.is_unique:
         name = known[known.duplicated()][0]
-        raise DamagedFileError(f"{files['annotation'].name} names cell {name!r} twice")
+        raise DamagedFileError(
+            f"cell names in {files['annotation'].name} must be unique, got {name!r} twice"
+        )
     if not cells.isin(known).any():
-        # R turns the dashes of column names into dots.
+        # R replaces dashes in column names with dots.
         dotted = pd.Index(known.str.replace("-", ".", regex=False), dtype=str)
         if not cells.isin(dotted).any():
             raise DamagedFileError(
-                f"the cells of {files['matrix'].name} must be those of {files['annotation'].name}, "
-                f"found none in common: {cells[0]!r} and {known[0] if len(known) else 'no cell'!r}"
+                f"{files['matrix'].name} and {files['annotation'].name} must have the same cells, "
+                f"got none in common: {cells[0]!r} and {known[0] if len(known) else 'no cell'!r}"
             )
         annotation = annotation.set_axis(dotted)
         annotation = annotation[~annotation.index.duplicated()]
@@ -258,7 +264,7 @@ def _annotate(cells: pd.Index, annotation: pd.DataFrame, files: dict[str, Path])
 
 
 def _tissue(text: pd.Series) -> pd.api.extensions.ExtensionArray:
-    """Ordered tissue from the words of either source."""
+    """Convert the tissue terms of both sources to an ordered categorical."""
     words = {}
     for value in text.dropna().unique():
         low = value.lower()
@@ -287,7 +293,7 @@ def _symbols(
     timeout: float,
     progress: bool,
 ) -> Mapping[str, str]:
-    """From Ensembl id to symbol; empty where that is not wanted or not to be had."""
+    """Mapping from Ensembl id to symbol; empty if not requested or not available."""
     if isinstance(symbols, Mapping):
         return symbols
     if not symbols:
@@ -296,7 +302,7 @@ def _symbols(
         file = _locate(registry.HGNC, path, mirrors, timeout, progress)
     except (DownloadError, FileNotFoundError) as error:
         warnings.warn(
-            f"genes keep the names of their source, for the names of HGNC are not to be had: "
+            f"genes keep the names of their source because HGNC is not available: "
             f"{error}; or pass symbols=False",
             stacklevel=3,
         )
@@ -307,7 +313,7 @@ def _symbols(
 
 
 def _name_genes(adata: AnnData, ensembl_to_symbol: Mapping[str, str]) -> None:
-    """Unique ``var_names`` and ``var["gene_ids"]``, in place."""
+    """Set unique ``var_names`` and ``var["gene_ids"]``, in place."""
     ids = adata.var["gene_ids"].astype(str)
     names = adata.var["symbol"].astype(str)
     if (ids == "").all():
@@ -320,7 +326,7 @@ def _name_genes(adata: AnnData, ensembl_to_symbol: Mapping[str, str]) -> None:
     taken: set[str] = set()
     unique = []
     for name, gene in zip(names, ids, strict=True):
-        # A symbol is given once; a later gene of that name goes by its id, or by a number.
+        # The first gene with a symbol gets it; later ones get their id, or a number is appended.
         choice = name if name and name not in taken else gene
         number = 1
         while not choice or choice in taken:
@@ -335,14 +341,14 @@ def _name_genes(adata: AnnData, ensembl_to_symbol: Mapping[str, str]) -> None:
 
 
 def _cached(cohort: str, kind: str, files: dict[str, Path], table: Source) -> AnnData:
-    """What :func:`_read` gives, from an h5ad file that is named after what it was read from."""
+    """Result of :func:`_read` from a cached h5ad file, named by the hash of its source files."""
     import anndata as ad
 
     key = hashlib.sha256(f"version {_CACHE_VERSION}".encode(), usedforsecurity=False)
     for role in sorted(files):
         key.update(file_hash(files[role], "sha256").encode())
     target = dataset_folder() / "scivae" / f"colon_{cohort}_{kind}_{key.hexdigest()[:16]}.h5ad"
-    # Any damage to it costs a second reading of the text, nothing else.
+    # If the cache is damaged, the text is parsed again.
     try:
         if recorded_hash(target) == file_hash(target, "sha256"):
             return ad.read_h5ad(target)

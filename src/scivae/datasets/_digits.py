@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def digits() -> AnnData:
-    """Handwritten digits of 8 × 8 pixels. Needs no network.
+    """Handwritten digits of 8 × 8 pixels. No download needed.
 
     Returns
     -------
@@ -23,12 +23,12 @@ def digits() -> AnnData:
     Raises
     ------
     ValueError
-        scikit-learn ships something else.
+        If the installed scikit-learn has different data.
 
     Notes
     -----
     Alpaydin and Kaynak, UCI Machine Learning Repository (1998), doi:10.24432/C50P49, test part, as
-    :func:`sklearn.datasets.load_digits` gives it. CC BY 4.0.
+    loaded by :func:`sklearn.datasets.load_digits`. CC BY 4.0.
 
     Examples
     --------
@@ -42,8 +42,8 @@ def digits() -> AnnData:
     bunch = load_digits()
     if bunch.images.shape != (DIGITS.n_cells, 8, 8):
         raise ValueError(
-            f"scikit-learn's digits must be ({DIGITS.n_cells}, 8, 8), got {bunch.images.shape}; "
-            "install a scikit-learn release that ships them whole."
+            f"scikit-learn's digits must have the shape ({DIGITS.n_cells}, 8, 8), got "
+            f"{bunch.images.shape}; install a scikit-learn release with the complete data."
         )
     adata = from_images(bunch.images, bunch.target, labels_key="digit", max_value=16)
     return describe(

@@ -1,10 +1,10 @@
-"""Bring a file of the registry onto this machine, whole or not at all.
+"""Download files of the registry. A file is stored only if it is complete.
 
-The transfer itself is pooch's (address, progress bar, time limit). What pooch leaves open is added
-here: several mirrors, a temporary file whose name is known (pooch's is random, so that a killed
-process leaves an incomplete file that looks like data), a check of files whose checksum no publisher
-states, and a lock between processes. pooch has no lock: two processes that ask at once would both
-download. The lock is :mod:`filelock`'s; the system releases it when its holder is killed.
+pooch does the transfer (address, progress bar, timeout). This module adds what pooch lacks: several
+mirrors, a temporary file with a known name (pooch's is random, so a killed process leaves an
+incomplete file that looks like data), checks of files without a published checksum, and a lock, so
+that two processes do not download the same file. The lock is from :mod:`filelock`; the system
+releases it if its process is killed.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from ._atlas import check_archive
 from ._errors import DamagedFileError, DownloadError
 from .registry import RemoteFile
 
-# Bytes read at once when a file is hashed, checked or received.
+# Bytes read at once when a file is hashed, checked or downloaded.
 _PIECE = 1 << 20
-# Asked again at the same mirror after a passing fault (5xx, a cut connection, a time limit).
+# Attempts per mirror after a temporary failure (5xx, lost connection, timeout).
 _ATTEMPTS = 2
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 def dataset_folder() -> Path:
-    """Folder for downloads: ``scanpy.settings.datasetdir``, made absolute."""
+    """Folder for downloads: ``scanpy.settings.datasetdir`` as an absolute path."""
     import scanpy as sc
 
     return Path(sc.settings.datasetdir).expanduser().absolute()
@@ -48,38 +48,37 @@ def fetch(
     progress: bool = True,
     verify: bool = True,
 ) -> Path:
-    """Path of a file of the registry, downloaded if it is missing or damaged.
+    """Return the path of a file of the registry; download it if it is missing or damaged.
 
     Parameters
     ----------
     file
-        What to fetch.
+        The file to download.
     folder
-        Where ``file.name`` lies. None: ``scanpy.settings.datasetdir``.
+        Folder of ``file.name``. None: ``scanpy.settings.datasetdir``.
     mirrors
-        Base addresses that are asked before the ones in the table: the file's own name
-        is appended to each.
+        Base addresses that are tried before those in the registry; the file name is appended to
+        each.
     timeout
-        Seconds without a byte after which a mirror is given up.
+        Seconds without data after which a mirror is abandoned.
     progress
-        Whether to draw a progress bar.
+        Whether to show a progress bar.
     verify
-        Whether to hold the content against the published checksums. The form of the file is
-        checked in any case.
+        Whether to compare the content with published checksums. The file format is always checked.
 
     Returns
     -------
-    Path of the whole, checked file.
+    Path of the complete, checked file.
 
     Raises
     ------
     DownloadError
-        No mirror gave the file; says which file to put where.
+        If no mirror provides the file. The message says which file to put where.
     OSError
-        This machine cannot store it (full disk, no permission).
+        If the file cannot be stored (disk full, no permission).
     """
     target = (dataset_folder() if folder is None else Path(folder)) / file.name
-    # Files arrive by an atomic rename: one that is there and on record needs no lock.
+    # Files are renamed atomically, so an existing file with a matching record needs no lock.
     if recorded_hash(target) is not None and _damage(target, file, verify=verify) is None:
         return target
     with contextlib.ExitStack() as stack:
@@ -87,14 +86,14 @@ def fetch(
             target.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(target))
         except OSError:
-            # A folder that is only read from: what lies there is used if it is whole.
+            # Read-only folder: use the file if it is complete.
             if _damage(target, file, verify=verify) is None:
                 return target
             raise
-        damage = _damage(target, file, verify=verify)  # another process may have brought it
+        damage = _damage(target, file, verify=verify)  # another process may have downloaded it
         if damage is not None:
             _download(file, target, mirrors, timeout, progress, verify, damage)
-        elif recorded_hash(target) is None:  # put there by hand
+        elif recorded_hash(target) is None:  # placed there manually
             write_record(target)
     return target
 
@@ -115,7 +114,7 @@ def _download(
     try:
         for url in urls:
             for attempt in range(_ATTEMPTS):
-                part.unlink(missing_ok=True)  # of a process that was killed while it held the lock
+                part.unlink(missing_ok=True)  # left by a process that was killed
                 failure, passing = _transfer(url, part, timeout, progress)
                 if failure is None:
                     try:
@@ -123,7 +122,7 @@ def _download(
                     except DamagedFileError as error:
                         failure, passing = str(error), False
                 if failure is None:
-                    # A record of the file that is replaced must not outlive it.
+                    # Remove the record of the replaced file first.
                     _record_path(target).unlink(missing_ok=True)
                     os.replace(part, target)
                     write_record(target)
@@ -143,25 +142,25 @@ def _by_hand(
     tried = "; ".join(failures) or "no address is known"
     source = f" from {(file.urls or urls)[0]}" if urls else ""
     return (
-        f"{file.filename}{size} could not be fetched, and the copy at {target} is {damage}. "
-        f"Tried: {tried}. Download the file by hand{source} and put it at {target}"
+        f"{file.filename}{size} could not be downloaded, and the copy at {target} is {damage}. "
+        f"Tried: {tried}. Download the file manually{source} and save it as {target}"
     )
 
 
 def _transfer(url: str, part: Path, timeout: float, progress: bool) -> tuple[str | None, bool]:
-    """One request into ``part``. Returns what went wrong, and whether it may pass."""
+    """Download once into ``part``. Return the failure, if any, and whether it may be temporary."""
     with without_widgets():
         import pooch
     import requests
 
-    # identity: a server that labels .gz as an encoding would have it unpacked on arrival.
+    # identity: otherwise a server that declares .gz as an encoding makes the client unpack it.
     downloader = pooch.HTTPDownloader(
         progressbar=progress,
         chunk_size=_PIECE,
         timeout=timeout,
         headers={"Accept-Encoding": "identity"},
     )
-    # O_EXCL follows no link: a link that someone left under this name cannot lead us elsewhere.
+    # O_EXCL does not follow links, so a link with this name cannot redirect the download.
     descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0))
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -175,7 +174,7 @@ def _transfer(url: str, part: Path, timeout: float, progress: bool) -> tuple[str
         return f"no answer within {timeout:g} s", True
     except requests.RequestException as error:
         return f"{type(error).__name__}: {_one_line(error)}", True
-    # Any other OSError is this machine's: a full disk is not cured by the next mirror.
+    # Any other OSError is local (such as a full disk), so other mirrors would not help.
     except OSError as error:
         raise type(error)(
             error.errno,
@@ -195,10 +194,10 @@ def _one_line(error: BaseException, limit: int = 160) -> str:
 
 
 def _damage(target: Path, file: RemoteFile, *, verify: bool) -> str | None:
-    """What is wrong with the cached file; None when it is whole.
+    """Return the problem with the cached file; None if it is complete.
 
-    A file without a record is read through. Once it was found whole, its SHA-256 is written beside
-    it (in the form that ``sha256sum -c`` reads), and from then on the hash tells.
+    A file without a record is read completely. If it is complete, its SHA-256 is stored next to it
+    (in the format of ``sha256sum -c``), and later calls compare the hash.
     """
     if not target.is_file():
         return "missing"
@@ -217,12 +216,12 @@ def _damage(target: Path, file: RemoteFile, *, verify: bool) -> str | None:
 
 
 def check(path: Path, file: RemoteFile, *, verify: bool = True) -> None:
-    """Read a file through and hold it against the registry.
+    """Read a file completely and compare it with the registry.
 
     Raises
     ------
     DamagedFileError
-        With the rule that is broken and the value found.
+        If the file does not match.
     """
     if verify and file.checksum is not None:
         _compare(file.checksum, file_hash(path, file.checksum.split(":")[0]), "file")
@@ -235,9 +234,9 @@ def _check_gzip(path: Path, file: RemoteFile, verify: bool) -> None:
         with gzip.open(path, "rb") as stream:
             found = _hash_of(
                 stream, expected.split(":")[0]
-            )  # reads to the end, where length and CRC are
+            )  # reads to the end, which checks length and CRC
     except (OSError, EOFError, zlib.error) as error:
-        raise DamagedFileError(f"not a whole gzip file: {_one_line(error)}") from error
+        raise DamagedFileError(f"not a complete gzip file: {_one_line(error)}") from error
     if verify and file.unpacked is not None:
         _compare(expected, found, "unpacked file")
 
@@ -249,9 +248,9 @@ def _check_zip(path: Path, file: RemoteFile, verify: bool) -> None:
             check_archive(archive)
             bad = archive.testzip()
     except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
-        raise DamagedFileError(f"not a whole zip archive: {_one_line(error)}") from error
+        raise DamagedFileError(f"not a complete zip archive: {_one_line(error)}") from error
     if bad is not None:
-        raise DamagedFileError(f"not a whole zip archive: wrong CRC of member {bad!r}")
+        raise DamagedFileError(f"not a complete zip archive: wrong CRC of member {bad!r}")
 
 
 def _check_tsv(path: Path, file: RemoteFile, verify: bool) -> None:
@@ -261,17 +260,17 @@ def _check_tsv(path: Path, file: RemoteFile, verify: bool) -> None:
         names = [name.decode("utf-8", "replace").strip('"') for name in header]
         missing = [column for column in file.columns if column not in names]
         if missing:
-            raise DamagedFileError(f"the table lacks column {missing[0]!r} in its header")
+            raise DamagedFileError(f"the header must have a column {missing[0]!r}, got none")
         last = b"\n"
         for number, line in enumerate(stream, start=2):
             n_fields = line.count(b"\t") + 1
             if n_fields != len(header):
                 raise DamagedFileError(
-                    f"line {number} has {n_fields} fields, the header {len(header)}"
+                    f"line {number} must have {len(header)} fields like the header, got {n_fields}"
                 )
             last = line
     if not last.endswith(b"\n"):
-        raise DamagedFileError("the last line has no end, so the table is cut short")
+        raise DamagedFileError("the last line must end with a newline, got none: truncated")
 
 
 _CHECKS: dict[str, Callable[[Path, RemoteFile, bool], None]] = {
@@ -283,7 +282,7 @@ _CHECKS: dict[str, Callable[[Path, RemoteFile, bool], None]] = {
 
 def _compare(expected: str, found: str, what: str) -> None:
     if expected != found:
-        raise DamagedFileError(f"wrong checksum of the {what}: {found}, expected {expected}")
+        raise DamagedFileError(f"the checksum of the {what} must be {expected}, got {found}")
 
 
 def _hash_of(stream: IO[bytes] | gzip.GzipFile, algorithm: str) -> str:
@@ -299,7 +298,7 @@ def file_hash(path: Path, algorithm: str) -> str:
         return _hash_of(stream, algorithm)
 
 
-# ---- the hash beside the file ---------------------------------------------------------------
+# ---- stored hashes --------------------------------------------------------------------------
 
 
 def _record_path(target: Path) -> Path:
@@ -307,7 +306,7 @@ def _record_path(target: Path) -> Path:
 
 
 def recorded_hash(target: Path) -> str | None:
-    """``"sha256:hex"`` that was written beside a file; None without one."""
+    """``"sha256:hex"`` stored next to a file; None if there is none."""
     try:
         text = _record_path(target).read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -317,14 +316,14 @@ def recorded_hash(target: Path) -> str | None:
 
 
 def write_record(target: Path) -> None:
-    """Write the SHA-256 of a file beside it."""
+    """Store the SHA-256 of a file next to it."""
     digest = file_hash(target, "sha256").removeprefix("sha256:")
     with atomic_write(_record_path(target)) as part:
         part.write_text(f"{digest}  {target.name}\n", encoding="ascii")
 
 
 def locked(target: Path) -> AbstractContextManager[object]:
-    """One process at a time between this one's entry and exit, for one file."""
+    """Lock a file, so that only one process at a time writes it."""
     from filelock import FileLock
 
     return FileLock(target.with_name(f".{target.name}.lock"))
@@ -332,10 +331,10 @@ def locked(target: Path) -> AbstractContextManager[object]:
 
 @contextlib.contextmanager
 def atomic_write(target: Path) -> Iterator[Path]:
-    """Temporary path beside ``target``: renamed to it on success, removed on failure.
+    """Temporary path next to ``target``, renamed to ``target`` on success and removed on failure.
 
-    Its name is always the same, so that what a killed process left is overwritten by the next one;
-    the caller holds the lock of :func:`locked`.
+    The name is always the same, so leftovers of a killed process are overwritten. The caller must
+    hold the lock of :func:`locked`.
     """
     part = target.with_name(f".{target.name}.part")
     part.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DownloadError(OSError):
-    """A file could not be fetched. The message says which file to put where.
+    """A file could not be downloaded. The message says which file to put where.
 
     Examples
     --------
@@ -15,7 +15,7 @@ class DownloadError(OSError):
 
 
 class DamagedFileError(ValueError):
-    """A file is not what it should be: cut short, altered, or something else altogether.
+    """A file is truncated, altered, or not the expected file.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Read the text tables of the Gene Expression Omnibus: genes × cells, several GB once unpacked.
+"""Read text tables of the Gene Expression Omnibus: genes × cells, several GB unpacked.
 
-Nine of ten values are zero, so a table is read in blocks of whole lines, each of which is turned
-into sparse form before the next one is read.
+Most values are zero. A table is read in blocks of complete lines, and each block is converted to
+sparse form before the next one is read.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from scipy import sparse
 
 from ._errors import DamagedFileError
 
-# Text unpacked at once. The block's arrays take about 15 times as much while it is parsed.
+# Bytes of text per block. Parsing needs about 15 times as much memory.
 _BLOCK = 1 << 20
-# A line longer than this is no line of a count table (SMC: 64 k cells, 130 kB).
+# Longest allowed line (in the SMC cohort, 64,000 cells take 130 kB).
 _MAX_LINE = 256 << 20
 _TAB, _NEWLINE, _ZERO, _NINE = 9, 10, 48, 57
 
 
 def open_text(path: Path) -> IO[bytes]:
-    """Bytes of a file, unpacked if it is gzipped, whatever its name says."""
+    """Open a file in binary mode; unpack it if its content is gzipped, regardless of its name."""
     with path.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
     return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
 
 
 def read_counts(path: Path) -> tuple[sparse.csr_matrix, pd.Index, pd.Index]:
-    """Counts of a tab-separated table, transposed.
+    """Read counts from a tab-separated table and transpose them.
 
     Parameters
     ----------
     path
-        Text, gzipped or not: a header with the names of the cells, then one line a gene, its
-        name first. Peak memory is about twice that of the result.
+        Text, gzipped or not: a header with cell names, then one line per gene, which starts with
+        the gene name. Peak memory is about twice the size of the result.
 
     Returns
     -------
@@ -53,8 +53,8 @@ def read_counts(path: Path) -> tuple[sparse.csr_matrix, pd.Index, pd.Index]:
     Raises
     ------
     DamagedFileError
-        A line of another length than the header, a value that is no whole number, a repeated
-        cell, or a file that ends too early.
+        If a line does not match the header, a value is not a whole number, a cell name is repeated,
+        or the file is truncated.
     """
     genes: list[str] = []
     blocks: list[sparse.csr_matrix] = []
@@ -64,19 +64,21 @@ def read_counts(path: Path) -> tuple[sparse.csr_matrix, pd.Index, pd.Index]:
             cells: list[str] | None = None
             for text in _blocks_of_lines(stream):
                 if cells is None:
-                    # Tables written by R may leave the corner out.
+                    # Tables written by R may omit the first header field.
                     n_fields = text[: text.index(b"\n")].count(b"\t") + 1
                     cells = header if n_fields == len(header) + 1 else header[1:]
                 names, block = parse_block(text, len(cells))
                 genes += names
                 blocks.append(block)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DamagedFileError(f"{path.name} is cut short: {error}") from error
+            raise DamagedFileError(f"{path.name} is truncated: {error}") from error
     if cells is None or not cells:
-        raise DamagedFileError(f"{path.name} has no line of counts")
+        raise DamagedFileError(f"{path.name} must have at least one line of counts, got none")
     index = pd.Index(cells, dtype=str)
     if not index.is_unique:
-        raise DamagedFileError(f"{path.name} names cell {index[index.duplicated()][0]!r} twice")
+        raise DamagedFileError(
+            f"cell names in {path.name} must be unique, got {index[index.duplicated()][0]!r} twice"
+        )
     by_gene = sparse.vstack(blocks, format="csr", dtype=np.float32)
     del blocks
     return by_gene.T.tocsr(), index, pd.Index(genes, dtype=str)
@@ -87,7 +89,7 @@ def _names(line: bytes) -> list[str]:
 
 
 def _blocks_of_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Text in pieces that end where a line ends."""
+    """Iterate over blocks of complete lines."""
     rest = b""
     while piece := stream.read(_BLOCK):
         rest += piece
@@ -96,24 +98,26 @@ def _blocks_of_lines(stream: IO[bytes]) -> Iterator[bytes]:
             yield rest[:end]
             rest = rest[end:]
         elif len(rest) > _MAX_LINE:
-            raise DamagedFileError(f"the table has a line of more than {_MAX_LINE} bytes")
+            raise DamagedFileError(
+                f"lines of the table must have at most {_MAX_LINE} bytes, got more"
+            )
     if rest.strip():
         yield rest + b"\n"
 
 
 def parse_block(text: bytes, n_cells: int) -> tuple[list[str], sparse.csr_matrix]:
-    """Lines of a count table, in sparse form.
+    """Parse lines of a count table into sparse form.
 
     Parameters
     ----------
     text
-        Whole lines: a name, then ``n_cells`` whole numbers, separated by tabs.
+        Complete lines: a name, then ``n_cells`` whole numbers, separated by tabs.
     n_cells
-        Numbers in a line.
+        Number of values per line.
 
     Returns
     -------
-    Names of the lines, and ``(n_lines, n_cells)`` CSR, float32.
+    Names of the lines, and a matrix ``(n_lines, n_cells)``, CSR, float32.
 
     Raises
     ------
@@ -131,21 +135,22 @@ def parse_block(text: bytes, n_cells: int) -> tuple[list[str], sparse.csr_matrix
         n_found = rest.count(b"\t") + 1 if rest else 0
         if n_found != n_cells:
             raise DamagedFileError(
-                f"gene {label!r} has {n_found} values, the header names {n_cells} cells"
+                f"each gene must have {n_cells} values, one for each cell in the header, got "
+                f"{n_found} for {label!r}"
             )
         names.append(label)
         numbers.append(rest)
     if not names:
         return [], sparse.csr_matrix((0, n_cells), dtype=np.float32)
 
-    # All numbers in one array of bytes; every number ends at one separator.
+    # All values in one byte array; each value ends with a tab.
     raw = np.frombuffer(b"\t".join(numbers) + b"\t", dtype=np.uint8)
     ends = np.flatnonzero(raw == _TAB)
     lengths = np.diff(ends, prepend=-1) - 1
     digits = (raw >= _ZERO) & (raw <= _NINE)
     if len(raw) - np.count_nonzero(digits) != len(ends) or lengths.min() < 1 or lengths.max() > 9:
         _refuse(names, numbers)
-    # Most are the single digit 0. Build the others digit by digit.
+    # Most values are the single digit 0. The others are built digit by digit.
     values = raw[ends - 1].astype(np.int32) - _ZERO
     for place in range(1, int(lengths.max())):
         longer = np.flatnonzero(lengths > place)
@@ -164,34 +169,34 @@ def parse_block(text: bytes, n_cells: int) -> tuple[list[str], sparse.csr_matrix
 
 
 def _refuse(names: list[str], numbers: list[bytes]) -> None:
-    """Name the first value that is no count."""
+    """Raise an error that names the first value that is not a count."""
     for name, line in zip(names, numbers, strict=True):
         for value in line.split(b"\t"):
             if not value.isdigit() or len(value) > 9:
                 raise DamagedFileError(
-                    f"gene {name!r} has value {value.decode(errors='replace')!r}, which is no raw "
-                    "count: a whole number of at most nine digits"
+                    "raw counts must be whole numbers of at most nine digits, got "
+                    f"{value.decode(errors='replace')!r} for gene {name!r}"
                 )
 
 
 def read_annotation(path: Path, columns: dict[str, str]) -> pd.DataFrame:
-    """Annotation of the cells.
+    """Read the annotation of the cells.
 
     Parameters
     ----------
     path
-        Tab-separated text, gzipped or not, with the cells' names in column ``Index``.
+        Tab-separated text, gzipped or not, with cell names in the column ``Index``.
     columns
-        From columns of the table to those that come back.
+        Mapping from columns of the table to names of the returned columns.
 
     Returns
     -------
-    One row a cell, indexed by its name; strings, missing where the table has nothing.
+    One row per cell, indexed by cell name; strings, missing if the table has no value.
 
     Raises
     ------
     DamagedFileError
-        A column is not there.
+        If a column is missing.
     """
     with open_text(path) as stream:
         try:
@@ -201,6 +206,7 @@ def read_annotation(path: Path, columns: dict[str, str]) -> pd.DataFrame:
     missing = [column for column in ("Index", *columns) if column not in table.columns]
     if missing:
         raise DamagedFileError(
-            f"{path.name} lacks column {missing[0]!r}; it has {', '.join(map(repr, table.columns))}"
+            f"{path.name} must have a column {missing[0]!r}, got "
+            f"{', '.join(map(repr, table.columns))}"
         )
     return table.set_index("Index")[list(columns)].rename(columns=columns)

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST: a magic number, sizes and bytes."""
+"""Reader of the IDX format of MNIST: a magic number, sizes, and data."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from ._errors import DamagedFileError
 from ._geo import open_text
 
-# Third byte of the magic number. Numbers are stored with the high byte first.
+# Dtype by the third byte of the magic number. Numbers are big-endian.
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def read_idx(path: Path) -> tuple[np.ndarray, str]:
-    """Array in an IDX file.
+    """Read the array in an IDX file.
 
     Parameters
     ----------
@@ -28,14 +28,14 @@ def read_idx(path: Path) -> tuple[np.ndarray, str]:
     Returns
     -------
     array
-        As many dimensions as the header says, native byte order; a view where that is possible.
+        Array with the shape given in the header, in native byte order (without a copy if possible).
     checksum
         ``"md5:hex"`` of the unpacked file.
 
     Raises
     ------
     DamagedFileError
-        Not IDX, or another length than the header says.
+        If the file is not IDX, or its length does not match the header.
 
     Notes
     -----
@@ -45,23 +45,29 @@ def read_idx(path: Path) -> tuple[np.ndarray, str]:
         with open_text(path) as stream:
             header = stream.read(4)
             if len(header) < 4 or header[:2] != b"\0\0" or header[2] not in _TYPES:
-                raise DamagedFileError(f"{path} is no IDX file: it starts with {header!r}")
+                raise DamagedFileError(
+                    f"{path} must be an IDX file, got a file that starts with {header!r}"
+                )
             dtype, n_dims = np.dtype(_TYPES[header[2]]), header[3]
             sizes = stream.read(4 * n_dims)
             if n_dims == 0 or len(sizes) < 4 * n_dims:
-                raise DamagedFileError(f"{path} is no whole IDX file: its header is cut short")
+                raise DamagedFileError(
+                    f"{path} must be a complete IDX file, got a truncated header"
+                )
             shape = tuple(int(size) for size in np.frombuffer(sizes, dtype=">u4"))
             n_bytes = math.prod(shape) * dtype.itemsize
-            # One byte more than promised: enough to see that there is more, however much.
+            # Read one byte more than declared, to detect files that are too long.
             body = stream.read(n_bytes + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DamagedFileError(f"{path} is not a whole gzip file: {error}") from error
+        raise DamagedFileError(f"{path} is not a complete gzip file: {error}") from error
     except (MemoryError, OverflowError) as error:
-        raise DamagedFileError(f"{path} promises {n_bytes} bytes, more than fit") from error
+        raise DamagedFileError(
+            f"the header of {path} must declare a size that fits in memory, got {n_bytes} bytes"
+        ) from error
     if len(body) != n_bytes:
         more = "more" if len(body) > n_bytes else str(len(body))
         raise DamagedFileError(
-            f"{path} has {more} of the {n_bytes} bytes that its header {shape} asks for"
+            f"{path} must have {n_bytes} bytes of data for its header {shape}, got {more}"
         )
     array = np.frombuffer(body, dtype=dtype).reshape(shape)
     digest = hashlib.md5(header + sizes, usedforsecurity=False)

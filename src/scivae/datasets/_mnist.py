@@ -39,17 +39,18 @@ def mnist(
     split
         ``train`` (60,000 images), ``test`` (10,000), or ``all``: both, training images first.
     path
-        Folder with the IDX files (``train-images-idx3-ubyte`` and so on, or ``.gz``): nothing is
-        downloaded. None: ``scanpy.settings.datasetdir``, filled from the standard mirrors (12 MB).
+        Folder with the IDX files (such as ``train-images-idx3-ubyte``, also with ``.gz``); nothing
+        is downloaded. None: download to ``scanpy.settings.datasetdir`` from the standard mirrors
+        (12 MB).
     verify
-        Whether the contents must have the well-known checksums of the unpacked files. Switch it
-        off for other images under the same names (Fashion-MNIST, for one).
+        Whether to check the published checksums of the unpacked files. Set to False for other
+        images with the same file names, such as Fashion-MNIST.
     mirrors
-        Base addresses that are asked before the standard ones.
+        Base addresses that are tried before the standard ones.
     progress
-        Whether to draw a progress bar while downloading.
+        Whether to show a progress bar while downloading.
     timeout
-        Seconds without a byte after which a mirror is given up.
+        Seconds without data after which a mirror is abandoned.
 
     Returns
     -------
@@ -60,11 +61,11 @@ def mnist(
     Raises
     ------
     DownloadError
-        No mirror gave a file; says which file to put where.
+        If no mirror provides a file. The message says which file to put where.
     FileNotFoundError
-        ``path`` lacks a file.
+        If a file is missing in ``path``.
     ValueError
-        An unknown split, a broken file, or another checksum than that of MNIST.
+        If the split is unknown, a file is damaged, or a checksum does not match.
 
     Notes
     -----
@@ -78,7 +79,10 @@ def mnist(
     (10000, 784)
     """
     if split not in _PARTS:
-        raise ValueError(f"split must be one of {', '.join(_PARTS)}, got {split!r}.")
+        raise ValueError(
+            f"split must be one of {', '.join(map(repr, _PARTS))}, got {split!r}; pass one of "
+            "these."
+        )
     images, labels, names = [], [], []
     for part in _PARTS[split]:
         arrays = []
@@ -101,7 +105,7 @@ def mnist(
         names += [f"{part}_{i}" for i in range(len(arrays[0]))]
     shapes = {array.shape[1:] for array in images}
     if len(shapes) > 1:
-        raise DamagedFileError(f"all images must have one size, got {sorted(shapes)}")
+        raise DamagedFileError(f"all images must have the same size, got {sorted(shapes)}")
     adata = from_images(
         np.concatenate(images),
         np.concatenate(labels),
@@ -129,8 +133,8 @@ def _find(folder: Path, file: RemoteFile) -> Path:
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(
-        f"path must hold {plain.name} or {file.filename}, got neither in {folder}; leave path= "
-        f"out to download it, or take it from {registry.MNIST.homepage}"
+        f"path must contain {plain.name} or {file.filename}, got neither in {folder}; omit path= "
+        f"to download it, or get it from {registry.MNIST.homepage}"
     )
 
 
@@ -142,5 +146,5 @@ def _read(location: Path, file: RemoteFile, n_dims: int, verify: bool) -> np.nda
             "it and load again, or pass verify=False if it is meant to differ"
         )
     if array.ndim != n_dims:
-        raise DamagedFileError(f"{location} must have {n_dims} dimensions, got {array.shape}")
+        raise DamagedFileError(f"{location} must have {n_dims} dimensions, got shape {array.shape}")
     return array

@@ -1,4 +1,4 @@
-"""Log-normalization, counts in and X out."""
+"""Log-normalization of counts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def log_normalize(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 
     Returns
     -------
-    ``(n_cells, n_genes)``, CSR, float32. A cell without a count stays zero.
+    ``(n_cells, n_genes)``, CSR, float32. Cells without counts stay zero.
     """
     total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
     scale = np.divide(TARGET_SUM, total, out=np.zeros_like(total), where=total > 0)

@@ -1,4 +1,4 @@
-"""The small blood data set that scanpy ships, with its counts restored."""
+"""The small PBMC data set that scanpy ships, with counts restored."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .registry import PBMC
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# A restored value may miss a whole number by this much at most. Float32 logarithms of counts up to
-# 300 leave less than a tenth.
+# Largest allowed difference between a restored value and a whole number. For float32 logs of counts
+# up to 300 it is below 0.1.
 _TOLERANCE = 0.25
 
 
 def pbmc() -> AnnData:
-    """Blood cells of ten types, with counts. Needs no network.
+    """Peripheral blood cells of ten types, with counts. No download needed.
 
-    :func:`scanpy.datasets.pbmc68k_reduced` holds ``raw.X = log1p(counts · 10,000 / n_counts)``; the
-    counts come back as ``round(expm1(raw.X) · n_counts / 10,000)``.
+    :func:`scanpy.datasets.pbmc68k_reduced` stores ``raw.X = log1p(counts · 10,000 / n_counts)``.
+    Counts are restored as ``round(expm1(raw.X) · n_counts / 10,000)``.
 
     Returns
     -------
@@ -31,15 +31,15 @@ def pbmc() -> AnnData:
 
     - ``layers["counts"]``: UMI counts, CSR, float32 with whole numbers
     - ``X``: natural logarithm of one plus counts per 10,000 over the 765 genes, CSR, float32
-    - ``obs["cell_type"]``: the types in ``obs["bulk_labels"]``; besides scanpy's other columns
-      (``n_counts`` counts all genes of the original, not only these)
-    - ``obsm``: ``X_pca``, ``X_umap`` of scanpy
+    - ``obs["cell_type"]``: same as ``obs["bulk_labels"]``; scanpy's other columns are kept
+      (``n_counts`` is the total over all genes of the original data, not only these 765)
+    - ``obsm``: scanpy's ``X_pca`` and ``X_umap``
     - ``uns["pbmc"]``: source and licence
 
     Raises
     ------
     ValueError
-        scanpy ships values that are no logarithms of counts.
+        If the values in scanpy's file are not logarithms of counts.
 
     Notes
     -----
@@ -64,7 +64,7 @@ def pbmc() -> AnnData:
     if worst > _TOLERANCE or whole.min() < 1:
         raise ValueError(
             f"scanpy's pbmc68k_reduced must give whole counts within {_TOLERANCE}, got a "
-            f"difference of {worst:.3g}; install a scanpy release that ships the original file."
+            f"difference of {worst:.3g}; install a scanpy release with the original file."
         )
     counts = sparse.csr_matrix(
         (whole.astype(np.float32), scaled.indices, scaled.indptr), shape=scaled.shape

@@ -1,4 +1,4 @@
-"""Counts whose truth is known: a curved path, the classes on it and the trend of every gene."""
+"""Synthetic counts with known truth: a curved path, classes, and the trend of every gene."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ._normalize import log_normalize
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# Cells drawn from one random stream. Part of what a seed means: changing it changes the data.
+# Cells per random stream. Changing this changes the data of every seed.
 _CELLS_PER_DRAW = 4096
 # Positions at which the true curves are stored.
 _N_GRID = 101
-# Width of a switch and of a transient peak, in units of the path's length.
+# Width of a switch and of a transient peak, as a fraction of the path.
 _SWITCH_WIDTH, _PEAK_WIDTH = 0.06, 0.10
 _STAGES = ("early", "middle", "late")
 _DIRECTIONS = ("up", "down", "transient")
@@ -30,7 +30,7 @@ class _Truth:
     """Parameters of the generator, drawn once from the seed."""
 
     var: pd.DataFrame  # (n_genes, …): kind, switch, log_fold_change, marker_of
-    base: np.ndarray  # (n_genes,) log mean count of a cell of size factor 1, outside of any change
+    base: np.ndarray  # (n_genes,) log mean count at size factor 1, without any change
     marker: np.ndarray  # (n_classes, n_genes) log fold change of a class
     donor: np.ndarray  # (n_donors, n_genes) log fold change of a donor
     batch: np.ndarray  # (n_batches, n_genes) log fold change of a batch
@@ -72,45 +72,46 @@ def synthetic(
     normalize: bool = True,
     seed: int = 0,
 ) -> AnnData:
-    r"""Counts from a known curved path through known classes.
+    r"""Synthetic counts along a known curved path through known classes.
 
-    A cell at position :math:`t \in [0, 1]` of the path has for gene :math:`g` the count
+    For a cell at position :math:`t \in [0, 1]` of the path, the count of gene :math:`g` is
     :math:`x_g \sim \mathrm{NB}(s \cdot e^{m_g(t, c) + d_g + b_g}, \theta)`, with its size factor
     :math:`s`, class :math:`c`, donor :math:`d` and batch :math:`b`. Genes switch at different
-    positions, so the path through gene space is curved; ``obsm["X_true"]`` draws it as
-    a half circle.
+    positions, so the path through gene space is curved; ``obsm["X_true"]`` shows it as a half
+    circle.
 
     Parameters
     ----------
     n_cells, n_genes, n_classes
         Sizes, each at least 1.
     layout
-        ``along``: classes are successive, equally long stretches of the one path. ``across``: each
-        class has a copy of the whole path and marker genes of its own, so that class and position
-        are independent (cells of one type from normal to tumor).
+        ``along``: classes are consecutive segments of one path, of equal length. ``across``: each
+        class covers the whole path and has its own marker genes, so class and position are
+        independent (such as cells of one type from normal to tumor).
     effect
-        Natural logarithm of the fold change of a gene that follows the path. 0: no gene follows
-        it and none marks a class: counts know nothing of position or class, for null tests.
+        Natural log fold change of genes that follow the path. With 0, no gene follows the path or
+        marks a class, so counts are independent of position and class (for null tests).
     class_effect
-        Natural logarithm of the fold change of a marker in its class (``across`` only).
+        Natural log fold change of a marker gene in its class (``across`` only).
     n_donors, n_batches
-        Cells are spread evenly over them, at random. With 1, nothing differs.
+        Cells are assigned to them at random with equal probability. With 1, there is no such
+        effect.
     donor_effect, batch_effect
-        Standard deviation over genes of the logarithmic fold change of a donor, a batch.
+        Standard deviation over genes of the log fold change of a donor or batch.
     mean_counts
-        Expected counts of a cell of size factor 1 before any change. None: 5 for each gene.
+        Expected total counts of a cell with size factor 1, before any change. None: 5 per gene.
     size_spread
-        Standard deviation of the logarithm of the size factor, whose mean is 1.
+        Standard deviation of the log size factor. Size factors have mean 1.
     dispersion
         :math:`\theta`: the variance of a count is :math:`\mu + \mu^2 / \theta`.
     fraction_flat
-        Share of the genes that follow nothing; the others are split evenly among the kinds.
+        Proportion of genes without any change; the others are split evenly among the kinds.
     normalize
-        Whether ``X`` is log-normalized beside ``layers["counts"]``. False: ``X`` holds the counts
-        and there is no layer, at half the memory.
+        Whether to store counts in ``layers["counts"]`` and log-normalized values in ``X``. False:
+        ``X`` holds the counts and there is no layer, which halves the memory.
     seed
-        The same seed gives the same cells, whatever numpy's global state. More cells with
-        the same seed: a truth that is the same, and the first whole draws of 4,096 cells too.
+        The same seed gives the same cells, independent of numpy's global state. With more cells and
+        the same seed, the truth and all complete blocks of 4,096 cells stay the same.
 
     Returns
     -------
@@ -135,7 +136,7 @@ def synthetic(
 
     See Also
     --------
-    synthetic_blocks : the same cells, block by block, for more than fit in memory.
+    synthetic_blocks : the same cells in blocks, for data larger than memory.
 
     Examples
     --------
@@ -168,7 +169,7 @@ def synthetic(
             seed=seed,
         )
     )
-    # Joined by hand: ad.concat would copy more than once.
+    # Joined manually, because ad.concat makes several copies.
     first = blocks[0]
     obs = pd.concat([block.obs for block in blocks])
     position = np.concatenate([block.obsm["X_true"] for block in blocks])
@@ -205,14 +206,14 @@ def synthetic_blocks(
     normalize: bool = True,
     seed: int = 0,
 ) -> Iterator[AnnData]:
-    """The cells of :func:`synthetic`, block by block, so that any number can be made.
+    """Generate the cells of :func:`synthetic` in blocks, for data larger than memory.
 
     Parameters
     ----------
     n_cells, n_genes, n_classes
         Sizes, each at least 1.
     block_size
-        Cells a block, a multiple of 4,096. It does not change the cells.
+        Cells per block, a multiple of 4,096. It does not change the cells.
     layout, effect, class_effect, n_donors, donor_effect, n_batches, batch_effect, mean_counts
         As in :func:`synthetic`.
     size_spread, dispersion, fraction_flat, normalize, seed
@@ -220,8 +221,8 @@ def synthetic_blocks(
 
     Yields
     ------
-    AnnData of up to ``block_size`` rows, with the slots of :func:`synthetic`; the categories, ``var``
-    and ``uns`` are the same in each.
+    AnnData of up to ``block_size`` rows, with the slots of :func:`synthetic`. Categories, ``var``
+    and ``uns`` are the same in all blocks.
 
     Raises
     ------
@@ -243,7 +244,7 @@ def synthetic_blocks(
         ("n_batches", n_batches),
     ):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}.")
+            raise ValueError(f"{name} must be at least 1, got {value}; pass a larger number.")
     for name, number in (
         ("donor_effect", donor_effect),
         ("batch_effect", batch_effect),
@@ -260,11 +261,11 @@ def synthetic_blocks(
     if not 0 <= fraction_flat <= 1:
         raise ValueError(f"fraction_flat must lie in [0, 1], got {fraction_flat}.")
     if layout not in ("along", "across"):
-        raise ValueError(f"layout must be along or across, got {layout!r}.")
+        raise ValueError(f"layout must be 'along' or 'across', got {layout!r}; pass one of these.")
     if block_size < 1 or block_size % _CELLS_PER_DRAW:
         raise ValueError(
-            f"block_size must be a multiple of {_CELLS_PER_DRAW}, got {block_size}: that many "
-            "cells come from one random stream."
+            f"block_size must be a multiple of {_CELLS_PER_DRAW}, the number of cells from one "
+            f"random stream, got {block_size}; pass such as {4 * _CELLS_PER_DRAW}."
         )
     truth_seed, cells_seed = np.random.SeedSequence(seed).spawn(2)
     truth = _draw_truth(
@@ -320,7 +321,7 @@ def _draw_truth(
     for place, name in enumerate(kinds):
         kind[order[n_flat + place :: len(kinds)]] = name
 
-    # Switches stay clear of the ends, so that each is seen from both sides.
+    # Switches are away from the ends, so that both sides are visible.
     drawn = rng.uniform(0.15, 0.85, n_genes)
     follows = np.isin(kind, _DIRECTIONS)
     switch = np.where(follows, drawn, np.nan)
@@ -333,7 +334,7 @@ def _draw_truth(
 
     share = rng.gamma(1.5, size=n_genes) + 0.05
     base = np.log(mean_counts * share / share.sum())
-    # One donor, one batch: nothing to differ from.
+    # With a single donor or batch there is no effect.
     donor = rng.normal(0, donor_effect if n_donors > 1 else 0, (n_donors, n_genes))
     batch = rng.normal(0, batch_effect if n_batches > 1 else 0, (n_batches, n_genes))
     signed = np.where(kind == "down", -change, change)
@@ -401,9 +402,9 @@ def _draw_cells(
     size_spread: float,
     dispersion: float,
 ) -> tuple[sparse.csr_matrix, pd.DataFrame]:
-    """Counts ``(n, n_genes)`` and obs of one draw."""
+    """Draw counts ``(n, n_genes)`` and obs of one block."""
     n_classes, n_genes = truth.marker.shape
-    # A whole draw's worth, cut: fewer cells have the positions and classes of the first of more.
+    # Always draw a full block and cut it, so that fewer cells are a prefix of more cells.
     position = rng.random(_CELLS_PER_DRAW)[:n]
     across = rng.integers(n_classes, size=_CELLS_PER_DRAW)[:n]
     donor = rng.integers(len(truth.donor), size=_CELLS_PER_DRAW)[:n]
@@ -418,7 +419,7 @@ def _draw_cells(
         mean += truth.batch[batch]
     mean += size[:, None]
     np.exp(mean, out=mean)
-    # Negative binomial as a Poisson of a gamma: much faster than Generator.negative_binomial.
+    # Negative binomial as a gamma-Poisson mixture: much faster than Generator.negative_binomial.
     rate = rng.standard_gamma(dispersion, (n, n_genes))
     rate *= mean
     rate /= dispersion

@@ -1,6 +1,7 @@
-"""One table of the data sets: addresses, checksums, expected columns and shapes.
+"""Registry of the data sets: addresses, checksums, expected columns and shapes.
 
-Nothing here touches the network. A loader looks its files up in the table, :mod:`._download` brings them.
+Nothing here uses the network. Loaders look up their files here, and :mod:`._download` downloads
+them.
 """
 
 from __future__ import annotations
@@ -13,25 +14,25 @@ Format = Literal["gzip", "zip", "tsv"]
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file that can be fetched.
+    """A file that can be downloaded.
 
     Parameters
     ----------
     name
-        Where it lies under ``scanpy.settings.datasetdir``, with forward slashes.
+        Path relative to ``scanpy.settings.datasetdir``, with forward slashes.
     urls
         Addresses, tried in this order.
     format
-        What the bytes must be: ``gzip``, ``zip`` or ``tsv`` (plain text, tab-separated, one header).
+        File format: ``gzip``, ``zip`` or ``tsv`` (plain text, tab-separated, with a header).
     checksum
-        ``"algorithm:hex"`` of the file as it is served, where the publisher keeps it constant.
+        ``"algorithm:hex"`` of the file as served, if the publisher keeps it constant.
     unpacked
-        ``"algorithm:hex"`` of what is inside the gzip. Mirrors that packed the same content
-        differently agree on this one only.
+        ``"algorithm:hex"`` of the unpacked content. Mirrors may compress the same content
+        differently.
     columns
         Columns that the header must have (``tsv`` only).
     megabytes
-        Rough size, told to who has to fetch it by hand.
+        Approximate size, shown in the instructions for manual download.
     """
 
     name: str
@@ -50,22 +51,22 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Source:
-    """Where one data set comes from and what must come out.
+    """Source of a data set and its expected content.
 
     Parameters
     ----------
     title, citation, licence, homepage
         Written to ``adata.uns``.
     files
-        By the part that each plays for its loader.
+        Files by their role for the loader.
     n_cells
         Cells (or images) in the published matrix, annotated or not.
     n_annotated
-        Cells that have a cell type.
+        Number of cells with a cell type.
     n_vars
-        Genes or pixels. None where the publisher's pipeline may change it.
+        Number of genes or pixels. None if the publisher's pipeline may change it.
     columns
-        From columns of the publisher's annotation to those of ``obs``.
+        Mapping from columns of the publisher's annotation to columns of ``obs``.
     """
 
     title: str
@@ -84,7 +85,7 @@ LEE_2020: Final = (
     "colorectal cancer. Nature Genetics 52, 594-603 (2020). doi:10.1038/s41588-020-0636-z"
 )
 
-# Values of obs["tissue"], in the order of disease.
+# Values of obs["tissue"], in order of disease.
 TISSUES: Final = ("normal", "border", "tumor")
 
 ATLAS_COLUMNS: Final = {
@@ -119,11 +120,11 @@ def _geo_file(accession: str, filename: str, megabytes: float) -> RemoteFile:
     )
 
 
-# The addresses that scanpy.datasets.ebi_expression_atlas asks, and its file names, so that a cache
-# filled by one serves the other.
+# Same addresses and file names as scanpy.datasets.ebi_expression_atlas, so that both can use the
+# same downloads.
 _ATLAS = "https://www.ebi.ac.uk/gxa/sc/experiment/E-MTAB-8410/download"
 
-# Ensembl id -> approved symbol. The atlas names genes by Ensembl id only.
+# Ensembl id -> approved symbol. The atlas has only Ensembl ids.
 HGNC: Final = RemoteFile(
     name="HGNC/hgnc_complete_set.txt",
     urls=(
@@ -216,7 +217,7 @@ def _mnist_file(stem: str, md5: str, megabytes: float) -> RemoteFile:
     )
 
 
-# Keys of files: (split, what). n_cells counts both splits.
+# Keys of files: "<split> <what>". n_cells is the total of both splits.
 MNIST: Final = Source(
     title="MNIST handwritten digits",
     citation=(

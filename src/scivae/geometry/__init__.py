@@ -1,4 +1,4 @@
-"""Curves in latent space, and the linear classes that they cross. Arrays in, arrays out."""
+"""Curves in latent space and their crossings of linear class boundaries. Arrays in, arrays out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics along paths: how long pieces are, by the decoder or by the density of the data."""
+"""Riemannian metrics for geodesics: pull-back of the decoder, or density of the data."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ if TYPE_CHECKING:
 
     Decoder = Callable[[torch.Tensor], torch.Tensor]
 
-HELD = 20_000_000  # numbers that one block of intermediate results may hold
+HELD = 20_000_000  # largest number of values in one block of intermediate results
 
 
 class PathMetric(NamedTuple):
-    """What the solver knows of a metric. Arrays of double precision go in and come out.
+    """A metric as the solver sees it. All arrays are float64.
 
-    The solver itself is numpy: its many small steps would wait for torch's threads.
+    The solver is written in numpy, because synchronizing torch's threads would dominate its small
+    steps.
     """
 
     squares: Callable[[FloatArray], FloatArray]
-    """(n, n_steps, n_latent) → (n, n_steps − 1): squared lengths of the pieces."""
+    """(n, n_steps, n_latent) → (n, n_steps − 1): squared lengths of the segments."""
     slope: Callable[[FloatArray], tuple[FloatArray, FloatArray]]
-    """The same, and the gradient of their sum, (n, n_steps, n_latent)."""
+    """Squared lengths, and the gradient of their sum, (n, n_steps, n_latent)."""
     tensor: Callable[[FloatArray], FloatArray]
-    """(q, n_latent) → (q, n_latent, n_latent): about the metric tensor; it only sets the pace."""
+    """(q, n_latent) → (q, n_latent, n_latent): approximate metric tensor, for preconditioning."""
     width: int
-    """How many numbers it holds for each point."""
+    """Number of values in memory per point."""
 
 
 def pullback(decoder: Decoder, straight: FloatArray, dtype: str | None) -> PathMetric:
-    """The metric of distances between decoded points."""
+    """Pull-back metric: distances between decoded points."""
     import torch
 
     kind, device = torch.get_default_dtype(), torch.device("cpu")
@@ -46,8 +47,8 @@ def pullback(decoder: Decoder, straight: FloatArray, dtype: str | None) -> PathM
                 part, (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._NormBase)
             ):
                 raise ValueError(
-                    f"the decoder must be deterministic, but its part {name or 'itself'!r} "
-                    f"({type(part).__name__}) is in training mode; call decoder.eval() first."
+                    f"the decoder must be deterministic, got {name or 'the decoder itself'!r} "
+                    f"({type(part).__name__}) in training mode; call decoder.eval() first."
                 )
         for weight in decoder.parameters():
             kind, device = weight.dtype, weight.device
@@ -56,7 +57,7 @@ def pullback(decoder: Decoder, straight: FloatArray, dtype: str | None) -> PathM
         named = getattr(torch, dtype, None)
         if not isinstance(named, torch.dtype) or not named.is_floating_point:
             raise ValueError(
-                f"dtype must name a floating type of torch, got {dtype!r}; "
+                f"dtype must be the name of a floating-point dtype of torch, got {dtype!r}; "
                 'pass "float32" or "float64".'
             )
         kind = named
@@ -75,14 +76,14 @@ def pullback(decoder: Decoder, straight: FloatArray, dtype: str | None) -> PathM
     if not isinstance(decoded, torch.Tensor) or decoded.ndim != 2 or len(decoded) != 2 * n:
         what = tuple(decoded.shape) if isinstance(decoded, torch.Tensor) else type(decoded).__name__
         raise ValueError(
-            f"the decoder must map a tensor (b, n_latent) to a tensor (b, n_vars), but maps "
-            f"{tuple(probe.shape)} to {what}; wrap it."
+            f"the decoder must map a tensor (b, n_latent) to a tensor (b, n_vars), got {what} for "
+            f"input {tuple(probe.shape)}; wrap the decoder in a function that does."
         )
     if not torch.isfinite(decoded).all():
         pair = int(torch.argwhere(~torch.isfinite(decoded))[0, 0]) // 2
         raise ValueError(
-            f"the decoder must return finite numbers, but does not at the ends of pair {pair}; "
-            "look at the decoder there, or drop the pair."
+            "the decoder must return finite numbers, got NaN or infinity at the ends of pair "
+            f"{pair}; check the decoder there, or drop the pair."
         )
     width = int(decoded.shape[1])
 
@@ -92,7 +93,8 @@ def pullback(decoder: Decoder, straight: FloatArray, dtype: str | None) -> PathM
             return array(decoded.diff(dim=1).square().sum(dim=2))
 
     def slope(points: FloatArray) -> tuple[FloatArray, FloatArray]:
-        # A caller's no_grad or inference_mode does not reach in here; both come back after it.
+        # Gradients are needed even if the caller uses no_grad or inference_mode, which are then
+        # restored.
         with torch.inference_mode(False), torch.enable_grad():
             z = held(points).requires_grad_()
             decoded = decoder(z)
@@ -102,13 +104,13 @@ def pullback(decoder: Decoder, straight: FloatArray, dtype: str | None) -> PathM
             pull[:, :-1] -= 2 * change
             if not decoded.requires_grad:
                 raise ValueError(
-                    "the decoder must be differentiable, but its result has no gradient; "
-                    "remove no_grad, detach or numpy from it."
+                    "the decoder must be differentiable, got a result without a gradient; "
+                    "remove no_grad, detach and numpy from the decoder."
                 )
             (found,) = torch.autograd.grad(decoded, z, pull.reshape(decoded.shape))
         return array(change.square().sum(dim=2)), array(found).reshape(points.shape)
 
-    # Differences, not derivatives: this only sets the pace, and asks nothing of the decoder.
+    # Finite differences are accurate enough for a preconditioner and work for any decoder.
     spread = np.diff(straight[:, [0, -1]].astype(np.float64), axis=1)
     small = 1e-3 * float(np.sqrt((spread**2).mean())) if spread.any() else 1e-3
     moved = small * np.eye(n_latent)
@@ -129,7 +131,7 @@ def pullback(decoder: Decoder, straight: FloatArray, dtype: str | None) -> PathM
 def density(
     data: ArrayLike, n_latent: int, strength: float, n_neighbors: int, max_data: int, seed: int
 ) -> PathMetric:
-    """The conformal metric that makes places far from the data long."""
+    """Conformal metric with larger distances in regions without data."""
     from scipy.spatial.distance import cdist
 
     cells = check.points("data", data, 2, n_latent).astype(np.float64)
@@ -138,8 +140,8 @@ def density(
         cells = cells[np.sort(chosen)]
     if len(cells) <= n_neighbors:
         raise ValueError(
-            f"the density needs more data points than n_neighbors = {n_neighbors}, but has "
-            f"{len(cells)}; pass more data, or fewer neighbors."
+            f"data must have more points than n_neighbors = {n_neighbors}, got {len(cells)}; "
+            "pass more data, or a smaller n_neighbors."
         )
     center = cells.mean(axis=0)  # less cancellation in the distances
     x = cells - center
@@ -148,16 +150,16 @@ def density(
     radius = near[:, -1]
     if not radius.any():
         raise ValueError(
-            f"the density needs data points that differ, but each of the {len(cells)} has "
-            f"{n_neighbors} copies; pass other data, or more neighbors."
+            f"data must have points that differ, got {len(cells)} points with at least "
+            f"{n_neighbors} copies each; pass other data, or a larger n_neighbors."
         )
-    # Copies have no radius of their own: let them have that of a typical point.
+    # The radius of duplicated points is 0: use the median radius instead.
     radius = np.where(radius > 0, radius, np.median(radius[radius > 0]))
     ratios = np.log(radius[:, None] / np.maximum(near[:, :-1], 1e-12 * np.median(radius)))
     growth = float(np.maximum(ratios, 0).mean()) if n_neighbors > 1 else 1.0
     dimension = float(np.clip(1 / max(growth, 1e-12), 1, n_latent))
     precision = dimension / (2 * radius**2)  # 1 / 2σ²
-    others = np.exp(-(apart**2) * precision).sum(axis=1) - 1  # each without itself
+    others = np.exp(-(apart**2) * precision).sum(axis=1) - 1  # each excludes itself
     typical = float(np.log(max(np.median(others), 1e-300)))
     squared = (x**2).sum(axis=1)
 

@@ -1,4 +1,4 @@
-"""The solver of geodesics: paths of less energy, under linear inequalities. All of it is numpy."""
+"""Geodesic solver: minimize path energy under linear inequalities. Uses numpy only."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def solve(
     n_iter: int,
     tol: float,
 ) -> tuple[FloatArray, np.ndarray[Any, np.dtype[np.bool_]]]:
-    """Lower the energy of paths (n, n_steps, n_latent); say which have converged.
+    """Minimize the energy of paths (n, n_steps, n_latent); also return which converged.
 
-    The inequalities ``sides @ z >= bounds`` hold only about: the caller projects.
+    The inequalities ``sides @ z >= bounds`` hold only approximately; the caller projects the
+    result.
     """
     n, n_steps, n_latent = line.shape
     pieces = n_steps - 1
@@ -37,7 +38,7 @@ def solve(
     stiff = 4 * pieces * np.trace(frozen, axis1=2, axis2=3).mean(axis=1) / n_latent  # (n,)
 
     def force(z: FloatArray, rows: IntArray) -> FloatArray:
-        """How hard each inequality pushes: its multiplier, were it renewed here."""
+        """Updated multiplier of each inequality at these points."""
         room = z @ sides[rows].transpose(0, 2, 1) - bounds[rows][:, None]
         return np.maximum(pull[rows] - stiff[rows, None, None] * room, 0)
 
@@ -51,7 +52,7 @@ def solve(
         return energy, energy + excess, pieces * slope[:, 1:-1] - push @ sides[rows]
 
     def stiffness(rows: IntArray) -> FloatArray:
-        """The Hessian of the inequalities that push, (len(rows), n_inner, n_latent, n_latent)."""
+        """Hessian of the active inequalities, (len(rows), n_inner, n_latent, n_latent)."""
         pushing = np.where(taut[rows], stiff[rows, None, None], 0.0)
         return np.einsum("nik,nkd,nke->nide", pushing, sides[rows], sides[rows], optimize=True)
 
@@ -60,9 +61,9 @@ def solve(
     factor = Tridiagonal(frozen, stiffness(np.arange(n)))
     converged = ~running
     memory: list[tuple[FloatArray, FloatArray, FloatArray]] = []
-    fresh = np.ones(n, dtype=bool)  # no curvature remembered
+    fresh = np.ones(n, dtype=bool)  # no curvature stored yet
     marked = np.full(n, np.inf)  # the value five steps ago
-    reach = np.ones(n)  # how much of a step to try first
+    reach = np.ones(n)  # initial step length
     refresh = 1
     for iteration in range(n_iter):
         rows = np.flatnonzero(running)
@@ -81,12 +82,13 @@ def solve(
         gain = -(step * slope[rows]).sum(axis=(1, 2)) / 2
 
         still = gain > tol * energy[rows]
-        if iteration % 5 == 0:  # decoders have kinks, at which promises are not kept
+        if iteration % 5 == 0:  # decoders have kinks, where the predicted decrease is wrong
             still &= value[rows] <= marked[rows] - tol * energy[rows]
             marked[rows] = value[rows]
         rest = rows[~still]
         if len(rest):
-            # At rest for these multipliers: done if the inequalities agree, else better ones.
+            # Converged for these multipliers: done if the inequalities hold, otherwise update the
+            # multipliers.
             better = force(inner[rest], rest)
             slip = (better * (better - pull[rest])).sum(axis=(1, 2)) / stiff[rest]
             slack = (pull[rest] * (better - pull[rest])).sum(axis=(1, 2)) / stiff[rest]
@@ -100,7 +102,7 @@ def solve(
         if not running.any():
             break
 
-        # Each path backtracks until its own energy falls enough (Armijo).
+        # Backtracking line search (Armijo) for each path.
         trying, step, gain = rows[still], step[still], gain[still]
         size = reach[trying]
         new_inner, new_slope = inner.copy(), slope.copy()
@@ -111,9 +113,9 @@ def solve(
             who, part = trying[pending], size[pending]
             candidate = inner[who] + part[:, None, None] * step[pending]
             its_energy, its_value, its_slope = evaluate(candidate, who)
-            drop = 2 * part * gain[pending]  # what the slope promised
+            drop = 2 * part * gain[pending]  # predicted decrease
             good = its_value <= value[who] - 1e-4 * drop
-            # The parabola through both values and the slope says where the minimum is.
+            # Next step length: minimum of the parabola through both values and the slope.
             lowest = drop / np.maximum(2 * (its_value - value[who] + drop), 1e-300)
             new_inner[who[good]], new_slope[who[good]] = candidate[good], its_slope[good]
             energy[who[good]], value[who[good]] = its_energy[good], its_value[good]
@@ -121,14 +123,14 @@ def solve(
             size[pending] = part * np.clip(np.nan_to_num(lowest), 0.1, 0.5)
             pending = pending[~good]
         failed = trying[pending]
-        running[failed[fresh[failed]]] = False  # not even downhill by the plain step: rounding
+        running[failed[fresh[failed]]] = False  # the gradient step fails too: rounding limit
         moved, turned = new_inner - inner, new_slope - slope
         curvature = (moved * turned).sum(axis=(1, 2))
         enough = 1e-10 * np.sqrt((moved**2).sum(axis=(1, 2)) * (turned**2).sum(axis=(1, 2)))
         learnt = curvature > enough
         memory = [*memory[-7:], (moved, turned, learnt / np.where(learnt, curvature, 1))]
         for _, _, inverse in memory:
-            inverse[failed] = 0  # start again from the plain step
+            inverse[failed] = 0  # restart from the preconditioned gradient step
         fresh[:] = False
         fresh[failed], reach[failed] = True, 1
         inner, slope = new_inner, new_slope
@@ -136,15 +138,15 @@ def solve(
 
 
 def frozen_tensors(chart: PathMetric, points: FloatArray) -> FloatArray:
-    """Metric tensors in the middle of each piece, (n, pieces, n_latent, n_latent), well posed."""
+    """Regularized metric tensors at segment midpoints, (n, pieces, n_latent, n_latent)."""
     n, n_steps, n_latent = points.shape
     pieces = n_steps - 1
-    # It changes slowly along a path: a few places, and straight lines between them, will do.
+    # The tensor changes slowly along a path: evaluate it at a few points and interpolate.
     anchors = np.unique(np.linspace(0, pieces - 1, min(pieces, 8)).round().astype(int))
     middle = (points[:, anchors + 1] + points[:, anchors]) / 2
     found = chart.tensor(middle.reshape(-1, n_latent))
     found = found.reshape(n, len(anchors), n_latent, n_latent)
-    # Latent dimensions that the decoder ignores have no stiffness of their own.
+    # Latent dimensions that the decoder ignores would make the tensor singular.
     floor = 1e-3 * np.trace(found, axis1=2, axis2=3).mean(axis=1) / n_latent
     found += np.maximum(floor, 1e-30)[:, None, None, None] * np.eye(n_latent)
     after = np.maximum(np.searchsorted(anchors, np.arange(pieces)), 1)
@@ -154,7 +156,7 @@ def frozen_tensors(chart: PathMetric, points: FloatArray) -> FloatArray:
 
 
 class Tridiagonal:
-    """The Hessian of the energy with a frozen metric, eliminated block by block.
+    """Block-tridiagonal Hessian of the energy for a fixed metric, factored by block elimination.
 
     The energy M Σ Δᵢᵀ Gᵢ Δᵢ has diagonal blocks 2M (Gᵢ₋₁ + Gᵢ) and off-diagonal blocks −2M Gᵢ.
     """
@@ -172,13 +174,13 @@ class Tridiagonal:
             self.inverse[:, i] = np.linalg.inv(pivot)
 
     def renew(self, metric: FloatArray, extra: FloatArray, rows: IntArray) -> None:
-        """Take the paths `rows` again, from their new metric."""
+        """Factor the paths `rows` again with their new metric."""
         if len(rows):
             new = Tridiagonal(metric, extra)
             self.beside[rows], self.inverse[rows] = new.beside, new.inverse
 
     def solve(self, right: FloatArray, rows: IntArray) -> FloatArray:
-        """The x with H x = `right`, both (len(rows), n_inner, n_latent), for the paths `rows`."""
+        """Solve H x = `right`, both (len(rows), n_inner, n_latent), for the paths `rows`."""
         beside, inverse = self.beside[rows], self.inverse[rows]
         x = right[..., None].copy()
         for i in range(1, x.shape[1]):
@@ -195,7 +197,7 @@ def two_loop(
     memory: list[tuple[FloatArray, FloatArray, FloatArray]],
     rows: IntArray,
 ) -> FloatArray:
-    """The inverse L-BFGS Hessian times `slope` for the paths `rows`, each with its own memory."""
+    """Multiply `slope` by the inverse L-BFGS Hessian, separately for each path in `rows`."""
     q = slope[rows]
     past = [(moved[rows], turned[rows], inverse[rows]) for moved, turned, inverse in memory]
     used = []

@@ -1,8 +1,9 @@
-"""The linear classes of a latent space, and the exact places where straight paths cross them.
+"""Linear classes of a latent space, and the exact positions where straight paths cross boundaries.
 
-A linear layer gives each class k the logit w_k · z + b_k, and a point belongs to the class of the
-largest. On a straight segment every logit is affine in the position t, so the winning class is the
-upper envelope of K lines: margins and crossings have closed forms, and no grid is needed.
+A linear layer gives each class k the logit w_k · z + b_k, and a point belongs to the class with the
+largest logit. On a straight segment every logit is linear in the position t, so the predicted class
+follows the upper envelope of K lines. Margins and crossings therefore have closed forms, and no
+grid is needed.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class LinearClasses(NamedTuple):
         return int(np.shape(self.weights)[1])
 
     def logits(self, z: ArrayLike) -> FloatArray:
-        """Logit of every class at every point, in double precision.
+        """Logit of every class at every point, in float64.
 
         Parameters
         ----------
@@ -65,7 +66,7 @@ class LinearClasses(NamedTuple):
         Raises
         ------
         ValueError
-            If weights, bias or `z` hold NaN or infinity, or their shapes disagree.
+            If weights, bias or `z` contain NaN or infinity, or their shapes do not match.
         """
         weights, bias = checked(self)
         points = check.finite("z", z).astype(np.float64, copy=False)
@@ -73,7 +74,7 @@ class LinearClasses(NamedTuple):
         return points @ weights.T + bias
 
     def predict(self, z: ArrayLike) -> IntArray:
-        """Class of every point; on a tie the lowest index, as `numpy.argmax` does.
+        """Class of every point; in a tie the lowest index, as in `numpy.argmax`.
 
         Parameters
         ----------
@@ -103,7 +104,7 @@ class LinearClasses(NamedTuple):
 
         Returns
         -------
-        Shape (...). Infinity where there is only one class.
+        Shape (...). Infinity if there is only one class.
 
         Raises
         ------
@@ -115,7 +116,7 @@ class LinearClasses(NamedTuple):
 
 
 class Crossings(NamedTuple):
-    """Where paths change class: flat arrays of shape (n_crossings,), sorted by (path, t).
+    """Positions where paths change class: flat arrays (n_crossings,), sorted by (path, t).
 
     Attributes
     ----------
@@ -144,19 +145,19 @@ class Crossings(NamedTuple):
 
 
 def checked(classes: LinearClasses) -> tuple[FloatArray, FloatArray]:
-    """Return weights and bias in double precision, or say what is wrong with them."""
+    """Return weights and bias in float64, or raise an error that names the problem."""
     weights = check.finite("weights", classes.weights).astype(np.float64, copy=False)
     bias = check.finite("bias", classes.bias).astype(np.float64, copy=False)
     if weights.ndim != 2 or 0 in weights.shape or bias.shape != weights.shape[:1]:
         raise ValueError(
-            "weights must have shape (n_classes, n_latent) and bias (n_classes,), but they "
-            f"have shapes {weights.shape} and {bias.shape}; pass one row and one bias a class."
+            "weights must have shape (n_classes, n_latent) and bias (n_classes,), got "
+            f"{weights.shape} and {bias.shape}; pass one row and one bias per class."
         )
     return weights, bias
 
 
 def margin_of(logits: FloatArray, label: IntArray) -> FloatArray:
-    """Logit (..., n_classes) of `label` (...) minus the best other one."""
+    """Logit of `label` (...) minus the largest other logit, from logits (..., n_classes)."""
     index = label[..., None]
     own = np.take_along_axis(logits, index, axis=-1)[..., 0]
     others = logits.copy()
@@ -165,7 +166,7 @@ def margin_of(logits: FloatArray, label: IntArray) -> FloatArray:
 
 
 def segment_crossings(classes: LinearClasses, start: ArrayLike, end: ArrayLike) -> Crossings:
-    """Every position at which straight segments change class, exactly.
+    """Exact positions at which straight segments change class.
 
     Parameters
     ----------
@@ -178,21 +179,22 @@ def segment_crossings(classes: LinearClasses, start: ArrayLike, end: ArrayLike) 
     -------
     Crossings
         The class of a segment is ``predict(start)`` until its first crossing, and ``predict(end)``
-        after its last. A crossing at t = 0 says that `start` lies on a boundary and is left at
-        once; one at t = 1 that `end` lies on a boundary and the tie goes to another class.
+        after its last. A crossing at t = 0 means that `start` lies on a boundary and the path
+        leaves the class at once. A crossing at t = 1 means that `end` lies on a boundary and the
+        tie goes to another class.
 
     Raises
     ------
     ValueError
-        If the shapes disagree or a value is not finite.
+        If the shapes do not match or a value is not finite.
 
     Notes
     -----
-    Logits are affine in t, so the winning class follows the upper envelope of n_classes lines
-    [1]_. From the class that wins at t = 0, the next one is the line that overtakes it first: at
-    d₀ / (d₀ − d₁), where d₀ and d₁ are the leads at both ends. All segments take this step
-    together, at most n_classes − 1 times. Where several lines overtake at one t, the steepest
-    wins, then the lowest index, as `numpy.argmax` would choose.
+    Logits are linear in t, so the predicted class follows the upper envelope of n_classes lines
+    [1]_. Starting with the class at t = 0, the next class is the line that overtakes it first, at
+    d₀ / (d₀ − d₁), where d₀ and d₁ are the leads at the two ends. All segments take this step
+    together, at most n_classes − 1 times. If several lines overtake at the same t, the steepest is
+    chosen, then the lowest index, as in `numpy.argmax`.
 
     References
     ----------
@@ -211,14 +213,14 @@ def segment_crossings(classes: LinearClasses, start: ArrayLike, end: ArrayLike) 
     first, last = check.ends(start, end, weights.shape[1])
     at_start, at_end = classes.logits(first), classes.logits(last)
     still = (first == last).all(axis=1)
-    at_end[still] = at_start[still]  # equal points, equal logits: whatever BLAS rounds
+    at_end[still] = at_start[still]  # equal points must have equal logits, despite rounding in BLAS
     return _envelope(at_start, at_end)
 
 
 def segment_margin(
     classes: LinearClasses, start: ArrayLike, end: ArrayLike, label: ArrayLike
 ) -> FloatArray:
-    """Smallest margin of a class along straight segments, exactly.
+    """Exact smallest margin of a class along straight segments.
 
     Parameters
     ----------
@@ -231,17 +233,17 @@ def segment_margin(
 
     Returns
     -------
-    Shape (n,): positive where the whole segment lies inside the class.
+    Shape (n,): positive if the whole segment lies inside the class.
 
     Raises
     ------
     ValueError
-        If the shapes disagree, a value is not finite or a label is not the index of a class.
+        If the shapes do not match, a value is not finite, or a label is not the index of a class.
 
     Notes
     -----
-    The margin is the minimum of the leads over the other classes, each affine in t: a concave
-    function, whose minimum on a segment is at one of the ends.
+    The margin is the minimum over other classes of functions that are linear in t. It is therefore
+    concave, and its minimum on a segment is at one of the ends.
 
     Examples
     --------
@@ -257,7 +259,7 @@ def segment_margin(
 
 
 def polyline_crossings(classes: LinearClasses, points: ArrayLike) -> Crossings:
-    """Every position at which piecewise straight paths change class, exactly on each piece.
+    """Exact positions at which piecewise straight paths change class.
 
     Parameters
     ----------
@@ -269,7 +271,7 @@ def polyline_crossings(classes: LinearClasses, points: ArrayLike) -> Crossings:
     Returns
     -------
     Crossings
-        As :func:`segment_crossings` gives, with t along the whole path.
+        As for :func:`segment_crossings`, with t along the whole path.
 
     Raises
     ------
@@ -287,7 +289,7 @@ def polyline_crossings(classes: LinearClasses, points: ArrayLike) -> Crossings:
     weights, _ = checked(classes)
     array = check.paths(points, weights.shape[1])
     n, n_steps, _ = array.shape
-    logits = classes.logits(array)  # (n, n_steps, n_classes): both sides of a joint agree
+    logits = classes.logits(array)  # (n, n_steps, n_classes); neighbors share a vertex
     still = (array[:, 1:] == array[:, :-1]).all(axis=2)  # (n, n_steps - 1)
     at_start, at_end = logits[:, :-1], logits[:, 1:]
     at_end = np.where(still[..., None], at_start, at_end)
@@ -298,7 +300,7 @@ def polyline_crossings(classes: LinearClasses, points: ArrayLike) -> Crossings:
 
 
 def polyline_margin(classes: LinearClasses, points: ArrayLike, label: ArrayLike) -> FloatArray:
-    """Smallest margin of a class along piecewise straight paths, exactly.
+    """Exact smallest margin of a class along piecewise straight paths.
 
     Parameters
     ----------
@@ -311,8 +313,8 @@ def polyline_margin(classes: LinearClasses, points: ArrayLike, label: ArrayLike)
 
     Returns
     -------
-    Shape (n,): positive where the whole path lies inside the class. As on one segment
-    (:func:`segment_margin`) the minimum is at a vertex.
+    Shape (n,): positive if the whole path lies inside the class. As for a single segment
+    (:func:`segment_margin`), the minimum is at a vertex.
 
     Raises
     ------
@@ -337,8 +339,8 @@ def polyline_margin(classes: LinearClasses, points: ArrayLike, label: ArrayLike)
 def _envelope(at_start: FloatArray, at_end: FloatArray) -> Crossings:
     """Follow the upper envelope of the lines from `at_start` to `at_end`, both (n, n_classes).
 
-    Leads are compared at the ends, never at a rounded t: each step moves to a class that is ahead
-    at t = 1 (on a tie there: of lower index), so that the result ends at the argmax of `at_end`.
+    Leads are compared at the ends, never at a rounded t. Each step moves to a class that has the
+    larger logit at t = 1 (in a tie: the lower index), so the result ends at the argmax of `at_end`.
     """
     n, n_classes = at_start.shape
     order = np.arange(n_classes)
@@ -355,22 +357,22 @@ def _envelope(at_start: FloatArray, at_end: FloatArray) -> Crossings:
         lead_start = np.take_along_axis(at_start[active], mine, 1) - at_start[active]
         lead_end = np.take_along_axis(at_end[active], mine, 1) - at_end[active]
         overtakes = (lead_end < 0) | ((lead_end == 0) & (order < mine))
-        lead_start = np.maximum(lead_start, 0)  # only rounding takes it below
+        lead_start = np.maximum(lead_start, 0)  # negative only by rounding
         with np.errstate(invalid="ignore", divide="ignore"):
             t = np.where(lead_end == 0, 1.0, lead_start / (lead_start - lead_end))
         t = np.where(overtakes, np.maximum(t, now[active][:, None]), np.inf)
         first = t.min(axis=1)
         steepest = np.where(t == first[:, None], slope[active], -np.inf)
-        following = np.argmax(steepest, axis=1)  # lowest index among equals
+        following = np.argmax(steepest, axis=1)  # lowest index in a tie
         found.append((active, first, mine[:, 0], following))
         current[active], now[active] = following, first
     if not found:
         none = np.zeros(0, dtype=np.intp)
         return Crossings(none, np.zeros(0), none.copy(), none.copy())
     path, t, before, after = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.argsort(path, kind="stable")  # rounds are already in the order of t
+    order = np.argsort(path, kind="stable")  # iterations are already in order of t
     path, t, before, after = path[order], t[order], before[order], after[order]
-    # Several steps at one t are one crossing: from the first class to the last.
+    # Merge several steps at the same t into one crossing, from the first class to the last.
     joined = (path[1:] == path[:-1]) & (t[1:] == t[:-1])
     return Crossings(
         path[np.r_[True, ~joined]],

@@ -1,4 +1,4 @@
-"""The class of a linear layer is a convex polyhedron: the nearest point inside it."""
+"""Projection onto a linear class, which is a convex polyhedron."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .classes import LinearClasses, checked
 def project_to_class(
     classes: LinearClasses, z: ArrayLike, label: ArrayLike, margin: float = 0.0
 ) -> FloatArray:
-    """The nearest points at which a class wins by at least a margin.
+    """Project points to the nearest points of a class with at least a given margin.
 
     Parameters
     ----------
@@ -24,25 +24,26 @@ def project_to_class(
     label
         One class index, or one for each point, shape (n,).
     margin
-        By how much the logit of `label` shall exceed every other; may be negative.
+        Required lead of the logit of `label` over every other logit; may be negative.
 
     Returns
     -------
-    Shape (n, n_latent), in the precision of `z`. Points that satisfy the inequalities come back
-    bit for bit, and so do projected points that are projected again (unless the polyhedron is
-    thinner than rounding).
+    Shape (n, n_latent), in the precision of `z`. Points that already satisfy the inequalities are
+    returned unchanged. Projecting again does not change the result (unless the polyhedron is
+    thinner than the rounding error).
 
     Raises
     ------
     ValueError
-        If the shapes disagree, a value is not finite, a label is not the index of a class, or no
-        point at all has that margin.
+        If the shapes do not match, a value is not finite, a label is not the index of a class, or
+        no point has the required margin.
 
     Notes
     -----
     Minimizes ‖z′ − z‖² subject to A z′ ≥ b with one row w_label − w_k for each other class k. This
-    least-distance problem becomes a non-negative least-squares problem [1]_, which `scipy` solves
-    exactly by its active set; the solution is then calculated again from the active rows alone.
+    least-distance problem is converted to a non-negative least-squares problem [1]_, which `scipy`
+    solves exactly with an active-set method. The solution is then recalculated from the active
+    rows.
 
     References
     ----------
@@ -62,7 +63,7 @@ def project_to_class(
     points = check.points("z", z, 2, weights.shape[1])
     labels = check.labels(label, len(weights), points.shape[:1])
     if not np.isfinite(margin):
-        raise ValueError(f"margin must be finite, got {margin}; pass for instance 0.0.")
+        raise ValueError(f"margin must be finite, got {margin}; pass, for example, 0.0.")
     result = points.copy()
     outside = classes.margin(points, labels) < margin  # (n,)
     for k in np.unique(labels[outside]):
@@ -74,17 +75,18 @@ def project_to_class(
             nearest = _nearest(sides, bounds, points[row])
             if nearest is None:
                 raise ValueError(
-                    f"class {k} must have points whose margin is at least {margin}, but no point "
-                    "has: other classes win everywhere; lower margin or choose another class."
+                    f"class {k} must have points with a margin of at least {margin}, got none "
+                    "(other classes have larger logits everywhere); lower margin or choose another "
+                    "class."
                 )
             result[row] = nearest
     return result
 
 
 def _nearest(sides: FloatArray, bounds: FloatArray, point: FloatArray) -> FloatArray | None:
-    """The nearest z to `point` (n_latent,) with ``sides @ z >= bounds``; None where there is none.
+    """Nearest z to `point` (n_latent,) with ``sides @ z >= bounds``; None if there is none.
 
-    Aims a little inside, so that the rounded answer satisfies the inequalities too.
+    The target lies slightly inside, so that the rounded result still satisfies the inequalities.
     """
     size = np.linalg.norm(sides, axis=1)
     keep = size > 0
@@ -100,17 +102,17 @@ def _nearest(sides: FloatArray, bounds: FloatArray, point: FloatArray) -> FloatA
     for inside in (8, 64, 512):
         scale = np.linalg.norm(x) + np.linalg.norm(step) + np.abs(offsets) + np.abs(bounds).max()
         shifted = _least_distance(normals, offsets + inside * eps * scale - normals @ x)
-        if shifted is None:  # thinner than rounding: the exact answer is the best there is
+        if shifted is None:  # thinner than the rounding error: return the exact answer
             return answer
         closer = (x + shifted).astype(point.dtype)
-        # Half the shift is left for the rounding of a later check.
+        # Half the shift is reserved for rounding errors in later checks.
         if (normals @ closer.astype(np.float64) >= offsets + inside * eps * scale / 2).all():
             return closer
     return answer
 
 
 def _least_distance(normals: FloatArray, heights: FloatArray) -> FloatArray | None:
-    """The shortest step s with ``normals @ s >= heights``; None where there is none."""
+    """Shortest step s with ``normals @ s >= heights``; None if there is none."""
     from scipy.optimize import nnls
 
     high = float(heights.max(initial=0.0))

@@ -1,7 +1,7 @@
-"""Curves between latent points: making them, measuring them, and finding the nearest place on one.
+"""Curves between latent points: construction, length, resampling, and projection of points.
 
-A path is an array (n_steps, n_latent), a batch of paths (n, n_steps, n_latent). Point i of a path
-has the position t = i / (n_steps − 1), and between its points a path is straight.
+A path is an array (n_steps, n_latent); a batch of paths is (n, n_steps, n_latent). Point i of a
+path has the position t = i / (n_steps − 1), and a path is straight between its points.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .._validate.latent import FloatArray, IntArray
 
 
 class Projection(NamedTuple):
-    """The nearest place on any path for each of m points: arrays of shape (m,).
+    """Nearest position on any path for each of m points: arrays of shape (m,).
 
     Attributes
     ----------
     t
-        Position along that path, in [0, 1].
+        Position along the nearest path, in [0, 1].
     distance
-        Euclidean distance to it.
+        Euclidean distance to the path.
     path
         Index of the path.
 
@@ -52,13 +52,13 @@ def linear(start: ArrayLike, end: ArrayLike, t: ArrayLike) -> FloatArray:
 
     Returns
     -------
-    Shape (n, n_steps, n_latent), in the precision of the ends. Where t is 0 or 1 it holds the ends
-    bit for bit.
+    Shape (n, n_steps, n_latent), in the precision of the ends. At t = 0 and t = 1, the points are
+    exactly the ends.
 
     Raises
     ------
     ValueError
-        If the shapes disagree, a value is not finite, or t leaves [0, 1].
+        If the shapes do not match, a value is not finite, or t is outside [0, 1].
 
     Examples
     --------
@@ -76,7 +76,7 @@ def linear(start: ArrayLike, end: ArrayLike, t: ArrayLike) -> FloatArray:
 
 
 def spherical(start: ArrayLike, end: ArrayLike, t: ArrayLike) -> FloatArray:
-    """Points on great circles: directions turn evenly, norms change geometrically.
+    """Spherical interpolation: constant angular speed, geometrically interpolated norms.
 
     Parameters
     ----------
@@ -87,24 +87,23 @@ def spherical(start: ArrayLike, end: ArrayLike, t: ArrayLike) -> FloatArray:
 
     Returns
     -------
-    Shape (n, n_steps, n_latent), in the precision of the ends. Where t is 0 or 1 it holds the ends
-    bit for bit.
+    Shape (n, n_steps, n_latent), in the precision of the ends. At t = 0 and t = 1, the points are
+    exactly the ends.
 
     Raises
     ------
     ValueError
-        If the shapes disagree, a value is not finite, t leaves [0, 1], or two ends are exactly
-        opposite: then every great circle through one passes through the other, and none is *the*
-        curve.
+        If the shapes do not match, a value is not finite, t is outside [0, 1], or two ends are
+        exactly opposite, because the great circle between them is then not unique.
 
     Notes
     -----
-    The direction is Shoemake's slerp [1]_, and the norm is ‖start‖^(1 − t) ‖end‖^t, so that half
-    way lies the geometric mean. A Gaussian in many dimensions has its mass on a shell, which a
-    straight line leaves and this curve does not [2]_. Ends of equal direction give the straight
-    line between them (with geometric norms). From or to the origin, which has no direction, the
-    curve is the straight line of :func:`linear`. Unlike straight lines, these curves can leave a
-    linear class.
+    The direction is Shoemake's slerp [1]_, and the norm is ‖start‖^(1 − t) ‖end‖^t, which gives the
+    geometric mean at t = 0.5. A high-dimensional Gaussian has its mass near a sphere; a straight
+    line leaves this sphere, but this curve does not [2]_. If both ends have the same direction, the
+    curve is the straight line between them (with geometrically interpolated norms). If one end is
+    the origin, which has no direction, the curve is the straight line of :func:`linear`. Unlike
+    straight lines, these curves can leave a linear class.
 
     References
     ----------
@@ -126,18 +125,18 @@ def spherical(start: ArrayLike, end: ArrayLike, t: ArrayLike) -> FloatArray:
     u = a / np.where(norm_a > 0, norm_a, 1)
     v = b / np.where(norm_b > 0, norm_b, 1)
     chord, gap = np.linalg.norm(u - v, axis=1), np.linalg.norm(u + v, axis=1)
-    # Below this the plane of the great circle would be rounding noise.
+    # Below this, the plane of the great circle is dominated by rounding errors.
     opposite = directed[:, 0] & (gap < 1e3 * np.finfo(first.dtype).eps)
     if opposite.any():
         pair = int(np.argmax(opposite))
         raise ValueError(
-            "spherical interpolation needs ends that are not exactly opposite, but the ends of "
-            f"pair {pair} are: the great circle between them is not unique; "
-            "use linear(), or go through a third point."
+            "the ends of a spherical path must not be exactly opposite (the great circle between "
+            f"them is not unique), got opposite ends in pair {pair}; use linear(), or go through a "
+            "third point."
         )
-    angle = 2 * np.arctan2(chord, gap)[:, None]  # accurate for small and for large angles
+    angle = 2 * np.arctan2(chord, gap)[:, None]  # accurate for small and large angles
     across = v - (u * v).sum(axis=1, keepdims=True) * u
-    across -= (u * across).sum(axis=1, keepdims=True) * u  # again: v may nearly equal u
+    across -= (u * across).sum(axis=1, keepdims=True) * u  # twice, because v may nearly equal u
     size = np.linalg.norm(across, axis=1, keepdims=True)
     across = across / np.where(size > 0, size, 1)
     turned = (angle * steps)[..., None]  # (n, n_steps, 1)
@@ -177,7 +176,7 @@ def arc_length(points: ArrayLike) -> FloatArray:
 
 
 def resample(points: ArrayLike, n_steps: int) -> FloatArray:
-    """The same paths with `n_steps` points each, equally far apart along the path.
+    """Resample paths to `n_steps` points each, equally spaced along the path.
 
     Parameters
     ----------
@@ -188,8 +187,8 @@ def resample(points: ArrayLike, n_steps: int) -> FloatArray:
 
     Returns
     -------
-    Shape (n, n_steps, n_latent), in the precision of `points`; both ends bit for bit. A path
-    without length stays where it is.
+    Shape (n, n_steps, n_latent), in the precision of `points`; both ends are unchanged. All points
+    of a path of length zero are equal.
 
     Raises
     ------
@@ -224,33 +223,34 @@ def resample(points: ArrayLike, n_steps: int) -> FloatArray:
 
 
 def project_to_polyline(x: ArrayLike, points: ArrayLike, *, chunk: int = 2**17) -> Projection:
-    """The nearest place on any of the paths for each point.
+    """Project each point to the nearest position on any of the paths.
 
     Parameters
     ----------
     x
         The points, shape (m, n_latent).
     points
-        The paths, shape (n, n_steps, n_latent); for straight lines the two ends are enough,
-        (n, 2, n_latent).
+        The paths, shape (n, n_steps, n_latent). For straight lines the two ends suffice, (n, 2,
+        n_latent).
     chunk
-        How many (point, piece) distances are held at once; memory is about 40 bytes each.
+        Number of (point, segment) distances in memory at once, about 40 bytes each.
 
     Returns
     -------
     Projection
-        Where several places are equally near, one of them.
+        If several positions are equally near, one of them.
 
     Raises
     ------
     ValueError
-        If the shapes disagree, a value is not finite, there is no path, or `chunk` is less than 1.
+        If the shapes do not match, a value is not finite, there is no path, or `chunk` is less than
+        1.
 
     Notes
     -----
-    On each straight piece the foot of the perpendicular, cut to the piece, is the nearest place
-    [1]_. All pieces are searched by brute force, as matrix products; the winner's t and distance
-    are then calculated again without their cancellation.
+    On each straight segment, the nearest position is the foot of the perpendicular, clipped to the
+    segment [1]_. All segments are searched by brute force with matrix products. The t and distance
+    of the nearest one are then recalculated without cancellation errors.
 
     References
     ----------
@@ -319,12 +319,12 @@ def _norm(array: FloatArray) -> FloatArray:
 
 
 def _piece_lengths(array: FloatArray) -> FloatArray:
-    """Length of every straight piece, (n, n_steps − 1)."""
+    """Length of every straight segment, (n, n_steps − 1)."""
     return np.linalg.norm(np.diff(array.astype(np.float64, copy=False), axis=1), axis=2)
 
 
 def _pin(points: FloatArray, start: FloatArray, end: FloatArray, t: FloatArray) -> FloatArray:
-    """Set the ends bit for bit: rounding, and the sign of zero, would change them."""
+    """Set the ends exactly; otherwise rounding, or the sign of zero, could change them."""
     points[:, t == 0] = start[:, None]
     points[:, t == 1] = end[:, None]
     return points

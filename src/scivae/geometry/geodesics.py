@@ -1,9 +1,9 @@
-"""Shortest paths between latent points that follow the decoder or the data, and stay in a class.
+"""Geodesics between latent points, under the metric of the decoder or of the data density.
 
-A straight line in latent space can run through regions where no cell lives. A geodesic minimizes
-an energy instead: of the decoded path ("pullback"), or of a metric that makes places far from the
-data long ("density"). The class of a linear layer is a convex polyhedron, so that linear
-inequalities on the points of a path keep *all* of it inside.
+A straight line in latent space can run through regions without cells. A geodesic minimizes an
+energy instead: of the decoded path ("pullback"), or under a metric with larger distances far from
+the data ("density"). The class of a linear layer is a convex polyhedron, so linear inequalities on
+the points of a path keep the whole path inside the class.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 
 class Geodesics(NamedTuple):
-    """Paths of small energy between n pairs of points.
+    """Geodesics between n pairs of points.
 
     Attributes
     ----------
     points
-        Shape (n, n_steps, n_latent), in the precision of the ends, which it holds bit for bit.
+        Shape (n, n_steps, n_latent), in the precision of the ends, which are reproduced exactly.
     energy
         Shape (n,): the discrete energy of each path, never more than `straight_energy`.
     length
-        Shape (n,): the discrete length under the metric; at most the root of `energy`.
+        Shape (n,): the discrete length under the metric; at most the square root of `energy`.
     straight_energy
         Shape (n,): the energy of the straight line with evenly spaced points.
     converged
-        Shape (n,): False where the steps ran out, or where no better path than the straight line
-        was found (which is then returned) although it is not optimal itself.
+        Shape (n,): False if the maximum number of steps was reached, or if no path better than the
+        straight line was found although the line is not optimal (the line is then returned).
 
     Examples
     --------
@@ -86,38 +86,39 @@ def geodesic(
     start, end
         The two ends of each path, shape (n, n_latent), or (n_latent,) for one path.
     n_steps
-        How many points each path shall have, both ends included.
+        Number of points of each path, including both ends.
     metric
-        ``"pullback"``: distances are those between decoded points. ``"density"``: latent distances
-        grow where data are rare.
+        ``"pullback"``: distances between decoded points. ``"density"``: latent distances, scaled up
+        where data are sparse.
     decoder
-        For ``"pullback"``: a differentiable map of torch tensors, (b, n_latent) → (b, n_vars),
-        that treats each row by itself. Its mode and its gradients are left as they are.
+        For ``"pullback"``: a differentiable function of torch tensors, (b, n_latent) → (b, n_vars),
+        that treats each row independently. Its training mode and gradients are not changed.
     data
         For ``"density"``: latent points of real cells, shape (n_data, n_latent).
     classes
-        Linear classes; with them each path stays in one class.
+        Linear classes. If given, each path stays in one class.
     label
-        That class: one index, or one for each pair, shape (n,). Without it, the class of `start`,
-        which must be that of `end` too.
+        Index of the class: one for all, or one for each pair, shape (n,). ``None``: the class of
+        `start`, which must also be the class of `end`.
     margin
-        By how much the logit of that class shall exceed every other along the whole path.
+        Required lead of the logit of that class over every other logit along the whole path.
     n_iter
-        Most steps of the solver.
+        Maximum number of solver steps.
     tol
-        A path has converged when the next step promises to lower its energy by less than this
-        share of it, or the last five have.
+        A path has converged when the predicted relative decrease of its energy in the next step, or
+        the actual decrease over the last five steps, is below this value.
     strength
-        For ``"density"``: how much more a step costs away from the data; 0 gives straight lines.
+        For ``"density"``: strength of the scaling away from the data; 0 gives straight lines.
     n_neighbors
-        For ``"density"``: how many neighbors set the scale at each data point.
+        For ``"density"``: number of neighbors that set the length scale at each data point.
     max_data
-        For ``"density"``: of more data points than this, so many are drawn at random.
+        For ``"density"``: largest number of data points; if there are more, a random subset of this
+        size is used.
     dtype
-        Precision in which the decoder is called, as torch names it ("float32"). By default that
-        of its parameters if it is a `torch.nn.Module`, else torch's default.
+        Torch dtype in which the decoder is called, such as "float32". Default: the dtype of its
+        parameters if it is a `torch.nn.Module`, otherwise torch's default.
     seed
-        For that draw.
+        Seed of the random subset of data points.
 
     Returns
     -------
@@ -127,30 +128,31 @@ def geodesic(
     Raises
     ------
     ValueError
-        If shapes disagree, a value is not finite or out of its range, what the metric needs is
-        missing, the decoder is in a training mode that matters or returns something unusable, or
-        an end lies outside the class.
+        If shapes do not match, a value is not finite or out of range, an argument that the metric
+        needs is missing, the decoder has dropout or batch norm in training mode or returns an
+        invalid result, or an end lies outside the class.
 
     Notes
     -----
-    With M = n_steps − 1 pieces the energy is M Σᵢ ‖f(zᵢ₊₁) − f(zᵢ)‖², the discrete curve energy
+    With M = n_steps − 1 segments, the energy is M Σᵢ ‖f(zᵢ₊₁) − f(zᵢ)‖², the discrete curve energy
     of the pull-back metric JᵀJ of the decoder f [1]_ [2]_, whose minimizers have constant speed.
-    The chords make `length` slightly short of the arc, by O(M⁻²).
+    `length` is a sum of chords and therefore underestimates the arc length by O(M⁻²).
 
     The density metric is conformal, w(z) I with w = (1 + strength · softplus(U))². The potential
-    U(z) = log p₀ − log Σⱼ exp(−‖z − xⱼ‖² / 2σⱼ²) compares a kernel density at z with its median
-    p₀ at the data themselves. σⱼ is the distance from xⱼ to its neighbor number `n_neighbors`
-    [3]_, divided by the root of the data's intrinsic dimension [4]_, so that neither the scale of
-    the latent space nor its idle dimensions matter. Among the data w is about constant; in a hole
-    U is half the squared distance to the data in units of σ, so that √w grows as in Jacobi's form
-    of mechanics and, unlike 1/(p + ε) [5]_, never loses its slope far from the data.
+    U(z) = log p₀ − log Σⱼ exp(−‖z − xⱼ‖² / 2σⱼ²) compares a kernel density at z with the median
+    density p₀ at the data points. σⱼ is the distance from xⱼ to its `n_neighbors`-th neighbor [3]_,
+    divided by the square root of the intrinsic dimension of the data [4]_, so the metric does not
+    depend on the scale of the latent space or on unused dimensions. Near the data, w is
+    approximately constant. Far from the data, U is half the squared distance to the data in units
+    of σ, so √w keeps growing, and its gradient does not vanish as the gradient of 1/(p + ε) [5]_
+    does.
 
     The solver starts from the straight line and takes batched L-BFGS steps [6]_. Their initial
-    Hessian is the energy's with the metric frozen, block tridiagonal along the path, which makes
-    the step a smooth one; each path has its own backtracking line search. The class's inequalities
-    enter by an augmented Lagrangian, whose last violations, of the order of `tol`, are projected
-    away (:func:`project_to_class`). Minima are local: a path around the other side of a hole can
-    be shorter.
+    Hessian is that of the energy for a fixed metric, block tridiagonal along the path. Each path
+    has its own backtracking line search. The inequalities of the class are handled by an augmented
+    Lagrangian; remaining violations, of the order of `tol`, are removed by projection
+    (:func:`project_to_class`). Minima are local: a path around the other side of a region without
+    data can be shorter.
 
     References
     ----------
@@ -168,7 +170,8 @@ def geodesic(
 
     Examples
     --------
-    A parabola unrolled: decoded, the shortest path is the straight line.
+    This decoder bends the plane along a parabola. The geodesic bends the other way, so that the
+    decoded path is straight.
 
     >>> from scivae.geometry import geodesic
     >>> import torch
@@ -192,27 +195,27 @@ def geodesic(
         ("margin", margin, "finite", np.isfinite(margin)),
     ):
         if not holds:
-            raise ValueError(f"{name} must be {rule}, got {value!r}; leave it at its default.")
+            raise ValueError(f"{name} must be {rule}, got {value!r}; omit it for the default.")
     labels = _labels(classes, label, margin, first, last)
     straight = linear(first, last, np.linspace(0, 1, n_steps))
 
     if metric == "pullback":
         if decoder is None:
             raise ValueError(
-                'metric "pullback" needs a decoder, but decoder is None; '
-                'pass one, or metric="density" with data.'
+                'decoder must be given for metric "pullback", got None; '
+                'pass a decoder, or metric="density" with data.'
             )
         chart = pullback(decoder, straight, dtype)
     elif metric == "density":
         if data is None:
             raise ValueError(
-                'metric "density" needs latent points of real cells, but data is None; '
-                'pass them, or metric="pullback" with decoder.'
+                'data must hold latent points of real cells for metric "density", got None; '
+                'pass data, or metric="pullback" with a decoder.'
             )
         chart = density(data, n_latent, strength, n_neighbors, max_data, seed)
     else:
         raise ValueError(
-            f'metric must be "pullback" or "density", got {metric!r}; pass one of them.'
+            f'metric must be "pullback" or "density", got {metric!r}; pass one of these.'
         )
 
     points, converged = straight.copy(), np.ones(n, dtype=bool)
@@ -251,12 +254,12 @@ def _labels(
     start: FloatArray,
     end: FloatArray,
 ) -> IntArray:
-    """The class of each pair, whose ends must lie in it; without classes, zeros."""
+    """Class of each pair, after checking that both ends lie in it; zeros without classes."""
     n = len(start)
     if classes is None:
         if label is not None:
             raise ValueError(
-                f"label is {label!r}, but classes is None; pass the classes it is one of."
+                f"label must be None without classes, got {label!r}; pass classes as well."
             )
         return np.zeros(n, dtype=np.intp)
     if label is None:
@@ -264,9 +267,9 @@ def _labels(
         if (labels != others).any():
             pair = int(np.argmax(labels != others))
             raise ValueError(
-                f"the two ends of a path must be of one class, but those of pair {pair} are of "
-                f"classes {labels[pair]} and {others[pair]}; pass pairs of one class, "
-                "or classes=None for a path that may cross."
+                f"the two ends of a path must be of the same class, got classes {labels[pair]} and "
+                f"{others[pair]} in pair {pair}; pass pairs of one class, or classes=None for "
+                "paths that may cross class boundaries."
             )
     else:
         labels = check.labels(label, classes.n_classes, (n,))
@@ -275,9 +278,9 @@ def _labels(
         if (margins < margin).any():
             pair = int(np.argmax(margins < margin))
             raise ValueError(
-                f"both ends must have a margin of at least {margin} in their class, but {name} "
-                f"of pair {pair} has {margins[pair]:.6g} in class {labels[pair]}; lower margin, "
-                "drop the pair, or pass the class that it is in."
+                f"both ends must have a margin of at least {margin} in their class, got "
+                f"{margins[pair]:.6g} in class {labels[pair]} for {name} of pair {pair}; lower "
+                "margin, drop the pair, or pass the label of its class."
             )
     return labels
 
@@ -302,10 +305,10 @@ def _inside(
     labels: IntArray,
     margin: float,
 ) -> FloatArray:
-    """Move each point (n, n_steps, n_latent) to the nearest one inside its class."""
+    """Project each point (n, n_steps, n_latent) into its class."""
     each = np.repeat(labels, points.shape[1])
     flat = project_to_class(classes, points.reshape(-1, points.shape[2]), each, margin)
-    # A class too thin for rounding: draw back to the straight line, which is as good as its ends.
+    # If the class is thinner than the rounding error, use the straight line instead.
     line = straight.reshape(flat.shape)
     out = classes.margin(flat, each) < margin
     flat[out] = line[out]

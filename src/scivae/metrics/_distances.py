@@ -1,4 +1,4 @@
-"""Euclidean distances between point clouds, a block of rows at a time."""
+"""Euclidean distances between point clouds, calculated in blocks of rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def neighbor_radii(x: Points, k: int) -> Points:
     """Distance of each row to its k-th nearest *other* row, ``(n,)``."""
     radii = np.empty(x.shape[0])
     for rows, block in distance_blocks(x, x):
-        # a row is at distance 0 of itself, so position k of the sorted distances is the k-th other
+        # each row is at distance 0 from itself, so index k of the sorted distances is the k-th
+        # other row
         radii[rows] = np.partition(block, k, axis=1)[:, k]
     return radii
 
@@ -40,8 +41,8 @@ def nearest_distances(x: Points, y: Points) -> Points:
     """Distance of each row of ``x`` to the nearest row of ``y``, ``(len(x),)``."""
     from sklearn.neighbors import NearestNeighbors
 
-    # the search is fast and a little inexact; the distance to what it finds is taken exactly,
-    # so that a copy is at distance 0
+    # The fast search has rounding errors. Distances to its results are recalculated exactly, so
+    # that a copy is at distance 0.
     search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(y)
     nearest = search.kneighbors(x, return_distance=False)[:, 0]
     return np.linalg.norm(x - y[nearest], axis=1)

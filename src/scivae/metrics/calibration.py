@@ -1,4 +1,4 @@
-"""Whether a stated probability is the frequency of being right."""
+"""Calibration: whether predicted probabilities match observed frequencies."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ class Calibration(NamedTuple):
     Attributes
     ----------
     expected_error
-        Mean over bins, weighted by their cells, of the distance between accuracy and confidence, in
-        [0, 1].
+        Mean absolute difference between accuracy and confidence over bins, weighted by the number
+        of cells per bin, in [0, 1].
     maximum_error
-        The same of the worst bin that holds a cell, in [0, 1].
+        The largest such difference over non-empty bins, in [0, 1].
     brier
-        Mean squared distance of the probabilities to the one-hot truth, in [0, 2].
+        Mean squared distance between probabilities and one-hot labels, in [0, 2].
     accuracy
-        Share of cells whose most probable class is right, in [0, 1].
+        Proportion of cells whose most probable class is correct, in [0, 1].
     confidence
-        Mean probability of the most probable class; above :attr:`accuracy` is overconfident.
+        Mean probability of the most probable class. A value above :attr:`accuracy` means the model
+        is overconfident.
 
     Examples
     --------
@@ -54,8 +55,8 @@ def calibration_error(
 ) -> Calibration:
     """Calibration of class probabilities.
 
-    Confidence is the probability of the most probable class (the first among equals). Cells are
-    put in bins of equal width over it, ``(0, 1/n_bins], …, (1 − 1/n_bins, 1]``.
+    Confidence is the probability of the most probable class (the first one in a tie). Cells are
+    binned by confidence into bins of equal width, ``(0, 1/n_bins], …, (1 − 1/n_bins, 1]``.
 
     Parameters
     ----------
@@ -70,13 +71,13 @@ def calibration_error(
 
     Returns
     -------
-    :class:`Calibration`; for all errors 0 is best.
+    :class:`Calibration`. For all errors, 0 is best.
 
     Raises
     ------
     ValueError
-        If lengths disagree, rows are not probabilities, a label has no column, or ``classes``
-        repeats itself.
+        If lengths do not match, rows are not probabilities, a label has no column, or ``classes``
+        has duplicates.
 
     References
     ----------
@@ -168,9 +169,9 @@ def _check_probabilities(chances: Points) -> None:
     if off.any():
         row = int(np.argmax(off))
         raise ValueError(
-            f"each row of probabilities must be at least 0 and sum to 1: {int(off.sum())} of "
-            f"{off.size} do not, the first is row {row} (least {chances[row].min():.3g}, sum "
-            f"{chances[row].sum():.3g}); apply softmax to logits."
+            f"each row of probabilities must be at least 0 and sum to 1, got {int(off.sum())} of "
+            f"{off.size} rows that do not, the first is row {row} (minimum "
+            f"{chances[row].min():.3g}, sum {chances[row].sum():.3g}); apply softmax to logits."
         )
 
 

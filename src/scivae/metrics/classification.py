@@ -1,4 +1,4 @@
-"""Scores of predicted labels where classes are unequal in size."""
+"""Scores of predicted labels for classes of unequal size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def f1_per_class(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> dict[Hashable,
 
     Returns
     -------
-    ``{label: score in [0, 1]}`` for every label that occurs in either, sorted.
+    ``{label: score in [0, 1]}`` for every label that occurs in ``y_true`` or ``y_pred``, sorted.
 
     Raises
     ------
@@ -51,13 +51,13 @@ def f1_per_class(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> dict[Hashable,
     classes, codes = np.unique(np.concatenate([truth, guess]), return_inverse=True)
     true_code, guess_code = codes[: truth.size], codes[truth.size :]
     n_hit = np.bincount(true_code[true_code == guess_code], minlength=classes.size)
-    # TP + FN cells are of the class and TP + FP are called by it: their sum is the denominator
+    # TP + FN cells have the class and TP + FP are predicted to: their sum is the denominator
     n_either = np.bincount(codes, minlength=classes.size)
     return dict(zip(classes.tolist(), (2 * n_hit / n_either).tolist(), strict=True))
 
 
 def macro_f1(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> float:
-    """F1 score averaged over classes, so that a rare class weighs as much as a common one.
+    """F1 score averaged over classes, so that rare and common classes have the same weight.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def macro_f1(y_true: npt.ArrayLike, y_pred: npt.ArrayLike) -> float:
     Returns
     -------
     The mean of :func:`f1_per_class`, in [0, 1]. A label that is predicted but never true counts as
-    a class of score 0.
+    a class with score 0.
 
     Raises
     ------

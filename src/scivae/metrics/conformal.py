@@ -1,7 +1,8 @@
-"""Prediction sets and p-values that held-out cells calibrate (split conformal prediction).
+"""Split conformal prediction: prediction sets and p-values calibrated on held-out cells.
 
-Every function takes scores of *nonconformity*: the greater, the less a cell is like what it is scored
-for. No assumption is made about the model; only that calibration cells and new cells are exchangeable.
+All functions take *nonconformity* scores: higher scores mean that a cell is less typical of a
+class. The only assumption is that calibration cells and new cells are exchangeable; the model need
+not be correct.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ from .._validate.arrays import (
 
 
 class SetCoverage(NamedTuple):
-    """Made by :func:`set_coverage`.
+    """Result of :func:`set_coverage`.
 
     Attributes
     ----------
     coverage
-        Fraction of the cells whose set holds their own label.
+        Fraction of cells whose set contains their label.
     mean_size
         Mean number of classes in a set.
     empty
-        Fraction of the cells whose set is empty.
+        Fraction of cells whose set is empty.
     single
-        Fraction of the cells whose set is one class.
+        Fraction of cells whose set contains exactly one class.
     per_class
         ``{label: coverage}``.
 
@@ -62,11 +63,11 @@ def conformal_thresholds(
     min_cells: int = 20,
     seed: int | None = None,
 ) -> Points:
-    """Greatest score with which a class belongs to a prediction set.
+    """Largest score at which each class belongs to a prediction set.
 
-    Split conformal prediction. A class with at least ``min_cells`` calibration cells has a threshold
-    of its own, so that its cells are covered at the level too (Mondrian conformal prediction); the
-    cells of all other classes share one.
+    Split conformal prediction. Each class with at least ``min_cells`` calibration cells gets its
+    own threshold, so that coverage holds within the class (Mondrian conformal prediction). All
+    other classes share one threshold.
 
     With n calibration cells the threshold is the k-th smallest of their scores, and covers a new cell
     with probability k / (n + 1), exactly if no two scores are equal. ``level`` times (n + 1) is rarely
@@ -81,23 +82,23 @@ def conformal_thresholds(
     classes
         All classes, ``(n_classes,)``.
     level
-        Probability with which a set is to hold the label, in (0, 1).
+        Target probability that a set contains the true label, in (0, 1).
     min_cells
-        Calibration cells from which a class has a threshold of its own.
+        Fewest calibration cells for a class to get its own threshold.
     seed
         ``None`` rounds k up: the coverage is at least ``level``, and up to 1 / (n + 1) above it. An
         integer rounds k up or down at random, with the probability that makes the coverage exactly
-        ``level``. The draw is made once, by this seed, not once a cell; sets of a lower level are
-        subsets of those of a higher one.
+        ``level``. The draw is made once per threshold, not once per cell, so sets at a lower level
+        are subsets of those at a higher level.
 
     Returns
     -------
-    Thresholds, ``(n_classes,)``; infinite where there are too few calibration cells for the level.
+    Thresholds, ``(n_classes,)``; infinite if there are too few calibration cells for the level.
 
     Raises
     ------
     ValueError
-        If lengths disagree, a label is not among ``classes``, or an argument is out of its range.
+        If lengths do not match, a label is not among ``classes``, or an argument is out of range.
 
     References
     ----------
@@ -118,10 +119,10 @@ def conformal_thresholds(
     check_known("y", labels, "classes", names)
     check_integer("min_cells", min_cells, minimum=1)
     if isinstance(level, bool) or not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), got {level!r}; choose such as 0.9.")
+        raise ValueError(f"level must lie in (0, 1), got {level!r}; pass, for example, 0.9.")
     if seed is not None:
         check_integer("seed", seed, minimum=0)
-    # One draw a class, and one for those that share: the same for every level.
+    # One draw per class, and one for the classes that share a threshold; the same for every level.
     draws = (
         np.full(names.size + 1, None)
         if seed is None
@@ -139,9 +140,9 @@ def conformal_thresholds(
 
 
 def _threshold(scores: Points, level: float, draw: float | None) -> float:
-    """The k-th smallest score; infinite for k beyond them all, and for none below the first."""
+    """The k-th smallest score; infinite if k exceeds the number of scores, −infinite if k is 0."""
     target = level * (scores.size + 1)
-    # Rounding errors of the product must not count: 0.9 · 10 is 9, not a little more.
+    # Remove rounding errors of the product: 0.9 · 10 must be exactly 9.
     target = float(np.round(target, 9))
     k = int(np.ceil(target)) if draw is None else int(np.floor(target + draw))
     if k > scores.size:
@@ -150,7 +151,7 @@ def _threshold(scores: Points, level: float, draw: float | None) -> float:
 
 
 def conformal_p_values(scores: npt.ArrayLike, calibration: npt.ArrayLike) -> Points:
-    """Conformal p-values: how rarely a calibration cell has as great a score.
+    """Conformal p-values: proportion of calibration cells with at least as large a score.
 
     Parameters
     ----------
@@ -186,7 +187,7 @@ def conformal_p_values(scores: npt.ArrayLike, calibration: npt.ArrayLike) -> Poi
 
 
 def set_coverage(sets: npt.ArrayLike, y: npt.ArrayLike, *, classes: npt.ArrayLike) -> SetCoverage:
-    """How often prediction sets hold the true label, and how large they are.
+    """Coverage and size of prediction sets.
 
     Parameters
     ----------
@@ -204,7 +205,7 @@ def set_coverage(sets: npt.ArrayLike, y: npt.ArrayLike, *, classes: npt.ArrayLik
     Raises
     ------
     ValueError
-        If shapes disagree, or a label has no column.
+        If shapes do not match or a label has no column.
 
     Examples
     --------
@@ -238,5 +239,8 @@ def set_coverage(sets: npt.ArrayLike, y: npt.ArrayLike, *, classes: npt.ArrayLik
 def _as_classes(classes: npt.ArrayLike) -> Labels:
     names = as_labels("classes", classes)
     if np.unique(names).size != names.size:
-        raise ValueError("classes must not repeat a label, got one twice; pass each class once.")
+        raise ValueError(
+            f"classes must be unique, got {names.size} labels of which {np.unique(names).size} "
+            "differ; pass each class once."
+        )
     return names

@@ -1,4 +1,4 @@
-"""Whether a predicted change of expression is the observed one."""
+"""Agreement of predicted with observed changes in expression."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .._validate.arrays import as_vector, check_finite, check_same_shape
 
 
 class LogFoldChangeAgreement(NamedTuple):
-    """Made by :func:`log_fold_change_agreement`.
+    """Result of :func:`log_fold_change_agreement`.
 
     Attributes
     ----------
     pearson
         Pearson correlation over genes, in [−1, 1].
     slope
-        Slope of predicted (ordinate) on observed (abscissa): 1 where changes are predicted in full,
-        below 1 where they are predicted too small.
+        Slope of the regression of predicted on observed changes: below 1 if changes are
+        underestimated.
     intercept
-        Predicted change where none is observed, in log units.
+        Predicted change at an observed change of zero, in log units.
     n_genes
-        Genes compared.
+        Number of genes compared.
 
     Examples
     --------
@@ -44,9 +44,9 @@ def log_fold_change_agreement(
     """Correlation and slope of predicted against observed log fold changes.
 
     The regression is ordinary least squares, with an intercept, of *predicted on observed*. Noise
-    in ``observed`` (few held-out cells) biases the slope towards 0, noise in ``predicted`` does not;
-    a slope below 1 may then be the fault of the truth, so report the slope between two halves of the
-    observed cells beside it.
+    in ``observed`` (few held-out cells) biases the slope toward 0; noise in ``predicted`` does not.
+    A slope below 1 can therefore be due to noise in the observed changes. For comparison, also
+    report the slope between two halves of the observed cells.
 
     Parameters
     ----------
@@ -55,8 +55,8 @@ def log_fold_change_agreement(
     observed
         Observed log fold change, to the same base, of the same genes, ``(n_genes,)``.
     min_observed
-        Compare only genes whose observed change is at least this large in either direction. That
-        leaves the slope unbiased and raises the correlation: give it when you report one.
+        Compare only genes whose observed change is at least this large in either direction. This
+        does not bias the slope but raises the correlation, so state it when you report one.
 
     Returns
     -------
@@ -65,13 +65,13 @@ def log_fold_change_agreement(
     Raises
     ------
     ValueError
-        If the two differ in length or hold NaN or infinity, if fewer than three genes remain, or if
-        one of them is the same for all genes.
+        If the two differ in length or contain NaN or infinity, if fewer than three genes remain, or
+        if one of the two is constant.
 
     References
     ----------
     Lotfollahi, Wolf and Theis, "scGen predicts single-cell perturbation responses", Nature Methods
-    16 (2019), compares predicted and observed expression so.
+    16 (2019), which compares predicted and observed expression this way.
 
     Examples
     --------
@@ -93,8 +93,8 @@ def log_fold_change_agreement(
     for values, name in ((guess, "predicted"), (truth, "observed")):
         if np.ptp(values) == 0:
             raise ValueError(
-                f"{name} must differ between genes: all {values.size} are {values[0]}; "
-                "a constant correlates with nothing."
+                f"{name} must differ between genes, got {values[0]} for all {values.size}; pass "
+                "more genes, or check the two groups that were compared."
             )
     centered_guess, centered_truth = guess - guess.mean(), truth - truth.mean()
     covariance = centered_guess @ centered_truth

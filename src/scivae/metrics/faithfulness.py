@@ -1,8 +1,8 @@
-"""Whether generated cells are what they are said to be, judged by classifiers of real cells.
+"""Class purity of generated cells, checked with independent classifiers of real cells.
 
-The model never judges itself: a judge is fitted on real cells, in gene space. Fit it on cells that
-the model was not trained on and that no generated cell starts from. A judge that knows these cells
-rewards a model that remembers them: with permuted labels it finds their labels again.
+The checking classifier (*judge*) is fitted on real cells in gene space, independently of the model.
+Fit it on cells that neither the model was trained on nor generated cells start from. Otherwise a
+model that memorizes its cells gets a high score, even with permuted labels.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _KNN_COMPONENTS = 50
 
 @dataclass(frozen=True)
 class Judge:
-    """A classifier fitted on real cells only. Made by :func:`fit_judges`.
+    """A classifier fitted only on real cells. Result of :func:`fit_judges`.
 
     Attributes
     ----------
     kind
         ``"logistic"``, ``"random_forest"`` or ``"knn"``.
     classes
-        The labels it knows, sorted, ``(n_classes,)``.
+        The labels it was fitted on, sorted, ``(n_classes,)``.
     n_features
         The number of genes (columns) it was fitted on.
 
@@ -61,7 +61,7 @@ class Judge:
     _estimator: Any = field(repr=False)
 
     def predict(self, x: MatrixLike) -> Labels:
-        """Label of each row: an array ``(n,)``.
+        """Predict the label of each row: an array ``(n,)``.
 
         Parameters
         ----------
@@ -100,30 +100,31 @@ def fit_judges(
 ) -> dict[str, Judge]:
     """Fit independent classifiers on real cells.
 
-    The kinds err in different ways, so that what all of them say is not an accident of one:
+    The kinds make different errors, so a result on which they agree does not depend on one
+    classifier:
 
     ``"logistic"``
-        Multinomial logistic regression, L2 penalty ``C=1``. The values are used as they are, for
-        dividing a gene that is almost never seen by its tiny standard deviation would let faint
-        noise of a decoder decide the class.
+        Multinomial logistic regression, L2 penalty ``C=1``. Genes are not standardized, because
+        dividing a rarely detected gene by its small standard deviation would amplify decoder noise.
     ``"random_forest"``
         300 trees.
     ``"knn"``
-        15 nearest neighbors in the first 50 singular directions of the real cells.
+        15 nearest neighbors in the first 50 singular vectors of the real cells.
 
     Parameters
     ----------
     x
-        Real cells in gene space, log-normalized, ``(n, n_genes)``, dense or sparse. Use cells that
-        are *not* in what you will pass as the ceiling.
+        Real cells in gene space, log-normalized, ``(n, n_genes)``, dense or sparse. Do *not*
+        include the cells that you will pass as ``x_real`` to :func:`path_purity`.
     y
         Their labels, ``(n,)``.
     kinds
-        Which judges to fit.
+        Kinds of judges to fit.
     seed
         Seed of the forest and of the singular value decomposition.
     n_jobs
-        Processes or threads of the forest and the neighbors; it does not change the result.
+        Number of processes or threads for the forest and the neighbors; it does not change the
+        result.
 
     Returns
     -------
@@ -132,8 +133,8 @@ def fit_judges(
     Raises
     ------
     ValueError
-        If ``x`` and ``y`` disagree in length, ``x`` holds NaN or infinity, ``y`` misses labels or
-        holds one class only, or a kind is unknown or none is given.
+        If ``x`` and ``y`` differ in length, ``x`` contains NaN or infinity, ``y`` has missing
+        labels or only one class, or a kind is unknown, or no kind is given.
 
     Examples
     --------
@@ -173,7 +174,7 @@ def _make_estimator(kind: str, shape: tuple[int, int], *, seed: int, n_jobs: int
         return LogisticRegression(C=1.0, max_iter=2000)
     if kind == "random_forest":
         return RandomForestClassifier(n_estimators=300, random_state=seed, n_jobs=n_jobs)
-    # the tree searches refuse sparse cells, and gain nothing in so many dimensions
+    # tree searches do not support sparse input and are not faster in this many dimensions
     neighbors = KNeighborsClassifier(
         n_neighbors=min(15, shape[0]), algorithm="brute", n_jobs=n_jobs
     )
@@ -183,20 +184,19 @@ def _make_estimator(kind: str, shape: tuple[int, int], *, seed: int, n_jobs: int
 
 
 class Purity(NamedTuple):
-    """How much of what was generated is judged to be of its class. Made by :func:`path_purity`.
+    """Proportion of generated cells classified as intended. Result of :func:`path_purity`.
 
     Attributes
     ----------
     per_class
-        ``{label: share in [0, 1] of its generated cells that the judge calls by that label}``.
+        ``{label: proportion of its generated cells that the judge assigns to it, in [0, 1]}``.
     n_per_class
         ``{label: number of generated cells}``.
     ceiling
-        ``{label: share of real held-out cells of that label that the judge calls by it}``, for the
-        same labels; None where no real cells were given.
+        ``{label: proportion of its real held-out cells that the judge assigns to it}``, for the
+        same labels; None if no real cells were given.
     unbroken
-        Share of paths all of whose points are judged to be of their class; None where ``paths``
-        was not given.
+        Proportion of paths with all points classified as intended; None if ``paths`` was not given.
 
     Examples
     --------
@@ -213,12 +213,12 @@ class Purity(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Mean over classes, each weighing the same."""
+        """Unweighted mean over classes."""
         return float(np.mean(list(self.per_class.values())))
 
     @property
     def worst_class(self) -> Hashable:
-        """The class of the least purity (the first in sorted order among equals)."""
+        """The class with the lowest purity (in a tie, the first in sorted order)."""
         return min(self.per_class, key=self.per_class.__getitem__)
 
     @property
@@ -228,7 +228,7 @@ class Purity(NamedTuple):
 
     @property
     def overall(self) -> float:
-        """Share over all generated cells, so that large classes weigh more."""
+        """Proportion over all generated cells, so that large classes have more weight."""
         hits = sum(self.per_class[label] * n for label, n in self.n_per_class.items())
         return hits / sum(self.n_per_class.values())
 
@@ -239,9 +239,9 @@ class Purity(NamedTuple):
 
     @property
     def of_ceiling(self) -> dict[Hashable, float]:
-        """Purity over ceiling, class by class (may pass 1); empty without real cells.
+        """Purity divided by the ceiling of each class (can exceed 1); empty without real cells.
 
-        A class that the judge never recognizes among real cells gives NaN.
+        NaN for a class that the judge never assigns correctly among real cells.
         """
         return {
             label: self.per_class[label] / top if top > 0 else float("nan")
@@ -258,10 +258,11 @@ def path_purity(
     y_real: npt.ArrayLike | None = None,
     paths: npt.ArrayLike | None = None,
 ) -> Purity:
-    """Share of generated cells that an independent judge calls by the label they were made for.
+    """Proportion of generated cells that an independent judge assigns to the intended label.
 
-    Generated cells must be *samples* from the likelihood, log-normalized as the real ones: the log
-    of an expected value is not an expected log, and a judge of real cells has never seen one.
+    Generated cells must be *samples* from the likelihood, log-normalized like the real ones. The
+    log of an expected value differs from the expected log, and a judge fitted on real cells has
+    only seen samples.
 
     Parameters
     ----------
@@ -270,27 +271,30 @@ def path_purity(
     x_generated
         Generated cells (of paths or of augmentation), ``(n, n_genes)``, dense or sparse.
     labels
-        The label each was made for, ``(n,)``.
+        Intended label of each generated cell, ``(n,)``.
     x_real, y_real
-        Real cells that neither the judge nor the model has seen, and their labels: they give the
-        ceiling, the judge's own accuracy. Every label of ``labels`` must occur among them.
+        Real cells that neither the judge nor the model was fitted on, and their labels. They give
+        the ceiling (the judge's accuracy on real cells). Every label of ``labels`` must occur among
+        them.
     paths
-        Which path each generated cell lies on, ``(n,)``; gives :attr:`Purity.unbroken`.
+        Path of each generated cell, ``(n,)``; needed for :attr:`Purity.unbroken`.
 
     Returns
     -------
-    A :class:`Purity`; every share is in [0, 1].
+    A :class:`Purity`; all proportions are in [0, 1].
 
     Raises
     ------
     ValueError
-        If lengths or columns disagree, a label is unknown to the judge or absent from ``y_real``,
-        only one of ``x_real`` and ``y_real`` is given, or values are NaN, infinite or missing.
+        If lengths or columns do not match, a label is unknown to the judge or absent from
+        ``y_real``, only one of ``x_real`` and ``y_real`` is given, or values are NaN, infinite or
+        missing.
 
     References
     ----------
     Shmelkov, Schmid and Alahari, "How good is my GAN?", European Conference on Computer Vision
-    (2018): fitted on real, scored on generated ("GAN-test"), beside the score on real ones.
+    (2018): "GAN-test", fitted on real and scored on generated samples, compared with the score on
+    real ones.
 
     Examples
     --------
@@ -310,7 +314,9 @@ def path_purity(
     hit = _hits(judge, x_generated, made_for, "x_generated", "labels")
     if (x_real is None) != (y_real is None):
         absent = "x_real" if x_real is None else "y_real"
-        raise ValueError(f"x_real and y_real go together, got no {absent}; pass both or neither.")
+        raise ValueError(
+            f"x_real and y_real must be passed together, got no {absent}; pass both or neither."
+        )
     ceiling = None
     if x_real is not None and y_real is not None:
         truth = as_labels("y_real", y_real)
@@ -338,21 +344,21 @@ def cycle_consistency(
     *,
     average: Literal["cells", "classes"] = "cells",
 ) -> float:
-    """Share of points whose class survives decoding and encoding again.
+    """Proportion of latent points that keep their class after decoding and re-encoding.
 
     A latent point z is classified (``before``), decoded to a cell, encoded to z′ and classified
-    again (``after``). A decoder that leaves the class on the way fails this, whatever the
-    discriminator says of z.
+    again (``after``). The proportion is low if the decoder produces cells of another class, even if
+    the discriminator assigns z correctly.
 
     Parameters
     ----------
     before
         Class of each latent point, ``(n,)``.
     after
-        Class of the same point after it was decoded and encoded, ``(n,)``.
+        Class of the same point after decoding and re-encoding, ``(n,)``.
     average
-        ``"cells"``: each point weighs the same. ``"classes"``: the share is taken within each
-        class of ``before``, then averaged.
+        ``"cells"``: equal weight for each point. ``"classes"``: the proportion is calculated within
+        each class of ``before``, then averaged.
 
     Returns
     -------
@@ -361,12 +367,12 @@ def cycle_consistency(
     Raises
     ------
     ValueError
-        If the two differ in length, or miss labels, or ``average`` is unknown.
+        If the two differ in length or have missing labels, or ``average`` is unknown.
 
     References
     ----------
     Zhu et al., "Unpaired image-to-image translation using cycle-consistent adversarial networks",
-    IEEE International Conference on Computer Vision (2017), for the idea; here of classes.
+    IEEE International Conference on Computer Vision (2017), for the idea, applied here to classes.
 
     Examples
     --------

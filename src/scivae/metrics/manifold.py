@@ -1,7 +1,7 @@
-"""Fidelity and diversity of generated cells, by balls around nearest neighbors.
+"""Fidelity and diversity of generated cells, measured with nearest-neighbor balls.
 
-Both need a space where Euclidean distance means something: the first principal components of real
-cells, or a latent space, rather than thousands of genes.
+Use a space where Euclidean distances are meaningful, such as the first principal components of real
+cells or a latent space, not thousands of genes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from ._distances import distance_blocks, neighbor_radii
 
 
 class PrecisionRecall(NamedTuple):
-    """Made by :func:`precision_recall`.
+    """Result of :func:`precision_recall`.
 
     Attributes
     ----------
     precision
-        Share of generated cells that lie among the real ones, in [0, 1]: fidelity.
+        Fidelity: proportion of generated cells that lie within the manifold of the real ones, in
+        [0, 1].
     recall
-        Share of real cells that lie among the generated ones, in [0, 1]: diversity.
+        Diversity: proportion of real cells that lie within the manifold of the generated ones, in
+        [0, 1].
 
     Examples
     --------
@@ -39,15 +41,15 @@ class PrecisionRecall(NamedTuple):
 
 
 class DensityCoverage(NamedTuple):
-    """Made by :func:`density_coverage`.
+    """Result of :func:`density_coverage`.
 
     Attributes
     ----------
     density
-        How densely generated cells lie among the real ones: at least 0, and 1 on average where the
-        two populations are equal. It may pass 1.
+        Density of generated cells around the real ones: at least 0, and 1 on average if the two
+        populations are equal. It can exceed 1.
     coverage
-        Share of real cells with a generated cell nearby, in [0, 1].
+        Proportion of real cells with a generated cell nearby, in [0, 1].
 
     Examples
     --------
@@ -64,9 +66,9 @@ class DensityCoverage(NamedTuple):
 def precision_recall(real: MatrixLike, generated: MatrixLike, *, k: int = 3) -> PrecisionRecall:
     """Improved precision and recall.
 
-    A population's manifold is the union of closed balls around its points, each reaching to the
-    k-th nearest other point. Precision is the share of generated points inside the real manifold,
-    recall the share of real points inside the generated one.
+    A population's manifold is the union of closed balls around its points, with radius equal to the
+    distance of the k-th nearest other point. Precision is the proportion of generated points inside
+    the real manifold; recall is the proportion of real points inside the generated one.
 
     Parameters
     ----------
@@ -107,13 +109,13 @@ def precision_recall(real: MatrixLike, generated: MatrixLike, *, k: int = 3) -> 
 
 
 def density_coverage(real: MatrixLike, generated: MatrixLike, *, k: int = 5) -> DensityCoverage:
-    """Density and coverage: precision and recall that a few outliers do not fool.
+    """Density and coverage, which are more robust to outliers than precision and recall.
 
-    Around each real point there is the closed ball that reaches to its k-th nearest other real
-    point. Density is the mean number of balls that a generated point lies in, over k; coverage is
-    the share of balls with a generated point inside. For n real and m generated points of one
-    continuous distribution the expected density is 1, and the expected coverage is
-    ``1 − Π_{i=1..k} (n − i) / (n + m − i)``.
+    Each real point has a closed ball that reaches its k-th nearest other real point. Density is the
+    mean number of balls that contain a generated point, divided by k. Coverage is the proportion of
+    balls that contain a generated point. For n real and m generated points of one continuous
+    distribution the expected density is 1, and the expected coverage is ``1 − Π_{i=1..k} (n − i) /
+    (n + m − i)``.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Distances between two populations of cells, each a cloud of points.
+"""Distances between two populations of cells (point clouds).
 
-All three take the points as a sample of a distribution, and none needs the clouds to be of one
-size. Set beside real cells in gene space, generated cells must be samples, not expected values.
+The point clouds are treated as samples of distributions and may differ in size. To compare
+generated with real cells in gene space, pass samples, not expected values.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from .._validate.arguments import check_integer, check_positive
 from .._validate.arrays import MatrixLike, Points, as_points, check_columns, subsample
 from ._distances import distance_blocks, mean_distance
 
-_EMD_ITERATIONS = 10_000_000  # POT's own default gives up at a few thousand points
+_EMD_ITERATIONS = 10_000_000  # POT's default is too low for a few thousand points
 
 
 def wasserstein_1(
     x: MatrixLike, y: MatrixLike, *, max_points: int | None = None, seed: int = 0
 ) -> float:
-    """1-Wasserstein distance: the least mean distance by which ``x`` must move to become ``y``.
+    """1-Wasserstein distance: the smallest mean distance that turns ``x`` into ``y``.
 
     Solved exactly (network simplex of POT) with Euclidean cost and equal weights within a cloud.
-    Time grows with about the cube of the number of points, memory with its square.
+    Time grows roughly with the cube of the number of points, memory with the square.
 
     Parameters
     ----------
@@ -30,8 +30,8 @@ def wasserstein_1(
     y
         Points, ``(m, p)``.
     max_points
-        Most points of each cloud; larger ones are subsampled without replacement, which raises
-        the distance a little. None: all.
+        Largest number of points per cloud. Larger clouds are subsampled without replacement, which
+        slightly increases the distance. None: use all points.
     seed
         Seed of the subsampling.
 
@@ -44,7 +44,7 @@ def wasserstein_1(
     ValueError
         If the clouds differ in columns, are empty, or hold NaN or infinity.
     RuntimeError
-        If the solver gives up before the optimum.
+        If the solver stops before it reaches the optimum.
 
     References
     ----------
@@ -65,8 +65,8 @@ def wasserstein_1(
     cost, log = ot.emd2([], [], cdist(x_points, y_points), numItermax=_EMD_ITERATIONS, log=True)
     if log["warning"] is not None:
         raise RuntimeError(
-            f"the optimal transport of {len(x_points)} to {len(y_points)} points was not found "
-            f"({log['warning']}); pass a smaller max_points."
+            f"the optimal transport between {len(x_points)} and {len(y_points)} points was not "
+            f"found ({log['warning']}); pass a smaller max_points."
         )
     return float(cost)
 
@@ -76,9 +76,10 @@ def energy_distance(
 ) -> float:
     """Energy distance between two populations.
 
-    The square root of ``2·E‖X − Y‖ − E‖X − X′‖ − E‖Y − Y′‖`` where each expectation is the mean over
-    all pairs of points, a point and itself included (the V-statistic, which is never negative and
-    is 0 for identical clouds). In one dimension this is :func:`scipy.stats.energy_distance`.
+    The square root of ``2·E‖X − Y‖ − E‖X − X′‖ − E‖Y − Y′‖``, where each expectation is the mean
+    over all pairs of points, including pairs of a point with itself (the V-statistic, which is
+    never negative, and 0 for identical clouds). In one dimension this is
+    :func:`scipy.stats.energy_distance`.
 
     Parameters
     ----------
@@ -135,13 +136,12 @@ def maximum_mean_discrepancy(
     y
         Points, ``(m, p)``.
     bandwidth
-        Width of the kernel. None: the median distance between two points of the pooled clouds. To
-        compare several methods give all of them one width, else each is measured by a ruler of
-        its own.
+        Width of the kernel. None: the median distance between two points of the pooled clouds. Use
+        the same width for all methods that you compare; otherwise the results are not comparable.
     unbiased
-        True leaves the pairs of a point and itself out: zero on average for equal populations, and
-        so at times below 0. False keeps them: never negative, 0 for identical clouds, too large by
-        about ``1/n + 1/m``.
+        True leaves out pairs of a point with itself: the mean is zero for equal populations, so the
+        value can be negative. False includes them: never negative, 0 for identical clouds, with a
+        bias of about ``1/n + 1/m``.
     max_points
         Most points of each cloud; larger ones are subsampled without replacement. None: all. The
         median takes memory of about ``4·(n + m)²`` bytes.
@@ -150,13 +150,14 @@ def maximum_mean_discrepancy(
 
     Returns
     -------
-    The squared discrepancy, at most 2, without units.
+    The squared discrepancy, at most 2, dimensionless.
 
     Raises
     ------
     ValueError
-        If the clouds differ in columns, are empty (or hold one point, where ``unbiased``), or hold
-        NaN or infinity; if more than half of all distances are 0, so that their median is no width.
+        If the clouds differ in columns, are empty (or have a single point, if ``unbiased``), or
+        hold NaN or infinity; if more than half of all distances are 0, so that their median cannot
+        be the bandwidth.
 
     References
     ----------
@@ -200,8 +201,8 @@ def _median_distance(points: Points) -> float:
     median = float(np.median(pdist(points)))
     if median == 0:
         raise ValueError(
-            "the median distance is the bandwidth and must be above 0: more than half of all pairs "
-            f"of the {points.shape[0]} pooled points coincide; pass bandwidth=."
+            "the median distance, used as the bandwidth, must be above 0, got 0 because more than "
+            f"half of all pairs of the {points.shape[0]} pooled points coincide; pass bandwidth=."
         )
     return median
 
@@ -214,6 +215,6 @@ def _clouds(
     check_columns("x", x_points, "y", y_points)
     if max_points is not None:
         check_integer("max_points", max_points, minimum=min_rows)
-    # one stream for both: clouds that are paired row by row must not lose the same rows
+    # one generator for both clouds, so that paired clouds do not lose the same rows
     rng = np.random.default_rng(seed)
     return subsample(x_points, max_points, rng), subsample(y_points, max_points, rng)

@@ -1,4 +1,4 @@
-"""Whether synthetic cells could pass for real ones, and whether they are mere copies of them."""
+"""Realism of synthetic cells, and tests for copies of training cells."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ._distances import nearest_distances
 
 
 class TwoSampleTest(NamedTuple):
-    """Made by :func:`classifier_two_sample_test`.
+    """Result of :func:`classifier_two_sample_test`.
 
     Attributes
     ----------
     auc
-        Area under the receiver operating characteristic, mean over folds: 0.5 where the two cannot
-        be told apart, 1 where they always can. Clearly below 0.5 speaks of copies.
+        Area under the ROC curve, mean over folds: 0.5 if the two cannot be distinguished, 1 if they
+        always can. A value clearly below 0.5 indicates copies.
     fold_aucs
-        The area in each fold.
+        Area under the curve in each fold.
 
     Examples
     --------
@@ -36,17 +36,17 @@ class TwoSampleTest(NamedTuple):
 
 
 class GeneGeneAgreement(NamedTuple):
-    """Made by :func:`gene_gene_correlation`.
+    """Result of :func:`gene_gene_correlation`.
 
     Attributes
     ----------
     pearson
         Pearson correlation of the two sets of gene-gene correlations, in [−1, 1]; 1 is best.
     mean_absolute_difference
-        Mean absolute difference of the two, in [0, 2]; 0 is best. Unlike :attr:`pearson` it sees
-        correlations that are all too strong or all too weak.
+        Mean absolute difference of the two, in [0, 2]; 0 is best. Unlike :attr:`pearson`, it
+        detects correlations that are all too strong or all too weak.
     n_genes
-        Genes that vary in both populations, the only ones that correlations exist for.
+        Number of genes that vary in both populations. Correlations are defined only for these.
 
     Examples
     --------
@@ -63,20 +63,21 @@ class GeneGeneAgreement(NamedTuple):
 
 
 class CopyingTest(NamedTuple):
-    """Made by :func:`copying_test`.
+    """Result of :func:`copying_test`.
 
     Attributes
     ----------
     share_closer
-        Probability that a generated cell is nearer to its nearest training cell than a held-out
-        real cell is to its own, ties counting half: 0.5 for fresh cells, 1 for copies, 0 for cells
-        far from any real one.
+        Probability that a generated cell is closer to its nearest training cell than a held-out
+        real cell is to its nearest training cell (ties count half): 0.5 for new cells, 1 for
+        copies, 0 for cells far from any real one.
     p_value
-        One-sided probability of so high a share if generated cells were fresh draws.
+        One-sided p-value of the hypothesis that generated cells are no closer than new real cells.
     median_ratio
-        Median nearest distance of generated cells over that of held-out ones: 1 for fresh cells.
+        Median distance of generated cells to the nearest training cell, divided by the same median
+        for held-out cells: 1 for new cells.
     n_exact
-        Generated cells that equal a training cell in every gene.
+        Number of generated cells that equal a training cell in every gene.
 
     Examples
     --------
@@ -103,26 +104,27 @@ def classifier_two_sample_test(
     seed: int = 0,
     n_jobs: int | None = None,
 ) -> TwoSampleTest:
-    """Cross-validated area under the curve of a random forest that tells generated from real.
+    """Cross-validated AUC of a random forest that separates generated from real cells.
 
-    The area does not depend on how many cells there are of each, though its spread does.
+    The expected AUC does not depend on the numbers of cells; its variance does.
 
     Parameters
     ----------
     real
         Real cells that the model was *not* trained on, ``(n, p)``, dense or sparse.
     generated
-        Generated cells, ``(m, p)``, dense or sparse, processed as the real ones.
+        Generated cells, ``(m, p)``, dense or sparse, processed like the real ones.
     n_folds
-        Stratified folds; each population needs that many cells.
+        Number of stratified folds; each population needs at least that many cells.
     n_trees
-        Trees of the forest.
+        Number of trees in the forest.
     max_points
-        Most cells of each population; larger ones are subsampled. None: all.
+        Largest number of cells per population; larger populations are subsampled. None: use all
+        cells.
     seed
         Seed of the subsampling, the folds and the forest.
     n_jobs
-        Threads of the forest; they do not change the result.
+        Number of threads; it does not change the result.
 
     Returns
     -------
@@ -131,13 +133,13 @@ def classifier_two_sample_test(
     Raises
     ------
     ValueError
-        If the two differ in columns, have fewer cells than folds, or hold NaN or infinity.
+        If the two differ in columns, have fewer cells than folds, or contain NaN or infinity.
 
     References
     ----------
     Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", International Conference on
-    Learning Representations (2017); the random forest as judge of synthetic cells follows the
-    practice of single-cell simulators.
+    Learning Representations (2017). Random forests are commonly used to evaluate single-cell
+    simulators.
 
     Examples
     --------
@@ -182,8 +184,8 @@ def gene_gene_correlation(
 ) -> GeneGeneAgreement:
     """Agreement of the gene-gene correlations of two populations.
 
-    Correlations are taken over the cells of each population, for every pair of genes that vary in
-    both; then the two lists of ``n_genes·(n_genes − 1)/2`` numbers are compared.
+    Correlations are calculated over the cells of each population, for every pair of genes that vary
+    in both. The two lists of ``n_genes·(n_genes − 1)/2`` correlations are then compared.
 
     Parameters
     ----------
@@ -192,7 +194,8 @@ def gene_gene_correlation(
     generated
         Generated cells, ``(m, n_genes)``, same genes in the same order.
     method
-        Which correlation of two genes to take. Both lists are compared by Pearson's.
+        Type of correlation between two genes. The two lists are always compared by Pearson
+        correlation.
 
     Returns
     -------
@@ -202,12 +205,12 @@ def gene_gene_correlation(
     ------
     ValueError
         If the two differ in genes, have fewer than three cells or fewer than three genes that vary
-        in both, or hold NaN or infinity; if one population's correlations are all equal.
+        in both, or contain NaN or infinity; if all correlations of one population are equal.
 
     References
     ----------
     Crowell et al., "The shaky foundations of simulating single-cell RNA sequencing data", Genome
-    Biology 24 (2023), where gene-gene correlation is among the summaries of synthetic cells.
+    Biology 24 (2023), which uses gene-gene correlations to evaluate synthetic cells.
 
     Examples
     --------
@@ -239,8 +242,8 @@ def gene_gene_correlation(
         correlation = np.asarray(np.corrcoef(values, rowvar=False))[pairs]
         if np.ptp(correlation) < 1e-12:
             raise ValueError(
-                f"the gene-gene correlations of {name} must differ among each other: all are "
-                f"{correlation[0]:.3g}; pass more cells."
+                f"the gene-gene correlations of {name} must not all be equal, got "
+                f"{correlation[0]:.3g} for all pairs; pass more cells."
             )
         correlations.append(correlation)
     return GeneGeneAgreement(
@@ -251,11 +254,11 @@ def gene_gene_correlation(
 
 
 def copying_test(generated: MatrixLike, training: MatrixLike, held_out: MatrixLike) -> CopyingTest:
-    """Test whether generated cells lie closer to the training cells than fresh real cells do.
+    """Test whether generated cells are closer to the training cells than held-out real cells are.
 
-    A generator that memorizes puts its cells suspiciously near to training cells. How near is
-    suspicious is read off real cells that were held out: their distances to the nearest training
-    cell are the null distribution, compared by a one-sided Mann-Whitney test.
+    A generator that memorizes produces cells too close to training cells. Held-out real cells show
+    which distances are normal: their distances to the nearest training cell are the null
+    distribution of a one-sided Mann-Whitney test.
 
     Parameters
     ----------
@@ -264,8 +267,8 @@ def copying_test(generated: MatrixLike, training: MatrixLike, held_out: MatrixLi
     training
         Cells that the generator was trained on, ``(n, p)``.
     held_out
-        Real cells of the same population as ``training`` (same classes in the same proportions as
-        ``generated``) that it was not trained on, ``(h, p)``.
+        Real cells of the same population that the generator was not trained on, with the same class
+        proportions as ``generated``, ``(h, p)``.
 
     Returns
     -------
@@ -274,8 +277,8 @@ def copying_test(generated: MatrixLike, training: MatrixLike, held_out: MatrixLi
     Raises
     ------
     ValueError
-        If the three differ in columns, are empty, or hold NaN or infinity, or if more than half of
-        the held-out cells are exact copies of training cells.
+        If the three differ in columns, are empty, or contain NaN or infinity, or if more than half
+        of the held-out cells are exact copies of training cells.
 
     References
     ----------
@@ -301,8 +304,8 @@ def copying_test(generated: MatrixLike, training: MatrixLike, held_out: MatrixLi
     typical = float(np.median(of_fresh))
     if typical == 0:
         raise ValueError(
-            f"held_out must not overlap with training: {int((of_fresh == 0).sum())} of "
-            f"{of_fresh.size} of its cells are exact copies; hold cells out before training."
+            f"held_out must not overlap with training, got {int((of_fresh == 0).sum())} of "
+            f"{of_fresh.size} cells that are exact copies; hold cells out before training."
         )
     # U counts the pairs in which the first is larger
     larger = mannwhitneyu(of_fresh, of_new, alternative="greater")

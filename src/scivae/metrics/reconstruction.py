@@ -1,4 +1,4 @@
-"""How near a reconstruction is to what was encoded."""
+"""Reconstruction error of decoded cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BLOCK_ROWS = 1024
 
 
 class Reconstruction(NamedTuple):
-    """Made by :func:`reconstruction_error`.
+    """Result of :func:`reconstruction_error`.
 
     Attributes
     ----------
@@ -34,21 +34,21 @@ class Reconstruction(NamedTuple):
 
     @property
     def percent(self) -> float:
-        """Mean absolute error in per cent of the range."""
+        """Mean absolute error as a percentage of the range."""
         return 100 * self.mae / self.value_range
 
 
 def reconstruction_error(
     x: MatrixLike, x_reconstructed: MatrixLike, *, value_range: float | None = None
 ) -> Reconstruction:
-    """Mean absolute error of a reconstruction, absolute and in per cent of the range.
+    """Mean absolute error of a reconstruction, in absolute units and as a percentage of the range.
 
     Parameters
     ----------
     x
-        What was encoded, ``(n, p)``, dense or sparse.
+        Input values, ``(n, p)``, dense or sparse.
     x_reconstructed
-        What came back, ``(n, p)``, dense or sparse, in the same units.
+        Reconstructed values, ``(n, p)``, dense or sparse, in the same units.
     value_range
         Highest minus lowest possible value, such as 1 for pixels in [0, 1]. None: the range
         observed in ``x``.
@@ -60,7 +60,7 @@ def reconstruction_error(
     Raises
     ------
     ValueError
-        If the two differ in shape or hold NaN or infinity, or if the range is not above 0.
+        If the two differ in shape or contain NaN or infinity, or if the range is not above 0.
 
     References
     ----------
@@ -79,7 +79,7 @@ def reconstruction_error(
         span = float(truth.max()) - float(truth.min())
         if span == 0:
             raise ValueError(
-                f"the range of x must be above 0: every value is {float(truth.max())}; "
+                f"the range of x must be above 0, got {float(truth.max())} for every value; "
                 "pass value_range=."
             )
     else:
@@ -87,7 +87,7 @@ def reconstruction_error(
     total = 0.0
     for start in range(0, truth.shape[0], _BLOCK_ROWS):
         rows = slice(start, start + _BLOCK_ROWS)
-        # one sparse and one dense operand give a numpy matrix, two sparse ones a sparse one
+        # sparse minus dense is a numpy matrix; sparse minus sparse stays sparse
         difference = truth[rows] - guess[rows]
         total += float(np.abs(difference).sum(dtype=np.float64))
     return Reconstruction(mae=total / (truth.shape[0] * truth.shape[1]), value_range=span)

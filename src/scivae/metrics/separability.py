@@ -1,4 +1,4 @@
-"""How well a straight boundary tells the classes of a latent space apart."""
+"""Linear separability of the classes in latent space."""
 
 from __future__ import annotations
 
@@ -38,17 +38,18 @@ def linear_separability(
     representation (the VAE) was trained on, and *test* the cells that it never saw:
 
     ``"train-test"``
-        The honest one, and the default: fitted on training latents, scored on held-out latents.
+        The default, and the only one that measures generalization: fitted on training latents,
+        scored on held-out latents.
     ``"test-test"``
         The protocol of the CI-VAE paper: fitted *and* scored on the held-out latents. The
         representation is held out, the logistic regression is not.
     ``"train-train"``
         The optimistic one: fitted and scored on training latents. A network with a class term in
-        its loss comes close to 1 here by memory alone, so it says little about new cells.
+        its loss can reach almost 1 by memorizing the training cells, so this says little about new
+        cells.
 
-    Each latent dimension is standardized inside the pipeline, with the mean and standard
-    deviation of the part that is fitted on. The solver (L-BFGS) draws no random numbers: the same
-    arrays give the same number.
+    Each latent dimension is standardized with the mean and standard deviation of the cells that the
+    regression is fitted on. The solver (L-BFGS) is deterministic.
 
     Parameters
     ----------
@@ -61,22 +62,23 @@ def linear_separability(
     y_test
         Their labels, ``(n_test,)``. Not needed for ``"train-train"``.
     protocol
-        What the regression is fitted and scored on, see above.
+        Which cells the regression is fitted and scored on; see above.
     inverse_penalty
         Inverse strength of the L2 penalty (scikit-learn's ``C``), above 0.
     max_iter
-        Most iterations of the solver. scikit-learn warns when they do not suffice.
+        Maximum number of iterations of the solver. scikit-learn warns if the solver does not
+        converge.
 
     Returns
     -------
-    Share of correctly classified points, in [0, 1].
+    Proportion of correctly classified points, in [0, 1].
 
     Raises
     ------
     ValueError
-        If arrays disagree in length or columns, hold NaN or infinity, miss a label, or hold one
-        class only; if the protocol needs test points that are not given; if a test label was never
-        seen in the fitted part.
+        If arrays do not match in length or columns, contain NaN or infinity, have missing labels,
+        or have only one class; if the protocol needs test points that are not given; if a test
+        label does not occur among the cells that the regression is fitted on.
 
     References
     ----------
@@ -109,8 +111,8 @@ def linear_separability(
     elif protocol != "train-train" or z_test is not None or y_test is not None:
         absent = [name for name, v in (("z_test", z_test), ("y_test", y_test)) if v is None]
         raise ValueError(
-            f"protocol {protocol!r} was given no {' and no '.join(absent)}; pass both z_test and "
-            "y_test, or neither with protocol='train-train'."
+            f"protocol {protocol!r} must have both z_test and y_test, got no "
+            f"{' and no '.join(absent)}; pass both, or neither with protocol='train-train'."
         )
 
     fit_name, score_name = protocol.split("-")

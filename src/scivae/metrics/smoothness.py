@@ -1,4 +1,4 @@
-"""How evenly a path goes from its source to its target."""
+"""Smoothness of paths: length, roughness and largest step."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from .._validate.arrays import as_paths
 
 
 class Smoothness(NamedTuple):
-    """Made by :func:`interpolation_smoothness`: means over paths, none of which has units.
+    """Result of :func:`interpolation_smoothness`: dimensionless means over paths.
 
     Attributes
     ----------
     length_ratio
-        Length of the path over the straight distance of its ends: at least 1, and 1 for a straight
-        line.
+        Length of the path divided by the distance between its ends: at least 1, and 1 for a
+        straight line.
     roughness
-        Mean length of the second differences over that of the steps, times the number of steps:
-        at least 0, and 0 for a straight line walked evenly. For a smooth curve ``x(t)`` it tends to
-        ``∫‖x″‖dt / ∫‖x′‖dt`` over t in [0, 1], whatever the number of steps (π for a half circle);
-        for a path that is mostly noise it grows with the number of steps.
+        Mean length of the second differences divided by the mean length of the steps, times the
+        number of steps: 0 for a straight line with equal steps. For a smooth curve ``x(t)`` it
+        tends to ``∫‖x″‖dt / ∫‖x′‖dt`` over t in [0, 1], regardless of the number of steps (π for a
+        half circle). For a noisy path it grows with the number of steps.
     largest_step
-        Longest step over mean step: at least 1, and 1 for an even walk. A path that jumps all at
-        once has the number of steps.
+        Longest step divided by mean step: at least 1, and 1 for equal steps. A single jump gives
+        the number of steps.
 
     Examples
     --------
@@ -40,10 +40,10 @@ class Smoothness(NamedTuple):
 
 
 def interpolation_smoothness(paths: npt.ArrayLike) -> Smoothness:
-    """Length, roughness and largest step of paths, free of scale.
+    """Scale-free length, roughness and largest step of paths.
 
-    None of the three changes when the points are moved, rotated, multiplied by a number, or when a
-    path is walked backwards. Compare decoded paths by expected values: samples are rough by nature.
+    All three are invariant to translation, rotation, scaling, and reversal of the path. For decoded
+    paths use expected values: sampling noise makes any path rough.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def interpolation_smoothness(paths: npt.ArrayLike) -> Smoothness:
     Raises
     ------
     ValueError
-        If a path has fewer than three points, holds NaN or infinity, or ends where it began.
+        If a path has fewer than three points, contains NaN or infinity, or ends where it began.
 
     References
     ----------
@@ -82,8 +82,9 @@ def interpolation_smoothness(paths: npt.ArrayLike) -> Smoothness:
     chord = np.linalg.norm(points[:, -1] - points[:, 0], axis=1)
     if (chord == 0).any():
         raise ValueError(
-            f"a path must end elsewhere than it began: {int((chord == 0).sum())} of {len(chord)} "
-            f"do not, the first is number {int(np.argmax(chord == 0))}; drop pairs of equal cells."
+            f"the two ends of a path must differ, got {int((chord == 0).sum())} of {len(chord)} "
+            f"paths with equal ends, the first is number {int(np.argmax(chord == 0))}; drop pairs "
+            "of equal cells."
         )
     turn = np.linalg.norm(np.diff(steps, axis=1), axis=2)  # (n_paths, n_steps - 2)
     return Smoothness(

@@ -1,4 +1,4 @@
-"""Figures: each takes ``ax``, returns what it drew in, and changes nothing else."""
+"""Figures. Each function takes ``ax``, returns the Axes, and does not change its input."""
 
 from __future__ import annotations
 

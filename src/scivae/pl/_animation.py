@@ -1,4 +1,4 @@
-"""Paths that move."""
+"""Animations of paths."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def animate(
     ax: Axes | None = None,
     show: bool = False,
 ) -> FuncAnimation:
-    """Animate a path: an image that changes, or a point that moves over an embedding.
+    """Animate a path as a changing image, or as a point that moves on an embedding.
 
     Parameters
     ----------
@@ -47,13 +47,12 @@ def animate(
         Images: a path from :meth:`~scivae.model.CIVAE.interpolate`. Cells: real and generated ones
         from :func:`scivae.tl.embed`, with ``basis``.
     filename
-        Where to write: ``.gif``, or ``.html`` with buttons to stop and step. ``None`` writes
-        nothing.
+        Output file: ``.gif``, or ``.html`` with playback controls. ``None``: no file.
     basis
-        Embedding in ``obsm`` over which points travel; ``None`` shows images.
+        Embedding in ``obsm`` on which points move; ``None`` shows images.
     shape
-        Height and width of an image. ``None``: ``uns["image"]["shape"]``, else what
-        ``var_names`` such as ``pixel_27_27`` tell.
+        Height and width of an image. ``None``: ``uns["image"]["shape"]`` if present, otherwise
+        derived from ``var_names`` such as ``pixel_27_27``.
     paths
         Names or positions of the paths; ``None`` for all. Images show the first.
     color
@@ -61,25 +60,26 @@ def animate(
     layer
         Layer of the pixels; ``None`` for X.
     fps
-        Steps a second.
+        Frames per second.
     bounce
-        Return to the start, so that the loop has no jump.
+        Play the path forward and backward, so that the loop has no jump.
     ax
-        Axes to draw in; ``None`` makes a figure.
+        Axes to draw in; ``None`` creates a figure.
     show
         Show the figure.
 
     Returns
     -------
-    The animation. A figure of our own is closed once it is written. Keep the animation while it plays; ``IPython.display.HTML(animation.to_jshtml())`` plays it in
-    a notebook.
+    The animation. A new figure is closed after the file is written. Keep a reference to the
+    animation while it plays. In a notebook, ``IPython.display.HTML(animation.to_jshtml())`` plays
+    it.
 
     Raises
     ------
     ValueError
-        If ``filename`` ends otherwise, there is no path, or the shape of images is not known.
+        If ``filename`` has another extension, there is no path, or the shape of images is unknown.
     KeyError, IndexError
-        If a path or the embedding is not there.
+        If a path or the embedding is not found.
 
     Examples
     --------
@@ -100,14 +100,16 @@ def animate(
     check_integer("fps", fps, minimum=1)
     target = None if filename is None else Path(filename)
     if target is not None and target.suffix.lower() not in FORMATS:
-        raise ValueError(f"filename must end in .gif or .html, got {target.name!r}.")
+        raise ValueError(
+            f"filename must end in .gif or .html, got {target.name!r}; change the extension."
+        )
     walked = (generated.obs[_keys.KIND].astype(str) == _keys.INTERPOLATED).to_numpy()
     name = generated.obs[_keys.PATH].astype(str).to_numpy()
     t = generated.obs[_keys.T].to_numpy(dtype=float)
     if not walked.any():
         raise ValueError(
-            f"generated must hold a path, but obs[{_keys.KIND!r}] has no {_keys.INTERPOLATED!r} "
-            "rows; make one with model.interpolate(cell_a, cell_b)."
+            f"generated must contain a path, got no rows with obs[{_keys.KIND!r}] == "
+            f"{_keys.INTERPOLATED!r}; make one with model.interpolate(cell_a, cell_b)."
         )
     walks = []
     for one in check_paths(list(dict.fromkeys(name[walked])), paths):
@@ -145,7 +147,7 @@ def animate(
 def _animation(
     ax: Axes, update: Any, frames: list[int], fps: int, target: Path | None, show: bool
 ) -> FuncAnimation:
-    """The animation, written where that is asked for."""
+    """Create the animation and write it to the file, if one is given."""
     from matplotlib import pyplot as plt
     from matplotlib.animation import FuncAnimation, PillowWriter
 
@@ -161,7 +163,7 @@ def _animation(
 
 
 def _moving_image(ax: Axes, pixels: np.ndarray, t: np.ndarray) -> Any:
-    """Draw the first image; returns what draws another."""
+    """Draw the first image; return the function that updates it."""
     low, high = limits(pixels)
     image = ax.imshow(pixels[0], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     title = ax.set_title(f"t = {t[0]:.2f}", loc="center")
@@ -177,7 +179,7 @@ def _moving_image(ax: Axes, pixels: np.ndarray, t: np.ndarray) -> Any:
 
 
 def _moving_points(ax: Axes, walks: list[np.ndarray], t: np.ndarray) -> Any:
-    """Draw paths at their first points; returns the function that moves them."""
+    """Draw paths at their first points; return the function that moves them."""
     trails = [ax.plot(*walk[:1].T, color="black", lw=0.9, zorder=4)[0] for walk in walks]
     heads = dots(
         ax, np.stack([walk[0] for walk in walks]), s=26, c=OKABE_ITO[3], ec="white", lw=0.8,

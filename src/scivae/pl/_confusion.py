@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Plot of a confusion matrix."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
-# More classes than these are drawn without numbers in the cells.
+# With more classes than this, cells have no numbers.
 NUMBERS_UP_TO = 12
-# As many stand beside it.
+# Largest number of letters of a row name.
 LETTERS_BESIDE = 40
-# Height of a row, in inches, at least.
+# Smallest height of a row, in inches.
 LINE = 0.16
-# As many letters fit below the matrix.
+# Number of letters that fit below the matrix.
 LETTERS_ACROSS = 24
 
 
@@ -33,7 +33,7 @@ def confusion(
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """How often each true class is predicted as each.
+    """Plot a confusion matrix of true and predicted classes.
 
     Parameters
     ----------
@@ -42,24 +42,24 @@ def confusion(
     y_pred
         Predicted classes, shape ``(n,)``.
     labels
-        Classes to show, in this order. ``None``: all there are, in the order of the categories of
-        ``y_true`` where it has them, else sorted.
+        Classes to show, in this order. ``None``: all classes that occur, in the order of the
+        categories of ``y_true`` if it is categorical, otherwise sorted.
     normalize
-        Show percentages of each true class; ``False``: numbers of cells.
+        Show percentages of each true class. ``False``: show numbers of cells.
     ax
-        Axes to draw in; ``None`` makes a figure.
+        Axes to draw in; ``None`` creates a figure.
     show
         Show the figure.
 
     Returns
     -------
-    The Axes. Rows are true classes, with the number of cells in brackets; columns are predictions,
-    by the numbers of the rows where the names are long.
+    The Axes. Rows are true classes, with the number of cells in brackets. Columns are predicted
+    classes; if names are long, they are labeled with row numbers.
 
     Raises
     ------
     ValueError
-        If the two differ in length, hold no classes, or a class is missing for a cell or from
+        If the two differ in length or are empty, if a cell has no class, or if a class is not in
         ``labels``.
 
     Examples
@@ -77,12 +77,12 @@ def confusion(
     names = [_short(name) for name in names]
     written = len(names) <= NUMBERS_UP_TO
     longest = max(len(c) for c in names)
-    # Long names stand once, beside the rows; columns then bear the numbers of the rows.
+    # Long names are written only next to the rows; columns are then labeled with row numbers.
     numbered = longest * len(names) > LETTERS_ACROSS
     prefix = [f"{i + 1}  " if numbered else "" for i in range(len(names))]
     rows = [f"{p}{c} ({k})" for p, c, k in zip(prefix, names, n, strict=True)]
     beside = 0.35 + 0.055 * max(len(r) for r in rows) + 0.7 * (not written)
-    # A name is a line of text: the figure is as large as all of them need.
+    # Each name needs a line of text, which sets the size of the figure.
     side = max(min(max(WIDTH - beside, 1.2), 0.35 * len(names)), LINE * len(names))
     what = "% of true class" if normalize else "cells"
     wide = LINE * len(names) >= side and side > WIDTH - beside
@@ -92,7 +92,7 @@ def confusion(
         drawn.set_xticks(range(len(names)), [p.strip() for p in prefix] if numbered else names)
         drawn.set_yticks(range(len(names)), rows)
         if size[0] > WIDTH and written:
-            drawn.set_anchor("E")  # the names need the space that is left
+            drawn.set_anchor("E")  # leave space for the names
         drawn.tick_params(length=0)
         drawn.spines[:].set_visible(False)
         drawn.set_xlabel("predicted class")
@@ -122,14 +122,14 @@ def confusion_counts(
     if len(true) != len(predicted) or len(true) == 0:
         raise ValueError(
             f"y_true and y_pred must have one class for each cell, got {len(true)} and "
-            f"{len(predicted)}."
+            f"{len(predicted)}; select the same cells in both."
         )
     for argument, series in (("y_true", true), ("y_pred", predicted)):
         missing = int(series.isna().sum())
         if missing:
             raise ValueError(
-                f"{argument} must have a class for every cell, but {missing} of {len(series)} are "
-                "missing; leave these cells out."
+                f"{argument} must have a class for every cell, got {missing} of {len(series)} "
+                "cells without; remove these cells."
             )
     present = set(true.unique()) | set(predicted.unique())
     if labels is None:
@@ -140,7 +140,10 @@ def confusion_counts(
         order = list(labels)
         absent = [c for c in present if c not in order]
         if absent:
-            raise ValueError(f"labels must name every class there is, but lacks {shown(absent)}.")
+            raise ValueError(
+                f"labels must include every class that occurs, got none for {shown(absent)}; add "
+                "them, or remove those cells."
+            )
     index = pd.Index(order)
     counts = np.zeros((len(order), len(order)), dtype=int)
     rows = index.get_indexer(pd.Index(true.to_numpy(dtype=object)))
@@ -150,13 +153,13 @@ def confusion_counts(
 
 
 def _short(name: str) -> str:
-    """A name in one line, cut where it is longer than there is room for."""
+    """A name on one line, shortened if it is too long."""
     line = " ".join(name.split())
     return line if len(line) <= LETTERS_BESIDE else line[: LETTERS_BESIDE - 1] + "…"
 
 
 def _write(ax: Axes, values: np.ndarray, light_from: float, *, fontsize: Any) -> None:
-    """Numbers in the cells; those that round to nothing are left out."""
+    """Write numbers in the cells; numbers that round to zero are omitted."""
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value) and round(value) > 0:
             ax.text(

@@ -1,4 +1,4 @@
-"""Few dimensions of many."""
+"""Dimension reduction for plots: UMAP, t-SNE, PCA."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ METHODS = ("umap", "tsne", "pca")
 
 
 def embed_points(x: np.ndarray, method: str, n_components: int, seed: int) -> np.ndarray:
-    """Coordinates of points in few dimensions.
+    """Embed points in two or three dimensions.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def embed_points(x: np.ndarray, method: str, n_components: int, seed: int) -> np
     n_components
         2 or 3.
     seed
-        Seed; the global random state is neither read nor changed.
+        Random seed. The global random state is neither read nor changed.
 
     Returns
     -------
@@ -32,7 +32,7 @@ def embed_points(x: np.ndarray, method: str, n_components: int, seed: int) -> np
     """
     check_method(method, n_components)
     if len(x) <= 3:
-        raise ValueError(f"an embedding needs more than three cells, got {len(x)}.")
+        raise ValueError(f"an embedding must have more than three cells, got {len(x)}; pass more.")
     if method == "pca" or x.shape[1] <= n_components:
         return principal_components(x, x, n_components)
     if method == "tsne":
@@ -53,14 +53,14 @@ def embed_points(x: np.ndarray, method: str, n_components: int, seed: int) -> np
 
 
 def check_method(method: str, n_components: int) -> None:
-    """Raise a ValueError unless both are known."""
+    """Raise a ValueError unless the method and the number of components are valid."""
     check_choice("method", method, METHODS)
     check_integer("n_components", n_components, minimum=1)
     check_choice("n_components", n_components, (2, 3))
 
 
 def principal_components(fitted: np.ndarray, x: np.ndarray, n: int) -> np.ndarray:
-    """Scores of ``x`` on the first components of ``fitted``, shape ``(len(x), n)`` at most."""
+    """Scores of ``x`` on up to ``n`` principal components of ``fitted``, shape ``(len(x), n)``."""
     from sklearn.decomposition import PCA
 
     n = min(n, *fitted.shape)
@@ -70,7 +70,7 @@ def principal_components(fitted: np.ndarray, x: np.ndarray, n: int) -> np.ndarra
 
 
 def some_of(n: int, most: int, seed: int) -> np.ndarray:
-    """Sorted positions of at most ``most`` of n cells, drawn at random."""
+    """Sorted indices of a random subset of at most ``most`` of n cells."""
     if n <= most:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).choice(n, size=most, replace=False))

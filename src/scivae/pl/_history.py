@@ -1,4 +1,4 @@
-"""Training curves."""
+"""Plot of training curves."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ _TERMS = (
 
 
 def history(model: Any, *, ax: Any = None, show: bool = False) -> np.ndarray:
-    """Each term of the objective by epoch, for training and for validation cells.
+    """Plot each term of the objective by epoch, for training and validation cells.
 
     Parameters
     ----------
     model
         A trained :class:`~scivae.model.CIVAE`, or its ``history``.
     ax
-        As many Axes as there are terms; ``None`` makes a figure.
+        Array of Axes, one per term; ``None`` creates a figure.
     show
         Show the figure.
 
     Returns
     -------
-    Array of Axes, shape ``(n_terms,)``: the objective J, the reconstruction term, the divergence
-    from the prior and the discriminator's cross-entropy, the last three before they are weighted, in
-    nats per cell; and the discriminator's accuracy. Terms that were not logged are left out.
+    Array of Axes, shape ``(n_terms,)``: the objective J, the reconstruction term, the KL divergence
+    from the prior, and the cross-entropy of the discriminator, in nats per cell (the terms of J are
+    shown without their weights); and the accuracy of the discriminator. Terms that were not logged
+    are omitted.
 
     Raises
     ------
@@ -44,8 +45,7 @@ def history(model: Any, *, ax: Any = None, show: bool = False) -> np.ndarray:
 
     Notes
     -----
-    Validation cells are measured at every epoch where ``model.train`` was called with
-    ``check_val_every_n_epoch=1``.
+    For validation curves at every epoch, call ``model.train`` with ``check_val_every_n_epoch=1``.
 
     Examples
     --------
@@ -60,7 +60,10 @@ def history(model: Any, *, ax: Any = None, show: bool = False) -> np.ndarray:
     """
     curves = _curves(model)
     if not curves:
-        raise ValueError("history must hold the terms of the objective, got none of them.")
+        raise ValueError(
+            "history must contain terms of the objective, got none; pass a trained model or its "
+            "history."
+        )
     with panels(ax, len(curves), panel=(WIDTH / 2, 1.12), shared=0.35, show=show) as drawn:
         for one, (title, unit, *parts) in zip(drawn, curves, strict=True):
             for curve, color, label in zip(
@@ -82,7 +85,7 @@ def history(model: Any, *, ax: Any = None, show: bool = False) -> np.ndarray:
 
 
 def _legend(drawn: np.ndarray, *, own: bool) -> None:
-    """One legend for all: above the panels of our own figure, else in the last panel."""
+    """Draw one legend: above the panels of a new figure, otherwise in the last panel."""
     handles: dict[str, Any] = {}
     for ax in drawn:
         handles |= {str(h.get_label()): h for h in ax.get_lines()}
@@ -95,15 +98,17 @@ def _legend(drawn: np.ndarray, *, own: bool) -> None:
 
 
 def _curves(model: Any) -> list[tuple[str, str, pd.Series | None, pd.Series | None]]:
-    """Title, unit and both curves of every term that was logged."""
+    """Title, unit, training curve and validation curve of every logged term."""
     logged = getattr(model, "history", model)
     if not logged:
         raise ValueError(
-            f"the history of {type(model).__name__} is empty; call model.train() first."
+            f"model must be trained, got an empty history of {type(model).__name__}; call "
+            "model.train() first."
         )
     if not hasattr(logged, "keys"):
         raise TypeError(
-            f"model must be a trained model or its history, got {type(model).__name__}."
+            f"model must be a trained model or its history, got {type(model).__name__}; pass "
+            "model or model.history."
         )
     found = []
     for title, unit, train_key, validation_key in _TERMS:
@@ -116,7 +121,7 @@ def _curves(model: Any) -> list[tuple[str, str, pd.Series | None, pd.Series | No
 
 
 def _series(logged: Any) -> pd.Series:
-    """A logged metric by epoch, without the epochs at which it was not measured."""
+    """A logged metric by epoch, without epochs at which it was not measured."""
     series = logged.iloc[:, 0] if isinstance(logged, pd.DataFrame) else pd.Series(logged)
     series = pd.to_numeric(series).dropna()
     series.index = series.index.astype(int) + 1  # the first epoch is 1

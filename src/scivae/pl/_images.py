@@ -1,4 +1,4 @@
-"""Figures of images: paths through them, and what a model makes of them."""
+"""Plots of images: paths and reconstructions."""
 
 from __future__ import annotations
 
@@ -38,42 +38,42 @@ def traversal_images(
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """Images along paths, a row each, as in Figure 7 of the paper.
+    """Plot images along paths, one row per path, as in Figure 7 of the paper.
 
     Parameters
     ----------
     generated
         Paths from :meth:`~scivae.model.CIVAE.interpolate`, or new images from
-        :meth:`~scivae.model.CIVAE.augment`, of which each class has a row.
+        :meth:`~scivae.model.CIVAE.augment`, with one row per class.
     shape
-        Height and width of an image. ``None``: ``uns["image"]["shape"]``, else what
-        ``var_names`` such as ``pixel_27_27`` tell.
+        Height and width of an image. ``None``: ``uns["image"]["shape"]`` if present, otherwise
+        derived from ``var_names`` such as ``pixel_27_27``.
     n_rows
-        Rows at most.
+        Maximum number of rows.
     n_steps
-        Images in a row at most; steps of a path are taken evenly, its ends included.
+        Maximum number of images per row, evenly spaced along the path, including both ends.
     paths
-        Names or positions of the paths to draw; ``None`` for the first.
+        Names or positions of the paths to draw; ``None`` for the first ``n_rows``.
     layer
         Layer of the values; ``None`` for X.
     cmap
-        Colors of pixels.
+        Colormap of the pixels.
     ax
-        Axes to draw in; ``None`` makes a figure.
+        Axes to draw in; ``None`` creates a figure.
     show
         Show the figure.
 
     Returns
     -------
-    The Axes, with one image of all. Rows are named by the classes that the discriminator sees at
-    both ends.
+    The Axes, with all images in one mosaic. Rows are labeled with the predicted classes of both
+    ends.
 
     Raises
     ------
     ValueError
-        If the shape is not known or does not fit, or ``generated`` was not generated.
+        If the shape is unknown or does not match, or ``generated`` is not generated data.
     KeyError, IndexError
-        If a path is not there.
+        If a path is not found.
 
     Examples
     --------
@@ -116,7 +116,7 @@ def traversal_images(
             drawn.set_xticks([])
             drawn.set_xlabel("generated images of each class")
         else:
-            # Both ends, and as many at even distances between them as do not touch.
+            # Ticks at both ends, and as many evenly spaced ticks between them as fit.
             last = n_cols - 1
             every = next(k for k in range(1, n_cols + 1) if last % k == 0 and last <= 7 * k)
             some = np.arange(0, n_cols, every)
@@ -136,34 +136,34 @@ def reconstruction(
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """Real images, their reconstructions and the difference, as in Figure 6 of the paper.
+    """Plot real images, reconstructions and differences, as in Figure 6 of the paper.
 
     Parameters
     ----------
     real, reconstructed
-        AnnData or arrays of shape ``(n_images, n_pixels)``, row by row.
+        AnnData or arrays of shape ``(n_images, n_pixels)``, pixels in row-major order.
     shape
-        Height and width of an image. ``None``: ``uns["image"]["shape"]`` of ``real``, else what
-        ``var_names`` such as ``pixel_27_27`` tell.
+        Height and width of an image. ``None``: ``uns["image"]["shape"]`` of ``real`` if present,
+        otherwise derived from ``var_names`` such as ``pixel_27_27``.
     n
-        Images at most, taken evenly from all.
+        Maximum number of images, evenly spaced among all.
     layer
         Layer of the values in AnnData; ``None`` for X.
     cmap
-        Colors of pixels.
+        Colormap of the pixels.
     ax
-        Axes to draw in; ``None`` makes a figure.
+        Axes to draw in; ``None`` creates a figure.
     show
         Show the figure.
 
     Returns
     -------
-    The Axes. Below each image is its mean absolute error in % of the range of the gray scale.
+    The Axes. The mean absolute error, in % of the gray scale, is shown below each image.
 
     Raises
     ------
     ValueError
-        If the two differ in shape, or the shape of the images is not known or does not fit.
+        If the two differ in shape, or the shape of the images is unknown or does not match.
 
     Examples
     --------
@@ -184,10 +184,10 @@ def reconstruction(
     if first.shape != second.shape:
         raise ValueError(
             "real and reconstructed must have the same images and pixels, got shapes "
-            f"{first.shape} and {second.shape}."
+            f"{first.shape} and {second.shape}; select the same images in both."
         )
     if len(first) == 0:
-        raise ValueError("real must hold at least one image, got none.")
+        raise ValueError("real must hold at least one image, got none; pass images.")
     height, width = image_shape(real, shape)
     rows = np.unique(np.linspace(0, len(first) - 1, min(n, len(first))).round().astype(int))
     first, second = (x[rows].reshape(-1, height, width) for x in (first, second))
@@ -204,7 +204,7 @@ def reconstruction(
             signed, cmap=SIGNED_CMAP, vmin=-bound, vmax=bound, interpolation="nearest"
         )
         _tile_axes(drawn)
-        # Errors below the images, or below every second, third … where they would touch.
+        # Errors below all images, or below every second, third, … if labels would overlap.
         size = float(drawn.xaxis.get_ticklabels()[0].get_fontsize())
         tile = _tile_width(drawn, 3, len(rows), height, width)
         names = ["real", "reconstructed", "difference"]
@@ -213,7 +213,7 @@ def reconstruction(
         some = np.arange(0, len(rows), every)
         drawn.set_xticks(centers(len(rows), width)[some], [f"{error[i]:.1f}" for i in some])
         drawn.set_xlabel("mean absolute error (% of the gray scale)")
-        # Beside the images, as high as they are, whatever is around them.
+        # Color bar next to the images, with the same height.
         beside = drawn.inset_axes((1.02, 0.0, 0.025, 1.0))
         bar = colorbar(shade, drawn, "gray level", cax=beside)
         bar.locator = MaxNLocator(3, symmetric=True)
@@ -227,13 +227,13 @@ def _tile_axes(ax: Axes) -> None:
 
 
 def _tile_width(ax: Axes, n_rows: int, n_cols: int, height: int, width: int) -> float:
-    """About how wide an image will be on the page, in points, once labels have taken their part."""
+    """Approximate width of an image on the page, in points, without the space for labels."""
     across, down = 0.65 * width_in_points(ax), 0.65 * height_in_points(ax)
     return min(across / n_cols, down / n_rows * width / height)
 
 
 def _fitting(ax: Axes, row: float) -> float:
-    """Size of letters that stand beside rows so high, both in points."""
+    """Font size that fits next to rows of this height, both in points."""
     usual = float(ax.yaxis.get_ticklabels()[0].get_fontsize())
     return min(usual, max(SMALLEST, 0.8 * row))
 

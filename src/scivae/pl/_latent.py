@@ -1,4 +1,4 @@
-"""The latent space, and generated cells among real ones."""
+"""Plots of the latent space, and of synthetic with real cells."""
 
 from __future__ import annotations
 
@@ -49,32 +49,32 @@ def latent(
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """The latent space in two or three dimensions, as in Figure 5 of the paper.
+    """Plot the latent space in two or three dimensions, as in Figure 5 of the paper.
 
     Parameters
     ----------
     adata
-        AnnData with z in ``obsm[key]``.
+        AnnData with latent points (z) in ``obsm[key]``.
     method
-        How z is brought to few dimensions; the embedding is computed here and kept nowhere.
+        Method of dimension reduction. The embedding is not stored.
     n_components
         2 or 3.
     color
-        Column of ``obs`` or gene; ``None`` for gray.
+        Column of ``obs`` or gene; ``None`` draws all cells gray.
     key
         Slot of z in ``obsm``.
     size
-        Area of a point, in points squared; ``None`` goes by their number.
+        Area of a point, in points squared. ``None``: set from the number of cells.
     legend
-        Whether to draw a legend, or a color bar for numbers. ``"on data"`` writes the names of
-        classes on their cells, which is easier to read where there are many; in axes that you give
-        it is always done.
+        Whether to draw a legend, or a color bar for numbers. ``"on data"`` writes class names on
+        the cells, which is easier to read with many classes. In axes that you pass, names are
+        always written on the cells.
     max_cells
-        Where there are more cells, as many are drawn at random.
+        Largest number of cells; if there are more, a random subset is drawn.
     seed
-        Seed of the embedding and of the draw.
+        Seed of the embedding and of the random subset.
     ax
-        Axes to draw in, three-dimensional for three components; ``None`` makes a figure.
+        Axes to draw in, three-dimensional for three components; ``None`` creates a figure.
     show
         Show the figure.
 
@@ -85,7 +85,7 @@ def latent(
     Raises
     ------
     KeyError
-        If z or the color is not there.
+        If z or ``color`` is not found.
     ValueError
         If ``method`` or ``n_components`` is unknown.
 
@@ -107,12 +107,12 @@ def latent(
     check_integer("max_cells", max_cells, minimum=1)
     if key not in adata.obsm:
         raise KeyError(
-            f"key must name z in obsm, got {key!r}; available: {shown(adata.obsm) or 'none'}."
-            f"{near_matches(key, adata.obsm)} adata.obsm[{key!r}] = "
-            "model.get_latent_representation() writes it."
+            f"key must be a slot of obsm, got {key!r}; available: {shown(adata.obsm) or 'none'}."
+            f"{near_matches(key, adata.obsm)} Set adata.obsm[{key!r}] = "
+            "model.get_latent_representation() first."
         )
     if color is not None:
-        values_of(adata, color)  # a wrong name is told before the embedding takes its time
+        values_of(adata, color)  # check the name before the slow embedding
     cells = some_of(adata.n_obs, max_cells, seed)
     points = np.full((adata.n_obs, n_components), np.nan)
     points[cells] = embed_points(np.asarray(adata.obsm[key])[cells], method, n_components, seed)
@@ -141,47 +141,48 @@ def augmentation(
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """Real and synthetic cells on one embedding of gene space, as in Figure 8 of the paper.
+    """Plot real and synthetic cells in one embedding of gene space, as in Figure 8 of the paper.
 
     Parameters
     ----------
     real
         Real cells.
     synthetic
-        Samples from :meth:`~scivae.model.CIVAE.augment`, with the same variables. Expected values are
-        refused: they have none of the noise of cells, so they do not lie among them.
+        Samples from :meth:`~scivae.model.CIVAE.augment`, with the same variables. Expected values
+        are not allowed: they lack sampling noise, so they do not overlap with real cells.
     method
-        Of the embedding, of both together.
+        Method of the joint embedding.
     color
-        Column of ``obs`` in both with the classes; ``None`` for none.
+        Column of ``obs`` in both with the classes; ``None`` for no classes.
     layer
-        Layer of the values in both. ``None``: ``counts`` where both have it, else X. Counts are
-        brought to logarithms of counts per 10,000, both alike.
+        Layer of the values in both. ``None``: ``counts`` if both have it, otherwise X. Counts are
+        log-normalized (counts per 10,000).
     n_pcs
-        Principal components of the real cells on which both are placed first.
+        Number of principal components, fitted on the real cells, from which the embedding is
+        calculated.
     size
-        Area of a point, in points squared; ``None`` goes by their number.
+        Area of a point, in points squared. ``None``: set from the number of cells.
     legend
         Whether to draw a legend.
     max_cells
-        Where there are more real or synthetic cells, as many of each are drawn at random.
+        Largest number of real and of synthetic cells; if there are more, a random subset is drawn.
     seed
-        Seed of the embedding and of the draw.
+        Seed of the embedding and of the random subset.
     ax
-        Axes to draw in; ``None`` makes a figure.
+        Axes to draw in; ``None`` creates a figure.
     show
         Show the figure.
 
     Returns
     -------
-    The Axes. Real cells are pale dots, synthetic ones are triangles.
+    The Axes. Real cells are pale dots, synthetic cells are triangles.
 
     Raises
     ------
     ValueError
-        If ``synthetic`` holds expected values, or the variables differ.
+        If ``synthetic`` has expected values, or the variables differ.
     KeyError
-        If the layer or the color is not there.
+        If ``layer`` or ``color`` is not found.
 
     Examples
     --------
@@ -198,7 +199,7 @@ def augmentation(
     for argument, data in (("real", real), ("synthetic", synthetic)):
         check_adata(argument, data)
         if data.n_obs == 0:
-            raise ValueError(f"{argument} must hold cells, got none.")
+            raise ValueError(f"{argument} must have at least one cell, got none; pass cells.")
     check_method(method, 2)
     check_integer("n_pcs", n_pcs, minimum=2)
     check_integer("max_cells", max_cells, minimum=1)
@@ -211,7 +212,10 @@ def augmentation(
     if color is not None:
         for data in (real, synthetic):
             if not is_categorical(values_of(data, color)):
-                raise ValueError(f"color must be a column of classes, got numbers in {color!r}.")
+                raise ValueError(
+                    f"color must be a column of classes, got numbers in {color!r}; pass another "
+                    "column, or color=None."
+                )
     kept = [some_of(data.n_obs, max_cells, seed) for data in (real, synthetic)]
     x = _comparable(real, synthetic, layer, kept)
     x = principal_components(x[: len(kept[0])], x, n_pcs)
@@ -241,7 +245,7 @@ def _draw_cells(
     area: float,
     made: bool,
 ) -> None:
-    """Real cells as pale dots, or made ones as triangles with a rim, in random order."""
+    """Draw real cells as pale dots or synthetic cells as outlined triangles, in random order."""
     order = np.random.default_rng(0).permutation(len(cells))
     if color is None:
         faces = [OKABE_ITO[3] if made else GRAY] * len(cells)
@@ -257,7 +261,7 @@ def _draw_cells(
 
 
 def _legend(ax: Axes, categories: list, colors: dict[Any, str], *, own: bool) -> None:
-    """Shapes first, then colors."""
+    """Draw a legend of shapes, then of colors."""
     from matplotlib.lines import Line2D
 
     shapes = [
@@ -280,16 +284,16 @@ def _check_samples(synthetic: AnnData) -> None:
     values = said.get("values") if hasattr(said, "get") else None
     if values == "expected":
         raise ValueError(
-            "synthetic must hold samples, but uns['civae']['values'] is 'expected': decoded means lie "
-            "off the real cells in gene space; use model.augment(label, n, sample=True), or place "
-            "them by z with scivae.tl.embed."
+            "synthetic must hold samples, got expected values, which do not overlap with real "
+            "cells in gene space; use model.augment(label, n, sample=True), or compare them in "
+            "latent space with scivae.tl.embed."
         )
 
 
 def _comparable(
     real: AnnData, synthetic: AnnData, layer: str | None, kept: list[np.ndarray]
 ) -> np.ndarray:
-    """Values of both, treated alike, shape ``(n_real + n_synthetic, n_vars)``."""
+    """Values of both, normalized the same way, shape ``(n_real + n_synthetic, n_vars)``."""
     from ..data.generated import log_normalize
 
     if layer is None and all(_keys.COUNTS_LAYER in d.layers for d in (real, synthetic)):
@@ -302,8 +306,8 @@ def _comparable(
         names = layer_names(data)
         if layer is not None and layer not in names:
             raise KeyError(
-                f"layer must be a layer of both, got {layer!r}, which {argument} lacks; it has: "
-                f"{shown(names) or 'none'}.{near_matches(layer, names)}"
+                f"layer must be a layer of real and synthetic, got {layer!r}, which is not in "
+                f"{argument}; available: {shown(names) or 'none'}.{near_matches(layer, names)}"
             )
         values = (data.X if layer is None else data.layers[layer])[cells]
         parts.append(values if sparse.issparse(values) else np.asarray(values))
@@ -321,7 +325,7 @@ def _are_counts(values: Any) -> bool:
 
 
 def _colors(real: AnnData, synthetic: AnnData, color: str | None) -> tuple[dict[Any, str], list]:
-    """Color of each class, and the classes there are."""
+    """Color of each class, and the classes that occur."""
     if color is None:
         return {}, []
     values = real.obs[color]
@@ -337,7 +341,7 @@ def _colors(real: AnnData, synthetic: AnnData, color: str | None) -> tuple[dict[
 
 
 def _name_axes(ax: Any, method: str, n_components: int, what: str = "") -> None:
-    """Write what the axes are; the numbers on them mean nothing."""
+    """Label the axes, without tick labels: coordinates have no meaning."""
     flat = n_components == 2
     if not flat:
         ax.set_box_aspect((4, 4, 3.2), zoom=1.08)

@@ -1,4 +1,4 @@
-"""How far inside its class a path runs, and where it leaves it."""
+"""Plot of the class margin along paths."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-# More paths than these are drawn as thin lines without names.
+# With more paths than this, paths are drawn as thin lines without names.
 FEW = 5
-# More changes of class than these are counted in the legend, not listed.
+# Largest number of class changes listed in the legend; more are counted.
 MOST_CHANGES = 4
 
 
@@ -53,35 +53,35 @@ def class_margin(
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """Margin of each path's class along the path, with the places where the class changes.
+    """Plot the class margin along each path, and mark positions where the class changes.
 
     Parameters
     ----------
     data
-        A path from :meth:`~scivae.model.CIVAE.interpolate`, or the AnnData that it was written back
-        to. There crossings are exact; from a path they are read off its steps.
+        A path from :meth:`~scivae.model.CIVAE.interpolate`, or the AnnData in which it was stored.
+        Stored crossings are exact; crossings of a path are estimated from its steps.
     paths
         Names or positions of the paths to draw; ``None`` for all.
     key
-        The ``key_added`` under which paths were written back.
+        The ``key_added`` under which paths were stored.
     legend
-        Whether to name the paths and their changes of class, where there are five or fewer.
+        Whether to list the paths and their class changes, if there are five paths or fewer.
     ax
-        Axes to draw in; ``None`` makes a figure.
+        Axes to draw in; ``None`` creates a figure.
     show
         Show the figure.
 
     Returns
     -------
-    The Axes. The margin is the logit of the path's class minus the best other, so in log-odds; it
-    is negative where the discriminator sees another class.
+    The Axes. The margin is the logit of the path's class minus the largest other logit (log-odds).
+    It is negative where the discriminator predicts another class.
 
     Raises
     ------
     ValueError
-        If there is no path in ``data``.
+        If ``data`` contains no path.
     KeyError, IndexError
-        If a path that is asked for is not there.
+        If a path is not found.
 
     Examples
     --------
@@ -133,7 +133,7 @@ def class_margin(
 
 
 def _described(name: str, crossings: pd.DataFrame) -> str:
-    """A path and the places where it changes class, for a legend."""
+    """Legend text of a path, with the positions where it changes class."""
     changes = [
         f"at {t:.2f}: {before} → {after}"
         for t, before, after in zip(
@@ -150,7 +150,7 @@ def _holds_paths(data: AnnData, key: str) -> bool:
 
 
 def _written_back(adata: AnnData, key: str) -> Margins:
-    """Margins that ``interpolate`` wrote into the user's AnnData."""
+    """Margins that ``interpolate`` stored in the user's AnnData."""
     names: list[str] = []
     labels: list[str] = []
     t: list[np.ndarray] = []
@@ -170,12 +170,12 @@ def _written_back(adata: AnnData, key: str) -> Margins:
 
 
 def _of_path(path: AnnData, key: str) -> Margins:
-    """Margins of a generated path; a crossing lies between two steps of different classes."""
+    """Margins of a generated path, with crossings between steps of different classes."""
     if path.obs.columns.intersection([_keys.PATH, _keys.MARGIN]).empty:
         raise ValueError(
-            "data must be a path from model.interpolate, or an AnnData with "
-            f"uns[{key!r}]['paths'] that it was written back to; this one has neither (uns holds: "
-            f"{shown(path.uns) or 'nothing'})."
+            "data must be a path from model.interpolate, or an AnnData with a path stored in "
+            f"uns[{key!r}]['paths'], got neither (uns: {shown(path.uns) or 'empty'}); make one "
+            "with model.interpolate(cell_a, cell_b)."
         )
     columns = (_keys.PATH, _keys.T, _keys.MARGIN, _keys.PREDICTED)
     check_obs(path, columns, "data", "generated")
@@ -196,7 +196,7 @@ def _of_path(path: AnnData, key: str) -> Margins:
         margin.append(height)
         for j in np.flatnonzero(classes[1:] != classes[:-1]):
             low, high = height[j], height[j + 1]
-            # The margin is zero where the path's own class ends; between two others, the middle.
+            # The crossing is where the margin is zero, or the midpoint between two other classes.
             share = low / (low - high) if (low > 0) != (high > 0) else 0.5
             place = position[j] + share * (position[j + 1] - position[j])
             crossings.append((i, place, classes[j], classes[j + 1]))

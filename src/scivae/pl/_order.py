@@ -1,4 +1,4 @@
-"""The partial order of genes along a path."""
+"""Plot of the partial order of genes along a path."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ def gene_order(
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """Genes by the position at which they change, with intervals, and which surely precede which.
+    """Plot the position at which genes change, with intervals and their partial order.
 
     Parameters
     ----------
     order
-        From :func:`scivae.tl.gene_order`, or trends, of which it is taken.
+        Result of :func:`scivae.tl.gene_order`, or trends, from which the order is calculated.
     n_genes
-        How many genes at most: spread over the path, those that change most first.
+        Maximum number of genes, spread over the path; genes with the largest change come first.
     arrows
-        Whether to draw a line from a gene to each that is known to change after it, unless another
-        gene is known to change in between.
+        Whether to draw a line from each gene to its direct successors: genes that change after it,
+        with no other gene in between.
     ax
-        Axes to draw in; ``None`` makes a figure.
+        Axes to draw in; ``None`` creates a figure.
     show
         Show the figure.
 
     Returns
     -------
-    The Axes. Genes without a line between them, direct or over others, are not ordered.
+    The Axes. Two genes that are not connected, directly or through other genes, are not ordered.
 
     Raises
     ------
     ValueError
-        If there is no order.
+        If the order cannot be calculated from the trends.
 
     Examples
     --------
@@ -112,9 +112,9 @@ def gene_order(
 
 
 def spread_over_path(genes: pd.DataFrame, n: int) -> np.ndarray:
-    """Rows of ``n`` genes at most: in turn of each tenth of the path that whose change is greatest.
+    """Rows of up to ``n`` genes: those with the largest change in each tenth of the path, in turn.
 
-    The genes of the narrowest intervals would all lie at the ends.
+    Genes with the narrowest intervals would all be near the ends.
     """
     tenth = np.minimum((genes[_keys.SWITCH].to_numpy(dtype=float) * 10).astype(int), 9)
     size = (
@@ -125,6 +125,6 @@ def spread_over_path(genes: pd.DataFrame, n: int) -> np.ndarray:
 
 
 def check_arrows(arrows: Any) -> None:
-    """Raise a TypeError unless it is True or False."""
+    """Raise a TypeError unless the value is True or False."""
     if not isinstance(arrows, bool | np.bool_):
-        raise TypeError(f"arrows must be True or False, got {arrows!r}.")
+        raise TypeError(f"arrows must be True or False, got {arrows!r}; pass one of these.")

@@ -1,4 +1,4 @@
-"""Paths on an embedding of real cells."""
+"""Plot of paths on an embedding of real cells."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
 
-# On the page, an arrow head needs this much of a path.
+# Smallest length of a path per arrowhead, in points.
 POINTS_PER_ARROW = 25
-# More paths than these are drawn as thin, translucent lines: a bundle.
+# With more paths than this, paths are drawn as thin, translucent lines.
 FEW = 10
-# Paths of a bundle that have an arrow head.
+# Number of paths with an arrowhead if there are many paths.
 WITH_HEAD = 5
-# Paths that take less than this part of both directions are shown close up.
+# Zoom in if the paths take less than this fraction of both directions.
 SHORT = 1 / 3
 
 
@@ -41,7 +41,7 @@ def path(
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """Paths with arrows over the real cells, on any embedding.
+    """Plot paths with arrows over the real cells, on any embedding.
 
     Parameters
     ----------
@@ -50,24 +50,24 @@ def path(
     basis
         Embedding in ``obsm``: ``"umap"`` for ``obsm["X_umap"]``.
     color
-        Column of ``obs`` or gene that colors the real cells; ``None`` leaves them gray.
+        Column of ``obs`` or gene that colors the real cells; ``None`` draws them gray.
     paths
         Names or positions of the paths to draw; ``None`` for all.
     dimensions
-        Which two dimensions of the embedding.
+        The two dimensions of the embedding to show.
     n_arrows
-        Arrow heads on each path; fewer on short ones. Where there are more than ten paths, five of them
-        have one.
+        Number of arrowheads on each path; fewer on short paths. With more than ten paths, five of
+        them have one.
     zoom
-        Whether to show the surroundings of the paths alone. ``None``: where the paths take less than a
-        third of the width and height of all cells, so that their ends would touch.
+        Whether to show only the region around the paths. ``None``: yes, if the paths take less than
+        a third of both width and height of all cells.
     size
-        Area of a real cell's point, in points squared; ``None`` goes by their number.
+        Area of the point of a real cell, in points squared. ``None``: set from the number of cells.
     legend
-        Whether to draw legend and color bar; ``"on data"`` writes the names of classes on their
-        cells, as is always done in axes that you give.
+        Whether to draw a legend and a color bar. ``"on data"`` writes class names on the cells; in
+        axes that you pass, names are always written on the cells.
     ax
-        Axes to draw in; ``None`` makes a figure.
+        Axes to draw in; ``None`` creates a figure.
     show
         Show the figure.
 
@@ -79,9 +79,9 @@ def path(
     Raises
     ------
     ValueError
-        If ``joint`` has no generated cells.
+        If ``joint`` contains no generated cells.
     KeyError, IndexError
-        If the embedding, a path or the color is not there.
+        If the embedding, a path or ``color`` is not found.
 
     Examples
     --------
@@ -101,16 +101,16 @@ def path(
     check_integer("n_arrows", n_arrows, minimum=0)
     check_legend(legend)
     if zoom is not None and not isinstance(zoom, bool | np.bool_):
-        raise TypeError(f"zoom must be True, False or None, got {zoom!r}.")
+        raise TypeError(f"zoom must be True, False or None, got {zoom!r}; pass one of these.")
     points = check_basis(
-        joint, basis, dimensions, "scivae.tl.embed(adata, path) makes one for real and new cells."
+        joint, basis, dimensions, "Run scivae.tl.embed(adata, path) to embed real and new cells."
     )
     kind = joint.obs[_keys.KIND].astype(str).to_numpy()
     walked, augmented = kind == _keys.INTERPOLATED, kind == _keys.AUGMENTED
     if not (walked | augmented).any():
         raise ValueError(
-            f"joint must hold generated cells, but obs[{_keys.KIND!r}] has none that are "
-            f"{_keys.INTERPOLATED!r} or {_keys.AUGMENTED!r}; give the path to scivae.tl.embed too."
+            f"joint must contain generated cells, got none with obs[{_keys.KIND!r}] == "
+            f"{_keys.INTERPOLATED!r} or {_keys.AUGMENTED!r}; pass the path to scivae.tl.embed too."
         )
     names = joint.obs[_keys.PATH].astype(str).to_numpy()
     wanted = check_paths(list(dict.fromkeys(names[walked])), paths) if walked.any() else []
@@ -131,7 +131,7 @@ def path(
         drawn.update_datalim(points[walked])
         drawn.autoscale_view()
         near = False
-        if wanted and zoom is not False:  # before the paths: arrows go by lengths on the page
+        if wanted and zoom is not False:  # arrows depend on the view
             close = points[walked & np.isin(names, wanted)]
             near = _close_up(drawn, points[real], close, always=bool(zoom))
         few = len(wanted) <= FEW
@@ -152,12 +152,12 @@ def path(
 
 
 def _close_up(ax: Axes, cells: np.ndarray, paths: np.ndarray, *, always: bool) -> bool:
-    """Limit the view to the paths and their surroundings, where they are short; whether it did."""
+    """Zoom in on short paths; return whether the view was changed."""
     low, high = paths.min(axis=0), paths.max(axis=0)
     whole = np.ptp(cells, axis=0) if len(cells) else np.zeros(2)
     if not always and ((high - low) >= SHORT * whole).any():
         return False
-    # The same part of both directions: shapes stay what they are.
+    # Same zoom factor in both directions, to keep shapes.
     part = max(float(((high - low) / np.where(whole > 0, whole, 1)).max()), 0.05)
     half = 0.9 * part * np.where(whole > 0, whole, 1)
     middle = (low + high) / 2
@@ -173,7 +173,7 @@ def axis_name(basis: str) -> str:
 
 
 def _draw_path(ax: Axes, points: np.ndarray, t: np.ndarray, n_arrows: int, *, few: bool) -> None:
-    """One path as segments colored by t, with its ends and arrow heads."""
+    """Draw a path as segments colored by t, with ends and arrowheads."""
     from matplotlib.collections import LineCollection
     from matplotlib.colors import Normalize
 
@@ -187,7 +187,7 @@ def _draw_path(ax: Axes, points: np.ndarray, t: np.ndarray, n_arrows: int, *, fe
     if few:
         ax.plot(*points.T, color="white", lw=width + 1.6, zorder=3.5, solid_capstyle="round")
     ax.add_collection(lines)
-    # A path within one cluster is short: heads and ends must not cover its colors.
+    # On a short path, arrowheads and ends must not cover the colors.
     length = _length_in_points(ax, points)
     n_arrows = min(n_arrows, int(length / POINTS_PER_ARROW))
     if few:
@@ -222,21 +222,22 @@ def _position_colors() -> ScalarMappable:
 
 
 def arrow_heads(points: np.ndarray, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Where arrow heads begin and end: evenly spread over the length of a path.
+    """Start and end points of arrowheads, evenly spaced along a path.
 
     Parameters
     ----------
     points
         Shape ``(n_steps, 2)``.
     n
-        Number of heads; a path without length has none.
+        Number of arrowheads; a path of length zero has none.
     """
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     if length[-1] == 0:
         return []
     heads = []
     for share in (np.arange(n) + 1) / (n + 1):
-        # A head points along a twentieth of the path, so that a jitter of one step does not turn it.
+        # The direction is averaged over a twentieth of the path, so that noise in one step does not
+        # affect it.
         at = np.array([share - 0.025, share + 0.025]) * length[-1]
         start, end = (np.array([np.interp(a, length, points[:, k]) for k in (0, 1)]) for a in at)
         if (start != end).any():

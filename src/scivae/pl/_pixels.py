@@ -1,4 +1,4 @@
-"""Images out of AnnData, and many of them in one."""
+"""Convert AnnData to images, and arrange images in a mosaic."""
 
 from __future__ import annotations
 
@@ -21,32 +21,34 @@ def image_shape(data: Any, shape: Sequence[int] | None = None) -> tuple[int, int
     data
         AnnData, or an array of shape ``(n, n_pixels)``.
     shape
-        What the user says. ``None``: ``uns["image"]["shape"]``, else the names of the
-        variables, ``pixel_0_0`` to ``pixel_27_27``, as of :func:`scivae.datasets.from_images`.
+        Shape given by the user. ``None``: ``uns["image"]["shape"]`` if present, otherwise derived
+        from the names of the variables (``pixel_0_0`` to ``pixel_27_27``), as set by
+        :func:`scivae.datasets.from_images`.
     """
     n_pixels = data.shape[1]
     if shape is None:
         shape = getattr(data, "uns", {}).get("image", {}).get("shape")
     if shape is None:
-        # Generated AnnData keep the names of the variables: the last pixel has the last row and column.
+        # Generated AnnData keep the variable names; the last pixel gives the last row and column.
         last = str(data.var_names[-1]) if hasattr(data, "var_names") else ""
         place = re.fullmatch(r"pixel_(\d+)_(\d+)", last)
         if place is None:
             raise ValueError(
-                f"the height and width of images with {n_pixels} pixels are not known; give "
-                "shape=(height, width)."
+                f"shape must be given for images with {n_pixels} pixels, got None and no "
+                "uns['image']['shape']; pass shape=(height, width)."
             )
         shape = (int(place[1]) + 1, int(place[2]) + 1)
     found = tuple(int(s) for s in shape)
     if len(found) != 2 or found[0] * found[1] != n_pixels:
         raise ValueError(
-            f"shape must be (height, width) of images with {n_pixels} pixels, got {found}."
+            f"shape must be (height, width) of images with {n_pixels} pixels, got {found}; their "
+            "product must be the number of pixels."
         )
     return found[0], found[1]
 
 
 def matrix(data: Any, layer: str | None = None) -> np.ndarray:
-    """Values of an AnnData or array, dense, shape ``(n, n_vars)``."""
+    """Dense values of an AnnData or array, shape ``(n, n_vars)``."""
     if hasattr(data, "obs_names"):
         names = layer_names(data)
         if layer is not None and layer not in names:
@@ -57,12 +59,15 @@ def matrix(data: Any, layer: str | None = None) -> np.ndarray:
         data = data.X if layer is None else data.layers[layer]
     dense = data.toarray() if sparse.issparse(data) else np.asarray(data)
     if dense.ndim != 2:
-        raise ValueError(f"values must have two dimensions, got shape {dense.shape}.")
+        raise ValueError(
+            f"values must have two dimensions, images × pixels, got shape {dense.shape}; reshape "
+            "them."
+        )
     return dense.astype(float)
 
 
 def mosaic(images: np.ndarray, *, gap: int = 1, fill: float = np.nan) -> np.ndarray:
-    """One image of many.
+    """Arrange images in one mosaic.
 
     Parameters
     ----------
@@ -87,11 +92,11 @@ def mosaic(images: np.ndarray, *, gap: int = 1, fill: float = np.nan) -> np.ndar
 
 
 def centers(n: int, size: int, gap: int = 1) -> np.ndarray:
-    """Middles of n images of a mosaic along one side, shape ``(n,)``."""
+    """Centers of n images along one side of a mosaic, shape ``(n,)``."""
     return np.arange(n) * (size + gap) + (size - 1) / 2
 
 
 def limits(values: np.ndarray) -> tuple[float, float]:
-    """Range of the gray scale: [0, 1] for pixels that lie in it, else that of the values."""
+    """Range of the gray scale: [0, 1] if all pixels lie in it, otherwise that of the values."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)

@@ -1,4 +1,4 @@
-"""Points of cells, colored by a column of obs or a gene."""
+"""Scatter plots of cells, colored by a column of obs or a gene."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-# More points than these become pixels in vector formats.
+# More points than this are rasterized in vector formats.
 RASTERIZE_FROM = 2_000
 ON_DATA: Final = "on data"
 Legend = bool | Literal["on data"]
 
 
 def point_size(n: int) -> float:
-    """Area of a point, in points squared, for n of them on half a column."""
+    """Area of a point, in points squared, for n points in a single-column figure."""
     return float(np.clip(6_000 / max(n, 1), 0.6, 14))
 
 
 def values_of(adata: AnnData, color: str) -> pd.Series:
-    """A column of obs, or the values of a gene in X."""
+    """Return a column of obs, or the values of a gene in X."""
     if color in adata.obs.columns:
         return adata.obs[color]
     if color in adata.var_names:
@@ -42,7 +42,7 @@ def values_of(adata: AnnData, color: str) -> pd.Series:
 
 
 def is_categorical(values: pd.Series) -> bool:
-    """Whether values are names and not numbers."""
+    """Whether values are categories, not numbers."""
     return not pd.api.types.is_numeric_dtype(values) or pd.api.types.is_bool_dtype(values)
 
 
@@ -63,24 +63,24 @@ def color_points(
     Parameters
     ----------
     ax
-        Axes, of as many dimensions as the points.
+        Axes with the same number of dimensions as the points.
     adata
-        Where the colors are.
+        AnnData with the values of ``color``.
     points
         Coordinates, shape ``(n_obs, 2)`` or ``(n_obs, 3)``.
     rows
-        Which cells to draw, shape ``(n_obs,)``, bool.
+        Which cells to draw, boolean, shape ``(n_obs,)``.
     color
         Column or gene; ``None`` for gray.
     area
-        Of a point, in points squared.
+        Area of a point, in points squared.
     legend
-        Whether to draw a legend, or a color bar for numbers; ``"on data"`` writes the names of
-        classes on their cells, as is always done in the user's axes.
+        Whether to draw a legend, or a color bar for numbers. ``"on data"`` writes class names on
+        the cells; in the user's axes, names are always written on the cells.
     own
-        Whether the axes are ours.
+        Whether the axes belong to a new figure.
     fade
-        Whether to draw cells pale, as the background of something else.
+        Whether to draw cells pale, as a background.
     """
     alpha = 0.5 if fade else 1.0
     look: dict[str, Any] = {"s": area, "lw": 0, "rasterized": int(rows.sum()) > RASTERIZE_FROM}
@@ -92,7 +92,7 @@ def color_points(
         number = values.to_numpy(dtype=float)
         known = rows & np.isfinite(number)
         dots(ax, points[rows & ~known], c=PALE, **look)
-        # The highest on top: else the few cells that express a gene are hidden below the others.
+        # Highest values on top, otherwise the few cells that express a gene are hidden.
         order = np.flatnonzero(known)[np.argsort(number[known], kind="stable")]
         drawn = dots(
             ax,
@@ -112,7 +112,7 @@ def color_points(
     colors = category_colors(categories, adata.uns, color)
     name = values.to_numpy(dtype=object)
     dots(ax, points[rows & values.isna().to_numpy()], c=PALE, **look)
-    # One call for all, in random order, so that no class lies on top of another.
+    # All classes in one call, in random order, so that no class covers another.
     order = np.random.default_rng(0).permutation(np.flatnonzero(rows & values.notna().to_numpy()))
     dots(ax, points[order], c=[colors[n] for n in name[order]], alpha=alpha, **look)
     if legend:
@@ -125,7 +125,7 @@ def color_points(
 
 
 def quantity(adata: AnnData, color: str) -> str:
-    """What a color bar shows: a column by its name, a gene with the scale of X."""
+    """Label of a color bar: the name of a column, or a gene with the scale of X."""
     if color in adata.obs.columns:
         return "position along path, t" if color == _keys.T else color
     return f"{color}, {'log-normalized' if 'log1p' in adata.uns else 'value in X'}"
@@ -137,13 +137,15 @@ def dots(ax: Axes, points: np.ndarray, **look: Any) -> Any:
 
 
 def check_legend(legend: Any) -> None:
-    """Raise a ValueError unless a legend is asked for, refused or wanted on the data."""
+    """Raise a ValueError unless ``legend`` is True, False or "on data"."""
     if not isinstance(legend, bool | np.bool_) and legend != ON_DATA:
-        raise ValueError(f"legend must be True, False or {ON_DATA!r}, got {legend!r}.")
+        raise ValueError(
+            f"legend must be True, False or {ON_DATA!r}, got {legend!r}; pass one of these."
+        )
 
 
 def legend_height(adata: AnnData, color: str | None, *, legend: Legend = True) -> float:
-    """Inches that the legend of a color needs below our own axes."""
+    """Height of the legend below new axes, in inches."""
     if color is None or not legend or legend == ON_DATA:
         return 0.0
     values = values_of(adata, color)
@@ -154,14 +156,14 @@ def legend_height(adata: AnnData, color: str | None, *, legend: Legend = True) -
 
 
 def legend_columns(names: list) -> int:
-    """Columns of a legend of names below our own axes."""
+    """Number of legend columns below new axes."""
     longest = max((len(str(n)) for n in names), default=1)
-    # In points: 240 on half a column; a letter takes 3.9, what lies between two names 16.
+    # In points: the figure is 240 wide, a letter takes 3.9, the gap between two names 16.
     return int(np.clip(240 // (3.9 * longest + 16), 1, 6))
 
 
 def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) -> None:
-    """Write the name of each group at its middle, or above it where the name would cover it."""
+    """Write the name of each group at its center, or above small groups."""
     ax.autoscale_view()
     pixel = ax.get_figure().dpi / 72
     taken: list[tuple[float, float, float]] = []  # left, right and height of each name
@@ -180,11 +182,11 @@ def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) ->
         right, top = ax.transData.transform(np.quantile(points[rows], 0.9, axis=0))
         if top - bottom < 2 * height and right - left < 4 * half:
             y = top + 0.9 * height
-        # A name stays inside of the axes.
+        # Keep names inside the axes.
         box = ax.get_window_extent()
         x = min(max(x, box.x0 + 1.1 * half), box.x1 - 1.1 * half)
         y = min(max(y, box.y0 + height), box.y1 - height)
-        for first, last, other in taken:  # from the lowest up
+        for first, last, other in taken:  # from bottom to top
             if first < x + half and x - half < last and abs(y - other) < height:
                 y = other + height
         taken = sorted([*taken, (x - half, x + half, y)], key=lambda one: one[2])
@@ -192,7 +194,7 @@ def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) ->
 
 
 def class_handles(categories: list, colors: dict) -> list:
-    """Dots for a legend."""
+    """Legend handles: one dot per class."""
     from matplotlib.lines import Line2D
 
     return [

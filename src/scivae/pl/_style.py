@@ -1,4 +1,4 @@
-"""The look that all figures share: sizes, colors, and axes made or borrowed."""
+"""Shared style of all figures: sizes, colors, and axes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colorbar import Colorbar
 
-# Half a column is 8.5 cm wide.
+# Width of a single-column figure (8.5 cm), in inches.
 WIDTH: Final = 3.35
 HEIGHT: Final = 2.6
-# Points: smaller letters are not read in print.
+# Smallest font size in points that is legible in print.
 SMALLEST: Final = 5.5
 
-# Okabe and Ito's eight colors, told apart under all common kinds of color blindness.
+# Okabe and Ito's eight colors, which can be distinguished with all common types of color blindness.
 OKABE_ITO: Final = (
     "#0072B2",
     "#E69F00",
@@ -30,9 +30,10 @@ OKABE_ITO: Final = (
     "#F0E442",
     "#000000",
 )
-# Sixteen more: each in turn the color (of moderate chroma) that lies farthest, in CIELAB, from all before
-# it, from white and from pale gray, seen with normal vision and without red, green or blue cones. No two of
-# 20 are closer than the closest two of Okabe and Ito's are under red-green blindness, less an eighth.
+# Sixteen more. Each is the color (of moderate chroma) farthest in CIELAB from all previous ones,
+# white and pale gray, under normal vision and the three types of color blindness. Among the first
+# 20, the smallest distance is 7/8 of the smallest distance within Okabe and Ito's under red-green
+# blindness.
 MORE: Final = (
     "#603000",
     "#8F0060",
@@ -58,7 +59,7 @@ T_CMAP: Final = "viridis"
 VALUE_CMAP: Final = "cividis"
 SIGNED_CMAP: Final = "RdBu_r"
 
-# Holds while a figure of our own is drawn; axes that the user gives keep the user's style.
+# Style of new figures; axes passed by the user keep the user's style.
 STYLE: Final[Any] = {
     "figure.dpi": 150,
     "font.size": 8,
@@ -87,10 +88,11 @@ STYLE: Final[Any] = {
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Our style, while a figure is drawn.
+    """Apply the style while a figure is drawn.
 
-    Not :func:`matplotlib.rc_context`, which puts back all parameters: in a notebook the first figure
-    loads the backend, which switches interactive mode on, and no later figure would be shown.
+    :func:`matplotlib.rc_context` is not used because it restores all parameters. In a notebook, the
+    first figure loads the backend, which turns on interactive mode; restoring would turn it off
+    again, and later figures would not be shown.
     """
     import matplotlib as mpl
 
@@ -110,18 +112,18 @@ def drawing(
     projection: str | None = None,
     show: bool = False,
 ) -> Iterator[Axes]:
-    """The user's axes, or those of a new figure; a figure of our own goes if drawing fails.
+    """Yield the user's axes, or the axes of a new figure, which is closed if drawing fails.
 
     Parameters
     ----------
     ax
-        Axes that the user gave, or ``None``.
+        Axes passed by the user, or ``None``.
     size
-        Of a new figure, in inches.
+        Size of a new figure, in inches.
     projection
         ``"3d"`` or ``None``.
     show
-        Show the figure in the end.
+        Show the figure at the end.
     """
     given = None if ax is None else np.array([ax], dtype=object)
     with panels(given, 1, n_cols=1, panel=size, projection=projection, show=show) as axes:
@@ -139,9 +141,9 @@ def panels(
     projection: str | None = None,
     show: bool = False,
 ) -> Iterator[np.ndarray]:
-    """As :func:`drawing`, for ``n`` axes; yields an array of shape ``(n,)``.
+    """Like :func:`drawing`, for ``n`` axes; yields an array of shape ``(n,)``.
 
-    ``shared`` is the height, in inches, of labels and legends that the panels have in common.
+    ``shared`` is the height in inches of labels and legends shared by all panels.
     """
     from matplotlib import pyplot as plt
 
@@ -168,7 +170,7 @@ def panels(
             for one in own:
                 fix_tick_labels(one)
             yield own
-            # The layout of axes with a fixed aspect fits only the second time.
+            # The layout of axes with a fixed aspect ratio needs a second pass.
             figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
         except BaseException:
             plt.close(figure)
@@ -178,7 +180,7 @@ def panels(
 
 
 def checked_axes(axes: Any, n: int, projection: str | None = None) -> np.ndarray:
-    """Axes of the user as an array of shape ``(n,)``; raise unless they are as many as needed."""
+    """The user's axes as an array of shape ``(n,)``; raise unless there are exactly ``n``."""
     from matplotlib.axes import Axes
 
     given = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
@@ -190,16 +192,19 @@ def checked_axes(axes: Any, n: int, projection: str | None = None) -> np.ndarray
             )
         if projection == "3d" and one.name != "3d":
             raise ValueError(
-                "three components need axes in three dimensions, got flat ones; make them with "
-                "figure.add_subplot(projection='3d')."
+                "ax must be three-dimensional for three components, got two-dimensional Axes; make "
+                "them with figure.add_subplot(projection='3d')."
             )
     if len(given) != n:
-        raise ValueError(f"this figure has {n} panels, got {len(given)} axes for them.")
+        raise ValueError(
+            f"ax must have one Axes for each of {n} panels, got {len(given)}; pass {n} Axes, or "
+            "ax=None."
+        )
     return given
 
 
 def fix_tick_labels(ax: Axes) -> None:
-    """Keep the sizes of today's style for ticks that are only made when the figure is drawn."""
+    """Fix the tick style now, because matplotlib creates ticks later, outside the style context."""
     import matplotlib as mpl
 
     style: Any = mpl.rcParams
@@ -212,7 +217,7 @@ def fix_tick_labels(ax: Axes) -> None:
 
 
 def colorbar(mappable: ScalarMappable, ax: Axes, label: str, **kwargs: Any) -> Colorbar:
-    """A slim color bar beside the axes."""
+    """Draw a narrow color bar next to the axes."""
     figure: Any = ax.get_figure()
     if "cax" not in kwargs:
         kwargs = {"ax": ax, "aspect": 25, "pad": 0.03, "shrink": 0.8, **kwargs}
@@ -223,7 +228,7 @@ def colorbar(mappable: ScalarMappable, ax: Axes, label: str, **kwargs: Any) -> C
 
 
 def legend_below(ax: Axes, handles: list, *, own: bool, ncols: int = 1) -> None:
-    """A legend under our own axes, and inside of the user's, whose neighbors are theirs."""
+    """Draw a legend below new axes, or inside axes passed by the user."""
     if own:
         figure: Any = ax.get_figure()
         figure.legend(handles=handles, loc="outside lower left", ncols=ncols, columnspacing=1.0)
@@ -232,14 +237,14 @@ def legend_below(ax: Axes, handles: list, *, own: bool, ncols: int = 1) -> None:
 
 
 def label_outer(axes: Sequence[Axes], *, x: str | None = None, y: str | None = None) -> None:
-    """Name what axes in a grid have in common once for each column and row; each, if in no grid.
+    """Label only the outer axes of a grid; label all axes that are not in a grid.
 
     Parameters
     ----------
     axes
-        Axes that the user gave.
+        Axes passed by the user.
     x, y
-        Names; ``None`` for none.
+        Axis labels; ``None`` for no label.
     """
     specs = [ax.get_subplotspec() for ax in axes]
     for ax, spec in zip(axes, specs, strict=True):
@@ -253,32 +258,32 @@ def label_outer(axes: Sequence[Axes], *, x: str | None = None, y: str | None = N
 
 
 def width_in_points(ax: Axes) -> float:
-    """Width of axes in points, as they are before the layout is done."""
+    """Width of axes in points, before layout."""
     figure: Any = ax.get_figure()
     return float(ax.get_window_extent().width * 72 / figure.dpi)
 
 
 def height_in_points(ax: Axes) -> float:
-    """Height of axes in points, as they are before the layout is done."""
+    """Height of axes in points, before layout."""
     figure: Any = ax.get_figure()
     return float(ax.get_window_extent().height * 72 / figure.dpi)
 
 
 def n_ticks(ax: Axes, letters: float, most: int = 5) -> int:
-    """How many tick labels of so many letters stand side by side, from two to ``most``."""
+    """Number of tick labels with this many letters that fit, from two to ``most``."""
     size = float(ax.xaxis.get_ticklabels()[0].get_fontsize())
     return max(2, min(most, int(width_in_points(ax) / (0.6 * size * (letters + 0.4)))))
 
 
 def lettering() -> list:
-    """A white rim that keeps letters and lines legible on points."""
+    """White outline that keeps text and lines legible on top of points."""
     from matplotlib import patheffects
 
     return [patheffects.Stroke(linewidth=2, foreground="white"), patheffects.Normal()]
 
 
 def palette(n: int) -> list[str]:
-    """Colors for n categories: Okabe and Ito's, then :data:`MORE`; beyond 24 a rainbow."""
+    """Colors for n categories: Okabe and Ito's, then :data:`MORE`; above 24, the turbo colormap."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -291,7 +296,7 @@ def palette(n: int) -> list[str]:
 def category_colors(
     categories: Sequence[Any], uns: Mapping[str, Any] | None = None, key: str | None = None
 ) -> dict[Any, str]:
-    """Color of every category: the user's in ``uns[key + "_colors"]``, else :func:`palette`."""
+    """Color of each category: ``uns[key + "_colors"]`` if present, otherwise :func:`palette`."""
     saved = None if uns is None else uns.get(f"{key}_colors")
     if saved is not None and not isinstance(saved, str) and len(saved) >= len(categories):
         return dict(zip(categories, [str(c) for c in saved], strict=False))
@@ -299,12 +304,12 @@ def category_colors(
 
 
 def spread(y: Iterable[float], gap: float) -> np.ndarray:
-    """The places nearest to ``y`` (least squares, same order) that are at least ``gap`` apart.
+    """Positions closest to ``y`` (least squares, same order) that are at least ``gap`` apart.
 
     Parameters
     ----------
     y
-        Places wished for, shape ``(n,)``.
+        Desired positions, shape ``(n,)``.
     gap
         Smallest distance between neighbors.
     """

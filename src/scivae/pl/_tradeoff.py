@@ -1,4 +1,4 @@
-"""What a weight of the objective buys, and what it costs."""
+"""Plot of metrics against a weight of the objective."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ def tradeoff(
     ax: Any = None,
     show: bool = False,
 ) -> np.ndarray:
-    """Metrics against a weight of the objective.
+    """Plot metrics against a weight of the objective.
 
     Parameters
     ----------
     table
-        A row for each trained model: its weight and its metrics. Rows with the same weight (seeds)
-        are dots, and the line goes through their mean.
+        One row per trained model, with its weight and metrics. Each row is a dot; the line connects
+        the means of rows with the same weight (several seeds).
     weight
         Column with the weight.
     metrics
-        Columns with the metrics. ``None``: all others with numbers, but ``seed``.
+        Columns with the metrics. ``None``: all other numeric columns except ``seed``.
     labels
-        What to call metrics, with their units: ``{"mae": "MAE (% of range)"}``.
+        Labels of the metrics with units, such as ``{"mae": "MAE (% of range)"}``.
     ceilings
-        Values to mark by a dashed line: ``{"purity": 0.97}``.
+        Values to mark with a dashed line, such as ``{"purity": 0.97}``.
     chosen
         A weight to mark.
     n_cols
-        Panels beside each other.
+        Number of panels per row.
     ax
-        Array of Axes, one a metric; ``None`` makes a figure.
+        Array of Axes, one per metric; ``None`` creates a figure.
     show
         Show the figure.
 
     Returns
     -------
-    Array of Axes, shape ``(n_metrics,)``. The weight has a logarithmic scale, linear below the
-    smallest that is not zero.
+    Array of Axes, shape ``(n_metrics,)``. The weight axis is logarithmic, and linear below the
+    smallest nonzero weight.
 
     Raises
     ------
     KeyError
-        If a column is not there.
+        If a column is not found.
     ValueError
-        If there is nothing to draw.
+        If there are no rows or no numeric columns.
 
     Examples
     --------
@@ -75,13 +75,16 @@ def tradeoff(
     ['mae', 'purity']
     """
     if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"table must be a DataFrame, got {type(table).__name__}.")
+        raise TypeError(
+            f"table must be a DataFrame, got {type(table).__name__}; pass pandas.DataFrame(rows)."
+        )
     check_integer("n_cols", n_cols, minimum=1)
     names = _metrics(table, weight, metrics)
     x = pd.to_numeric(table[weight]).to_numpy(dtype=float)
     if not (np.isfinite(x).all() and (x >= 0).all()):
         raise ValueError(
-            f"{weight} must be finite and not negative, got {x.min():g} to {x.max():g}."
+            f"{weight} must be finite and not negative, got {x.min():g} to {x.max():g}; remove "
+            "those rows."
         )
     n_shown = min(n_cols, len(names))
     with panels(
@@ -106,7 +109,7 @@ def tradeoff(
 
 
 def _metrics(table: pd.DataFrame, weight: str, metrics: Sequence[str] | None) -> list[str]:
-    """Columns to draw."""
+    """Names of the columns to draw."""
     columns = [str(c) for c in table.columns]
     for argument, name in [("weight", weight), *(("metrics", m) for m in metrics or ())]:
         if name not in columns:
@@ -121,14 +124,14 @@ def _metrics(table: pd.DataFrame, weight: str, metrics: Sequence[str] | None) ->
         names = [str(c) for c in numbers if c not in (weight, "seed")]
     if not names or not len(table):
         raise ValueError(
-            f"table must have rows, and columns with numbers beside {weight!r}, got {len(table)} "
-            f"rows and the columns {shown(columns)}."
+            f"table must have rows, and numeric columns besides {weight!r}, got {len(table)} rows "
+            f"and the columns {shown(columns)}; add columns with metrics."
         )
     return names
 
 
 def _log_axis(ax: Any, x: np.ndarray) -> None:
-    """A logarithmic scale on which zero has a place."""
+    """Set a logarithmic scale that includes zero."""
     positive = x[x > 0]
     if not positive.size:
         return

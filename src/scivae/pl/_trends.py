@@ -1,4 +1,4 @@
-"""Genes along the path from one population to another."""
+"""Plots of gene expression along the path from one population to another."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-# More bands than these, one over another, are mud.
+# Largest number of overlaid bands.
 FEW_BANDS = 3
-# With so many donors in a bin, its interval is theirs.
+# Fewest donors in a bin for an interval over donors.
 MIN_DONORS = 3
-# Neighboring bins of fewer cells are drawn as one.
+# Neighboring bins with fewer cells are merged.
 MIN_CELLS = 10
 
 
@@ -53,7 +53,7 @@ def gene_trends(
     ax: Any = None,
     show: bool = False,
 ) -> Any:
-    """Curves of genes along the path, over the measured cells behind them.
+    """Plot fitted curves of genes along the path, with the measured cells.
 
     Parameters
     ----------
@@ -62,39 +62,41 @@ def gene_trends(
     genes
         One gene or several, or rows of the table of :func:`scivae.tl.rank_genes`.
     ranked
-        That table: each panel then says the p-value of its gene, and its unit. Rows as ``genes`` are
-        such a table.
+        The table of :func:`scivae.tl.rank_genes`. Each panel then shows the p-value of its gene and
+        the unit of the test. Not needed if ``genes`` is such a table.
     overlay
-        Draw all genes in one Axes, named at the ends of their lines. ``False``: a panel each.
+        Draw all genes in one Axes, with names at the ends of the lines. ``False``: one panel per
+        gene.
     bands
-        Whether to draw the 90 % band of the fit (of decoded trends, that over paths). ``None``: unless
-        more than three genes lie over each other.
+        Whether to draw the 90 % band of the fit (for decoded trends: over paths). ``None``: yes,
+        unless more than three genes are overlaid.
     measured
-        Whether to draw measured means in bins of position, with 90 % intervals: over donors where
-        three or more have cells in a bin, else over cells.
+        Whether to draw measured means in bins of position, with 90 % intervals: over donors if at
+        least three have cells in the bin, otherwise over cells.
     decoded
-        Whether to draw, dashed, what the model decodes along the path: a prediction.
+        Whether to draw the decoded expression along the path (a prediction of the model) as a
+        dashed line.
     donors
         Whether to draw the measured means of each donor as a thin line.
     n_cols
-        Panels beside each other.
+        Number of panels per row.
     ax
-        Axes to draw in, one for a single gene or for all together, else an array with one a gene;
-        ``None`` makes a figure.
+        Axes to draw in: one for a single gene or for an overlay, otherwise an array with one per
+        gene. ``None`` creates a figure.
     show
         Show the figure.
 
     Returns
     -------
-    The Axes, or an array of them, shape ``(n_genes,)``, where there are several panels. With several
-    genes in one Axes, only curves, bands and bins are drawn.
+    The Axes, or an array of Axes, shape ``(n_genes,)``, if there are several panels. An overlay
+    shows only curves, bands and bins.
 
     Raises
     ------
     KeyError
-        If a gene is not there.
+        If a gene is not found.
     ValueError
-        If ``trends`` are no trends.
+        If ``trends`` is not made by ``gene_trends``.
 
     Examples
     --------
@@ -167,7 +169,7 @@ def trend_heatmap(
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
-    """Genes by steps: rising ones above, falling ones below, in the order in which they change.
+    """Plot a heatmap of genes along the path, ordered by the position at which they change.
 
     Parameters
     ----------
@@ -175,34 +177,33 @@ def trend_heatmap(
         From :func:`scivae.tl.gene_trends`.
     genes
         Genes to show, or the table of :func:`scivae.tl.rank_genes`, of which the first ``n_genes``
-        are shown. ``None``: the genes whose curve varies most along the path.
+        are shown. ``None``: the genes that vary most along the path.
     n_genes
-        How many genes, unless they are named.
+        Number of genes, unless genes are listed by name.
     mark_switch
-        Whether to mark the switch of each gene, with its 90 % interval where there is one.
+        Whether to mark the switch of each gene, with its 90 % interval if available.
     gene_sets
-        Sets of genes by name; each is a narrow column in which its genes are filled.
+        Gene sets by name. Each is drawn as a narrow column that marks its genes.
     max_z
-        Where colors end.
+        Limit of the color scale.
     ax
-        Axes to draw in; ``None`` makes a figure.
+        Axes to draw in; ``None`` creates a figure.
     show
         Show the figure.
 
     Returns
     -------
-    The Axes. Each row is a gene's curve, less its average over steps and divided by its standard
-    deviation over steps (zero for a gene that is constant). Rows are split into rising and falling
-    genes, and are in the order of ``switch`` within each; genes without a switch come last. The column
-    beside them is the log2 fold change (for counts). The names of *unresolved* genes, whose switch is
-    too unsure to be ordered, are gray.
+    The Axes. Each row is the curve of a gene, standardized over steps (zero for a constant gene).
+    Rising genes are above falling genes, each sorted by ``switch``; genes without a switch come
+    last. The column next to the heatmap is the log2 fold change (for counts). Names of *unresolved*
+    genes, whose switch is too uncertain to be ordered, are gray.
 
     Raises
     ------
     KeyError
-        If a gene is not there.
+        If a gene is not found.
     ValueError
-        If ``trends`` are no trends, or ``max_z`` is not positive.
+        If ``trends`` is not made by ``gene_trends``, or ``max_z`` is not positive.
 
     Examples
     --------
@@ -226,7 +227,7 @@ def trend_heatmap(
     said = check_trends("trends", trends)
     check_integer("n_genes", n_genes, minimum=1)
     if not max_z > 0:
-        raise ValueError(f"max_z must be positive, got {max_z}.")
+        raise ValueError(f"max_z must be positive, got {max_z}; pass, for example, 2.")
     rows = _rows(trends, genes, n_genes)
     names = list(rows.index)
     z = standardize(_layer(trends, curve_layers(trends)[0], names))
@@ -274,7 +275,7 @@ def _strips(
     said: dict[str, Any],
     n_rising: int,
 ) -> int:
-    """Narrow columns beside the heatmap: the change, and which genes are in each set."""
+    """Draw narrow columns next to the heatmap: the change, and membership in gene sets."""
     from matplotlib.colors import to_rgb
 
     label = "log2 FC" if "10,000" in str(said.get("scale")) else "change"
@@ -310,7 +311,7 @@ def _strips(
 
 
 def _fit_names(ax: Axes, names: list[str], pale: np.ndarray) -> None:
-    """Name the rows in letters as high as they are, or every second, third … where they are low."""
+    """Label the rows, or every second, third, … row if rows are too low for text."""
     row = height_in_points(ax) / len(names)
     usual = float(ax.yaxis.get_ticklabels()[0].get_fontsize())
     size = min(usual, max(SMALLEST, 0.9 * row))
@@ -323,16 +324,16 @@ def _fit_names(ax: Axes, names: list[str], pale: np.ndarray) -> None:
 
 
 def standardize(values: np.ndarray) -> np.ndarray:
-    """Columns less their mean, over their standard deviation; constant columns become zero."""
+    """Standardize columns; constant columns become zero."""
     centered = values - values.mean(axis=0)
     sd = centered.std(axis=0)
-    # What rounding leaves of a constant gene is no change.
+    # Ignore rounding errors of constant genes.
     constant = sd <= 1e-6 * np.maximum(np.abs(values).max(axis=0), 1e-12)
     return np.where(constant, 0.0, centered / np.where(constant, 1.0, sd))
 
 
 class _Shown(NamedTuple):
-    """What is drawn of a gene."""
+    """Which elements are drawn for each gene."""
 
     bands: bool
     measured: bool
@@ -341,7 +342,7 @@ class _Shown(NamedTuple):
 
 
 def _rows(trends: AnnData, genes: Any, n_genes: int) -> pd.DataFrame:
-    """Genes to show with their change, switch and interval: rising ones first, by switch."""
+    """Genes to show, with change, switch and interval: rising genes first, sorted by switch."""
     from ..stats import switch_position
 
     table = None
@@ -388,7 +389,7 @@ def _layer(trends: AnnData, layer: str, genes: list[str]) -> np.ndarray:
 
 
 def _draw(ax: Axes, trends: AnnData, gene: str, color: str, shown: _Shown) -> None:
-    """One gene: measured bins, band, curve, and the decoded line."""
+    """Draw one gene: measured bins, band, curve, and decoded line."""
     t = trends.obs[_keys.T].to_numpy(dtype=float)
     curve, low, high = curve_layers(trends)
     is_fit = curve == _keys.FIT_LAYER
@@ -402,7 +403,7 @@ def _draw(ax: Axes, trends: AnnData, gene: str, color: str, shown: _Shown) -> No
     if is_fit:
         line = _layer(trends, curve, [gene])[:, 0]
         ax.plot(t[inner], line[inner], color=color, lw=1.5, label="fit to cells")
-        if inner != slice(None):  # source and target have levels of their own
+        if inner != slice(None):  # source and target have separate levels
             ax.plot(
                 t[[0, -1]], line[[0, -1]], "o", color=color, ms=4, mec="white", mew=0.5,
                 clip_on=False, zorder=3, label="fit, each group",
@@ -418,7 +419,7 @@ def _draw(ax: Axes, trends: AnnData, gene: str, color: str, shown: _Shown) -> No
 
 
 def _draw_bins(ax: Axes, trends: AnnData, gene: str, color: str, *, donors: bool) -> None:
-    """Measured means in bins of position, with intervals over donors or cells."""
+    """Draw measured means in bins of position, with intervals over donors or cells."""
     from scipy.stats import t as student
 
     said = trends.uns[_keys.UNS]
@@ -467,7 +468,7 @@ def _draw_bins(ax: Axes, trends: AnnData, gene: str, color: str, *, donors: bool
 
 
 def _parts(bins: pd.DataFrame, least: float = MIN_CELLS) -> list[pd.DataFrame]:
-    """Runs of neighboring bins of at least so many cells each."""
+    """Merge neighboring bins until each has at least ``least`` cells."""
     bins = bins.sort_values(["bin", "t"], kind="stable")
     n = bins.groupby("bin")["n_cells"].sum()
     of_bin, part, held = {}, 0, 0
@@ -475,13 +476,13 @@ def _parts(bins: pd.DataFrame, least: float = MIN_CELLS) -> list[pd.DataFrame]:
         if held >= least:
             part, held = part + 1, 0
         of_bin[number], held = part, held + cells
-    if held < least and part > 0:  # the last ones join those before
+    if held < least and part > 0:  # merge the last bins into the previous ones
         of_bin = {number: min(p, part - 1) for number, p in of_bin.items()}
     return [own for _, own in bins.groupby(bins["bin"].map(of_bin))]
 
 
 def _joined(bins: pd.DataFrame, least: float = MIN_CELLS) -> pd.DataFrame:
-    """Position, mean and variance of runs of bins, weighted by cells."""
+    """Position, mean and variance of merged bins, weighted by cells."""
     rows = []
     for part in _parts(bins, least):
         weight = part["n_cells"] / part["n_cells"].sum()
@@ -490,7 +491,7 @@ def _joined(bins: pd.DataFrame, least: float = MIN_CELLS) -> pd.DataFrame:
 
 
 def _p_value(ranked: pd.DataFrame | None, gene: str) -> str:
-    """The p-value of a gene and its unit."""
+    """Text with the p-value of a gene and the unit of the test."""
     if ranked is None or gene not in ranked.index:
         return ""
     for column, unit in (("fdr", "donors"), ("fdr_cells", "cells"),
@@ -508,10 +509,10 @@ def _p_value(ranked: pd.DataFrame | None, gene: str) -> str:
 
 
 def _title(ax: Axes, gene: str, p_value: str, *, width: float) -> None:
-    """Name of a gene, in smaller letters if it is long, and beneath it the p-value."""
+    """Write the name of a gene, smaller if it is long, and the p-value below it."""
     title = ax.set_title(gene, loc="left", style="italic", pad=10 if p_value else None)
     usual = float(title.get_fontsize())
-    # Letters are about 0.6 times as wide as they are high; a quarter of a panel is for numbers.
+    # Letters are about 0.6 times as wide as high; a quarter of the panel is for tick labels.
     title.set_fontsize(max(SMALLEST, min(usual, 0.75 * width / (0.62 * len(gene)))))
     if p_value:
         ax.annotate(
@@ -521,14 +522,14 @@ def _title(ax: Axes, gene: str, p_value: str, *, width: float) -> None:
 
 
 def _overlay(ax: Axes, trends: AnnData, names: list[str], shown: _Shown) -> None:
-    """Several genes in one Axes, each named at the end of its line."""
+    """Draw several genes in one Axes, with names at the ends of the lines."""
     colors = palette(len(names))
     for gene, color in zip(names, colors, strict=True):
         _draw(ax, trends, gene, color, shown)
     _t_axis(ax)
     curve = curve_layers(trends)[0]
     ends = [_layer(trends, curve, [gene])[-1, 0] for gene in names]
-    # Names are spread so that they do not overlap: by the height of a line of text, in data units.
+    # Spread names by the height of a line of text (in data units), so that they do not overlap.
     low, high = ax.get_ylim()
     gap = 9.5 / height_in_points(ax) * (high - low)
     places = spread(ends, gap)
@@ -546,14 +547,14 @@ def _t_axis(ax: Axes) -> None:
 
 
 def _t_label(said: dict[str, Any]) -> str:
-    """What 0 and 1 stand for."""
+    """Label of the position axis, with the groups at 0 and 1."""
     ends = [said.get("source"), said.get("target")]
     known = "" if None in ends else f"\n(0: {ends[0]}, 1: {ends[1]})"
     return f"position along path, t{known}"
 
 
 def _scale(said: dict[str, Any], *, two_lines: bool = False) -> str:
-    """Unit of the values; on two lines beside small panels."""
+    """Unit of the values, on two lines for small panels."""
     scale = str(said.get("scale") or "expression")
     return scale.replace(" per ", "\nper ", 1) if two_lines else scale
 

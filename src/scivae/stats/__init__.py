@@ -1,4 +1,4 @@
-"""Statistics of measured cells: trends, donors, orders. Arrays in, tables and arrays out."""
+"""Statistics of measured cells: trends, donor tests, order of genes. Arrays in, results out."""
 
 from __future__ import annotations
 

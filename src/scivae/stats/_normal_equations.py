@@ -1,4 +1,4 @@
-"""Weighted least squares of many genes on one design, with effects of groups eliminated."""
+"""Normal equations of many genes for one design matrix, with group effects eliminated."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class NormalEquations(NamedTuple):
-    """A design whose products are known. Cells are in the order of their groups.
+    """A design matrix with precomputed column products. Cells are sorted by group.
 
     Attributes
     ----------
     order
-        Cells by group, those of none first, shape ``(n_cells,)``.
+        Indices that sort the cells by group, cells without a group first, shape ``(n_cells,)``.
     x
-        Design in that order, shape ``(n_cells, n_columns)``.
+        Design matrix with cells in this order, shape ``(n_cells, n_columns)``.
     products
-        Products of two columns that are not zero in every cell, shape ``(n_cells, n_products)``.
+        Products of pairs of columns, without those that are zero in every cell, shape ``(n_cells,
+        n_products)``.
     pairs
-        Which two columns, shape ``(2, n_products)``.
+        The two columns of each product, shape ``(2, n_products)``.
     bounds
-        Where cells of each group begin and end; those of none lie before the first.
+        First index of each group, and the end. Cells without a group come before the first bound.
     penalty
         Shape ``(n_columns, n_columns)``.
     precision
-        Of the effects of groups.
+        One over the variance of the group effects.
     constant
-        Coefficients that make the design equal to one, as nearly as may be, shape ``(n_columns,)``.
+        Least-squares coefficients of a constant 1, shape ``(n_columns,)``.
     """
 
     order: npt.NDArray[np.intp]
@@ -48,12 +49,13 @@ class NormalEquations(NamedTuple):
     def of(
         cls, x: FloatArray, group: Any, precision: float, penalty: npt.ArrayLike | None
     ) -> NormalEquations:
-        """Products of the columns of ``x``, shape ``(n_cells, n_columns)``."""
+        """Precompute column products of ``x``, shape ``(n_cells, n_columns)``."""
         n, p = x.shape
         square = np.zeros((p, p)) if penalty is None else np.asarray(penalty, dtype=np.float64)
         if square.shape != (p, p) or not np.isfinite(square).all():
             raise ValueError(
-                f"penalty must be a finite matrix of shape {(p, p)}, got shape {square.shape}."
+                f"penalty must be a finite matrix of shape {(p, p)}, got shape {square.shape}; "
+                "pass one row and one column for each column of the design."
             )
         precision = check_number("group_precision", precision, minimum=0)
         if group is None:
@@ -62,11 +64,14 @@ class NormalEquations(NamedTuple):
             code = np.asarray(group)
             if code.shape != (n,) or code.dtype.kind not in "iu":
                 raise ValueError(
-                    f"group must hold an integer for each of {n} cells, got shape {code.shape} of "
-                    f"dtype {code.dtype}."
+                    f"group must hold an integer for each of {n} cells, got shape {code.shape} and "
+                    f"dtype {code.dtype}; convert names with pandas.factorize."
                 )
             if not precision:
-                raise ValueError("group_precision must be positive where there are groups, got 0.")
+                raise ValueError(
+                    "group_precision must be positive if groups are given, got 0; pass one over "
+                    "the variance of the group effects."
+                )
             code = np.maximum(code, -1)
             order = np.argsort(code, kind="stable")
             bounds = np.searchsorted(code[order], np.arange(code.max(initial=-1) + 2))
@@ -94,20 +99,21 @@ class NormalEquations(NamedTuple):
     def solve(
         self, weights: FloatArray, residual: FloatArray, b: FloatArray, u: FloatArray
     ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """One step of Newton or Fisher from the coefficients ``b`` and the effects ``u``.
+        """One Newton or Fisher scoring step from coefficients ``b`` and group effects ``u``.
 
         Parameters
         ----------
         weights
-            Of each cell in the equations, shape ``(n_genes, n_cells)``.
+            Weight of each cell in the equations, shape ``(n_genes, n_cells)``.
         residual
-            Derivative of the log likelihood by the linear predictor, shape ``(n_genes, n_cells)``.
+            Derivative of the log likelihood with respect to the linear predictor, shape ``(n_genes,
+            n_cells)``.
         b, u
             Shapes ``(n_genes, n_columns)`` and ``(n_genes, n_groups)``.
 
         Returns
         -------
-        Step of ``b``, step of ``u``, what the step gains in log likelihood (to second order), and the
+        Step of ``b``, step of ``u``, predicted gain in log likelihood (to second order), and
         effective degrees of freedom.
         """
         p, n_groups = self.x.shape[1], self.n_groups
@@ -117,7 +123,7 @@ class NormalEquations(NamedTuple):
         data[:, i, j] = data[:, j, i] = packed
         score = residual @ self.x - b @ self.penalty
         matrix = data + self.penalty
-        # A column that no cell of weight has stays where it is.
+        # The small ridge keeps the coefficient of a column unchanged if no cell with weight has it.
         scale = np.einsum("gii->gi", matrix).max(axis=1)
         matrix[:, np.arange(p), np.arange(p)] += 1e-12 * scale[:, None]
         if not n_groups:
@@ -140,14 +146,14 @@ class NormalEquations(NamedTuple):
         step = np.einsum("gij,gj->gi", inverse, score - np.einsum("gki,gk->gi", shared, score_u))
         step_u = score_u / total - np.einsum("gki,gi->gk", shared, step)
         gain = 0.5 * ((step * score).sum(axis=1) + (step_u * score_u).sum(axis=1))
-        # trace of (H + penalties)⁻¹ H, H without penalties, as n_columns + n_groups less the penalties'
+        # trace((H + P)⁻¹ H) = n_columns + n_groups − trace((H + P)⁻¹ P), P the penalties
         penalized = np.einsum("gij,ji->g", inverse, self.penalty)
         spread = np.einsum("gki,gij,gkj->gk", shared, inverse, shared)
         of_groups = self.precision * (1 / total + spread).sum(axis=1)
         return step, step_u, gain, p + n_groups - penalized - of_groups
 
     def solve_all(self, weights: FloatArray, weighted: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Coefficients and effects of genes that share the weights of cells.
+        """Solve for coefficients and group effects of genes that share the weights of cells.
 
         Parameters
         ----------
@@ -169,15 +175,15 @@ class NormalEquations(NamedTuple):
         return found[:, :p], found[:, p:]
 
     def largest(self, step_b: FloatArray, step_u: FloatArray) -> FloatArray:
-        """A bound of what a step changes in the linear predictor, shape ``(n_genes,)``."""
+        """Upper bound of the change of the linear predictor in a step, shape ``(n_genes,)``."""
         of_b = np.abs(step_b @ self.x.T).max(axis=1)
         return of_b + np.abs(step_u).max(axis=1, initial=0)
 
 
 def pairs_of_columns(x: FloatArray) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Pairs of columns, the second not before the first, that share a cell where none is zero.
+    """Pairs of columns (i ≤ j) that are both nonzero in at least one cell.
 
-    B-splines overlap only with their neighbors, which saves half of the products.
+    A B-spline overlaps only with its neighbors, which saves half of the products.
     """
     nonzero = (x != 0).astype(np.float32)
     i, j = np.nonzero(np.triu(nonzero.T @ nonzero > 0))

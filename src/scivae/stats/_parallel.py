@@ -1,4 +1,4 @@
-"""Blocks of genes on several cores."""
+"""Process blocks of genes on several cores."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .._progress import track
 
-# Values of one block of genes: what stays in a processor's cache is fitted fastest.
+# Values in one block of genes, small enough for a processor's cache.
 _VALUES_PER_BLOCK = 2**18
 
 
 def n_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     limit = os.environ.get("OMP_NUM_THREADS", "")
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(int(limit) if limit.isdigit() else 64, here or 1))
@@ -25,7 +25,7 @@ def over_blocks(one: Callable[[slice], None], n_genes: int, n_cells: int, what: 
     Parameters
     ----------
     one
-        Takes the genes of a block and keeps its results itself.
+        Takes the slice of genes in a block and stores its own results.
     n_genes, n_cells
         Size of the data.
     what
@@ -33,10 +33,11 @@ def over_blocks(one: Callable[[slice], None], n_genes: int, n_cells: int, what: 
     """
     from threadpoolctl import threadpool_limits
 
-    # Not by the number of cores: sums would be rounded differently.
+    # The block size must not depend on the number of cores, which would change how sums are
+    # rounded.
     rows = max(1, _VALUES_PER_BLOCK // max(n_cells, 1))
     blocks = [slice(first, min(first + rows, n_genes)) for first in range(0, n_genes, rows)]
-    # Threads that share one product wait for each other after every one; these never do.
+    # One thread per block: multithreaded BLAS would synchronize after every small matrix product.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_cores()) as pool:
         for _ in track(pool.map(one, blocks), what, len(blocks), unit="blocks of genes"):
             pass

@@ -1,4 +1,4 @@
-"""Curves of measured values along positions: fit, bands, when each gene changes, and how surely."""
+"""Curves of gene expression along a path: fits, confidence bands, and switch positions."""
 
 from __future__ import annotations
 
@@ -17,61 +17,63 @@ from .negative_binomial import RegressionFit, as_matrix, dispersion_trend, fit_n
 from .splines import roughness_penalty, spline_basis
 
 FloatArray = npt.NDArray[np.float64]
-# Takes weights of cells, or None for all alike; gives their positions.
+# Takes weights of cells (None: equal weights) and returns the positions of the cells.
 Place = Callable[[FloatArray | None], FloatArray]
 
 TARGET_SUM = 1e4
 LEVEL = 0.9
-# An interval wider than this does not say when a gene changes.
+# Widest interval of a switch that counts as resolved.
 WIDEST = 0.3
 N_BASIS = 10
-# Penalties among which generalized cross-validation chooses, and variances of groups.
+# Candidate penalties and candidate variances of group effects for generalized cross-validation.
 _PENALTIES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _VARIANCES = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0)
-# The penalty that predicts best is too large for intervals, whose truth would lie beside them.
+# The penalty that predicts best biases the curve too much for intervals, so it is reduced.
 _UNDERSMOOTHING = 0.25
-# Keeps genes with no counts at one end from running off: of first differences.
+# Penalty on first differences, so that the curve of a gene without counts at one end stays finite.
 _LEAST_PENALTY = 0.01
-# Genes by which both are chosen.
+# Number of genes used to choose penalty and variance.
 _GENES_OF_CHOICE = 300
-# Fewest donors that can be resampled.
+# Fewest donors for resampling by donor.
 MIN_UNITS = 3
-# Bins of positions in a resample, without groups and in all.
+# Bins of positions in a resample, without groups and in total.
 _BINS, _MAX_ENTRIES = 60, 400
-# Percentiles of a hundred resamples, and what is left of bias, make intervals a little too narrow.
+# Percentile intervals from 100 resamples are slightly too narrow (remaining bias): widen them.
 _WIDER = 1.25
-# The interval of a switch reaches at least to so many cells on either side.
+# The interval of a switch includes at least this many cells on either side.
 _CELLS_BESIDE = 10
 
 
 class Curves(NamedTuple):
-    """What measured cells say of every gene along positions.
+    """Fitted curve of every gene along positions, with confidence bands and switch positions.
 
     Attributes
     ----------
     t
         Positions, shape ``(n_steps,)``.
     fit, low, high
-        Curves and their 90 % bands, shape ``(n_steps, n_genes)``. Counts: natural logarithm of one
+        Curves and their 90 % bands, shape ``(n_steps, n_genes)``. For counts: natural log of one
         plus the mean counts per 10,000. The bands are NaN without resamples.
     change, change_low, change_high
-        Fit at 1 less fit at 0, and its 90 % interval. Shape ``(n_genes,)``.
+        Fit at 1 minus fit at 0, and its 90 % interval. Shape ``(n_genes,)``.
     switch, switch_low, switch_high
-        Where half of the change is reached, and its 90 % interval. Shape ``(n_genes,)``.
+        Position at which half of the change is reached, and its 90 % interval. Shape
+        ``(n_genes,)``.
     resolved
-        Whether the change is surely not zero and the interval of the switch no wider than 0.3.
+        Whether the interval of the change excludes zero and the interval of the switch is no wider
+        than 0.3.
     switches
-        The switch in each resample, shape ``(n_genes, n_bootstraps)``.
+        Switch position in each resample, shape ``(n_genes, n_bootstraps)``.
     position
-        Of each cell, shape ``(n_cells,)``.
+        Position of each cell, shape ``(n_cells,)``.
     penalty, group_variance
-        What generalized cross-validation chose.
+        Penalty and variance of group effects, chosen by generalized cross-validation.
     dispersion
-        Of each gene; NaN for continuous values.
+        Dispersion of each gene; NaN for continuous values.
     effective_df
         Effective degrees of freedom of each gene.
     unit
-        ``"donor"`` or ``"cell"``: what was resampled.
+        Unit of resampling: ``"donor"`` or ``"cell"``.
 
     Examples
     --------
@@ -113,31 +115,32 @@ def measured_curves(
     n_bootstraps: int = 100,
     seed: int = 0,
 ) -> Curves:
-    """Fit every gene against positions, with bands and the interval of its switch.
+    """Fit every gene against position, with confidence bands and the interval of its switch.
 
     Parameters
     ----------
     values
         Counts, or continuous values, shape ``(n_genes, n_cells)``, dense or sparse.
     position
-        Of each cell, in [0, 1], shape ``(n_cells,)``; or a function that places the cells again for
-        weights of theirs (``None``: all alike), so that intervals know how sure positions are.
+        Position of each cell in [0, 1], shape ``(n_cells,)``; or a function that takes weights of
+        the cells (``None``: equal weights) and returns their positions. With a function, intervals
+        include the uncertainty of the positions.
     library
         Library size of each cell, shape ``(n_cells,)``; ``None`` for continuous values.
     weights
-        How much each cell counts, shape ``(n_cells,)``.
+        Weight of each cell, shape ``(n_cells,)``.
     donor
-        Code of the donor of each cell, negative for none. Three donors or more are resampled as a
-        whole; ``None``, or fewer: cells are.
+        Donor code of each cell; negative for cells without a donor. With three or more donors,
+        whole donors are resampled; otherwise cells are.
     group
-        Codes that have an effect of their own: donors, or donors in batches. ``None``: the donors.
+        Codes of groups with random effects, such as donors or donor × batch. ``None``: the donors.
     free_ends
-        Whether cells at exactly 0 and 1 are groups that were put there: they then have levels of their
-        own, from which the curve of the cells in between may be apart.
+        Set to True if whole groups of cells were placed at exactly 0 and 1. They then get separate
+        levels, so they do not pull the curve of the cells in between.
     n_steps
-        Points of a curve.
+        Number of points of each curve.
     n_bootstraps
-        Resamples; 0 leaves bands and intervals out.
+        Number of resamples; 0 leaves out bands and intervals.
     seed
         Seed of the resamples.
 
@@ -148,26 +151,27 @@ def measured_curves(
     Raises
     ------
     ValueError
-        If shapes disagree, or a value is out of its range.
+        If shapes do not match or a value is out of range.
 
     Notes
     -----
     *Fit*: :func:`fit_negative_binomial` (or :func:`fit_gaussian`) on ten cubic B-splines with a
-    penalty of second differences. One penalty holds for all genes: that of the least generalized
-    cross-validation score summed over 300 genes (for counts, whose variance is known, deviance plus
-    twice the effective degrees of freedom [1]_), of which a quarter is used so that bias is small beside
-    the spread. The variance of the effects of groups is chosen
-    alike. The curve is that of the mean over groups.
+    penalty on second differences. All genes share one penalty, chosen by the generalized
+    cross-validation score summed over 300 genes (for counts, where the variance is known: deviance
+    plus twice the effective degrees of freedom [1]_). A quarter of it is used, so that bias is
+    small relative to the standard error. The variance of the group effects is chosen the same way.
+    The reported curve is the mean over groups.
 
     *Resamples*: the Bayesian bootstrap [2]_ over donors or cells. Positions are refitted with the
-    weights, cells are summed in fine bins of position within each group, and the bins are fitted from
-    the fit of all cells in two iterations. Intervals are percentiles, widened by a quarter, which gives
-    the nominal coverage in simulations. With D donors, deviations are widened to those of a t
-    distribution with D − 1 degrees of freedom.
+    resampled weights. Cells are summed in fine bins of position within each group, and the bins are
+    fitted in two iterations, starting from the fit of all cells. Intervals are percentiles, widened
+    by a quarter, which gives the nominal coverage in simulations. With D donors they are widened
+    further, to match a t distribution with D − 1 degrees of freedom.
 
-    *Switch*: the share of the path on which the curve has not reached half of its change; where it
-    crosses the half once, the place where it does. Its interval reaches at least to the tenth cell
-    on either side, since nothing is known of when a gene changes where there are no cells.
+    *Switch*: the fraction of the path on which the curve has not reached half of its change. If the
+    curve crosses half of its change once, this is the position of the crossing. The interval
+    includes at least ten cells on either side, because a gap without cells says nothing about when
+    a gene changes.
 
     References
     ----------
@@ -202,7 +206,9 @@ def measured_curves(
 
     t = as_positions("position", place(None))
     if len(t) != n_cells:
-        raise ValueError(f"position must have the shape ({n_cells},), got {t.shape}.")
+        raise ValueError(
+            f"position must have the shape ({n_cells},), got {t.shape}; pass one position per cell."
+        )
     weight = np.ones(n_cells) if weights is None else as_vector("weights", weights, n_cells)
     size = None if library is None else as_vector("library", library, n_cells)
     donors = None if donor is None else _codes("donor", donor, n_cells)
@@ -266,7 +272,7 @@ def measured_curves(
 
 
 def switch_position(curves: npt.ArrayLike, t: npt.ArrayLike) -> FloatArray:
-    """Where curves reach half of their change.
+    """Position at which each curve reaches half of its change.
 
     Parameters
     ----------
@@ -277,9 +283,10 @@ def switch_position(curves: npt.ArrayLike, t: npt.ArrayLike) -> FloatArray:
 
     Returns
     -------
-    Shape ``(…, n_genes)``: the share of the path on which less than half of the change from start to
-    end is done, between two steps linearly. For a curve that crosses the half once this is where it
-    does. NaN for a curve that ends where it began.
+    Shape ``(…, n_genes)``: the fraction of the path on which the curve has completed less than half
+    of its change from start to end, with linear interpolation between steps. For a curve that
+    crosses half of its change once, this is the position of the crossing. NaN for a curve that ends
+    where it began.
 
     Examples
     --------
@@ -294,7 +301,7 @@ def switch_position(curves: npt.ArrayLike, t: npt.ArrayLike) -> FloatArray:
     with np.errstate(divide="ignore", invalid="ignore"):
         done = (values - first) / change - 0.5  # −½ at the start, ½ at the end
         left, right = done[..., :-1, :], done[..., 1:, :]
-        # share of a step below zero
+        # fraction of a step below zero
         part = np.where(
             (left < 0) == (right < 0), (left < 0).astype(done.dtype),
             np.where(left < 0, left, right) / np.where(left < 0, left - right, right - left),
@@ -304,7 +311,7 @@ def switch_position(curves: npt.ArrayLike, t: npt.ArrayLike) -> FloatArray:
 
 
 class _Model(NamedTuple):
-    """What holds for all genes and resamples."""
+    """Settings that all genes and resamples share."""
 
     counts: bool
     penalty: float
@@ -323,7 +330,7 @@ class _Model(NamedTuple):
         *,
         free_ends: bool,
     ) -> _Model:
-        """Penalty and variance of groups by generalized cross-validation; dispersion by a trend."""
+        """Choose penalty and group variance by cross-validation; estimate the dispersion."""
         counts = library is not None
         model = cls(counts, 1.0, 0.1, None, free_ends)
         if library is not None:
@@ -354,7 +361,7 @@ class _Model(NamedTuple):
         return model._replace(penalty=_UNDERSMOOTHING * few.penalty, variance=few.variance)
 
     def design(self, t: FloatArray) -> FloatArray:
-        """B-splines, and the levels of both ends where these are free."""
+        """Design matrix: B-splines, and indicators of both ends if ``free_ends`` is set."""
         basis = spline_basis(t, N_BASIS)
         return np.column_stack([basis, t == 0, t == 1]) if self.free_ends else basis
 
@@ -364,10 +371,10 @@ class _Model(NamedTuple):
         return np.empty(0) if self.dispersion is None else self.dispersion
 
     def settings(self, group: npt.NDArray[np.int64] | None) -> dict[str, Any]:
-        """Arguments of the fit."""
+        """Keyword arguments of the fit: penalty and groups."""
         smooth = self.penalty * roughness_penalty(N_BASIS)
         smooth += _LEAST_PENALTY * roughness_penalty(N_BASIS, order=1)
-        whole = np.eye(N_BASIS + 2 * self.free_ends)  # levels of ends vary by one, on the log scale
+        whole = np.eye(N_BASIS + 2 * self.free_ends)  # end levels: variance 1 (log scale)
         whole[:N_BASIS, :N_BASIS] = smooth
         out: dict[str, Any] = {"penalty": whole}
         if group is not None:
@@ -383,7 +390,7 @@ class _Model(NamedTuple):
         group: npt.NDArray[np.int64] | None,
         **more: Any,
     ) -> RegressionFit:
-        """Fit genes against positions."""
+        """Fit genes against positions with these settings."""
         basis = self.design(t)
         if library is None:
             for name in ("tolerance", "start", "max_iterations", "dispersion_scale"):
@@ -396,7 +403,7 @@ class _Model(NamedTuple):
         )  # fmt: skip
 
     def average(self, fit: RegressionFit, weights: FloatArray | None = None) -> FloatArray:
-        """Coefficients of the (weighted) mean over groups; B-splines add up to one."""
+        """Coefficients of the (weighted) mean over groups; exact because B-splines sum to one."""
         effects = fit.group_effects
         if not effects.shape[1]:
             return fit.coefficients
@@ -409,14 +416,14 @@ class _Model(NamedTuple):
         return out
 
     def scaled(self, predictor: FloatArray) -> FloatArray:
-        """What is reported: for counts, log1p of the mean counts per 10,000."""
+        """Convert to the reported scale: for counts, log1p of the mean counts per 10,000."""
         if not self.counts:
             return predictor
         return np.log1p(TARGET_SUM * np.exp(np.minimum(predictor, 30.0)))
 
 
 class _Resamples(NamedTuple):
-    """Cells summed in bins, with the weights of a resample."""
+    """Bootstrap on cells that are summed in bins of position."""
 
     matrix: Any
     place: Place
@@ -432,7 +439,7 @@ class _Resamples(NamedTuple):
         """Coefficients of each resample, shape ``(n, n_genes, n_basis)``."""
         out = np.empty((n, *self.fit.coefficients.shape), dtype=np.float32)
         start = self._fit(self.t, self.weight, self.fit, iterations=4) if n else self.fit
-        center = self.model.average(self.fit) - self.model.average(start)  # of bins against cells
+        center = self.model.average(self.fit) - self.model.average(start)  # of cells minus bins
         for i, factor in enumerate(track(self._weights(n, rng), "resampling", n, unit="resamples")):
             t = np.clip(self.place(factor), 0, 1)
             found = self._fit(t, self.weight * factor, start, iterations=2)
@@ -440,7 +447,7 @@ class _Resamples(NamedTuple):
         return out
 
     def _of_groups(self, factor: FloatArray) -> FloatArray | None:
-        """Mean weight of the cells of each group."""
+        """Mean resampling weight of the cells of each group."""
         if self.group is None:
             return None
         known = self.group >= 0
@@ -448,7 +455,7 @@ class _Resamples(NamedTuple):
         return (total / np.bincount(self.group[known])).astype(np.float64)
 
     def _weights(self, n: int, rng: np.random.Generator) -> Iterator[FloatArray]:
-        """Weights of cells in each resample: exponential ones of their units, with the mean one."""
+        """Weights of cells in each resample: exponential for each donor or cell, with mean one."""
         names, code = np.unique(self.unit, return_inverse=True)
         for _ in range(n):
             drawn = rng.standard_exponential(len(names))
@@ -458,14 +465,14 @@ class _Resamples(NamedTuple):
     def _fit(
         self, t: FloatArray, weight: FloatArray, start: RegressionFit, *, iterations: int
     ) -> RegressionFit:
-        """Fit of the bins."""
+        """Sum cells in bins and fit the bins."""
         from scipy import sparse
 
         group = np.zeros(len(t), dtype=np.int64) if self.group is None else self.group + 1
         n_groups = int(group.max()) + 1
         n_bins = max(8, min(_BINS, _MAX_ENTRIES // n_groups))
         inner = np.minimum((t * n_bins).astype(np.int64), n_bins - 1) + 1
-        # Cells at the very ends may have levels of their own.
+        # Cells at exactly 0 and 1 get separate bins, as they may have separate levels.
         entry = np.where(t == 0, 0, np.where(t == 1, n_bins + 1, inner)) * n_groups + group
         used, code = np.unique(entry[weight > 0], return_inverse=True)
         cells = np.flatnonzero(weight > 0)
@@ -490,10 +497,13 @@ def _dense(matrix: Any) -> FloatArray:
 
 
 def _codes(name: str, value: Any, n: int) -> npt.NDArray[np.int64]:
-    """Codes 0, 1, …, -1 for none, without gaps."""
+    """Renumber codes as 0, 1, … without gaps; -1 for none."""
     code = np.asarray(value)
     if code.shape != (n,) or code.dtype.kind not in "iu":
-        raise ValueError(f"{name} must hold an integer for each of {n} cells, got {code.shape}.")
+        raise ValueError(
+            f"{name} must hold an integer for each of {n} cells, got shape {code.shape} and dtype "
+            f"{code.dtype}; convert names with pandas.factorize."
+        )
     known = code >= 0
     out = np.full(n, -1, dtype=np.int64)
     out[known] = np.unique(code[known], return_inverse=True)[1]
@@ -503,14 +513,14 @@ def _codes(name: str, value: Any, n: int) -> npt.NDArray[np.int64]:
 def _interval(
     values: npt.NDArray[Any], center: FloatArray, widening: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Percentiles of resamples along the first axis, about the middle, widened."""
+    """Percentile interval over the first axis, widened around ``center``."""
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     low, high = center - widening * (center - low), center + widening * (high - center)
     return np.minimum(low, center), np.maximum(high, center)
 
 
 def _widening(n: int) -> float:
-    """Factor from percentiles of the Bayesian bootstrap of n units to a t distribution's."""
+    """Factor that widens Bayesian bootstrap percentiles of n units to a t distribution."""
     from scipy.stats import norm, t
 
     upper = (1 + LEVEL) / 2
@@ -518,7 +528,7 @@ def _widening(n: int) -> float:
 
 
 def _reach(low: FloatArray, high: FloatArray, switch: FloatArray, t: FloatArray) -> None:
-    """Widen intervals so that they hold cells on either side; in place."""
+    """Widen intervals in place so that they include enough cells on either side."""
     known = np.isfinite(switch)
     for bound, sign in ((low, -1), (high, 1)):
         at = np.searchsorted(t, switch[known], side="left" if sign < 0 else "right")

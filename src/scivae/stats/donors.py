@@ -1,8 +1,8 @@
-"""Differences between two groups with donors as the units. Arrays in, tables out.
+"""Differences between two groups, with donors as replicates. Arrays in, tables out.
 
-Cells of one donor resemble each other, so they are no independent observations of a condition. Counts
-are summed within each donor and group (a *sample*), and samples are compared: within donors where a
-donor has both groups, between donors otherwise.
+Cells of one donor are correlated, so they are not independent replicates. Counts are summed within
+each donor and group (a *sample*), and samples are compared: within donors if donors have both
+groups, between donors otherwise.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from .multiple import false_discovery_rate
 from .pseudobulk import PRIOR_COUNT, log_cpm
 
 METHODS = ("moderated", "deseq2")
-# Donors with both groups, or donors on each side, below which there is no test between donors.
+# Fewest donors with both groups, or fewest donors in each group, for a test between donors.
 MIN_DONORS = 3
-# Counts of a gene over all samples below which its logarithms are mostly rounding.
+# Fewest counts of a gene over all samples for a test.
 MIN_COUNT = 10
-# Assignments of donors below which their permutation could not reach 5 %.
+# Fewest possible assignments of donors for a permutation: with fewer, p < 0.05 is impossible.
 MIN_PERMUTATIONS = 20
 _MAX_PERMUTATIONS = 200
 
 
 class DonorPermutation(NamedTuple):
-    """How many genes are called once the groups of the donors are exchanged.
+    """Number of genes called significant when group labels are permuted between donors.
 
     Attributes
     ----------
     called
-        Genes at the level with the groups as they are.
+        Number of significant genes with the true groups.
     permuted
-        The same for each other assignment, shape ``(n_permutations,)``.
+        Number of significant genes in each permutation, shape ``(n_permutations,)``.
     p_value
-        Proportion of the assignments, the true one included, with at least as many genes.
+        Proportion of assignments (including the true one) with at least as many significant genes.
     """
 
     called: int
@@ -49,20 +49,21 @@ class DonorPermutation(NamedTuple):
 
 
 class DonorDesign(NamedTuple):
-    """Which samples are compared, and how.
+    """Which samples are compared, and whether within or between donors.
 
     Attributes
     ----------
     kind
-        ``"paired"``, ``"unpaired"``, or ``"too few"`` where donors are too few for a test.
+        ``"paired"``, ``"unpaired"``, or ``"too few"`` if there are too few donors for a test.
     samples
-        Positions of the samples that are compared, shape ``(n_used,)``.
+        Indices of the samples that are compared, shape ``(n_used,)``.
     donor
-        Codes of their donors.
+        Donor codes of these samples.
     target
-        Which of them are targets.
+        Which of these samples belong to the target group.
     n_donors
-        Donors with both groups where these are paired, else donors with source and with target.
+        If paired, the number of donors with both groups; otherwise the numbers of donors with
+        source and with target.
 
     Examples
     --------
@@ -80,7 +81,7 @@ class DonorDesign(NamedTuple):
 
     @property
     def matrix(self) -> np.ndarray:
-        """Design of a linear model whose last coefficient is the difference, target minus source."""
+        """Design matrix of a linear model whose last coefficient is target minus source."""
         target = self.target.astype(float)[:, None]
         if self.kind == "paired":
             return np.hstack([(self.donor[:, None] == np.unique(self.donor)).astype(float), target])
@@ -88,22 +89,22 @@ class DonorDesign(NamedTuple):
 
 
 class DonorTest(NamedTuple):
-    """Differences between two groups, tested between donors; arrays of shape ``(n_genes,)``.
+    """Test between donors for each gene; arrays of shape ``(n_genes,)``.
 
     Attributes
     ----------
     design
-        What was compared.
+        The samples that were compared.
     method
         ``"moderated"`` or ``"deseq2"``.
     estimate
-        Target minus source: log2 fold change for counts, else in the units of the values.
+        Target minus source: log2 fold change for counts, otherwise in the units of the values.
     statistic
-        Estimate over its standard error.
+        Estimate divided by its standard error.
     z
-        Normal quantile of the p-value, with the sign of the estimate.
+        Standard normal quantile of the p-value, with the sign of the estimate.
     p_value
-        Two-sided; NaN for a gene that is not tested.
+        Two-sided p-value; NaN for a gene that is not tested.
     """
 
     design: DonorDesign
@@ -115,25 +116,24 @@ class DonorTest(NamedTuple):
 
 
 def donor_design(donor: np.ndarray, target: np.ndarray) -> DonorDesign:
-    """Choose between pairs within donors and groups of donors.
+    """Choose between a paired (within donors) and an unpaired (between donors) design.
 
-    Pairs are used where at least three donors have both groups; donors with one group are then left out.
-    Otherwise all donors are used if there are at least three on each side. A donor on both sides then
-    counts on both, which makes the test conservative: its samples resemble each other, which the
-    variance between donors does not allow for.
+    The design is paired if at least three donors have both groups; donors with only one group are
+    then left out. Otherwise it is unpaired, if each group has at least three donors. A donor with
+    both groups is then used in both, which makes the test conservative: its two samples are
+    correlated, and the test treats them as independent.
 
     Parameters
     ----------
     donor
-        Code of the donor of each sample, shape ``(n_samples,)``; a donor has at most one sample in
-        each group.
+        Donor code of each sample, shape ``(n_samples,)``. A donor has at most one sample per group.
     target
-        Which samples are of the target group.
+        Which samples belong to the target group.
 
     Raises
     ------
     ValueError
-        If a donor has several samples in a group.
+        If a donor has several samples in the same group.
 
     Examples
     --------
@@ -148,7 +148,8 @@ def donor_design(donor: np.ndarray, target: np.ndarray) -> DonorDesign:
     for side in sides:
         if len(np.unique(side)) < len(side):
             raise ValueError(
-                "each donor must have one sample a group, but a donor has several; sum them first."
+                "each donor must have at most one sample per group, got a donor with several; "
+                "sum them first."
             )
     both = np.intersect1d(*sides)
     if len(both) >= MIN_DONORS:
@@ -168,51 +169,51 @@ def donor_test(
     method: str = "moderated",
     cell_variance: np.ndarray | None = None,
 ) -> DonorTest:
-    """Test every gene for a difference between two groups, with donors as the units.
+    """Test every gene for a difference between two groups, with donors as replicates.
 
     Parameters
     ----------
     values
-        Sums of counts, or mean values, of each sample. Shape ``(n_samples, n_genes)``.
+        Summed counts or mean values of each sample. Shape ``(n_samples, n_genes)``.
     totals
-        Counts of each sample over all genes, shape ``(n_samples,)``; ``None``: the values are no
-        counts.
+        Total counts of each sample, shape ``(n_samples,)``. ``None``: the values are not counts.
     donor, target
         As for :func:`donor_design`.
     method
-        ``"moderated"``: a moderated t-test of log2 counts per million (:func:`log_cpm`), with the
-        donors as effects where they are paired. ``"deseq2"``: negative binomial regression by
-        PyDESeq2, with the same effects.
+        ``"moderated"``: a moderated t-test on log2 counts per million (:func:`log_cpm`), with donor
+        effects in a paired design. ``"deseq2"``: negative binomial regression by PyDESeq2, with the
+        same effects.
     cell_variance
-        Variance of each value due to its cells (``SampleSums.variance``), shape
-        ``(n_samples, n_genes)``. The moderated test takes no gene to vary less between samples than
-        its cells say; ``None``: it does not know.
+        Variance of each value due to sampling cells (``SampleSums.variance``), shape ``(n_samples,
+        n_genes)``. The moderated test uses it as a lower bound of the variance between samples.
+        ``None``: no lower bound.
 
     Returns
     -------
-    The test. Genes with fewer than 10 counts, or with counts in fewer samples than the smaller group
-    has, are not tested.
+    The test. Genes with fewer than 10 counts, or with counts in fewer samples than the size of the
+    smaller group, are not tested.
 
     Notes
     -----
-    The moderated test is the default because it keeps its level where genes differ in how much they
-    vary between donors: with three donors a side, PyDESeq2 then calls genes in four of ten runs in which
-    nothing differs. Where all genes vary alike, both have the same power at the same level.
+    The moderated test is the default because it controls false positives even if genes differ in
+    how much they vary between donors. With three donors per group, PyDESeq2 often calls genes in
+    such data although nothing differs. If all genes vary to the same degree, both tests have the
+    same power.
 
     Raises
     ------
     ImportError
-        If PyDESeq2 is asked for and not installed.
+        If ``method="deseq2"`` and PyDESeq2 is not installed.
     ValueError
-        If donors are too few, or ``"deseq2"`` is asked for values that are no counts.
+        If there are too few donors, or ``method="deseq2"`` and the values are not counts.
 
     References
     ----------
     Squair et al., "Confronting false discoveries in single-cell differential expression", Nature
-    Communications 12 (2021), for the units; Smyth (2004) for the moderated test; Love, Huber and
-    Anders, "Moderated estimation of fold change and dispersion for RNA-seq data with DESeq2", Genome
-    Biology 15 (2014), and Muzellec et al., "PyDESeq2: a python package for bulk RNA-seq differential
-    expression analysis", Bioinformatics 39 (2023).
+    Communications 12 (2021), for donors as replicates; Smyth (2004) for the moderated test; Love,
+    Huber and Anders, "Moderated estimation of fold change and dispersion for RNA-seq data with
+    DESeq2", Genome Biology 15 (2014), and Muzellec et al., "PyDESeq2: a python package for bulk
+    RNA-seq differential expression analysis", Bioinformatics 39 (2023).
 
     Examples
     --------
@@ -230,13 +231,17 @@ def donor_test(
     design = donor_design(donor, target)
     if design.kind == "too few":
         raise ValueError(
-            f"a test between donors needs at least {MIN_DONORS} donors with both groups, or "
-            f"{MIN_DONORS} on each side, got {design.n_donors[0]} and {design.n_donors[1]}."
+            f"a test between donors must have at least {MIN_DONORS} donors with both groups, or "
+            f"{MIN_DONORS} in each group, got {design.n_donors[0]} and {design.n_donors[1]}; add "
+            "donors, or compare cells with permutation_test."
         )
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
     if method == "deseq2" and totals is None:
-        raise ValueError("method='deseq2' needs counts; use 'moderated' for other values.")
+        raise ValueError(
+            "method must be 'moderated' for values that are not counts, got 'deseq2'; pass totals "
+            "if the values are counts."
+        )
     used = values[design.samples]
     tested = np.isfinite(used).all(axis=0)
     if totals is not None:
@@ -257,12 +262,12 @@ def donor_test(
 
 
 def on_log_scale(values: np.ndarray, totals: np.ndarray | None, design: DonorDesign) -> np.ndarray:
-    """Values of the samples of a design on the scale of the moderated test.
+    """Convert the samples of a design to the scale of the moderated test.
 
     Parameters
     ----------
     values
-        Of these samples, shape ``(n_used, n_genes)``.
+        Values of the samples in the design, shape ``(n_used, n_genes)``.
     totals
         Of all samples, as for :func:`donor_test`.
     design
@@ -277,7 +282,7 @@ def least_variance(
     cell_variance: np.ndarray | None,
     design: DonorDesign,
 ) -> np.ndarray | None:
-    """Variance of each gene on the scale of the moderated test that cells alone make.
+    """Variance of each gene due to sampling cells, on the scale of the moderated test.
 
     Parameters
     ----------
@@ -289,7 +294,7 @@ def least_variance(
     if cell_variance is None:
         return None
     own = cell_variance[design.samples]
-    if totals is not None:  # of a logarithm: that of the sum over its square
+    if totals is not None:  # delta method: Var(log x) ≈ Var(x) / x²
         own = own / ((values[design.samples] + PRIOR_COUNT) * np.log(2)) ** 2
     return own.mean(axis=0)
 
@@ -297,7 +302,7 @@ def least_variance(
 def _last_coefficient(
     y: np.ndarray, matrix: np.ndarray, least: np.ndarray | None = None
 ) -> tuple[np.ndarray, ...]:
-    """Estimate, t and p-value of the last coefficient of a design."""
+    """Estimate, t and p-value of the last coefficient of the design."""
     contrast = np.zeros(matrix.shape[1])
     contrast[-1] = 1
     test = moderated_test(y, matrix, contrast, least=least)
@@ -305,7 +310,7 @@ def _last_coefficient(
 
 
 def _deseq2(counts: np.ndarray, design: DonorDesign) -> tuple[np.ndarray, ...]:
-    """Log2 fold change, Wald statistic and p-value by PyDESeq2."""
+    """Log2 fold change, Wald statistic and p-value from PyDESeq2."""
     import warnings
 
     try:
@@ -316,8 +321,8 @@ def _deseq2(counts: np.ndarray, design: DonorDesign) -> tuple[np.ndarray, ...]:
             from pydeseq2.ds import DeseqStats
     except ImportError as error:
         raise ImportError(
-            "the negative binomial test between donors needs pydeseq2, which is not installed; pip "
-            "install pydeseq2, or use the moderated test."
+            "method='deseq2' needs pydeseq2, which is not installed; run pip install pydeseq2, or "
+            "use method='moderated'."
         ) from error
     names = [f"sample_{i}" for i in range(len(counts))]
     table = pd.DataFrame(
@@ -333,7 +338,7 @@ def _deseq2(counts: np.ndarray, design: DonorDesign) -> tuple[np.ndarray, ...]:
     formula = "~donor + group" if design.kind == "paired" else "~group"
     inference = DefaultInference(n_cpus=1)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # of fits that fall back on another method, and of pandas
+        warnings.simplefilter("ignore")  # about fallback fits, and from pandas
         data = DeseqDataSet(
             counts=table, metadata=samples, design=formula, quiet=True, inference=inference
         )
@@ -347,7 +352,7 @@ def _deseq2(counts: np.ndarray, design: DonorDesign) -> tuple[np.ndarray, ...]:
 
 
 def differences_of_donors(values: np.ndarray, design: DonorDesign) -> np.ndarray:
-    """Target minus source of each donor that has both, shape ``(n_donors, n_genes)``.
+    """Target minus source for each donor with both groups, shape ``(n_donors, n_genes)``.
 
     Parameters
     ----------
@@ -373,11 +378,11 @@ def permute_donors(
     least: np.ndarray | None = None,
     seed: int = 0,
 ) -> DonorPermutation | None:
-    """Check a result by exchanging the groups of donors.
+    """Check a result by permuting group labels between donors.
 
-    The moderated test is repeated for other assignments of the groups: exchanged within some donors
-    where these are paired, other donors on each side otherwise. If nothing differs, the true assignment
-    calls no more genes than the others.
+    The moderated test is repeated with permuted group labels: swapped within some of the donors if
+    the design is paired, reassigned between donors otherwise. If nothing differs between the
+    groups, the true labels give no more significant genes than permuted ones.
 
     Parameters
     ----------
@@ -386,16 +391,16 @@ def permute_donors(
     design
         From :func:`donor_design`.
     level
-        False discovery rate at which a gene is called.
+        False discovery rate at which a gene is called significant.
     least
         As for :func:`moderated_test`.
     seed
-        Seed of the choice of 200 assignments, where there are more.
+        Seed for drawing 200 assignments, if there are more.
 
     Returns
     -------
-    Genes called; ``None`` where there are fewer than 20 assignments, of which no proportion would mean
-    much: five pairs, or three donors against three.
+    Numbers of significant genes, or ``None`` if fewer than 20 assignments are possible, as with
+    five pairs or with three donors against three.
 
     Examples
     --------
@@ -424,9 +429,9 @@ def permute_donors(
 
 
 def _other_assignments(design: DonorDesign, rng: np.random.Generator) -> list[np.ndarray] | None:
-    """Other targets than the true ones; ``None`` where there are too few.
+    """Permuted target labels, without the true ones; ``None`` if there are too few.
 
-    To exchange all pairs, or both sides of equal size, would only turn every sign.
+    Swapping all pairs, or two groups of equal size, is left out: it only flips every sign.
     """
     target = design.target
     if design.kind == "paired":

@@ -1,4 +1,4 @@
-"""Least squares of many genes on one design."""
+"""Least-squares regression of many genes on one shared design matrix."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def fit_gaussian(
     group_precision: float = 0.0,
     penalty: npt.ArrayLike | None = None,
 ) -> RegressionFit:
-    """Weighted least squares of every gene on one design: for continuous values.
+    """Fit continuous values of every gene by weighted least squares on one design matrix.
 
     Parameters
     ----------
     values
         Shape ``(n_genes, n_cells)``, dense or sparse.
     design, weights, group, group_precision, penalty
-        As for :func:`fit_negative_binomial`. Precision and penalty are in units of one over the
-        residual variance of a gene, so that they mean the same for genes of any scale.
+        As for :func:`fit_negative_binomial`. Precision and penalty are relative to one over the
+        residual variance of a gene, so they have the same effect on genes of any scale.
 
     Returns
     -------
     RegressionFit
-        Its ``deviance`` is the weighted sum of squared residuals.
+        The ``deviance`` is the weighted sum of squared residuals.
 
     Raises
     ------
     ValueError
-        If shapes disagree, or a value is out of its range.
+        If shapes do not match or a value is out of range.
 
     Examples
     --------
@@ -57,12 +57,16 @@ def fit_gaussian(
     equations = NormalEquations.of(x, group, group_precision, penalty)
     weight = np.ones(n_cells) if weights is None else as_vector("weights", weights, n_cells)
     if (weight < 0).any() or not weight.any():
-        raise ValueError("weights must not be negative, and at least one must be positive.")
+        raise ValueError(
+            f"weights must not be negative and at least one must be positive, got a minimum of "
+            f"{weight.min():g} and a maximum of {weight.max():g}; remove cells instead of "
+            "weighting them below zero."
+        )
     weight = weight[equations.order]
     b = np.zeros((n_genes, x.shape[1]))
     u = np.zeros((n_genes, equations.n_groups))
     deviance = np.empty(n_genes)
-    # All genes have the same matrix: one of them stands for all.
+    # The matrix is the same for all genes, so the degrees of freedom are calculated once.
     edf = equations.solve(weight[None], 0 * weight[None], b[:1], u[:1])[3]
 
     def one(rows: slice) -> None:

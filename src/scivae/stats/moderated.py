@@ -1,4 +1,4 @@
-"""Moderated t-tests: variances of genes share a prior."""
+"""Moderated t-tests: the variances of all genes share a prior."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import numpy as np
 _TREND_KNOTS = 4
 
 
-# Genes below which too little is known of how variances differ between genes.
+# Fewest genes from which the spread of variances between genes is estimated.
 _MIN_GENES = 10
 
 
-# Quantiles at which the prior must allow for variances as large as are seen.
+# Quantiles at which the prior must be at least as large as the observed variances.
 _TAIL = (0.9, 0.95, 0.99, 0.995)
 
 
 class VariancePrior(NamedTuple):
-    """Distribution of the variances of genes: ``variance · df / χ²(df)``.
+    """Prior distribution of gene variances: ``variance · df / χ²(df)``.
 
     Attributes
     ----------
     variance
         Prior variance of each gene, shape ``(n_genes,)``.
     df
-        Degrees of freedom; infinite where genes differ in variance no more than by chance.
+        Prior degrees of freedom; infinite if variances differ between genes only by chance.
     """
 
     variance: np.ndarray
@@ -33,22 +33,22 @@ class VariancePrior(NamedTuple):
 
 
 class ModeratedTest(NamedTuple):
-    """A contrast of each gene, over a standard error that borrows from other genes.
+    """Test of a contrast for each gene, with moderated (shrunken) standard errors.
 
     Attributes
     ----------
     estimate
         The contrast, shape ``(n_genes,)``.
     t
-        Estimate over its standard error.
+        Estimate divided by its standard error.
     df
-        Degrees of freedom of t.
+        Degrees of freedom of ``t``.
     p_value
-        Two-sided.
+        Two-sided p-value.
     sd
-        Standard deviation of a sample, shrunk.
+        Shrunken residual standard deviation.
     prior
-        What was borrowed.
+        The variance prior that was used.
     """
 
     estimate: np.ndarray
@@ -62,24 +62,24 @@ class ModeratedTest(NamedTuple):
 def variance_prior(
     variance: np.ndarray, df: float, covariate: np.ndarray | None = None
 ) -> VariancePrior:
-    """Distribution of true variances, from the sample variances of many genes.
+    """Estimate the prior distribution of variances from the sample variances of many genes.
 
     Parameters
     ----------
     variance
         Sample variances, shape ``(n_genes,)``.
     df
-        Degrees of freedom of each.
+        Degrees of freedom of each sample variance.
     covariate
-        Mean expression of each gene, with which the prior variance may change smoothly (a natural
-        cubic spline); ``None``: one prior variance for all.
+        Mean expression of each gene. The prior variance is then a smooth function (natural cubic
+        spline) of it. ``None``: one prior variance for all genes.
 
     Returns
     -------
-    The prior. Its moments are those of the logarithms of the variances, but ``df`` is lowered until the
-    90, 95, 99 and 99.5 % quantiles are as large as those of the variances: real genes have heavier tails
-    than moments tell, and genes that vary a lot would be called too often. With fewer than 10 genes
-    nothing is borrowed (``df`` is 0).
+    The prior, fitted to the moments of the log variances. ``df`` is then lowered until the prior's
+    90, 95, 99 and 99.5 % quantiles are at least as large as the observed ones: real variances have
+    heavier tails than the moments suggest, and highly variable genes would otherwise be called too
+    often. With fewer than 10 genes there is no shrinkage (``df`` is 0).
 
     References
     ----------
@@ -104,7 +104,7 @@ def variance_prior(
         return VariancePrior(np.zeros(len(variance)), np.inf)
     if len(variance) < _MIN_GENES:
         return VariancePrior(np.asarray(variance, dtype=float), 0.0)
-    # A variance of zero has no logarithm: it is raised to far below what is usual, as in limma.
+    # log(0) is undefined: zero variances are raised to a small floor, as in limma.
     floor = 1e-5 * np.median(variance[usable])
     log = np.log(np.maximum(variance, floor)) - digamma(df / 2) + np.log(df / 2)
     distinct = 0 if covariate is None else len(np.unique(covariate))
@@ -121,7 +121,7 @@ def variance_prior(
 
 
 def _scale(prior_df: float) -> float:
-    """Prior variance over the exponential of the mean logarithm."""
+    """Prior variance divided by exp(mean log variance)."""
     from scipy.special import digamma
 
     if np.isinf(prior_df):
@@ -130,7 +130,7 @@ def _scale(prior_df: float) -> float:
 
 
 def _with_tail(ratio: np.ndarray, df: float, most: float) -> float:
-    """Largest degrees of freedom that allow for the largest ratios of variances to their trend."""
+    """Largest prior degrees of freedom that cover the upper quantiles of variance / trend."""
     from scipy.optimize import brentq
     from scipy.stats import chi2, f
 
@@ -163,30 +163,30 @@ def moderated_test(
     trend: bool = True,
     least: np.ndarray | None = None,
 ) -> ModeratedTest:
-    """Test a contrast of a linear model of each gene, with variances shrunk towards their trend.
+    """Test a contrast in a linear model of each gene, with variances shrunk toward a trend.
 
     Parameters
     ----------
     values
-        Shape ``(n_samples, n_genes)``, on a scale on which effects add up.
+        Shape ``(n_samples, n_genes)``, on a scale where effects are additive (such as log).
     design
         Shape ``(n_samples, n_coefficients)``, of full rank.
     contrast
         Weights of the coefficients, shape ``(n_coefficients,)``.
     trend
-        Let the prior variance change with the mean of a gene.
+        Let the prior variance depend on the mean expression of a gene.
     least
-        What the variance of each gene is at least, shape ``(n_genes,)``, such as that between the cells
-        of a sample; ``None``: zero.
+        Lower bound of the variance of each gene, shape ``(n_genes,)``, such as the variance due to
+        sampling cells. ``None``: zero.
 
     Returns
     -------
-    The test: NaN for a gene that is equal in all samples.
+    The test. Statistics are NaN for a gene with the same value in all samples.
 
     Raises
     ------
     ValueError
-        If no degree of freedom is left for the variance, or the design is not of full rank.
+        If there are no residual degrees of freedom, or the design is not of full rank.
 
     References
     ----------
@@ -211,13 +211,13 @@ def moderated_test(
     df = n - n_coefficients
     if np.linalg.matrix_rank(design) < n_coefficients:
         raise ValueError(
-            f"design must be of full rank, but its {n_coefficients} columns have rank "
-            f"{np.linalg.matrix_rank(design)}; drop the columns that follow from others."
+            f"design must be of full rank, got rank {np.linalg.matrix_rank(design)} with "
+            f"{n_coefficients} columns; drop columns that are combinations of others."
         )
     if df < 1:
         raise ValueError(
-            f"design must leave degrees of freedom for the variance, but has {n_coefficients} columns "
-            f"for {n} samples; add samples or drop columns."
+            f"design must have fewer columns than samples, got {n_coefficients} columns for {n} "
+            "samples; add samples or drop columns."
         )
     inverse = np.linalg.inv(design.T @ design)
     coefficients = inverse @ design.T @ values  # (n_coefficients, n_genes)
@@ -235,7 +235,7 @@ def moderated_test(
         shrunk = (prior.df * prior.variance + df * variance) / (prior.df + df)
     if least is not None:
         shrunk = np.maximum(shrunk, np.nan_to_num(least[varies]))
-    # Borrowed degrees of freedom are at most those that all genes have together.
+    # The total degrees of freedom cannot exceed the residual degrees of freedom of all genes.
     total = min(df + prior.df, df * int(varies.sum()))
     sd[varies] = np.sqrt(np.maximum(shrunk, np.finfo(float).tiny))
     t[varies] = estimate[varies] / (sd[varies] * np.sqrt(contrast @ inverse @ contrast))
@@ -255,7 +255,7 @@ def _natural_spline(x: np.ndarray, n_knots: int) -> np.ndarray:
 
 
 def _inverse_trigamma(y: float) -> float:
-    """The x at which the trigamma function is y, by Newton's method on its reciprocal."""
+    """Solve trigamma(x) = y for x by Newton's method on 1 / trigamma."""
     from scipy.special import polygamma
 
     x = 0.5 + 1 / y  # from below, where the iteration is monotone

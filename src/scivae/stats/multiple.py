@@ -1,4 +1,4 @@
-"""Tests over many genes: false discovery rate, intersection-union, signs."""
+"""Multiple testing: false discovery rate, intersection-union test, sign test."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import numpy as np
 
 
 class SignTest(NamedTuple):
-    """How many donors differ in the direction of most.
+    """Agreement between donors on the direction of a difference.
 
     Attributes
     ----------
     agreement
-        Proportion of the donors that differ at all, shape ``(n_genes,)``; NaN where none does.
+        Proportion of donors in the majority direction, among donors with a nonzero difference.
+        Shape ``(n_genes,)``; NaN if no donor differs.
     p_value
-        Two-sided, of the binomial distribution with probability 1/2.
+        Two-sided p-value of the binomial distribution with probability 1/2.
     """
 
     agreement: np.ndarray
@@ -23,12 +24,12 @@ class SignTest(NamedTuple):
 
 
 def sign_test(differences: np.ndarray) -> SignTest:
-    """Test whether donors differ in one direction.
+    """Test whether donors agree on the direction of a difference.
 
     Parameters
     ----------
     differences
-        Of each donor, shape ``(n_donors, n_genes)``. A difference of zero counts for neither side.
+        Difference in each donor, shape ``(n_donors, n_genes)``. Differences of zero are ignored.
 
     Examples
     --------
@@ -49,10 +50,10 @@ def sign_test(differences: np.ndarray) -> SignTest:
 def intersection_union(
     first: np.ndarray, p_first: np.ndarray, second: np.ndarray, p_second: np.ndarray
 ) -> np.ndarray:
-    """P-value of two differences of one sign: both must be there.
+    """Combine two tests into one p-value that is small only if both differences exist.
 
-    A gene is transient only if it differs from both ends in the same direction. Neither test needs a
-    correction, since each must reject (Berger).
+    Used for transient genes, which must differ from both ends of a path in the same direction. The
+    p-values need no correction because both tests must reject (Berger).
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def intersection_union(
 
     Returns
     -------
-    The larger p-value where the signs agree, else 1; NaN where one is not tested.
+    The larger of the two p-values if the signs agree, otherwise 1; NaN if either is NaN.
 
     References
     ----------
@@ -81,12 +82,12 @@ def intersection_union(
 
 
 def false_discovery_rate(p_value: np.ndarray) -> np.ndarray:
-    """Adjust the p-values of tested genes by Benjamini and Hochberg's method.
+    """Adjust p-values by the Benjamini–Hochberg method.
 
     Parameters
     ----------
     p_value
-        Shape ``(n_genes,)``; NaN for a gene that is not tested, which stays NaN.
+        Shape ``(n_genes,)``. NaN (gene not tested) stays NaN.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Negative binomial regression of many genes on one design, all at once."""
+"""Negative binomial regression of many genes on one shared design matrix."""
 
 from __future__ import annotations
 
@@ -14,35 +14,36 @@ from ._parallel import over_blocks
 
 FloatArray = npt.NDArray[np.float64]
 
-# The logarithm of the mean changes by no more than this in one iteration.
+# Largest change of the log mean in one iteration.
 _LARGEST_STEP = 4.0
-# Log mean share of a gene without counts.
+# Log rate of a gene without counts.
 _NO_COUNTS = -30.0
-# Dispersion of genes for the first fit, whose residuals tell of the dispersion.
+# Dispersion of all genes in the first fit; the residuals of that fit give the estimate.
 _FIRST_DISPERSION = 0.1
-# Genes of similar mean whose dispersions are taken together.
+# Genes of similar mean per bin of the dispersion trend, and fewest counts of a gene that is used.
 _GENES_PER_BIN, _MIN_COUNTS = 50, 20
-# Genes, evenly spread over all means, that the trend of the dispersion is taken from.
+# Number of genes, evenly spread over the means, from which the dispersion trend is estimated.
 _GENES_OF_TREND = 2000
 MIN_DISPERSION = 1e-4
 
 
 class RegressionFit(NamedTuple):
-    """Coefficients of every gene, on the scale of the natural logarithm.
+    """Fitted coefficients of every gene, on the natural log scale.
 
     Attributes
     ----------
     coefficients
-        Of the columns of the design, shape ``(n_genes, n_columns)``.
+        One for each column of the design, shape ``(n_genes, n_columns)``.
     group_effects
-        Of the groups, shape ``(n_genes, n_groups)``; no columns without groups.
+        Effect of each group, shape ``(n_genes, n_groups)``; ``n_groups`` is 0 if no groups are
+        given.
     deviance
         Twice the log likelihood ratio to the saturated model, shape ``(n_genes,)``.
     effective_df
-        Effective degrees of freedom, shape ``(n_genes,)``: the number of columns where nothing is
-        penalized.
+        Effective degrees of freedom, shape ``(n_genes,)``. Without a penalty this is the number of
+        columns.
     converged
-        Whether the iterations of a gene came to rest, shape ``(n_genes,)``.
+        Whether the fit of each gene converged, shape ``(n_genes,)``.
 
     Examples
     --------
@@ -77,41 +78,42 @@ def fit_negative_binomial(
     max_iterations: int = 50,
     tolerance: float = 1e-10,
 ) -> RegressionFit:
-    """Regress the counts of every gene on one design, with a log link and an offset.
+    """Regress the counts of every gene on one design matrix, with a log link and an offset.
 
-    The count of gene g in cell i is taken to be negative binomial with the mean
-    ``library[i] · exp(design[i] @ b[g] + u[g, group[i]])`` and the variance
-    ``mean + dispersion[g] · mean²``.
+    The count of gene g in cell i is modeled as negative binomial with mean ``library[i] ·
+    exp(design[i] @ b[g] + u[g, group[i]])`` and variance ``mean + dispersion[g] · mean²``.
 
     Parameters
     ----------
     counts
-        Shape ``(n_genes, n_cells)``, dense or sparse. Sparse counts are read a block of genes at a
-        time, so that memory does not grow with the number of genes.
+        Shape ``(n_genes, n_cells)``, dense or sparse. Sparse counts are converted one block of
+        genes at a time, so memory use does not grow with the number of genes.
     design
         Shape ``(n_cells, n_columns)``.
     library
         Library size of each cell, positive, shape ``(n_cells,)``.
     dispersion
-        Of each gene, or one for all.
+        Dispersion of each gene, or one value for all genes.
     weights
-        How much each cell counts, shape ``(n_cells,)``; ``None``: all alike.
+        Weight of each cell, shape ``(n_cells,)``. ``None``: equal weights.
     group
-        Code of each cell, shape ``(n_cells,)``, negative for none: donors, or donors in batches. Each
-        group has an effect of its own on the logarithm of the mean, normally distributed about zero.
+        Group code of each cell, shape ``(n_cells,)``; negative for cells without a group. Groups
+        are usually donors, or donor × batch. Each group has a random effect on the log mean, normal
+        with mean zero.
     group_precision
-        One over the variance of these effects. Must be positive where there are groups.
+        One over the variance of the group effects. Must be positive if groups are given.
     penalty
         Positive semidefinite matrix ``S``, shape ``(n_columns, n_columns)``; ``b' S b / 2`` is
         subtracted from the log likelihood.
     dispersion_scale
-        Factor of the dispersion in each cell, shape ``(n_cells,)``. A sum of n alike cells has 1 / n.
+        Factor on the dispersion of each cell, shape ``(n_cells,)``. For the sum of n similar cells
+        it is 1 / n.
     start
-        Where iterations begin: a fit of the same genes and columns.
+        Starting values: a fit of the same genes with the same columns.
     max_iterations
-        Most iterations for a gene. 1 gives the one-step estimate from ``start``.
+        Maximum number of iterations for a gene. 1 gives the one-step estimate from ``start``.
     tolerance
-        A gene is done when a step gains less than this in log likelihood.
+        A gene has converged when a step increases its log likelihood by less than this.
 
     Returns
     -------
@@ -120,14 +122,14 @@ def fit_negative_binomial(
     Raises
     ------
     ValueError
-        If shapes disagree, or a value is out of its range.
+        If shapes do not match or a value is out of range.
 
     Notes
     -----
-    Iteratively reweighted least squares (Fisher scoring) [1]_: the weighted sums of products of
-    columns are one matrix product for a block of genes, and effects of groups are eliminated from the
-    equations, since no cell has two. Without groups and penalty this is the generalized linear model
-    that statsmodels fits gene by gene.
+    Iteratively reweighted least squares (Fisher scoring) [1]_. The normal equations of a block of
+    genes are built by one matrix product. Group effects are eliminated from them, which is possible
+    because a cell belongs to at most one group. Without groups and penalty, this is the generalized
+    linear model that statsmodels fits one gene at a time.
 
     References
     ----------
@@ -150,14 +152,21 @@ def fit_negative_binomial(
     x = as_design(design, n_cells)
     size = as_vector("library", library, n_cells)
     if (size <= 0).any():
-        raise ValueError(f"library must be positive, got {size.min():g}; leave empty cells out.")
+        raise ValueError(f"library must be positive, got {size.min():g}; remove empty cells.")
     alpha = np.broadcast_to(np.asarray(dispersion, dtype=np.float64), (n_genes,))
     if not (np.isfinite(alpha) & (alpha >= 0)).all():
-        raise ValueError(f"dispersion must be finite and not negative, got {alpha.min():g}.")
+        raise ValueError(
+            f"dispersion must be finite and not negative, got {alpha.min():g}; "
+            "estimate it with dispersion_trend."
+        )
     equations = NormalEquations.of(x, group, group_precision, penalty)
     weight = np.ones(n_cells) if weights is None else as_vector("weights", weights, n_cells)
     if (weight < 0).any() or not weight.any():
-        raise ValueError("weights must not be negative, and at least one must be positive.")
+        raise ValueError(
+            f"weights must not be negative and at least one must be positive, got a minimum of "
+            f"{weight.min():g} and a maximum of {weight.max():g}; remove cells instead of "
+            "weighting them below zero."
+        )
     scale = None
     if dispersion_scale is not None:
         scale = as_vector("dispersion_scale", dispersion_scale, n_cells)[equations.order]
@@ -166,7 +175,7 @@ def fit_negative_binomial(
     if start is not None and start.coefficients.shape != (n_genes, x.shape[1]):
         raise ValueError(
             f"start must hold coefficients of shape {(n_genes, x.shape[1])}, got "
-            f"{start.coefficients.shape}."
+            f"{start.coefficients.shape}; pass a fit of the same genes and columns."
         )
     problem = _Problem(equations, np.log(size)[equations.order], weight[equations.order], scale)
 
@@ -192,7 +201,7 @@ def fit_negative_binomial(
 
 
 class _Problem(NamedTuple):
-    """What all genes have in common; cells are in the order of their groups."""
+    """The part of the regression that all genes share. Cells are sorted by group."""
 
     equations: NormalEquations
     log_library: FloatArray
@@ -234,7 +243,7 @@ class _Problem(NamedTuple):
             np.multiply(mu, factor, out=mu)  # now the weight of each cell in the equations
             step_b, step_u, gain, df = equations.solve(mu, residual, b[active], u[active])
             edf[active] = df
-            # A gain that grows shows a step that went too far.
+            # If the gain grew, the last step was too long: halve the next one.
             damping[active] = np.where(gain > last_gain[active], 0.5 * damping[active], 1.0)
             last_gain[active] = gain
             largest = equations.largest(step_b, step_u)
@@ -253,7 +262,7 @@ class _Problem(NamedTuple):
         return np.exp(eta, out=eta)
 
     def _factor(self, mu: FloatArray, alpha: FloatArray) -> FloatArray:
-        """Weight of a cell over one plus dispersion times mean."""
+        """Weight of each cell divided by (1 + dispersion · mean)."""
         scaled = mu * alpha[:, None]
         if self.dispersion_scale is not None:
             scaled *= self.dispersion_scale
@@ -270,7 +279,8 @@ class _Problem(NamedTuple):
         scaled = np.maximum(alpha, 1e-10)[:, None]
         if self.dispersion_scale is not None:
             scaled = scaled * self.dispersion_scale
-        # y log(y / mu) − (y + 1/α) log((1 + α y) / (1 + α mu)), the second without cancellation
+        # y log(y / mu) − (y + 1/α) log((1 + α y) / (1 + α mu)); xlog1py avoids cancellation in the
+        # second term
         unit = xlogy(y, y / mu) - xlog1py(y + 1 / scaled, scaled * (y - mu) / (1 + scaled * mu))
         return 2 * (unit @ self.weights)
 
@@ -285,7 +295,7 @@ def dispersion_trend(
     group_precision: float = 0.0,
     penalty: npt.ArrayLike | None = None,
 ) -> FloatArray:
-    """Dispersion of every gene, from a trend over genes of similar mean.
+    """Estimate the dispersion of every gene from a trend over mean expression.
 
     Parameters
     ----------
@@ -298,10 +308,10 @@ def dispersion_trend(
 
     Notes
     -----
-    A first fit of at most 2,000 genes, evenly spread over the means, gives the residuals. The dispersion of a gene by the method of moments is that at which
-    they have the variance they should; the median over 50 genes of similar mean count is the
-    trend at their mean, and between such means it is interpolated on log scales. Genes with fewer
-    than 20 counts say nothing and are given the dispersion of those with the lowest means.
+    At most 2,000 genes, evenly spread over the means, are fitted first. Their residuals give a
+    method-of-moments dispersion for each gene. The trend is the median over bins of 50 genes with
+    similar means, interpolated between bins on log scales. Genes with fewer than 20 counts are not
+    used for the trend; they get its value at the lowest mean.
 
     Examples
     --------
@@ -352,7 +362,7 @@ def dispersion_trend(
 def _trend(
     moments: FloatArray, means: FloatArray, totals: FloatArray, wanted: FloatArray
 ) -> FloatArray:
-    """Medians of dispersions over genes of similar mean, interpolated on log scales."""
+    """Median dispersion in bins of genes with similar means, interpolated on log scales."""
     telling = np.flatnonzero((totals >= _MIN_COUNTS) & np.isfinite(moments))
     if not len(telling):
         return np.full(len(wanted), _FIRST_DISPERSION)
@@ -364,7 +374,7 @@ def _trend(
 
 
 def as_matrix(values: Any, name: str) -> Any:
-    """Finite numbers as a dense array or CSR, shape ``(n_genes, n_cells)``."""
+    """Check for finite numbers; return a dense array or CSR, shape ``(n_genes, n_cells)``."""
     from scipy import sparse
 
     if sparse.issparse(values):
@@ -373,24 +383,29 @@ def as_matrix(values: Any, name: str) -> Any:
         matrix = stored = np.asarray(values)
     if matrix.ndim != 2 or stored.dtype.kind not in "fiub":
         raise ValueError(
-            f"{name} must be a matrix of numbers, genes × cells, got shape {matrix.shape} of dtype "
-            f"{stored.dtype}."
+            f"{name} must be a matrix of numbers, genes × cells, got shape {matrix.shape} and "
+            f"dtype {stored.dtype}; convert it, or transpose cells × genes."
         )
     if not np.isfinite(stored).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity.")
+        raise ValueError(
+            f"{name} must be finite, got NaN or infinity; remove or replace those values."
+        )
     return matrix
 
 
 def as_counts(counts: Any) -> Any:
-    """Counts as a dense array or CSR, shape ``(n_genes, n_cells)``."""
+    """Check counts; return a dense array or CSR matrix, shape ``(n_genes, n_cells)``."""
     matrix = as_matrix(counts, "counts")
     stored = matrix.data if hasattr(matrix, "toarray") else matrix
     if stored.size and stored.min() < 0:
-        raise ValueError(f"counts must not be negative, got {stored.min():g}.")
+        raise ValueError(
+            f"counts must not be negative, got {stored.min():g}; pass raw counts, not scaled "
+            "values."
+        )
     return matrix
 
 
 def dense(matrix: Any, rows: slice) -> FloatArray:
-    """Some genes as a dense array of double precision."""
+    """Selected genes as a dense float64 array."""
     part = matrix[rows]
     return np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Whether cells of two groups differ, by permutation within donors. Arrays in, arrays out."""
+"""Test for differences between two groups of cells by permutation within donors."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ import numpy as np
 
 from .._progress import track
 
-# With fewer ways to assign cells to groups, no p-value below 0.001 exists.
+# With fewer possible assignments of cells to groups, no p-value can be below 0.001.
 MIN_ASSIGNMENTS = 1000
-# Below this many permutations beyond its statistic, a gene borrows those of genes of similar kurtosis;
-# below as many of theirs, the p-value is read off a gamma distribution.
+# If fewer permutations than this exceed the statistic of a gene, the null distributions of genes
+# with similar kurtosis are pooled. If still fewer do, the tail of a fitted gamma distribution is
+# used.
 _MIN_BEYOND = 10
 _GENES_PER_NULL = 100
 _VALUES_PER_BLOCK = 2**23
-_ROUNDING = 1e-5  # of the null, in single precision
+_ROUNDING = 1e-5  # relative rounding error of the null, in float32
 
 
 class Evidence(NamedTuple):
-    """What measured cells say of each gene; arrays of shape ``(n_genes,)``.
+    """Difference between the groups for each gene; arrays of shape ``(n_genes,)``.
 
     Attributes
     ----------
     difference
         Mean of the targets minus mean of the sources, weighted over donors.
     z
-        The same divided by its standard deviation under permutation.
+        The difference divided by its standard deviation under permutation.
     p_value
-        Two-sided; NaN for a gene without variation.
+        Two-sided p-value; NaN for a gene without variation.
     """
 
     difference: np.ndarray
@@ -38,25 +39,25 @@ class Evidence(NamedTuple):
 
 
 class _Design(NamedTuple):
-    """Weights of cells in the difference, which add up to zero within a donor."""
+    """Weight of each cell in the difference. Weights sum to zero within a donor."""
 
-    strata: list[np.ndarray]  # positions of the cells of each donor
+    strata: list[np.ndarray]  # indices of the cells of each donor
     weights: np.ndarray  # (n_cells,)
     n_assignments: float  # natural logarithm
 
 
 def design(target: np.ndarray, donor: np.ndarray) -> _Design:
-    """Difference of two groups of cells, by donor.
+    """Weights of the difference between two groups of cells, stratified by donor.
 
-    A donor counts in proportion to the precision of its difference. Donors without both groups, and
-    cells of no donor, have no weight.
+    Each donor is weighted by the precision of its difference. Cells of donors that lack one of the
+    groups, and cells without a donor, have weight zero.
 
     Parameters
     ----------
     target
-        Which cells are targets, shape ``(n_cells,)``; the others are sources.
+        Boolean, shape ``(n_cells,)``: True for target cells, False for source cells.
     donor
-        Codes of their donors, within which cells are permuted; -1 for none.
+        Donor code of each cell; -1 for cells without a donor. Cells are permuted within donors.
     """
     weights = np.zeros(len(target))
     strata, total, log_assignments = [], 0.0, 0.0
@@ -82,12 +83,12 @@ def permutation_test(
     n_permutations: int = 1000,
     seed: int = 0,
 ) -> Evidence:
-    """Whether group membership tells anything of each gene.
+    """Test every gene for a difference between two groups of cells.
 
-    The null distribution of the squared z is that under permutation of the groups among the cells of a
-    donor. Where fewer than ten permutations of a gene reach its statistic, those of 100 genes of
-    similar kurtosis are taken together, since all are standardized; where these are too few as well,
-    the tail is that of a gamma distribution.
+    The statistic is the squared z. Its null distribution is obtained by permuting group labels
+    among the cells of each donor. If fewer than ten permutations of a gene reach its statistic, the
+    permutations of 100 genes with similar kurtosis are pooled (all statistics are standardized). If
+    these are still too few, the tail of a gamma distribution fitted to them is used.
 
     Parameters
     ----------
@@ -98,7 +99,7 @@ def permutation_test(
     n_permutations
         Number of permutations.
     seed
-        Their seed.
+        Seed of the permutations.
     """
     plan = design(target, donor)
     n_genes, n_cells = values.shape
@@ -110,7 +111,7 @@ def permutation_test(
     for first in track(range(0, n_genes, rows), "shuffling groups", unit="blocks of genes"):
         block = slice(first, min(first + rows, n_genes))
         x, sd = _centered(values[block], plan)
-        total = np.where(np.isfinite(sd), (x**2).sum(axis=1), np.nan)  # NaN: does not vary
+        total = np.where(np.isfinite(sd), (x**2).sum(axis=1), np.nan)  # NaN: no variation
         kurtosis[block] = (x**4).sum(axis=1) * n_used / total**2
         difference[block] = x @ plan.weights
         z[block] = difference[block] / sd
@@ -134,7 +135,7 @@ def permutation_test(
 def permuted_z(
     values: Any, target: np.ndarray, donor: np.ndarray, *, n_permutations: int, seed: int
 ) -> np.ndarray:
-    """Difference of targets and sources over its standard deviation, as it is and when shuffled.
+    """Standardized difference between targets and sources, observed and under permutation.
 
     Parameters
     ----------
@@ -143,7 +144,8 @@ def permuted_z(
 
     Returns
     -------
-    Shape ``(1 + n_permutations, n_genes)``, that of the true groups first; 0 for a gene without variation.
+    Shape ``(1 + n_permutations, n_genes)``. The first row is the observed one. 0 for a gene without
+    variation.
     """
     plan = design(target, donor)
     assigned = _permuted_weights(plan, n_permutations, np.random.default_rng(seed))
@@ -158,10 +160,10 @@ def permuted_z(
 
 
 def _centered(values: Any, plan: _Design) -> tuple[np.ndarray, np.ndarray]:
-    """Values less the mean of their donor, and the standard deviation of the difference when shuffled.
+    """Center values by donor; also return the standard deviation of the permuted difference.
 
-    Shapes ``(n_genes, n_cells)`` and ``(n_genes,)``; NaN for a gene that does not vary. Cells that are
-    of no use are 0.
+    Shapes ``(n_genes, n_cells)`` and ``(n_genes,)``; NaN for a gene that does not vary. Cells that
+    are not used are 0.
     """
     from scipy import sparse
 
@@ -187,7 +189,7 @@ def _permuted_weights(plan: _Design, n: int, rng: np.random.Generator) -> np.nda
 
 
 def _tail(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """Share of the null at or beyond each statistic; its far tail is that of a gamma distribution.
+    """Proportion of the null at or above each statistic; far tail from a gamma distribution.
 
     The gamma distribution has the mean, variance and skewness of the null (Pearson's type III).
     """

@@ -1,4 +1,4 @@
-"""Sums of cells within samples, size factors, and log counts per million."""
+"""Pseudobulk sums, size factors, and log counts per million."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Added to a count before the logarithm, in a sample of mean library size (as limma and edgeR do).
+# Prior count, added before the log in a sample of average library size (as in limma and edgeR).
 PRIOR_COUNT = 2.0
 
 
@@ -18,13 +18,13 @@ def sum_by(values: Any, codes: np.ndarray, n: int) -> np.ndarray:
     values
         Dense or sparse, shape ``(n_rows, n_columns)``.
     codes
-        Code of each row, from 0 to ``n - 1``; rows of code -1 are left out.
+        Code of each row, from 0 to ``n - 1``. Rows with code -1 are left out.
     n
         Number of codes.
 
     Returns
     -------
-    Shape ``(n, n_columns)``, double precision.
+    Shape ``(n, n_columns)``, float64.
 
     Examples
     --------
@@ -44,18 +44,18 @@ def sum_by(values: Any, codes: np.ndarray, n: int) -> np.ndarray:
 
 
 class SampleSums(NamedTuple):
-    """Sums over the cells of each sample, which add up over blocks of cells.
+    """Sums over the cells of each sample. Sums of several blocks of cells can be added.
 
     Attributes
     ----------
     values
-        Of the values, shape ``(n_samples, n_genes)``.
+        Sum of the values, shape ``(n_samples, n_genes)``.
     squares
-        Of their squares.
+        Sum of the squared values.
     crossed
-        Of the values times the size of the cell.
+        Sum of value × size of the cell.
     size, size_squared
-        Of the sizes of the cells and of their squares, shape ``(n_samples, 1)``.
+        Sums of the cell sizes and of the squared cell sizes, shape ``(n_samples, 1)``.
 
     Examples
     --------
@@ -74,19 +74,19 @@ class SampleSums(NamedTuple):
 
     @classmethod
     def of(cls, values: Any, codes: np.ndarray, n: int, size: np.ndarray) -> SampleSums:
-        """Sum the cells of each sample.
+        """Sum over the cells of each sample.
 
         Parameters
         ----------
         values
             Dense or sparse, shape ``(n_cells, n_genes)``.
         codes
-            Code of the sample of each cell, from 0 to ``n - 1``; -1 for none.
+            Sample of each cell as a code from 0 to ``n - 1``; -1 for cells without a sample.
         n
             Number of samples.
         size
-            Counts of each cell over all genes, of which a gene is expected to have its part; ones for
-            values that are no counts. Shape ``(n_cells,)``.
+            Total counts of each cell, or ones if the values are not counts. Shape ``(n_cells,)``.
+            The expected value of a gene is proportional to it.
         """
         from scipy import sparse
 
@@ -107,7 +107,7 @@ class SampleSums(NamedTuple):
         )
 
     def plus(self, other: SampleSums) -> SampleSums:
-        """Sums of two blocks of cells.
+        """Add the sums of another block of cells.
 
         Parameters
         ----------
@@ -118,9 +118,10 @@ class SampleSums(NamedTuple):
 
     @property
     def variance(self) -> np.ndarray:
-        """Variance of the sums due to which cells were measured, shape ``(n_samples, n_genes)``.
+        """Variance of the sums due to sampling cells, shape ``(n_samples, n_genes)``.
 
-        The sum of the squared differences of cells from what their size lets expect.
+        The sum of squared differences between each cell and its expected value, which is
+        proportional to its size.
         """
         rate = self.values / np.maximum(self.size, 1e-300)
         out = self.squares - 2 * rate * self.crossed + rate**2 * self.size_squared
@@ -128,14 +129,14 @@ class SampleSums(NamedTuple):
 
 
 def size_factors(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """Size of each sample: the median ratio of its counts to the geometric mean of all samples.
+    """Size factor of each sample: median ratio of its counts to the geometric mean over samples.
 
     Parameters
     ----------
     counts
         Shape ``(n_samples, n_genes)``.
     totals
-        Counts of each sample over all genes, shape ``(n_samples,)``: used in place of the ratios where
+        Total counts of each sample, shape ``(n_samples,)``. They are used instead of the ratios if
         fewer than 20 genes have counts in every sample.
 
     Returns
@@ -165,19 +166,19 @@ def size_factors(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
 
 
 def log_cpm(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """log2 of counts per million, corrected for composition, with a prior count of 2.
+    """log2 counts per million, corrected for composition, with a prior count of 2.
 
     Parameters
     ----------
     counts
         Shape ``(n_samples, n_genes)``.
     totals
-        Counts of each sample over all genes, shape ``(n_samples,)``.
+        Total counts of each sample, shape ``(n_samples,)``.
 
     Returns
     -------
-    Shape ``(n_samples, n_genes)``. The prior count grows with the size of a sample, so that a gene
-    without counts is equal in all samples.
+    Shape ``(n_samples, n_genes)``. The prior count is proportional to the size of a sample, so a
+    gene without counts has the same value in all samples.
 
     References
     ----------

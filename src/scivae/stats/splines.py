@@ -1,4 +1,4 @@
-"""Cubic B-splines on [0, 1] and what makes a curve of them smooth."""
+"""Cubic B-splines on [0, 1] and the penalty that keeps their curves smooth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def spline_basis(t: npt.ArrayLike, n_basis: int = 10, *, degree: int = 3) -> FloatArray:
-    """B-splines with equally spaced knots on [0, 1], at some positions.
+    """Evaluate B-splines with equally spaced knots on [0, 1].
 
     Parameters
     ----------
@@ -25,17 +25,17 @@ def spline_basis(t: npt.ArrayLike, n_basis: int = 10, *, degree: int = 3) -> Flo
 
     Returns
     -------
-    Shape ``(n, n_basis)``. No value is negative, and each row adds up to one. The first function is
-    one at 0 and the last at 1.
+    Shape ``(n, n_basis)``. Values are not negative and each row sums to one. The first basis
+    function equals one at 0, and the last equals one at 1.
 
     Raises
     ------
     ValueError
-        If a position lies outside of [0, 1], or there are too few functions for the degree.
+        If a position is outside [0, 1], or ``n_basis`` is too small for the degree.
 
     References
     ----------
-    C. de Boor. A Practical Guide to Splines. Springer, 1978. Calculated by
+    C. de Boor. A Practical Guide to Splines. Springer, 1978. Calculated with
     :class:`scipy.interpolate.BSpline`.
 
     Examples
@@ -56,14 +56,14 @@ def spline_basis(t: npt.ArrayLike, n_basis: int = 10, *, degree: int = 3) -> Flo
 
 
 def roughness_penalty(n_basis: int, *, order: int = 2) -> FloatArray:
-    """Matrix ``S`` of the P-spline penalty: ``b' S b`` is the sum of squared differences of ``b``.
+    """P-spline penalty matrix ``S``: ``b' S b`` is the sum of squared differences of ``b``.
 
     Parameters
     ----------
     n_basis
         Number of coefficients.
     order
-        Order of the differences. With 2, a straight line costs nothing.
+        Order of the differences. With 2, straight lines are not penalized.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def roughness_penalty(n_basis: int, *, order: int = 2) -> FloatArray:
     Raises
     ------
     ValueError
-        If there are not more coefficients than the order.
+        If ``n_basis`` is not greater than ``order``.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Change of a condition in cells whose treated counterparts are missing. Arrays in, arrays out."""
+"""Predict the effect of a condition on a group that was measured in only one condition."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Powers of the distance that are tried, and the one without enough groups to try them.
+# Candidate powers of the distance, and the default if there are too few groups to choose.
 POWERS = (0.0, 1.0, 2.0, 3.0, 4.0)
 DEFAULT_POWER = 2.0
 _MIN_GROUPS = 3
@@ -14,18 +14,18 @@ _MOST_DISPERSION = 10.0
 
 
 class Transfer(NamedTuple):
-    """A predicted change.
+    """A predicted change between conditions.
 
     Attributes
     ----------
     change
-        Target minus source of the group, on the scale of the profiles, shape ``(n_genes,)``.
+        Predicted target minus source, on the scale of the profiles, shape ``(n_genes,)``.
     weights
-        Weight of each of the other groups, shape ``(n_groups,)``, which add up to 1.
+        Weight of each of the other groups, shape ``(n_groups,)``. Weights sum to 1.
     distances
-        Of these groups from the group, by their source profiles: root mean squared difference.
+        Distance of each other group: root mean squared difference between source profiles.
     power
-        Weights fall with this power of the distance.
+        Weights are proportional to distance to the power of ``-power``.
     """
 
     change: np.ndarray
@@ -37,21 +37,21 @@ class Transfer(NamedTuple):
 def transfer_change(
     source: np.ndarray, target: np.ndarray, own: np.ndarray, *, power: float | None = None
 ) -> Transfer:
-    """Predict the change of a group from the measured changes of others like it.
+    """Predict the change of a group from the measured changes of similar groups.
 
-    The prediction is a mean of the other groups' changes, weighted by the inverse distance between
-    source profiles to some power.
+    The prediction is a weighted mean of the changes in the other groups. Weights are inverse powers
+    of the distance between source profiles.
 
     Parameters
     ----------
     source, target
-        Profiles of the other groups in both conditions, shape ``(n_groups, n_genes)``, on a scale on
-        which changes add up (logarithms).
+        Profiles of the other groups in the two conditions, shape ``(n_groups, n_genes)``, on a log
+        scale.
     own
-        Source profile of the group itself, shape ``(n_genes,)``.
+        Source profile of the group to predict, shape ``(n_genes,)``.
     power
-        Of the distance. ``None``: the one of 0, 1, 2, 3 and 4 that predicts each of the other groups best
-        from the rest of them; 2 with fewer than three other groups.
+        Power of the distance. ``None``: chosen from 0, 1, 2, 3 and 4 by leave-one-out
+        cross-validation over the other groups; 2 if there are fewer than three.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def transfer_change(
 
 
 def _weights(distances: np.ndarray, power: float) -> np.ndarray:
-    """Inverse distances to a power, which add up to 1; groups at distance zero share all."""
+    """Inverse powers of distances, summing to 1. Groups at distance zero share all the weight."""
     if (distances == 0).any() and power > 0:
         weights = (distances == 0).astype(float)
     else:
@@ -82,7 +82,7 @@ def _weights(distances: np.ndarray, power: float) -> np.ndarray:
 
 
 def _choose_power(source: np.ndarray, target: np.ndarray) -> float:
-    """The power that predicts each group best from the others."""
+    """Choose the power by leave-one-out cross-validation over groups."""
     n = len(source)
     if n < _MIN_GROUPS:
         return DEFAULT_POWER
@@ -98,19 +98,19 @@ def _choose_power(source: np.ndarray, target: np.ndarray) -> float:
 
 
 def dispersion(counts: Any, groups: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """Dispersion of the counts of each gene around the rate of its group.
+    """Estimate the dispersion of each gene around the rates of the groups.
 
-    The variance of a count with mean m is ``m + dispersion · m²``; estimated by moments, pooled over
-    groups, between 0 and 10.
+    The variance of a count with mean m is ``m + dispersion · m²``. The dispersion is estimated by
+    the method of moments, pooled over groups, and clipped to [0, 10].
 
     Parameters
     ----------
     counts
         Dense or sparse, shape ``(n_cells, n_genes)``.
     groups
-        Code of the group of each cell, shape ``(n_cells,)``.
+        Group code of each cell, shape ``(n_cells,)``.
     rates
-        Proportion of the counts of a cell that falls on each gene, shape ``(n_groups, n_genes)``.
+        Expected proportion of each gene in the counts of a cell, shape ``(n_groups, n_genes)``.
 
     Examples
     --------
@@ -143,22 +143,22 @@ def change_counts(
     *,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Measured counts of one condition, changed such that their means are those of another.
+    """Change measured counts of one condition so that their means match another condition.
 
-    Where a gene falls, each count is thinned (binomial); where it rises, a negative binomial count is
-    added. What a cell has beyond the mean of its group remains.
+    If a gene decreases, each count is thinned (binomial). If it increases, a negative binomial
+    count is added. The deviation of each cell from the mean of its group is kept.
 
     Parameters
     ----------
     counts
         Shape ``(n_cells, n_genes)``.
     source, target
-        Rate of each gene in both conditions, as proportion of the counts of a cell in the first;
+        Rate of each gene in the two conditions, as a proportion of the counts of a source cell;
         shape ``(n_genes,)``.
     overdispersion
-        Of the counts that are added, shape ``(n_genes,)``.
+        Dispersion of the added counts, shape ``(n_genes,)``.
     rng
-        Source of the draws.
+        Random number generator.
 
     Returns
     -------

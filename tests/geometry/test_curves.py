@@ -178,7 +178,10 @@ line = np.zeros((1, 2, 3))
             lambda: geometry.linear([0.0], [1.0], [-0.5, 1]),
             r"t must lie in \[0, 1\], got -0.5 at position 0",
         ),
-        (lambda: geometry.linear([0.0], [1.0], [0, 1.5]), r"t must lie in \[0, 1\], got 1.5 at position 1"),
+        (
+            lambda: geometry.linear([0.0], [1.0], [0, 1.5]),
+            r"t must lie in \[0, 1\], got 1.5 at position 1",
+        ),
         (lambda: geometry.linear([0.0], [1.0], 0.5), r"t must have shape \(n_steps,\)"),
         (lambda: geometry.linear([0.0], [np.inf], [0]), "end must be finite, got inf"),
         (lambda: geometry.linear([], [], [0]), "latent dimensions"),

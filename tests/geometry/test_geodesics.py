@@ -304,7 +304,10 @@ classes = LinearClasses(np.eye(2), np.zeros(2))
         ({"label": 0}, "label must be None without classes, got 0"),
         ({"classes": classes}, "ends of a path .* got classes 0 and 1 in pair 1"),
         ({"classes": classes, "label": 0}, "got -2 in class 0 for end of pair 1"),
-        ({"classes": classes, "label": 0, "margin": 1.5}, "least 1.5 .* got 1 in class 0 for start of pair 0"),
+        (
+            {"classes": classes, "label": 0, "margin": 1.5},
+            "least 1.5 .* got 1 in class 0 for start of pair 0",
+        ),
         ({"decoder": lambda z: z[:1]}, r"\(b, n_vars\), got \(1, 2\) for input \(4, 2\)"),
         ({"decoder": lambda z: z.numpy()}, "got ndarray"),
         ({"decoder": lambda z: z.sum(dim=1, keepdim=True).log()}, "finite .* pair 1"),

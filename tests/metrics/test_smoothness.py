@@ -95,7 +95,7 @@ def test_one_path_or_many():
         (straight(4) * np.nan, "paths must be finite"),
         (
             np.stack([straight(4), straight(4)[[0, 1, 2, 0]]]),
-            "1 of 2 do not, the first is number 1",
+            "got 1 of 2 paths with equal ends, the first is number 1",
         ),
     ],
 )

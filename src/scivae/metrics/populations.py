@@ -201,7 +201,7 @@ def _median_distance(points: Points) -> float:
     median = float(np.median(pdist(points)))
     if median == 0:
         raise ValueError(
-            "the median distance, used as the bandwidth, must be above 0, got 0 because more than "
+            "the median distance (the default bandwidth) must be above 0, got 0 because more than "
             f"half of all pairs of the {points.shape[0]} pooled points coincide; pass bandwidth=."
         )
     return median

@@ -186,7 +186,10 @@ def test_archive_without_a_part(tmp_path):
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.mtx", "")
-    with zipfile.ZipFile(path) as archive, pytest.raises(DamagedFileError, match="must have a .mtx_"):
+    with (
+        zipfile.ZipFile(path) as archive,
+        pytest.raises(DamagedFileError, match="must have a .mtx_"),
+    ):
         check_archive(archive)
 
 

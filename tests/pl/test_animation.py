@@ -46,8 +46,8 @@ def test_points_travel_over_an_embedding(joint, tmp_path):
 def test_bad_input(images, joint, tmp_path):
     with pytest.raises(ValueError, match="must end in .gif or .html, got 'walk.mp4'"):
         scivae.pl.animate(images, filename=tmp_path / "walk.mp4")
-    with pytest.raises(ValueError, match="give shape="):
+    with pytest.raises(ValueError, match="pass shape="):
         scivae.pl.animate(joint)
-    with pytest.raises(ValueError, match="generated must hold a path"):
+    with pytest.raises(ValueError, match="generated must contain a path"):
         scivae.pl.animate(joint[:60].copy(), basis="umap")
     assert plt.get_fignums() == []

@@ -66,7 +66,7 @@ def test_shape_of_images(images):
     assert image_shape(images) == (1, 6)
     with pytest.raises(ValueError, match=r"of images with 6 pixels, got \(2, 2\)"):
         image_shape(images, (2, 2))
-    with pytest.raises(ValueError, match="give shape="):
+    with pytest.raises(ValueError, match="pass shape="):
         image_shape(np.zeros((1, 6)))
 
 

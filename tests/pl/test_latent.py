@@ -56,7 +56,7 @@ def test_three_dimensions():
     ax = scivae.pl.latent(adata, method="pca", n_components=3)
     assert ax.name == "3d"
     assert ax.get_zlabel() == "PC 3 of z"
-    with pytest.raises(ValueError, match="three components need axes in three dimensions"):
+    with pytest.raises(ValueError, match="ax must be three-dimensional for three components"):
         scivae.pl.latent(adata, method="pca", n_components=3, ax=plt.subplots()[1])
 
 
@@ -90,9 +90,9 @@ def test_bad_input():
         scivae.pl.latent(adata, n_components=4)
     with pytest.raises(ValueError, match="same variables in the same order, got 12 and 11"):
         scivae.pl.augmentation(adata, make.make_cells(kind="sampled")[:, :11].copy())
-    with pytest.raises(ValueError, match="synthetic must hold cells, got none"):
+    with pytest.raises(ValueError, match="synthetic must have at least one cell, got none"):
         scivae.pl.augmentation(adata, adata[:0].copy())
-    with pytest.raises(KeyError, match="which real lacks"):
+    with pytest.raises(KeyError, match="which is not in real"):
         scivae.pl.augmentation(adata, adata, layer="raw")
 
 

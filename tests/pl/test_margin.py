@@ -53,7 +53,9 @@ def test_many_paths_are_thin_lines_without_names():
 def test_bad_input(joint, trends):
     with pytest.raises(ValueError, match="without the obs column 'civae_margin'"):
         scivae.pl.class_margin(joint)
-    with pytest.raises(ValueError, match=r"or an AnnData with uns\['civae'\]\['paths'\]"):
+    with pytest.raises(
+        ValueError, match=r"or an AnnData with a path stored in uns\['civae'\]\['paths'\]"
+    ):
         scivae.pl.class_margin(trends)
     with pytest.raises(KeyError, match="got 'a → c'; available: 'a → b'.*Did you mean"):
         scivae.pl.class_margin(make.make_written_back(), paths="a → c")

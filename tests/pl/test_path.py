@@ -90,7 +90,7 @@ def test_bad_input(joint):
         scivae.pl.path(joint, color="cell_typ")
     with pytest.raises(ValueError, match="dimensions must lie in .0, 1. for basis 'umap', got 2"):
         scivae.pl.path(joint, dimensions=(0, 2))
-    with pytest.raises(ValueError, match="joint must hold generated cells"):
+    with pytest.raises(ValueError, match="joint must contain generated cells"):
         scivae.pl.path(joint[:60].copy())
     del joint.obs["civae_kind"]
     with pytest.raises(ValueError, match="must be made by scivae.tl.embed"):

@@ -34,7 +34,7 @@ def test_validation_stands_at_the_epochs_at_which_it_was_measured():
 
 def test_history_of_an_untrained_model(adata):
     scivae.model.CIVAE.setup_anndata(adata)
-    with pytest.raises(ValueError, match="history of CIVAE is empty; call model.train"):
+    with pytest.raises(ValueError, match="got an empty history of CIVAE; call model.train"):
         scivae.pl.history(scivae.model.CIVAE(adata, n_latent=2, n_hidden=4))
     with pytest.raises(TypeError, match="trained model or its history, got int"):
         scivae.pl.history(3)
@@ -69,9 +69,11 @@ def test_long_names_stand_once():
 def test_confusion_of_bad_input():
     with pytest.raises(ValueError, match="got 2 and 1"):
         scivae.pl.confusion(["a", "b"], ["a"])
-    with pytest.raises(ValueError, match="y_pred must have a class for every cell, but 1 of 2"):
+    with pytest.raises(ValueError, match="y_pred must have a class for every cell, got 1 of 2"):
         scivae.pl.confusion(["a", "b"], ["a", None])
-    with pytest.raises(ValueError, match="labels must name every class there is, but lacks 'b'"):
+    with pytest.raises(
+        ValueError, match="labels must include every class that occurs, got none for 'b'"
+    ):
         scivae.pl.confusion(["a", "b"], ["a", "b"], labels=["a"])
 
 

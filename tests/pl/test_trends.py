@@ -246,7 +246,7 @@ def test_bad_input(trends, joint):
         scivae.pl.trend_heatmap(joint)
     with pytest.raises(TypeError, match="trends must be an AnnData, got dict"):
         scivae.pl.gene_trends({}, "late")
-    with pytest.raises(ValueError, match="3 panels, got 2 axes"):
+    with pytest.raises(ValueError, match="3 panels, got 2;"):
         scivae.pl.gene_trends(trends, ["late", "early", "flat"], ax=plt.subplots(1, 2)[1])
     with pytest.raises(ValueError, match="max_z must be positive, got nan"):
         scivae.pl.trend_heatmap(trends, max_z=float("nan"))

@@ -16,10 +16,12 @@ FOLDERS = {
     "nb": "The fused negative binomial",
     "tl": "Functions on AnnData",
     "pl": "Figures",
+    "report": "The report",
     "metrics": "Metrics",
     "stats": "Statistics",
     "geometry": "Geometry",
     "datasets": "Data sets",
+    "commands": "The commands",
     "_validate": "Checks that all share",
     "": "Names, storage, and the command line",
 }

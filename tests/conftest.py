@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +20,7 @@ from scivae.model import CIVAE
 
 N_CELLS, N_GENES = 120, 40
 CLASSES = ("alpha", "beta", "gamma")
+NARROW = 390  # pixels, a telephone
 
 
 def make_adata(seed: int = 0, n_cells: int = N_CELLS, n_genes: int = N_GENES) -> AnnData:
@@ -121,3 +124,84 @@ def adata() -> AnnData:
 def trained() -> CIVAE:
     """A trained tiny model; tests must leave its AnnData alone (``key_added=None``)."""
     return make_model(make_adata(), epochs=30)
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory) -> Path:
+    """What ``scivae run`` writes of tiny cells whose names are hard to show; made once for all workers."""
+    from scivae.cli import main
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "results é"
+    with filelock.FileLock(shared / "results.lock"):
+        if not folder.exists():
+            make_hard_cells().write_h5ad(shared / "hard.h5ad")
+            sets = "odd\tof odd genes\t" + "\t".join(f"gene_{i}" for i in range(1, 40, 2))
+            (shared / "sets.gmt").write_text(sets, encoding="utf-8")
+            words = ["run", str(shared / "hard.h5ad"), "--label", HARD, "--groupby", "stage"]
+            words += ["--source", "early", "--target", "late", "--donor-key", "donor", "--quiet"]
+            words += [
+                "--epochs",
+                "30",
+                "--n-synthetic",
+                "8",
+                "--gene-sets",
+                str(shared / "sets.gmt"),
+            ]
+            assert main([*words, "--out", str(folder)]) == 0
+    return folder
+
+
+# A name with what HTML, scripts, mathematics in figures and consoles take for their own.
+HARD = "</script><b>&\"'$\\frac γδ 🧬"
+
+
+def make_hard_cells() -> AnnData:
+    """The tiny cells with a class of a hard name, two groups and four donors."""
+    adata = make_adata()
+    adata.obs["cell_type"] = adata.obs["cell_type"].cat.rename_categories({"alpha": HARD})
+    number = np.arange(adata.n_obs)
+    adata.obs["stage"] = np.array(["early", "late"])[number // 3 % 2]
+    adata.obs["donor"] = np.array(["d1", "d2", "d3", "d4"])[number // 6 % 4]
+    adata.obs_names = [f"<i>cell</i> {i}" for i in number]
+    adata.var_names = ["<img src=x onerror=alert(1)>", "$\\bad", *adata.var_names[2:]]
+    return adata
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Chromium without a screen, which reaches this machine only."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="there is no selenium")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    binary = next(filter(None, map(shutil.which, names)), None)
+    driver = shutil.which("chromedriver")
+    if binary is None or driver is None:
+        pytest.skip("there is no Chromium, or no chromedriver; on Debian: chromium-driver")
+    options = selenium.ChromeOptions()
+    options.binary_location = binary
+    for option in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
+    ):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = selenium.ChromeService(driver)
+    chrome = selenium.Chrome(options=options, service=service)
+    yield chrome
+    chrome.quit()
+
+
+def resize(browser, width: int) -> None:
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

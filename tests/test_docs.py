@@ -23,6 +23,7 @@ import filelock
 import numpy as np
 import pytest
 import yaml
+from tests.conftest import NARROW, resize
 from tests.test_layout import PUBLIC, ROOT
 
 from scivae import module
@@ -41,7 +42,6 @@ EXAMPLES = {
 PAGES = sorted(
     path.name for path in DOCS.glob("*.md") if re.search(r"```(python|pycon)\n", path.read_text())
 )
-NARROW = 390  # pixels, a telephone
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_code_of_pages_runs(page):
 
 
 def test_every_public_name_is_on_an_api_page():
-    for room in ("model", "tl", "pl", "metrics", "geometry", "datasets"):
+    for room in ("model", "tl", "pl", "report", "metrics", "geometry", "datasets"):
         text = (DOCS / "api" / f"{room}.md").read_text()
         listed = re.findall(r"^   (\w+)$", text, flags=re.MULTILINE)
         assert sorted(listed) == sorted(import_module(f"scivae.{room}").__all__), room
@@ -208,42 +208,6 @@ def address(site):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Chromium without a screen, which reaches this machine only."""
-    selenium = pytest.importorskip("selenium.webdriver", reason="there is no selenium")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    binary = next(filter(None, map(shutil.which, names)), None)
-    driver = shutil.which("chromedriver")
-    if binary is None or driver is None:
-        pytest.skip("there is no Chromium, or no chromedriver; on Debian: chromium-driver")
-    options = selenium.ChromeOptions()
-    options.binary_location = binary
-    for option in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-        f"--user-data-dir={tmp_path_factory.mktemp('browser')}",
-    ):
-        options.add_argument(option)
-    service = selenium.ChromeService(driver)
-    chrome = selenium.Chrome(options=options, service=service)
-    yield chrome
-    chrome.quit()
-
-
-def resize(browser, width: int) -> None:
-    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
 def test_search_finds_a_word(browser, address):

@@ -9,9 +9,9 @@ import pytest
 from tests.conftest import make_adata, make_model
 
 import scivae
-from scivae._demo import as_words
 from scivae._names import as_text, same_names
 from scivae.cli import main
+from scivae.commands.cells import as_words
 from scivae.model import CIVAE, BlockDataModule
 
 N = 120

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from . import _display
 
 if TYPE_CHECKING:
-    from . import datasets, geometry, metrics, model, pl, stats, tl
+    from . import datasets, geometry, metrics, model, pl, report, stats, tl
 
-__all__ = ["datasets", "geometry", "metrics", "model", "pl", "stats", "tl"]
+__all__ = ["datasets", "geometry", "metrics", "model", "pl", "report", "stats", "tl"]
 __version__ = version("scivae-tools")
 
 

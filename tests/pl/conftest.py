@@ -221,3 +221,14 @@ def joint() -> AnnData:
 @pytest.fixture
 def images() -> AnnData:
     return make_images()
+
+
+def make_sets() -> pd.DataFrame:
+    """Sets of genes as tl.enrich returns them."""
+    z = np.array([5.0, -4.0, 2.5, -0.5])
+    names = ["HALLMARK_INTERFERON_ALPHA_RESPONSE", "odd $\\frac set", "a set", "another"]
+    return pd.DataFrame(
+        {"score": z, "z": z, "fdr": [1e-4, 1e-3, 0.04, 0.6], "switch": [0.2, 0.7, np.nan, 0.5],
+         "n_genes": [97, 12, 8, 5]},
+        index=names,
+    )  # fmt: skip

@@ -31,6 +31,7 @@ FIGURES = {
         lambda d, **k: scivae.pl.confusion(d.obs["cell_type"], d.obs["cell_type"][::-1], **k),
         1,
     ),
+    "enrichment": (None, lambda d, **k: scivae.pl.enrichment(make.make_sets(), **k), 1),
     "gene_order": (make.make_trends, lambda d, **k: scivae.pl.gene_order(d, **k), 1),
     "gene_trends": (
         make.make_trends,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ._animation import animate
 from ._confusion import confusion
+from ._enrichment import enrichment
 from ._history import history
 from ._images import reconstruction, traversal_images
 from ._latent import augmentation, latent
 from ._margin import class_margin
 from ._order import gene_order
 from ._path import path
+from ._style import category_colors as category_colors
 from ._tradeoff import tradeoff
 from ._trends import gene_trends, trend_heatmap
 
@@ -18,6 +20,7 @@ __all__ = [
     "augmentation",
     "class_margin",
     "confusion",
+    "enrichment",
     "gene_order",
     "gene_trends",
     "history",

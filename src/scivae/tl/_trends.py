@@ -253,6 +253,7 @@ def gene_trends(
         n_pairs=len(pairs),
         quantile_pairs=held,
         donors=np.array(groups.donors, dtype=str),
+        donor_key=_donor_key(donor_key, pairs),
         between=np.array([str(level) for level in groups.between], dtype=str),
         share_in_class=_share_in_class(model, start, end),
         transform_batch=None if transform_batch is None else str(transform_batch),
@@ -314,6 +315,12 @@ def _described(curve: np.ndarray, t: np.ndarray, unit: float) -> pd.DataFrame:
             _keys.RESOLVED: np.zeros(curve.shape[1], dtype=bool),
         }
     )
+
+
+def _donor_key(donor_key: str | None, pairs: pd.DataFrame) -> str | None:
+    """Column of ``obs`` with the donors, if it is known."""
+    key = donor_key if donor_key is not None else pairs.attrs.get("donor_key")
+    return None if key is None else str(key)
 
 
 def _check_position(adata: AnnData, key_added: str) -> None:

@@ -1,0 +1,1 @@
+"""What the commands of ``scivae`` do, step by step; :mod:`scivae.cli` reads their arguments."""

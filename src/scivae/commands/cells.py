@@ -1,0 +1,214 @@
+"""Cells of a command: read from a file, and checked before anything takes long."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._errors import near_matches, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+# Measured cells that a curve needs; see :func:`scivae.tl.gene_trends`.
+MIN_CELLS = 20
+
+
+def read_cells(path: Path, argument: str, *, backed: bool = False) -> AnnData:
+    """Cells of an h5ad file or a zarr store; a ValueError names the argument that is at fault."""
+    import anndata
+
+    if not path.exists():
+        raise ValueError(f"{argument} must be a file, but {path} is not there.")
+    try:
+        if path.is_dir():
+            return anndata.read_zarr(path)
+        return anndata.read_h5ad(path, backed="r" if backed else None)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        kind = "a zarr store" if path.is_dir() else "an h5ad file"
+        raise ValueError(f"{argument} must be {kind}, but {path} is none: {reason}.") from error
+
+
+def check_folder(out: Path) -> None:
+    """Raise before anything is done if results could not be written to a folder afterwards."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        what = "a file" if there == out else f"in {there}, which is a file"
+        raise ValueError(f"--out must be a folder, but {out} is {what}; choose another.")
+    if not os.access(there, os.W_OK):
+        raise ValueError(
+            f"--out must be a folder that can be written to, but {there} is not; choose another."
+        )
+
+
+def check_file(out: Path, suffixes: Sequence[str]) -> None:
+    """Raise before anything is done if a file could not be written afterwards."""
+    if out.suffix.lower() not in suffixes:
+        raise ValueError(
+            f"--out must end in {' or '.join(suffixes)}, got {str(out.name)!r}; rename it."
+        )
+    if out.is_dir() and out.suffix.lower() != ".zarr":
+        raise ValueError(f"--out must be a file, but {out} is a folder; choose another.")
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "cannot be written to" if there.is_dir() else "is a file"
+        raise ValueError(
+            f"--out must be in a folder that can be written to, but {there} {what}; choose another."
+        )
+
+
+def as_words(column: pd.Series) -> pd.Series:
+    """A column as it is spelled on a command line: as text, and whole numbers without a point."""
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        levels = as_words(pd.Series(column.cat.categories))
+        if levels.is_unique:
+            return column.cat.rename_categories(levels.tolist())
+    if pd.api.types.is_float_dtype(column.dtype):
+        known = column.dropna()
+        if (known == known.round()).all() and (known.abs() < 2**53).all():
+            column = column.astype("Int64")
+    return (
+        column.astype(object).where(column.notna()).map(str, na_action="ignore").astype("category")
+    )
+
+
+def check_column(adata: AnnData, option: str, name: str | None) -> None:
+    """Raise unless the AnnData has the column."""
+    if name is not None and name not in adata.obs:
+        raise KeyError(
+            f"{option} must be a column of obs, got {name!r}; available columns: "
+            f"{shown(adata.obs.columns, 20)}.{near_matches(name, adata.obs.columns)}"
+        )
+
+
+def check_value(adata: AnnData, option: str, value: str | None, column: str | None) -> None:
+    """Raise unless a column has the value, as it is spelled on a command line."""
+    if value is None or column is None:
+        return
+    values = list(as_words(adata.obs[column]).dropna().unique())
+    if value not in values:
+        raise KeyError(
+            f"{option} must be a value of obs[{column!r}], got {value!r}; they are: "
+            f"{shown(sorted(values), 20)}.{near_matches(value, values)}"
+        )
+
+
+def check_gene_names(adata: AnnData, genes: Iterable[str] | None) -> None:
+    """Raise unless all genes are there."""
+    known = set(adata.var_names.astype(str))
+    for gene in genes or ():
+        if gene not in known:
+            raise KeyError(
+                f"--genes must be among the {adata.n_vars} genes of the data, but {gene!r} is not."
+                f"{near_matches(gene, known)}"
+            )
+
+
+def check_groups(
+    adata: AnnData, groups: Sequence[tuple[str, np.ndarray]], label: str | None
+) -> None:
+    """Raise unless each group has cells, and all together enough for curves."""
+    for option, cells in groups:
+        if not cells.any():
+            inside = "" if label is None else f"is {label!r} and "
+            raise ValueError(f"no cell {inside}is of {option}; choose another --label or group.")
+    n = int(np.logical_or.reduce([cells for _, cells in groups]).sum())
+    if n < MIN_CELLS:
+        raise ValueError(
+            f"curves along a path need at least {MIN_CELLS} cells of the groups, but there are {n}; choose "
+            "larger groups, or leave --label out."
+        )
+
+
+def check_donors(adata: AnnData, key: str, source: np.ndarray, target: np.ndarray) -> bool:
+    """Whether a donor has cells of both groups; raise if the donors cannot be told from the groups."""
+    donor = adata.obs[key].astype(object)
+    sides = [set(donor[side].dropna().astype(str)) for side in (source, target)]
+    for option, side in zip(("--source", "--target"), sides, strict=True):
+        if not side:
+            raise ValueError(
+                f"--donor-key must name donors, but obs[{key!r}] is missing for every cell of {option}; "
+                "fill it in, or leave --donor-key out."
+            )
+    if len(sides[0]) == len(sides[1]) == 1 and sides[0] != sides[1]:
+        raise ValueError(
+            f"--donor-key must name donors, but obs[{key!r}] has one value in each group, and cannot be told "
+            "from the groups; leave --donor-key out for p-values within one sample."
+        )
+    return bool(sides[0] & sides[1])
+
+
+def training_genes(
+    adata: AnnData, layer: str | None, train: np.ndarray, n_top: int, keep: Iterable[str]
+) -> np.ndarray:
+    """The most variable genes of the training cells, and those to keep, as a mask over all genes.
+
+    Parameters
+    ----------
+    adata
+        All cells.
+    layer
+        Layer with the values.
+    train
+        Positions of the training cells: held-out cells have no say.
+    n_top
+        How many genes.
+    keep
+        Names of genes that are kept whatever their variance.
+    """
+    import scanpy as sc
+    from anndata import AnnData as New
+
+    from .._storage import in_memory, rows_of
+    from ..data.checks import resolve_layer, values_of
+    from ..data.generated import log_normalize
+    from ..data.likelihoods import choose_likelihood
+    from ..data.profile import summarize
+
+    values = in_memory(rows_of(values_of(adata, resolve_layer(adata, layer)), np.sort(train)))
+    kept = np.isin(adata.var_names.astype(str), list(keep))
+    if choose_likelihood(summarize(values)) == "nb":
+        cells = New(X=log_normalize(values.astype(np.float32)))
+        found = sc.pp.highly_variable_genes(cells, n_top_genes=n_top, inplace=False)
+        return found["highly_variable"].to_numpy() | kept
+    from scipy import sparse
+    from sklearn.utils.sparsefuncs import mean_variance_axis
+
+    variance = (
+        mean_variance_axis(values, axis=0)[1] if sparse.issparse(values) else values.var(axis=0)
+    )
+    chosen = np.zeros(adata.n_vars, dtype=bool)
+    chosen[np.argsort(-np.asarray(variance), kind="stable")[:n_top]] = True
+    return chosen | kept
+
+
+def read_gene_sets(path: Path | None) -> dict[str, list[str]] | None:
+    """Sets of genes of a GMT file: a set a line, with its name, a description and its genes."""
+    if path is None:
+        return None
+    if not path.is_file():
+        raise ValueError(f"--gene-sets must be a file, but {path} is not there.")
+    found: dict[str, list[str]] = {}
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1
+    ):
+        parts = [part.strip() for part in line.split("\t")]
+        if not line.strip():
+            continue
+        if len(parts) < 3:
+            raise ValueError(
+                "--gene-sets must be a GMT file (name, description and genes, with tabs between), but line "
+                f"{number} of {path} has {len(parts)} parts."
+            )
+        found[parts[0]] = [gene for gene in parts[2:] if gene]
+    if not found:
+        raise ValueError(f"--gene-sets must hold at least one set of genes, but {path} is empty.")
+    return found

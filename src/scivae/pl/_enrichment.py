@@ -1,0 +1,127 @@
+"""Which sets of genes change along a path."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .._validate.arguments import check_integer
+from ._style import GRAY, OKABE_ITO, SMALLEST, WIDTH, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+UP, DOWN = OKABE_ITO[3], OKABE_ITO[0]
+# False discovery rate under which a bar is filled in color.
+LEVEL = 0.05
+# Letters of a name.
+MOST_LETTERS = 28
+
+
+def enrichment(
+    sets: pd.DataFrame, *, n_sets: int = 20, ax: Axes | None = None, show: bool = False
+) -> Axes:
+    """Sets of genes by how surely they change, rising ones to the right, falling ones to the left.
+
+    Parameters
+    ----------
+    sets
+        From :func:`scivae.tl.enrich`.
+    n_sets
+        How many sets at most, the surest.
+    ax
+        Axes to draw in; ``None`` makes a figure.
+    show
+        Show the figure.
+
+    Returns
+    -------
+    The Axes. The length of a bar is ``z``, how far the score is from no difference. Sets with a false
+    discovery rate above 5 % are gray. The number ``t`` is the median position at which the genes of
+    the set have changed by half; that in brackets, how many genes of the set were there.
+
+    Raises
+    ------
+    TypeError
+        If ``sets`` is no table.
+    ValueError
+        If it lacks columns or has no rows.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import scivae
+    >>> sets = pd.DataFrame(
+    ...     {"z": [4.0, -3.0], "fdr": [0.001, 0.02], "switch": [0.3, 0.7], "n_genes": [12, 9]},
+    ...     index=["interferon response", "oxidative phosphorylation"],
+    ... )
+    >>> ax = scivae.pl.enrichment(sets)
+    >>> [label.get_text() for label in ax.get_yticklabels()]
+    ['interferon response (12)', 'oxidative phosphorylation (9)']
+    """
+    check_integer("n_sets", n_sets, minimum=1)
+    table = _checked(sets)
+    fdr = "fdr" if "fdr" in table else "fdr_cells"
+    table = table.assign(z=table["z"].astype(float))[np.isfinite(table["z"].astype(float))]
+    table = table.iloc[np.argsort(-table["z"].abs().to_numpy(), kind="stable")[:n_sets]]
+    table = table.iloc[np.argsort(-table["z"].to_numpy(), kind="stable")]
+    sure = (table[fdr] <= LEVEL).to_numpy()
+    z = table["z"].to_numpy()
+    colors = [GRAY if not s else UP if v > 0 else DOWN for s, v in zip(sure, z, strict=True)]
+    collection = _collection([str(name) for name in table.index])
+    names = [
+        f"{_short(str(name)[len(collection) :])} ({n:,.0f})" for name, n in table["n_genes"].items()
+    ]
+    row = np.arange(len(table))
+    with drawing(ax, size=(WIDTH, 0.85 + 0.15 * max(len(row), 2)), show=show) as drawn:
+        drawn.barh(row, z, height=0.72, color=colors, lw=0)
+        drawn.axvline(0, color="black", lw=0.6)
+        reach = float(np.abs(z).max(initial=1.0))
+        low, high = min(float(z.min(initial=0.0)), 0.0), max(float(z.max(initial=0.0)), 0.0)
+        drawn.set_xlim(low - 0.02 * reach, high + 0.24 * reach)
+        for place, value, switch in zip(
+            row.tolist(), z, table["switch"].astype(float), strict=True
+        ):
+            if np.isfinite(switch):
+                drawn.text(
+                    max(value, 0.0) + 0.03 * reach, place, f"t {switch:.2f}", va="center",
+                    fontsize=SMALLEST, color="0.35",
+                )  # fmt: skip
+        drawn.set_ylim(len(row) - 0.4, -0.6)
+        drawn.set_yticks(row, names, fontsize=6, parse_math=False)
+        drawn.tick_params(axis="y", length=0)
+        drawn.spines["left"].set_visible(False)
+        unit = "between donors" if fdr == "fdr" else "within one sample"
+        drawn.set_xlabel(f"z, {unit}\ngray: FDR above 5 %")
+    return drawn
+
+
+def _checked(sets: Any) -> pd.DataFrame:
+    """The table; raise unless it is one of sets."""
+    if not isinstance(sets, pd.DataFrame):
+        raise TypeError(
+            f"sets must be the DataFrame of scivae.tl.enrich, got {type(sets).__name__}."
+        )
+    missing = [c for c in ("z", "switch", "n_genes") if c not in sets]
+    if missing or not {"fdr", "fdr_cells"} & set(sets.columns) or not len(sets):
+        lacking = f"no column {missing[0]!r}" if missing else "no false discovery rates"
+        raise ValueError(
+            f"sets must be made by scivae.tl.enrich(trends, net), got {len(sets)} rows and "
+            f"{lacking if len(sets) else 'nothing to draw'}."
+        )
+    return sets
+
+
+def _collection(names: list[str]) -> str:
+    """What all names begin with, such as ``HALLMARK_``; it says nothing of a set."""
+    common = os.path.commonprefix(names) if len(names) > 1 else ""
+    return common[: common.rfind("_") + 1]
+
+
+def _short(name: Any) -> str:
+    """A name in one line, without the underscores of gene-set collections."""
+    text = " ".join(str(name).replace("_", " ").split())
+    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"

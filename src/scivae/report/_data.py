@@ -1,0 +1,381 @@
+"""Tables and sentences of the page, from the cells, the model and its results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .. import _keys
+from .._display import counted, listed
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ..model import CIVAE
+    from ._quality import HeldOut, Made
+
+# False discovery rate under which a gene is said to change.
+LEVEL = 0.05
+# Rows of the table of genes that stand in the page itself, for print and where scripts are off.
+ROWS_IN_PAGE = 25
+
+
+def path_name(said: Mapping[str, Any]) -> str:
+    """The question in a few words: from where to where, and in which class."""
+    if said.get("source") is None or said.get("target") is None:
+        return "along the paths"
+    inside = f" in {said['label']}" if said.get("label") is not None else ""
+    return f"{said['source']} → {said['target']}{inside}"
+
+
+def title(model: CIVAE, said: Mapping[str, Any]) -> str:
+    """Heading of the page."""
+    if said.get("source") is not None:
+        return path_name(said)
+    return f"A model of {counted(len(model.classes), 'class')} of {model.setup.labels_key}"
+
+
+def question(model: CIVAE, said: Mapping[str, Any], ranked: pd.DataFrame | None) -> str:
+    """What was asked, in a sentence."""
+    if said.get("source") is not None:
+        of = "" if said.get("label") is None else f" of the class “{said['label']}”"
+        return (
+            f"Which genes change between “{said['source']}” and “{said['target']}” cells{of} "
+            f"(column “{said['groupby']}”), where along the way, and how surely?"
+        )
+    if said:
+        return "Which genes change along the paths between the chosen cells, where, and how surely?"
+    return (
+        f"How well does the model tell the {len(model.classes)} classes of “{model.setup.labels_key}” "
+        "apart, and what does it make of them?"
+    )
+
+
+def headline(
+    said: Mapping[str, Any],
+    ranked: pd.DataFrame | None,
+    held_out: HeldOut | None,
+    made: Made | None,
+) -> list[tuple[str, str]]:
+    """The most important numbers with their captions."""
+    found = []
+    if ranked is not None:
+        n = int((significance(ranked) <= LEVEL).sum())
+        unit = (
+            "between donors"
+            if ranked.attrs.get("unit") == "donors"
+            else "within one sample per group"
+        )
+        found.append(
+            (f"{n:,}", f"of {len(ranked):,} genes differ (false discovery rate 5 %, {unit})")
+        )
+    if ranked is not None and "resolved" in ranked and said.get("evidence") == "measured":
+        n = int(ranked["resolved"].sum())
+        found.append((f"{n:,}", "genes with a position that is sure enough to be ordered"))
+    if held_out is not None:
+        first, control = held_out.scores[:2]
+        found.append(
+            (
+                percent(first.accuracy),
+                f"of {len(held_out.true):,} held-out cells are labeled right; principal components with a "
+                f"logistic regression: {percent(control.accuracy)}",
+            )
+        )
+    if made is not None:
+        real = (
+            ""
+            if np.isnan(made.real_recognized)
+            else f"; held-out real cells: {percent(made.real_recognized)}"
+        )
+        found.append(
+            (percent(made.recognized), f"of synthetic cells are recognized as their class{real}")
+        )
+    return found
+
+
+def percent(value: float) -> str:
+    """A proportion as text; a dash where it is not known."""
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number in a few digits; a dash where it is not known."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.1e}"
+
+
+def fixed(value: float) -> str:
+    """A number with two decimals; a dash where it is not known."""
+    return f"{value:.2f}" if value is not None and np.isfinite(value) else "–"
+
+
+def significance(ranked: pd.DataFrame) -> pd.Series:
+    """False discovery rates, whatever the unit."""
+    return ranked["fdr" if "fdr" in ranked else "fdr_cells"]
+
+
+def donor_column(adata: AnnData, said: Mapping[str, Any]) -> str | None:
+    """Column with the donors of the trends, if the AnnData has it."""
+    key = said.get("donor_key")
+    return str(key) if key is not None and str(key) in adata.obs else None
+
+
+def facts(model: CIVAE, adata: AnnData, donor_key: str | None) -> list[tuple[str, str]]:
+    """Names and values that describe the data."""
+    from ..data.checks import where
+
+    setup = model.setup
+    found = [
+        ("cells", f"{adata.n_obs:,}"),
+        ("genes", f"{adata.n_vars:,}"),
+        (f"classes ({setup.labels_key})", f"{len(setup.classes)}: {listed(setup.classes, 8)}"),
+        ("values", f"{where(setup.layer).removeprefix('adata.')}, likelihood {model.likelihood}"),
+    ]
+    if donor_key is not None:
+        names = adata.obs[donor_key].dropna().astype(str).unique()
+        found.append((f"donors ({donor_key})", f"{len(names)}: {listed(sorted(names), 8)}"))
+    if setup.batch_key is not None:
+        found.append(
+            (f"batches ({setup.batch_key})", f"{len(setup.batches)}: {listed(setup.batches, 8)}")
+        )
+    return found
+
+
+def qc_table(
+    model: CIVAE, adata: AnnData, donor_key: str | None, *, minified: bool
+) -> dict[str, Any]:
+    """Cells of each class: how many, in which part, how deep, of how many donors."""
+    from .._storage import iter_blocks
+    from ..data.checks import LABEL_CODES, resolve_layer, values_of
+    from ..module import COUNT_LIKELIHOODS
+
+    code = np.asarray(adata.obs[LABEL_CODES])
+    counts = model.likelihood in COUNT_LIKELIHOODS and not minified
+    total, genes = np.zeros((2, adata.n_obs))
+    if counts:
+        values = values_of(adata, resolve_layer(adata, model.setup.layer))
+        for start, block in iter_blocks(values):
+            rows = slice(start, start + block.shape[0])
+            total[rows] = np.asarray(block.sum(axis=1)).ravel()
+            genes[rows] = np.asarray((block > 0).sum(axis=1)).ravel()
+    part = np.zeros(adata.n_obs, dtype=int)
+    for value, given in ((1, model.train_indices), (2, model.validation_indices)):
+        if given is not None:
+            part[np.asarray(given, dtype=int)] = value
+    donors = None if donor_key is None else adata.obs[donor_key].astype(object).to_numpy()
+    names = [*model.classes.astype(str), "no label"]
+    header = ["class", "cells", "trained on", "held out"]
+    header += ["counts, median", "genes, median"] if counts else []
+    header += ["donors"] if donors is not None else []
+    rows_of = []
+    for k, name in enumerate(names):
+        own = code == k if k < len(model.classes) else code >= len(model.classes)
+        if not own.any():
+            continue
+        row = [
+            name,
+            *(
+                f"{int(n):,}"
+                for n in (own.sum(), (own & (part == 1)).sum(), (own & (part == 2)).sum())
+            ),
+        ]
+        if counts:
+            row += [f"{np.median(total[own]):,.0f}", f"{np.median(genes[own]):,.0f}"]
+        if donors is not None:
+            row.append(str(pd.Series(donors[own]).nunique()))
+        rows_of.append(row)
+    small = [row[0] for row in rows_of if int(row[1].replace(",", "")) < 10]
+    return {"header": header, "rows": rows_of, "small": small}
+
+
+def samples_table(said: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Cells of each donor and group that the comparison rests on."""
+    table = said.get("samples")
+    if table is None or not len(table):
+        return None
+    named = {"source": said.get("source"), "target": said.get("target"), "between": "between"}
+    groups = [g for g in ("source", "between", "target") if (table["group"].astype(str) == g).any()]
+    donors = list(dict.fromkeys(table["donor"].astype(str)))
+    rows = []
+    for donor in sorted(donors):
+        own = table[table["donor"].astype(str) == donor]
+        cells = [int(own.loc[own["group"].astype(str) == g, "n_cells"].sum()) for g in groups]
+        rows.append([donor or "all cells", *(f"{n:,}" if n else "–" for n in cells)])
+    return {
+        "header": ["donor" if any(donors) else "", *(str(named.get(g) or g) for g in groups)],
+        "rows": rows,
+    }
+
+
+def training_facts(model: CIVAE) -> list[tuple[str, str]]:
+    """Names and values that describe the model and its training."""
+    from ._methods import epochs_of
+
+    module = model.module
+    train, held = (
+        0 if i is None else len(i) for i in (model.train_indices, model.validation_indices)
+    )
+    found = [
+        ("latent space", f"{module.n_latent} dimensions"),
+        (
+            "weights of the objective",
+            f"classifier {module.discriminator_weight:.3g}, KL {module.kl_weight:g}",
+        ),
+        ("trained on", f"{train:,} cells, {counted(epochs_of(model), 'epoch')}"),
+        ("held out", f"{held:,} cells" if held else "none"),
+    ]
+    if model.engine:
+        found.append(("steps", str(model.engine)))
+    return found
+
+
+def positions(adata: AnnData, trends: AnnData | None) -> pd.Series | None:
+    """Position along the path of the cells that have one, by name."""
+    if trends is not None:
+        table = trends.uns[_keys.UNS].get("cells")
+        if table is None:
+            return None
+        found = pd.Series(table["t"].to_numpy(dtype=float), index=table.index.astype(str))
+    elif _keys.t_key() in adata.obs:
+        found = adata.obs[_keys.t_key()].astype(float)
+        found.index = found.index.astype(str)
+    else:
+        return None
+    return found[~found.index.duplicated()]
+
+
+def unit_sentence(ranked: pd.DataFrame) -> str:
+    """What the p-values speak about."""
+    said = ranked.attrs
+    note = f" {str(said['note'])[:1].upper()}{str(said['note'])[1:]}." if said.get("note") else ""
+    if said.get("unit") == "donors":
+        return f"p-values are between donors: {said.get('unit_text')}.{note}"
+    return (
+        "One sample per group: p-values are between cells within these samples (permutation of cells), and do "
+        f"not speak about other donors.{note}"
+    )
+
+
+def gene_table(ranked: pd.DataFrame) -> dict[str, Any]:
+    """The table of genes: columns, values for the script, and the first rows as text."""
+    between_donors = ranked.attrs.get("unit") == "donors"
+    log2 = str(ranked.attrs.get("scale", "")).startswith("log2")
+    p, fdr = ("p_value", "fdr") if "fdr" in ranked else ("p_cells", "fdr_cells")
+    unit = "between donors" if between_donors else "within one sample"
+    wanted: list[dict[str, Any]] = [
+        {"key": "gene", "label": "gene", "kind": "text", "title": "Name of the gene"},
+        {"key": "shape", "label": "shape", "kind": "text",
+         "title": "up, down, transient (measured groups in between are above or below both ends), or flat"},
+        {"key": "change", "label": "change, log2" if log2 else "change", "kind": "fixed" if log2 else "number",
+         "title": "From the start to the end of the curve that was fitted to measured cells, with its 90 % interval"},
+        {"key": "switch", "label": "switch, t", "kind": "fixed",
+         "title": "Position at which half of the change is reached (0: source, 1: target), with its 90 % interval"},
+        {"key": "resolved", "label": "resolved", "kind": "text",
+         "title": "yes: the change is surely there and its position is known to 0.3 or better"},
+        {"key": p, "label": f"p, {unit}", "kind": "number", "title": f"p-value of the difference of the groups, {unit}"},
+        {"key": fdr, "label": "FDR", "kind": "number", "title": "False discovery rate (Benjamini and Hochberg)"},
+        {"key": "agreement", "label": "donors agree", "kind": "fixed",
+         "title": "Proportion of the donors with both groups that differ in the direction of most of them"},
+    ]  # fmt: skip
+    columns: list[dict[str, Any]] = []
+    values: list[list[Any]] = []
+    for column in wanted:
+        key = column["key"]
+        if key != "gene" and (key not in ranked or ranked[key].isna().all()):
+            continue
+        column["at"] = len(values)
+        if key == "gene":
+            values.append([str(name) for name in ranked.index])
+        elif key == "resolved":
+            values.append(["yes" if r else "no" for r in ranked[key]])
+        elif column["kind"] == "text":
+            values.append(ranked[key].astype(str).tolist())
+        else:
+            values.append(_plain(ranked[key]))
+            low, high = f"{key}_low", f"{key}_high"
+            if low in ranked and ranked[low].notna().any():
+                column["low"], column["high"] = len(values), len(values) + 1
+                values += [_plain(ranked[low]), _plain(ranked[high])]
+        columns.append(column)
+    rows = [list(row) for row in zip(*values, strict=True)]
+    fdr_at = next((c["at"] for c in columns if c["key"] == fdr), None)
+    return {
+        "columns": columns,
+        "rows": rows,
+        "fdr": fdr_at,
+        "first": [[_cell(row, column) for column in columns] for row in rows[:ROWS_IN_PAGE]],
+        "n": len(rows),
+    }
+
+
+def _plain(values: pd.Series) -> list[float | None]:
+    """Numbers in four digits, as JSON has them."""
+    return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values.astype(float).tolist()]
+
+
+def _cell(row: list[Any], column: dict[str, Any]) -> tuple[str, str]:
+    """Text of a cell, and of its interval."""
+    value = row[column["at"]]
+    if column["kind"] == "text":
+        return str(value), ""
+    shown = fixed if column["kind"] == "fixed" else number
+    interval = ""
+    if "low" in column and row[column["low"]] is not None and value is not None:
+        interval = f"{shown(row[column['low']])} to {shown(row[column['high']])}"
+    return shown(np.nan if value is None else value), interval
+
+
+def set_table(sets: pd.DataFrame) -> dict[str, Any]:
+    """Gene sets, the surest first."""
+    p, fdr = ("p_value", "fdr") if "fdr" in sets else ("p_cells", "fdr_cells")
+    rows = [
+        [str(name), f"{int(row['n_genes']):,}", number(row["score"]), number(row["switch"], 2), number(row[p]), number(row[fdr])]
+        for name, row in sets.head(30).iterrows()
+    ]  # fmt: skip
+    unit = "between donors" if sets.attrs.get("unit") == "donors" else "within one sample"
+    return {
+        "header": ["set", "genes", "score", "median switch, t", f"p, {unit}", "FDR"],
+        "rows": rows,
+        "n": len(sets),
+    }
+
+
+def parameters(
+    model: CIVAE, trends: AnnData | None, settings: Mapping[str, Any] | None
+) -> dict[str, dict[str, str]]:
+    """Parameters of the model, of the trends, and options of the command."""
+    found: dict[str, dict[str, str]] = {}
+    if settings:
+        found["command"] = {str(k): str(v) for k, v in settings.items()}
+    found["setup"] = {
+        str(k): str(v)
+        for k, v in (model.registry_.get("setup_args") or {}).items()
+        if v not in (None, False)
+    }
+    found["model"] = {
+        str(k): str(v)
+        for group in model.init_params_.values()
+        for k, v in group.items()
+        if isinstance(v, str | int | float | bool)
+    }
+    if trends is not None:
+        wanted = (
+            "evidence",
+            "scale",
+            "method",
+            "pairing",
+            "n_pairs",
+            "n_steps",
+            "n_bootstraps",
+            "penalty",
+            "seed",
+        )
+        said = trends.uns[_keys.UNS]
+        found["trends"] = {k: str(said[k]) for k in wanted if said.get(k) is not None}
+    return found

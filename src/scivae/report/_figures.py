@@ -1,0 +1,181 @@
+"""Figures of the report, each as an SVG in the page and as a PNG beside it."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .. import _keys
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ..model import CIVAE
+    from ._quality import HeldOut
+
+N_CURVES, N_HEATMAP, N_ORDER = 6, 40, 20
+DPI = 200
+
+
+class Figure(NamedTuple):
+    """A drawn figure.
+
+    Attributes
+    ----------
+    name
+        What its file is called.
+    svg
+        The figure, in base64.
+    width
+        In CSS pixels.
+    alt
+        What it shows, for those who cannot see it.
+    """
+
+    name: str
+    svg: str
+    width: int
+    alt: str
+
+
+class Drawer:
+    """Draws figures one after another, closes each, and goes on where one cannot be drawn.
+
+    Parameters
+    ----------
+    folder
+        Where to keep each as a PNG too; ``None`` for nowhere.
+    """
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+        self.failed: dict[str, str] = {}
+
+    def __call__(self, name: str, alt: str, draw: Callable[[], Any]) -> Figure | None:
+        """The figure that ``draw`` makes; ``None`` if the data do not allow it."""
+        import matplotlib.pyplot as plt
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of signs that the font lacks
+            try:
+                figure = np.ravel(np.asarray(draw(), dtype=object))[0].figure
+            except (ValueError, KeyError) as error:
+                self.failed[name] = str(error.args[0] if error.args else error)
+                return None
+            try:
+                if self.folder is not None:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    figure.savefig(self.folder / f"{name}.png", dpi=DPI, bbox_inches="tight")
+                raw = io.BytesIO()
+                figure.savefig(raw, format="svg", bbox_inches="tight", metadata={"Date": None})
+                width = figure.get_window_extent().width / figure.dpi * 96
+            finally:
+                plt.close(figure)
+        return Figure(name, b64encode(raw.getvalue()).decode("ascii"), round(1.35 * width), alt)
+
+
+def of_model(draw: Drawer, model: CIVAE, held_out: HeldOut | None) -> dict[str, Figure | None]:
+    """How training went, and which classes are taken for which."""
+    from .. import pl
+
+    figures = {
+        "training": draw("training", "Terms of the objective by epoch", lambda: pl.history(model)),
+    }
+    if held_out is not None:
+        order = [c for c in model.classes.astype(str) if c in {*held_out.true, *held_out.predicted}]
+        figures["confusion"] = draw(
+            "confusion",
+            "Predicted classes of the held-out cells by their true class",
+            lambda: pl.confusion(
+                pd.Series(held_out.true), pd.Series(held_out.predicted), labels=order
+            ),
+        )
+    return figures
+
+
+def of_paths(draw: Drawer, joint: AnnData, paths: AnnData, key: str) -> dict[str, Figure | None]:
+    """Paths on the map, and how deep inside of their class they run."""
+    from .. import pl
+
+    return {
+        "path": draw(
+            "path",
+            "Paths on the map of the cells",
+            lambda: pl.path(joint, color=key if key in joint.obs else None),
+        ),
+        "margin": draw(
+            "margin", "Margin of the class along the paths", lambda: pl.class_margin(paths)
+        ),
+    }
+
+
+def of_trends(
+    draw: Drawer, trends: AnnData, ranked: pd.DataFrame, shown: Sequence[str]
+) -> dict[str, Figure | None]:
+    """Curves over measured cells, all of them at once, and their order."""
+    from .. import pl
+
+    figures = {
+        "genes": draw(
+            "genes",
+            f"Expression along the path: {', '.join(shown)}",
+            lambda: pl.gene_trends(trends, list(shown), ranked=ranked),
+        ),
+        "heatmap": draw(
+            "heatmap",
+            "Genes by position along the path",
+            lambda: pl.trend_heatmap(trends, ranked, n_genes=N_HEATMAP),
+        ),
+    }
+    if _keys.SWITCHES in trends.varm and bool(trends.var[_keys.RESOLVED].any()):
+        figures["order"] = draw(
+            "order",
+            "Which genes change before which",
+            lambda: pl.gene_order(trends, n_genes=N_ORDER),
+        )
+    return figures
+
+
+def of_sets(draw: Drawer, sets: pd.DataFrame) -> dict[str, Figure | None]:
+    """Gene sets, rising and falling."""
+    from .. import pl
+
+    return {"enrichment": draw("enrichment", "Gene sets that change", lambda: pl.enrichment(sets))}
+
+
+def of_images(draw: Drawer, paths: AnnData, image: Any) -> dict[str, Figure | None]:
+    """Decoded images along paths, where genes are pixels."""
+    from .. import pl
+
+    shape = tuple(int(i) for i in image["shape"])
+    return {
+        "images": draw(
+            "images",
+            "Decoded images along the path",
+            lambda: pl.traversal_images(paths, shape=shape),
+        )
+    }
+
+
+def of_synthetic(
+    draw: Drawer, real: AnnData, synthetic: AnnData, key: str
+) -> dict[str, Figure | None]:
+    """Synthetic among real cells, in gene space."""
+    from .. import pl
+
+    return {
+        "synthetic": draw(
+            "synthetic",
+            "Synthetic cells among real ones",
+            lambda: pl.augmentation(
+                real, synthetic, color=key if key in synthetic.obs else None, max_cells=2_000
+            ),
+        )
+    }

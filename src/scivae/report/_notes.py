@@ -1,0 +1,172 @@
+"""What a reader must know before believing the figures, in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .. import _keys
+from .._display import listed
+
+if TYPE_CHECKING:
+    from ..model import CIVAE
+    from ._quality import HeldOut, Made
+
+# Below these, a figure is worth a warning.
+MIN_IN_CLASS, MIN_BETWEEN, CLEARLY_WORSE = 0.8, 20, 0.1
+# A forest that tells synthetic from real cells this well, and cells this close to training cells.
+TOLD_APART, COPIES = 0.8, 0.7
+
+
+def notes(
+    model: CIVAE,
+    said: Mapping[str, Any],
+    ranked: pd.DataFrame | None,
+    held_out: HeldOut | None,
+    made: Made | None,
+    qc: Mapping[str, Any],
+    *,
+    minified: bool,
+) -> list[str]:
+    """Sentences; none where there is nothing to warn of."""
+    found = [*_of_data(qc, minified=minified), *_of_model(held_out, minified=minified)]
+    if ranked is not None:
+        found += _of_trends(said, ranked)
+    if made is not None:
+        found += _of_synthetic(made)
+    return found
+
+
+def _of_data(qc: Mapping[str, Any], *, minified: bool) -> list[str]:
+    found = []
+    if minified:
+        found.append(
+            "The cells were minified: their values are gone, so nothing here was compared with measured cells."
+        )
+    if qc["small"]:
+        found.append(
+            f"Classes with fewer than ten cells: {listed(qc['small'])}. The model can hardly have learned them."
+        )
+    return found
+
+
+def _of_model(held_out: HeldOut | None, *, minified: bool) -> list[str]:
+    if held_out is None:
+        if minified:
+            return []
+        return [
+            "No labeled cells were held out, so how well the model labels new cells is not known. Train with "
+            "train_size=0.9."
+        ]
+    found = []
+    model, control, majority = held_out.scores[:3]
+    if model.accuracy <= majority.accuracy:
+        found.append(
+            "On held-out cells the model labels no better than always naming the largest class. Labels may be wrong "
+            "or not be in the data, or training was too short."
+        )
+    elif model.macro_f1 < control.macro_f1 - 0.02:
+        found.append(
+            "On held-out cells, a logistic regression on principal components labels better than the model "
+            f"(macro-F1 {control.macro_f1:.2f} and {model.macro_f1:.2f}). If labels are all that you need, use that."
+        )
+    if len(held_out.true) < 50:
+        low, high = held_out.interval
+        found.append(
+            f"Only {len(held_out.true)} cells were held out: the accuracy lies between {low:.0%} and {high:.0%} "
+            "(95 % interval)."
+        )
+    worst = _worst_class(held_out)
+    if worst:
+        found.append(worst)
+    return found
+
+
+def _worst_class(held_out: HeldOut) -> str | None:
+    """Classes of which less than half of at least five held-out cells are labeled right."""
+    names = []
+    for name in np.unique(held_out.true):
+        own = held_out.true == name
+        right = (held_out.predicted[own] == name).mean()
+        if own.sum() >= 5 and right < 0.5:
+            names.append(f"{name} ({right:.0%} of {int(own.sum())})")
+    return (
+        f"Most held-out cells of these classes are labeled wrong: {listed(names)}."
+        if names
+        else None
+    )
+
+
+def _of_trends(said: Mapping[str, Any], ranked: pd.DataFrame) -> list[str]:
+    found = []
+    if ranked.attrs.get("unit") != "donors":
+        candidate = said.get("donor_candidate")
+        cure = (
+            f" The column “{candidate}” looks like donors: name it as the donor key."
+            if candidate
+            else ""
+        )
+        found.append(
+            "One sample per group: the p-values compare cells of these samples. A difference between the groups may "
+            f"be one between two donors, and no p-value here can tell.{cure}"
+        )
+    check = ranked.attrs.get("permutation")
+    if check and check.get("p_value", 0) > 0.1:
+        found.append(
+            f"With the groups of donors exchanged, {check['called_permuted']:,.0f} genes are called in the median, and "
+            f"{check['called']:,} as the donors are (p {check['p_value']:.2g}): the list as a whole is no more than "
+            "chance could give."
+        )
+    share = said.get("share_in_class")
+    if share is not None and float(share) < MIN_IN_CLASS:
+        found.append(
+            f"Only {float(share):.0%} of the paths have both ends classified as their class, so many of the others "
+            "leave it. Train longer, or choose the groups by what the model predicts."
+        )
+    if said.get("evidence") != "measured":
+        found.append(
+            "The curves are decoded, not measured: they are predictions of the model, and do not show the order in "
+            "which genes change."
+        )
+        return found
+    if int(said.get("n_between", 0)) < MIN_BETWEEN:
+        found.append(
+            f"Only {int(said.get('n_between', 0))} measured cells lie in the middle half of the path, so positions "
+            "at which genes change are guided by the shape of the curve."
+        )
+    if _keys.RESOLVED in ranked:
+        moved = ranked[ranked["shape"] != "flat"]
+        unresolved = float(1 - moved[_keys.RESOLVED].mean()) if len(moved) else 0.0
+        if unresolved > 0.5:
+            found.append(
+                f"{unresolved:.0%} of the genes that move are unresolved: their position along the path is too unsure "
+                "to be ordered. Do not read the order of their rows as an order in time."
+            )
+    return found
+
+
+def _of_synthetic(made: Made) -> list[str]:
+    found = []
+    bad = [
+        c.label
+        for c in made.classes
+        if c.n_real >= 5 and c.recognized < c.real_recognized - CLEARLY_WORSE
+    ]
+    if bad:
+        found.append(
+            f"Synthetic cells of these classes are recognized clearly less often than real cells are: {listed(bad)}."
+        )
+    if made.auc > TOLD_APART and made.auc > made.real_auc + CLEARLY_WORSE:
+        found.append(
+            f"A random forest tells synthetic cells from real ones (area under the curve {made.auc:.2f}; real cells "
+            f"from each other {made.real_auc:.2f}). Do not use them where single genes matter."
+        )
+    if made.closer > COPIES:
+        found.append(
+            f"Synthetic cells lie nearer to training cells than held-out cells do ({made.closer:.0%} of comparisons): "
+            "some may be close copies."
+        )
+    return found

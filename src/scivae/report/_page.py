@@ -1,0 +1,53 @@
+"""The page itself: a template, a style sheet and a script, put into one file."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from ._data import number, percent
+
+
+@cache
+def _template() -> Any:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FunctionLoader(_part),
+        autoescape=True,  # names of cells and genes are anyone's text
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent, "script": _for_script}
+    return environment.get_template("report.html")
+
+
+def _part(name: str) -> str:
+    """A file of the folder of templates."""
+    return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
+
+
+def _for_script(value: Any) -> Any:
+    """A value as JSON that no text in it can end early."""
+    from markupsafe import Markup
+
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign, written in (("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e"),
+                          ("\u2028", "\\u2028"), ("\u2029", "\\u2029")):  # fmt: skip
+        text = text.replace(sign, written)
+    return Markup(text)
+
+
+def render(contents: dict[str, Any]) -> str:
+    """The page as text; what UTF-8 cannot hold (half of a surrogate pair) becomes a question mark."""
+    from markupsafe import Markup
+
+    page = _template().render(
+        **contents,
+        style=Markup(_part("report.css")),
+        code=Markup(_part("report.js")),
+    )
+    return page.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,393 @@
+"""The public function: checks, the parts of the page in turn, and the file."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .. import _keys
+from .._errors import near_matches, shown
+from .._validate.arguments import check_integer, check_trained, check_type
+from . import _data, _figures, _map, _methods, _notes, _page, _quality
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ..model import CIVAE
+
+# Cells on the map, at most.
+MAX_CELLS = 50_000
+PACKAGES = ("scivae-tools", "scvi-tools", "anndata", "scanpy", "torch", "numpy", "pandas")
+
+
+class Report(NamedTuple):
+    """What the page says, and what it was made from.
+
+    Attributes
+    ----------
+    contents
+        What the template takes.
+    held_out
+        Labels of held-out cells; ``None`` if there were none.
+    made
+        Checks of synthetic cells; ``None`` without any.
+    notes
+        Warnings in plain words.
+    sets
+        Table of :func:`scivae.tl.enrich`; ``None`` without gene sets.
+    """
+
+    contents: dict[str, Any]
+    held_out: _quality.HeldOut | None
+    made: _quality.Made | None
+    notes: list[str]
+    sets: pd.DataFrame | None
+
+    def write(self, target: Path) -> Path:
+        """Write the page; a file that was there is replaced when the new one is complete."""
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            part.write_text(_page.render(self.contents), encoding="utf-8")
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+        return target
+
+
+def write(
+    model: CIVAE,
+    trends: AnnData | None = None,
+    paths: AnnData | None = None,
+    synthetic: AnnData | None = None,
+    *,
+    out: str | os.PathLike = "report.html",
+    ranked: pd.DataFrame | None = None,
+    gene_sets: Mapping[str, Sequence[str]] | pd.DataFrame | None = None,
+    genes: Sequence[str] | None = None,
+    title: str | None = None,
+    max_cells: int = MAX_CELLS,
+    seed: int = 0,
+) -> Path:
+    """Write a report on a model and its results: one HTML file that opens without a network.
+
+    Parameters
+    ----------
+    model
+        A trained model, with its training cells.
+    trends
+        From :func:`scivae.tl.gene_trends`.
+    paths
+        From :meth:`scivae.model.CIVAE.interpolate`: paths for the map.
+    synthetic
+        From :meth:`scivae.model.CIVAE.augment`.
+    out
+        The file, or a folder, in which it is called ``report.html``. Folders are made.
+    ranked
+        The table of :func:`scivae.tl.rank_genes`; ``None``: it is calculated.
+    gene_sets
+        Sets of genes for :func:`scivae.tl.enrich`: ``{set: genes}``, or a table as decoupler has it.
+    genes
+        Genes whose curves are shown; ``None``: the surest of each direction.
+    title
+        Heading of the page; ``None``: the question, from the trends.
+    max_cells
+        Cells on the interactive map; drawn at random where there are more.
+    seed
+        Seed of all that is random.
+
+    Returns
+    -------
+    Path of the file.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of another kind.
+    KeyError
+        If a gene is not there.
+    RuntimeError
+        If the model is not trained.
+    ValueError
+        If the model has no cells, or results are not what the functions named above return.
+    OSError
+        If the file cannot be written.
+
+    Notes
+    -----
+    *Held-out figures* are of cells that training held out, beside controls on the same cells: as many
+    principal components as the latent space has with a balanced logistic regression, the largest class, and
+    chance. These cells are of the same samples as the training cells.
+
+    *Synthetic cells* are checked by a logistic regression that was fitted on training cells (which synthetic
+    cells start from), beside held-out real cells; by a random forest; and by distances to training cells.
+
+    *The map* is ``adata.obsm["X_umap"]`` where it is there, else a UMAP of the latent space is calculated and
+    kept nowhere. Nothing is written to the AnnData.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40, n_classes=2, layout="across")
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.train(max_epochs=10, enable_progress_bar=False)
+    >>> adata.obsm["X_umap"] = model.get_latent_representation()[:, :2]
+    >>> scivae.report.write(model, out="my_report.html").name
+    'my_report.html'
+    """
+    target = checked_target(out)
+    report = compose(
+        model, trends, paths, synthetic, ranked=ranked, gene_sets=gene_sets, genes=genes, title=title,
+        max_cells=max_cells, seed=seed,
+    )  # fmt: skip
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return report.write(target)
+
+
+def checked_target(out: Any) -> Path:
+    """The file to write; raise if it could not be written afterwards."""
+    check_type("out", out, (str, os.PathLike), "a path")
+    target = Path(os.fsdecode(out))
+    if target.is_dir() or not target.suffix:
+        target = target / "report.html"
+    there = next(f for f in (target.parent, *target.absolute().parents) if f.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK) or target.is_dir():
+        what = "is a file" if not there.is_dir() else "cannot be written to"
+        raise ValueError(
+            f"out must be a file in a folder that can be written to, but {there} {what}; choose another."
+        )
+    return target
+
+
+def compose(
+    model: CIVAE,
+    trends: AnnData | None,
+    paths: AnnData | None,
+    synthetic: AnnData | None,
+    *,
+    ranked: pd.DataFrame | None = None,
+    gene_sets: Any = None,
+    genes: Sequence[str] | None = None,
+    title: str | None = None,
+    max_cells: int = MAX_CELLS,
+    seed: int = 0,
+    figures: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Report:
+    """All that the page says.
+
+    Parameters
+    ----------
+    model, trends, paths, synthetic, ranked, gene_sets, genes, title, max_cells, seed
+        As for :func:`write`.
+    figures
+        Folder in which each figure is kept as a PNG too.
+    settings
+        Options of the command, for the list of parameters.
+    """
+    from .. import tl
+    from .._scvi import get_minify_type
+    from ..model import CIVAE as Model
+
+    check_type("model", model, Model, "a CIVAE")
+    check_trained(model)
+    max_cells = check_integer("max_cells", max_cells, minimum=10)
+    seed = check_integer("seed", seed, minimum=0)
+    check_type("title", title, (str, type(None)), "text or None")
+    if model.adata is None:
+        raise ValueError(
+            "the report needs the training cells, but this model has none; load it with "
+            "CIVAE.load(folder, adata)."
+        )
+    _check_kinds(trends, paths, synthetic)
+    with model.reading() as adata:
+        setup = model.setup
+        minified = get_minify_type(adata) is not None
+        if trends is not None and ranked is None:
+            ranked = tl.rank_genes(trends, seed=seed)
+        if trends is None:
+            ranked = None
+        names = _shown_genes(trends, ranked, genes)
+        sets = (
+            None if gene_sets is None or trends is None else tl.enrich(trends, gene_sets, seed=seed)
+        )
+        cells = None if minified else _quality.cells_of(model, adata, seed)
+        held_out = None if cells is None else _quality.held_out(model, cells, seed)
+        made = None
+        if synthetic is not None and cells is not None:
+            made = _quality.made(model, cells, synthetic, seed)
+        small, basis = _on_map(model, adata, max_cells, seed)
+        joint = _joined(small, basis, paths)
+
+        draw = _figures.Drawer(figures)
+        drawn = _figures.of_model(draw, model, held_out)
+        if paths is not None and joint is not None:
+            drawn |= _figures.of_paths(draw, joint, paths, setup.labels_key)
+            if "image" in adata.uns:
+                drawn |= _figures.of_images(draw, paths, adata.uns["image"])
+        if trends is not None and ranked is not None:
+            drawn |= _figures.of_trends(draw, trends, ranked, names)
+        if sets is not None:
+            drawn |= _figures.of_sets(draw, sets)
+        if synthetic is not None and _quality.is_sampled(synthetic) and not minified:
+            drawn |= _figures.of_synthetic(draw, adata, synthetic, setup.labels_key)
+
+        said = {} if trends is None else dict(trends.uns[_keys.UNS])
+        donor_key = _data.donor_column(adata, said)
+        qc = _data.qc_table(model, adata, donor_key, minified=minified)
+        notes = _notes.notes(model, said, ranked, held_out, made, qc, minified=minified)
+        paragraph, references = _methods.methods(
+            model,
+            trends,
+            None if ranked is None else {str(k): v for k, v in ranked.attrs.items()},
+            synthetic,
+            sets is not None,
+        )
+        t = _data.positions(adata, trends)
+        of_map = _map.cells_map(
+            small if joint is None else joint, small, basis,
+            _map.columns_of(small, [setup.labels_key, said.get("groupby"), donor_key, setup.batch_key]),
+            t, seed,
+        )  # fmt: skip
+    contents = {
+        "title": title or _data.title(model, said),
+        "made_on": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        "version": version("scivae-tools"),
+        "question": _data.question(model, said, ranked),
+        "headline": _data.headline(said, ranked, held_out, made),
+        "notes": notes,
+        "facts": _data.facts(model, adata, donor_key),
+        "qc": qc,
+        "samples": _data.samples_table(said),
+        "training": _data.training_facts(model),
+        "held_out": held_out,
+        "map": of_map,
+        "n_cells": adata.n_obs,
+        "n_paths": 0 if paths is None else paths.obs[_keys.PATH].nunique(),
+        "table": None if ranked is None else _data.gene_table(ranked),
+        "unit": None if ranked is None else _data.unit_sentence(ranked),
+        "shown": names,
+        "trends": said,
+        "sets": None if sets is None else _data.set_table(sets),
+        "made": made,
+        "sampled": synthetic is not None and _quality.is_sampled(synthetic),
+        "figures": {name: figure for name, figure in drawn.items() if figure is not None},
+        "methods": paragraph,
+        "references": references,
+        "parameters": _data.parameters(model, trends, settings),
+        "versions": {
+            "Python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+    }
+    return Report(contents, held_out, made, notes, sets)
+
+
+def _check_kinds(trends: Any, paths: Any, synthetic: Any) -> None:
+    """Raise unless each result is what its function returns."""
+    from anndata import AnnData
+
+    for name, value, kinds, maker in (
+        ("trends", trends, ("trends",), "scivae.tl.gene_trends(model, pairs)"),
+        ("paths", paths, (_keys.INTERPOLATED,), "model.interpolate(cell_a, cell_b)"),
+        ("synthetic", synthetic, (_keys.AUGMENTED,), "model.augment(label, n)"),
+    ):
+        if value is None:
+            continue
+        check_type(name, value, AnnData, "an AnnData")
+        said = value.uns.get(_keys.UNS)
+        kind = str(said.get("kind")) if hasattr(said, "get") else None
+        if kind not in kinds or not value.n_obs:
+            found = f"an AnnData of kind {kind!r}" if kind else "another AnnData"
+            raise ValueError(
+                f"{name} must be what {maker} returns, got {found} of {value.n_obs} × {value.n_vars}."
+            )
+
+
+def _shown_genes(
+    trends: AnnData | None, ranked: pd.DataFrame | None, genes: Sequence[str] | None
+) -> list[str]:
+    """Genes whose curves are drawn: those that were asked for, else the surest, rising and falling."""
+    if trends is None or ranked is None:
+        return []
+    if genes is not None:
+        names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
+        known = set(trends.var_names.astype(str))
+        for gene in names:
+            if gene not in known:
+                raise KeyError(
+                    f"genes must be among the {trends.n_vars} genes of the trends, but {gene!r} is not."
+                    f"{near_matches(gene, known)}"
+                )
+        return names[:24]
+    half = _figures.N_CURVES // 2
+    moved = ranked[ranked["shape"] != "flat"] if (ranked["shape"] != "flat").any() else ranked
+    rising = list(moved.index[moved["change"] > 0][:half])
+    falling = list(moved.index[moved["change"] <= 0][:half])
+    chosen = [*rising, *falling]
+    chosen += [name for name in moved.index if name not in chosen]
+    wanted = set(chosen[: _figures.N_CURVES])
+    return [str(name) for name in ranked.index if name in wanted]
+
+
+def _on_map(model: CIVAE, adata: AnnData, max_cells: int, seed: int) -> tuple[AnnData, str]:
+    """Some of the cells, without values, with their latent points and an embedding in ``obsm``."""
+    from anndata import AnnData
+
+    rows = _quality.some(np.arange(adata.n_obs), max_cells, seed)
+    z = np.asarray(model.get_latent_representation(indices=rows))
+    basis = "X_umap"
+    if basis in adata.obsm and np.isfinite(np.asarray(adata.obsm[basis])[rows]).all():
+        places = np.asarray(adata.obsm[basis])[rows][:, :2]
+    else:
+        places = _embedded(z, seed)
+    obs = adata.obs.iloc[rows]
+    colors = {k: v for k, v in adata.uns.items() if str(k).endswith("_colors")}
+    small = AnnData(
+        obs=obs[[c for c in obs if not str(c).startswith("_scvi")]].copy(),
+        var=pd.DataFrame(index=adata.var_names),
+        obsm={_keys.LATENT: z, basis: places},
+        uns=colors,
+    )
+    return small, basis
+
+
+def _embedded(z: np.ndarray, seed: int) -> np.ndarray:
+    """A map of latent points, shape ``(n, 2)``."""
+    if len(z) < 10 or z.shape[1] <= 2:
+        return np.pad(z[:, :2], ((0, 0), (0, max(0, 2 - z.shape[1]))))
+    from umap import UMAP
+
+    return UMAP(n_neighbors=min(15, len(z) - 1), random_state=seed, n_jobs=1).fit_transform(z)
+
+
+def _joined(small: AnnData, basis: str, paths: AnnData | None) -> AnnData | None:
+    """Cells and paths on the embedding; without values, which the map does not need."""
+    from anndata import AnnData
+
+    from .. import tl
+
+    if paths is None:
+        return None
+    bare = AnnData(
+        obs=paths.obs,
+        var=pd.DataFrame(index=paths.var_names),
+        obsm={_keys.LATENT: np.asarray(paths.obsm[_keys.LATENT])},
+        uns={_keys.UNS: paths.uns[_keys.UNS]},
+    )
+    missing = bare.var_names.difference(small.var_names)
+    if len(missing):
+        raise ValueError(
+            f"paths must be of this model, but {len(missing)} of their genes are not among its own "
+            f"({shown(missing, 3)}); pass what this model's interpolate returns."
+        )
+    return tl.embed(small, bare, basis=basis)

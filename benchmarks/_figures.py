@@ -104,7 +104,7 @@ def dots(
             if limits is not None:
                 ax.set_xlim(*limits)
             ax.set_title(groups[group])
-            ax.locator_params(axis="x", nbins=4)
+            ax.locator_params(axis="x", nbins=3 if len(groups) > 2 else 5)
             ax.spines["left"].set_visible(False)
             ax.tick_params(axis="y", length=0)
             ax.grid(axis="y", color="0.93", lw=0.8)
@@ -445,23 +445,26 @@ def sets(rows: pd.DataFrame, path: Path) -> None:
             "summed probabilities": "reference",
         },
         line=0.9,
+        limits=(0.8, 1.0),
     )
     left_out = rows[(rows["left out"] != "–") & (rows["data"] == "pbmc_kang")]
     if len(left_out):
-        by_type = left_out.assign(kind=left_out["method"], method=left_out["left out"])
         dots(
-            by_type,
-            "AUROC",
-            {t: t for t in sorted(by_type["method"].unique())},
-            path.with_stem(path.stem.replace("sets", "novelty")),
-            xlabel="AUROC of a blood type that was left out (dashed: 0.9)",
-            by="kind",
-            groups={
+            left_out.groupby(["method", "left out"], as_index=False)["AUROC"].mean(),
+            ["AUROC"],
+            {
                 "novelty": "novelty",
-                "1 − greatest probability": "1 − probability",
-                "distance in principal components": "distance in PCs",
+                "distance in latent space alone": "distance in latent space",
+                "distance in principal components": "distance in 10 PCs",
+                "1 − greatest probability": "1 − greatest probability",
             },
-            line=0.9,
+            path.with_stem(path.stem.replace("sets", "novelty")),
+            xlabel="AUROC (dashed: 0.5, chance)",
+            by="",
+            groups={"AUROC": "each dot: a blood type that was left out"},
+            kinds={"novelty": "ours", "distance in principal components": "reference"},
+            line=0.5,
+            limits=(0.2, 1.01),
         )
 
 
@@ -488,6 +491,7 @@ def middle(rows: pd.DataFrame, path: Path) -> None:
         path,
         xlabel="energy distance to the left-out cells (0 is best)",
         by="held out",
+        limits=(0.0, float(rows["energy distance"].max()) * 1.05),
         groups={
             "3_EP": "progenitors",
             "4_immature": "immature",

@@ -12,6 +12,8 @@ from scipy import sparse
 from tests.conftest import CLASSES, N_CELLS, assert_unchanged, make_adata, make_model, snapshot
 
 from scivae import tl
+from scivae._errors import shown
+from scivae.geometry.methods import PATH_METHODS
 from scivae.model import CIVAE
 
 NAN = float("nan")
@@ -99,7 +101,7 @@ NO_COLUMN = "{} must be a column of adata.obs, got {!r}; available columns: " + 
 FINITE = "expression values must be finite, but adata.layers['counts'] is NaN or infinite at cell 'cell_3', gene 'gene_5'; remove such cells or genes, or replace the values."
 LIKELIHOODS = "likelihood must be 'auto' or one of 'nb', 'zinb', 'poisson', 'normal', 'laplace', 'bernoulli', got {!r}."
 COUNTS = "likelihood={!r} needs raw counts, but adata.layers['counts'] holds {}; pass layer= with the name of the raw counts to setup_anndata (available layers: none), or choose likelihood='normal'."
-METHODS = "method must be one of 'linear', 'spherical', 'geodesic', got {!r}."
+METHODS = f"method must be one of {shown(PATH_METHODS)}, got {{!r}}."
 PAIRED = "{} must be a value that occurs in adata.obs['cell_type'], got {!r}; available values: 'alpha', 'beta', 'gamma'."
 
 # change of the AnnData, arguments of setup_anndata, error, its text

@@ -4,12 +4,14 @@ import anndata
 import numpy as np
 import pytest
 import scanpy as sc
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 
 from scivae import geometry
 from scivae.geometry import LinearClasses
+from scivae.geometry.methods import PATH_METHODS
 from scivae.model import CIVAE
 
 
@@ -53,7 +55,7 @@ def test_what_comes_back(trained):
     )
 
 
-@pytest.mark.parametrize("method", ["linear", "spherical", "geodesic"])
+@pytest.mark.parametrize("method", PATH_METHODS)
 def test_ends_are_the_decoded_cells(trained, method):
     path = trained.interpolate([0, 1], [3, 2], n_steps=5, method=method, key_added=None)
     z = trained.get_latent_representation(indices=[0, 3, 1, 2])
@@ -62,6 +64,34 @@ def test_ends_are_the_decoded_cells(trained, method):
     rows = [0, 4, 5, 9]
     np.testing.assert_allclose(path.layers["counts"][rows], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(path.obsm["X_civae"][rows], z, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", PATH_METHODS)
+def test_steps_have_the_label_of_the_ends_only_where_it_is_guaranteed(trained, method, monkeypatch):
+    """With a boundary that the arc between two cells of a class crosses, and the line does not."""
+    adata = trained.adata
+    cells = np.flatnonzero(adata.obs["cell_type"] == "alpha")
+    z = trained.get_latent_representation(indices=cells).astype(float)
+    i, j = np.triu_indices(len(z), 1)
+    top = geometry.spherical(z[i], z[j], [0.5])[:, 0]
+    outwards = (z[i] + z[j]) / np.linalg.norm(z[i] + z[j], axis=1, keepdims=True)
+    heights = np.stack([(outwards * points).sum(1) for points in (z[i], z[j], top)])
+    rise = heights[2] - heights[:2].max(axis=0)
+    best = int(rise.argmax())
+    assert rise[best] > 0.01
+    layer, code = trained.module.discriminator, list(trained.classes).index("alpha")
+    weight, bias = torch.zeros_like(layer.weight), torch.full_like(layer.bias, -1e3)
+    beyond = (code + 1) % 3
+    weight[beyond] = torch.from_numpy(outwards[best])
+    bias[code], bias[beyond] = 0, -(heights[2, best] - rise[best] / 2)
+    monkeypatch.setattr(layer.weight, "data", weight)
+    monkeypatch.setattr(layer.bias, "data", bias)
+
+    ends = int(cells[i[best]]), int(cells[j[best]])
+    path = trained.interpolate(*ends, n_steps=9, method=method)
+    predicted = path.obs["civae_predicted"].astype(str)
+    assert (path.obs["cell_type"].astype(str) == predicted).all()
+    assert (predicted == "alpha").all() == (method != "spherical")
 
 
 def test_geodesic_bends_and_stays_in_its_class(trained):

@@ -3,14 +3,15 @@ import pytest
 import torch
 from tests.conftest import make_adata, make_model
 
+from scivae.module import COUNT_LIKELIHOODS, LIKELIHOODS
 from scivae.module._coding import decoded_blocks, likelihood
 from scivae.module._covariates import Covariates
 
 
-@pytest.mark.parametrize("name", ["nb", "zinb", "poisson", "normal", "laplace", "bernoulli"])
+@pytest.mark.parametrize("name", LIKELIHOODS)
 @pytest.mark.parametrize("size_factor", [False, True])
 def test_fast_means_are_those_of_the_likelihood(name, size_factor):
-    counts = name in ("nb", "zinb", "poisson")
+    counts = name in COUNT_LIKELIHOODS
     if size_factor and not counts:
         return
     adata = make_adata()

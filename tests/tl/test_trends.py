@@ -9,7 +9,9 @@ import pytest
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 
 from scivae import tl
+from scivae.geometry.methods import PATH_METHODS
 from scivae.model import CIVAE
+from scivae.module import CONTINUOUS_LIKELIHOODS, COUNT_LIKELIHOODS
 
 SETUPS = {
     "plain": {},
@@ -78,7 +80,7 @@ def agree(trends, values, atol=1e-5, *, counts=True):
 
 class TestAgainstInterpolate:
     @pytest.mark.parametrize("setup", SETUPS)
-    @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
+    @pytest.mark.parametrize("likelihood", COUNT_LIKELIHOODS)
     def test_counts(self, setup, likelihood):
         model = make_model(
             make_adata(), setup=SETUPS[setup], likelihood=likelihood, n_layers=2, epochs=3
@@ -87,7 +89,7 @@ class TestAgainstInterpolate:
         trends = decoded(model, pairs, n_steps=5)
         agree(trends, plain(model, pairs, 5))
 
-    @pytest.mark.parametrize("likelihood", ["normal", "laplace", "bernoulli"])
+    @pytest.mark.parametrize("likelihood", CONTINUOUS_LIKELIHOODS)
     def test_continuous(self, likelihood):
         adata = make_adata()
         adata.X = adata.X / adata.X.max()
@@ -99,7 +101,7 @@ class TestAgainstInterpolate:
         agree(trends, plain(model, pairs, 5, counts=False), counts=False)
         assert trends.uns["civae"]["scale"] == "units of the data"
 
-    @pytest.mark.parametrize("method", ["linear", "spherical", "geodesic"])
+    @pytest.mark.parametrize("method", PATH_METHODS)
     def test_methods(self, model, pairs, method):
         few = pairs[:3]
         trends = decoded(model, few, n_steps=6, method=method)

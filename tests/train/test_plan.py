@@ -12,6 +12,7 @@ from tests.conftest import make_adata, make_model
 
 from scivae.data.split import stratified_split
 from scivae.model import CIVAE
+from scivae.module import LIKELIHOODS
 from scivae.train.calibration import fit_temperature
 from scivae.train.plan import default_epochs
 
@@ -73,6 +74,10 @@ DOMAINS = {
     "laplace": np.isfinite,
     "bernoulli": lambda x: (x == 0) | (x == 1),
 }
+
+
+def test_every_likelihood_is_here():
+    assert {*DOMAINS, "nb"} == set(LIKELIHOODS)
 
 
 @pytest.mark.parametrize("likelihood", DOMAINS)

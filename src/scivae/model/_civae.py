@@ -90,9 +90,10 @@ class CIVAE(CellsModel):
         Weights of the classes in the cross-entropy. ``"balanced"`` (default): inversely proportional to
         the number of cells, with mean one over cells. Without it, a type of 30 cells among thousands
         hardly changes the loss, and rare types are the ones that need more cells. The boundary is
-        fitted with these weights. The gradient that reaches the cells uses them too, but at most a quarter
-        of the number of cells of the class (unlabeled cells are included in proportion to the labels): with a
-        factor of a hundred, five cells would be memorized, and cells generated from them would be copies.
+        fitted with these weights. The gradient that reaches the cells uses them too, but no weight above a quarter
+        of the number of cells of the class. Unlabeled cells count towards that number in proportion to the
+        labels. Without this limit, a class of five cells would get a weight of a hundred and be memorized,
+        and cells generated from it would be copies.
         ``"none"`` weighs all cells alike; a dict gives weights by class.
     sample_latent
         ``False`` decodes the mean of the posterior in training, without noise.
@@ -263,6 +264,7 @@ class CIVAE(CellsModel):
                 sigmoid=bool(sigmoid),
                 **kwargs,
             )
+        # scvi-tools keeps the managers of all models in its class; without this, no AnnData would be freed.
         weakref.finalize(self, type(self)._per_instance_manager_store.pop, self.id, None)
         self.data_summary_ = None if found is None else found.summary.to_plain()
         if adata is not None:
@@ -327,4 +329,5 @@ class CIVAE(CellsModel):
             printer.text(line)
 
 
+# All other public methods of SCVI, with their arguments checked.
 inherit(CIVAE, SCVI)

@@ -25,6 +25,7 @@ from ..data.generated import (
     safe_key,
     storable,
 )
+from ..geometry.methods import PATH_METHODS
 from ..module import (
     COUNT_LIKELIHOODS,
     CIVAEModule,
@@ -35,7 +36,7 @@ from ..module import (
     likelihood,
 )
 from ._base import CellsModel
-from .paths import METHODS, Paths, encode_ends
+from .paths import Paths, encode_ends
 
 # Values held at once while quantiles over samples are taken.
 VALUES_PER_BLOCK = 2**25
@@ -130,7 +131,7 @@ def interpolate(
     """
     check_trained(self)
     n_steps = check_integer("n_steps", n_steps, minimum=2)
-    check_choice("method", method, METHODS)
+    check_choice("method", method, PATH_METHODS)
     seed = check_integer("seed", seed, minimum=0)
     if n_samples is not None:
         n_samples = check_integer("n_samples", n_samples, minimum=2)
@@ -220,7 +221,9 @@ def _path_obs(
     n_pairs, n_steps = paths.points.shape[:2]
     index = pd.Index([f"path_{i}_step_{j}" for i in range(n_pairs) for j in range(n_steps)])
     predicted = classes.predict(paths.points)
-    label = np.where(paths.within[:, None], paths.start_class[:, None], predicted)
+    # Between two cells of a class, the steps have its label if the method guarantees it.
+    kept = paths.within if paths.method.stays_in_class else np.zeros_like(paths.within)
+    label = np.where(kept[:, None], paths.start_class[:, None], predicted)
     label[:, 0], label[:, -1] = paths.start_class, paths.end_class
     obs = model.setup.obs(_nearer(paths), index, adata.obs)
     obs[model.setup.labels_key] = model.setup.class_column(label.ravel(), adata.obs)
@@ -338,7 +341,7 @@ def _bands(
     """Quantiles of samples at every row: of the posteriors of both ends and of the likelihood.
 
     A path between two draws differs from the path between the means by the draws' differences at the
-    ends, spread linearly along it.
+    ends, spread linearly along it: exact for straight paths, an approximation for the others.
     """
     rng = np.random.default_rng(seed)
     pair, t = paths.rows

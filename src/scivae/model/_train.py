@@ -78,8 +78,8 @@ def train(
         For :class:`scvi.train.TrainingPlan`: ``lr`` (default 0.002); ``lr_decay``, the fraction of the
         epochs, at the end, over which it falls to zero (default 0.5); ``n_epochs_kl_warmup`` (default:
         the first half); and ``thinning``, the largest fraction of its counts that a cell can lose
-        before it is encoded in training (default 0.7 for counts, 0 for continuous values, which are set to
-        zero), which raises held-out separability. Callbacks and logs see several
+        before it is encoded in training, which raises held-out separability (default 0.7 for counts; 0
+        for continuous values, where that fraction of the values would be set to zero). Callbacks and logs see several
         minibatches as one step; ``minibatch_size=None`` shows them every minibatch, but is slower.
     datasplitter_kwargs
         For :class:`scvi.dataloaders.DataSplitter` and torch's ``DataLoader``: ``num_workers`` (the
@@ -238,7 +238,7 @@ def train(
         trainer.setdefault("log_every_n_steps", min(10, -(-len(indexing[0]) // batch_size)))
     if datamodule is None:
         splitter["engine"] = engine
-        batch_size *= engine.at_once
+        batch_size *= engine.at_once  # from here on: cells that the loader yields at once
         trainer.setdefault("load_sparse_tensor", self._counts_are_rows(self.adata))
     elif hasattr(datamodule, "take_together"):
         datamodule.take_together(engine.at_once, as_rows=self.module.supports_fused_nb)

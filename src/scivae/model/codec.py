@@ -36,7 +36,7 @@ MIN_LIBRARY = float(np.finfo(np.float32).tiny)
 class Codec:
     """Encode cells and decode latent points, leaving modes and random states unchanged.
 
-    Every method that reads the network goes through it: it knows nothing of training or files.
+    Knows nothing of training or files.
 
     Attributes
     ----------

@@ -15,6 +15,7 @@ from .._progress import track
 from ..data import checks
 from ..data.generated import TARGET_SUM
 from ..geometry import Crossings, LinearClasses
+from ..geometry.methods import PATH_METHODS
 from ..module import (
     COUNT_LIKELIHOODS,
     Covariates,
@@ -24,7 +25,6 @@ from ..module import (
 )
 from .codec import Codec
 
-METHODS = ("linear", "spherical", "geodesic")
 # Fewer cells than this of the classes at the ends say nothing about where cells are dense.
 MIN_DENSITY_CELLS = 20
 # Values of one block of decoded cells: what stays in a processor's cache is decoded fastest.
@@ -79,7 +79,7 @@ class Paths:
     t
         Positions in [0, 1], shape ``(n_steps,)``.
     method
-        ``"linear"``, ``"spherical"`` or ``"geodesic"``.
+        One of :data:`~scivae.geometry.methods.PATH_METHODS`.
     adata
         Validated cells, among which geodesics find where cells are dense.
     """
@@ -93,31 +93,32 @@ class Paths:
         method: str,
         adata: AnnData,
     ):
-        self.codec, self.start, self.end, self.t, self.method = codec, start, end, t, method
+        self.codec, self.start, self.end, self.t = codec, start, end, t
+        self.method = PATH_METHODS[method]
         self.counts = codec.module.likelihood in COUNT_LIKELIHOODS
-        self.curves: np.ndarray | None = None
-        if method == "geodesic":
-            self.curves = geodesics(codec, adata, start, end, len(t))
+        # Points of paths that follow the cells; those of the others are calculated where they are needed.
+        self._geodesics = np.empty(0)
+        if self.method.curve is None:
+            self._geodesics = geodesics(codec, adata, start, end, len(t))
 
     # --- in latent space ---------------------------------------------------------------------------
 
     def points_at(self, i: int) -> np.ndarray:
         """Latent points of all paths at one position, shape ``(n_pairs, n_latent)``."""
-        if self.curves is not None:
-            return self.curves[:, i]
-        curve = getattr(geometry, self.method)
-        return curve(self.start.mean, self.end.mean, self.t[i : i + 1])[:, 0]
+        if self.method.curve is None:
+            return self.points[:, i]
+        return self.method.curve(self.start.mean, self.end.mean, self.t[i : i + 1])[:, 0]
 
     @cached_property
     def points(self) -> np.ndarray:
         """Latent points, shape ``(n_pairs, n_steps, n_latent)``."""
-        if self.curves is not None:
-            return self.curves
-        return getattr(geometry, self.method)(self.start.mean, self.end.mean, self.t)
+        if self.method.curve is None:
+            return self._geodesics
+        return self.method.curve(self.start.mean, self.end.mean, self.t)
 
     def polylines(self) -> np.ndarray:
         """The paths, shape ``(n_pairs, n_points, n_latent)``; of straight ones the ends."""
-        if self.method == "linear":
+        if self.method.straight:
             return np.stack([self.start.mean, self.end.mean], axis=1)
         return np.stack([self.points_at(i) for i in range(len(self.t))], axis=1)
 
@@ -128,7 +129,7 @@ class Paths:
         out = copy(self)
         out.__dict__.pop("points", None)
         out.start, out.end = self.start.take(slice(n)), self.end.take(slice(n))
-        out.curves = None if self.curves is None else self.curves[:n]
+        out._geodesics = self._geodesics[:n]
         return out
 
     # --- classes -----------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ class Paths:
 
     def crossings(self, classes: LinearClasses) -> Crossings:
         """Where the paths change class."""
-        if self.method == "linear":
+        if self.method.straight:
             return geometry.segment_crossings(classes, self.points[:, 0], self.points[:, -1])
         return geometry.polyline_crossings(classes, self.points)
 
@@ -162,14 +163,15 @@ class Paths:
 
     @property
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pair and position of every point, pair by pair, each of shape ``(n_pairs · n_steps,)``."""
+        """Number of the pair and position t of every point, pair by pair, each ``(n_pairs · n_steps,)``."""
         n_pairs, n_steps = len(self.start.mean), len(self.t)
         return np.repeat(np.arange(n_pairs), n_steps), np.tile(self.t, n_pairs)
 
     def covariates(self, pair: np.ndarray | slice, t: np.ndarray) -> tuple[Covariates, Covariates]:
-        """What points are decoded with: all as at the point, but the categories of either end.
+        """Covariates to decode points with: once with the batch of the start, once with that of the end.
 
-        A point between two batches is the mixture of what is decoded under both.
+        A point between two batches is the mixture of both results. Numbers (library size, continuous
+        covariates) are those of the point itself.
 
         Parameters
         ----------

@@ -169,8 +169,10 @@ def draw(name: str, px: Any, rng: np.random.Generator) -> np.ndarray:
         out = rng.random(px.probs.shape) < array(px.probs)
     elif name == "laplace":
         out = rng.laplace(array(px.loc), array(px.scale))
-    else:
+    elif name == "normal":
         out = rng.normal(array(px.loc), array(px.scale))
+    else:
+        raise NotImplementedError(f"likelihood {name!r} cannot be sampled yet; add it to draw().")
     return out.astype(np.float32)
 
 

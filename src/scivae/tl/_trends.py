@@ -13,6 +13,7 @@ from .._errors import near_matches, shown
 from .._names import as_text
 from .._validate import tables
 from .._validate.arguments import check_choice, check_integer, check_key, check_type
+from ..geometry.methods import PATH_METHODS
 from ._measured import ENDS, MIN_CELLS, measure
 from ._model import check_model
 from ._placing import MAX_PATHS
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from ..model.paths import Paths
     from ..module import Posterior
 
-METHODS = ("linear", "spherical", "geodesic")
 EVIDENCE = ("measured", "decoded")
 LOG_SCALE = "log1p of mean counts per 10,000"
 RAW_SCALE = "units of the data"
@@ -189,7 +189,7 @@ def gene_trends(
     n_bootstraps = check_integer("n_bootstraps", n_bootstraps, minimum=0)
     max_cells = check_integer("max_cells", max_cells, minimum=MIN_CELLS)
     rng = np.random.default_rng(check_integer("seed", seed, minimum=0))
-    check_choice("method", method, METHODS)
+    check_choice("method", method, PATH_METHODS)
     if key_added is not None:
         check_key("key_added", key_added)
     _check_pairs(pairs)

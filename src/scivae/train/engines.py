@@ -2,7 +2,7 @@
 
 ====================  ============================================================================
 step by step          Each minibatch is a step of Lightning: callbacks and logs see every one.
-superbatch            Several minibatches are read at once and trained on between two looks of Lightning.
+superbatch            Several minibatches are read at once; Lightning sees one step for all of them.
 CUDA graph            The same, with all cells on the GPU and the steps recorded and replayed.
 ====================  ============================================================================
 """
@@ -167,10 +167,10 @@ def minibatches_at_once(batch_size: int, n_vars: int) -> int:
 
 @contextmanager
 def shared_minibatches(n_values: int) -> Iterator[None]:
-    """Give the threads of torch to parts of a minibatch, in place of parts of each operation.
+    """Let each thread of torch work on a part of the minibatch, not on a part of each operation.
 
-    Most operations of a step are too small to be worth a wait for several threads. In a small minibatch,
-    so are its parts: there, one thread trains, and one is left to prepare the next minibatch.
+    Most operations of a step are too small to be split between threads. If the minibatch itself is
+    small, one thread trains, and one prepares the next minibatch.
 
     Parameters
     ----------

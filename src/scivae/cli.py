@@ -402,7 +402,9 @@ def _add_question(parser: Parser) -> None:
     group.add_argument("--source", help="group in which paths begin")
     group.add_argument("--target", help="group in which paths end")
     group.add_argument("--between", nargs="+", help="groups that lie between them")
-    group.add_argument("--label", help="class of the paths (default: the largest)")
+    group.add_argument(
+        "--label", help="class of the paths (default: the one with the most cells of both groups)"
+    )
     group.add_argument(
         "--donor-key", help="column of obs with the donors, the units of the p-values"
     )

@@ -38,6 +38,7 @@ FIGURES = {
     ),
     "class_margin": lambda: scivae.pl.class_margin(make.make_path()),
     "confusion": lambda: scivae.pl.confusion(list("aabbbc"), list("ababbc")),
+    "enrichment": lambda: scivae.pl.enrichment(make.make_sets()),
     "gene_order": lambda: scivae.pl.gene_order(make.make_trends()),
     "gene_trends": lambda: scivae.pl.gene_trends(make.make_trends(), ["late", "early", "middle"]),
     "gene_trends_overlay": lambda: scivae.pl.gene_trends(

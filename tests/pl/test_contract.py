@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.animation import FuncAnimation
@@ -239,3 +240,24 @@ def test_plotting_libraries_are_imported_when_a_figure_is_drawn():
             elif isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module]
             assert not {n.split(".")[0] for n in names} & heavy, f"{file.name}: {names}"
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize(
+    "name", ["gene_trends", "trend_heatmap", "gene_order", "confusion", "latent"]
+)
+def test_names_with_dollar_signs_are_no_formulas(name, given):
+    odd = "$\\frac$"
+    trends, cells = make.make_trends(), make.make_cells()
+    trends.var_names = [odd, *trends.var_names[1:]]
+    cells.obs["cell_type"] = pd.Categorical([odd] * cells.n_obs)
+    draw = {
+        "gene_trends": lambda **k: scivae.pl.gene_trends(trends, [odd], **k),
+        "trend_heatmap": lambda **k: scivae.pl.trend_heatmap(trends, **k),
+        "gene_order": lambda **k: scivae.pl.gene_order(trends, **k),
+        "confusion": lambda **k: scivae.pl.confusion([odd, "b"], ["b", odd], **k),
+        "latent": lambda **k: scivae.pl.latent(cells, method="pca", **k),
+    }[name]
+    figure = axes_of(draw(ax=plt.subplots()[1]) if given else draw())[0].get_figure()
+    figure.canvas.draw()
+    assert any(odd in text.get_text() for text in figure.findobj(mpl.text.Text))

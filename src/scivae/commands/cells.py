@@ -112,19 +112,39 @@ def check_gene_names(adata: AnnData, genes: Iterable[str] | None) -> None:
             )
 
 
+def common_label(labels: pd.Series, source: np.ndarray, target: np.ndarray) -> str | None:
+    """The label with the most cells of both groups; ``None`` if none has ten of each."""
+    counts = [labels[side].value_counts() for side in (source, target)]
+    both = (
+        counts[0]
+        .reindex(labels.cat.categories, fill_value=0)
+        .clip(upper=counts[1].reindex(labels.cat.categories, fill_value=0))
+    )
+    return str(both.idxmax()) if both.max() >= MIN_CELLS // 2 else None
+
+
 def check_groups(
-    adata: AnnData, groups: Sequence[tuple[str, np.ndarray]], label: str | None
+    adata: AnnData,
+    groups: Sequence[tuple[str, np.ndarray]],
+    label: str | None,
+    labels_key: str,
+    groupby: str,
 ) -> None:
     """Raise unless each group has cells, and all together enough for curves."""
     for option, cells in groups:
         if not cells.any():
-            inside = "" if label is None else f"is {label!r} and "
-            raise ValueError(f"no cell {inside}is of {option}; choose another --label or group.")
+            group = adata.obs[groupby] == option.split(" ", 1)[1].strip("'")
+            there = adata.obs.loc[group, labels_key].value_counts()
+            there = there[there > 0]
+            raise ValueError(
+                f"no cell is {label!r} and of {option}; that group has: {shown(there.index, 12) or 'no label'}. "
+                "Choose another --label or group."
+            )
     n = int(np.logical_or.reduce([cells for _, cells in groups]).sum())
     if n < MIN_CELLS:
         raise ValueError(
             f"curves along a path need at least {MIN_CELLS} cells of the groups, but there are {n}; choose "
-            "larger groups, or leave --label out."
+            "larger groups or another --label."
         )
 
 

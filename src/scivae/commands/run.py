@@ -132,7 +132,7 @@ def run(request: Request, log: Log, command: str = "run") -> dict[str, Any]:
     sets = cells.read_gene_sets(request.gene_sets)
     adata = _load(request, log)
     adata, split = prepare(request, adata)
-    label, pairable = _check_question(request, adata)
+    label, pairable = _check_question(request, adata, log)
     model = set_up(request, adata, log)
     out.mkdir(parents=True, exist_ok=True)
     log.open(out / "log.txt")
@@ -276,30 +276,33 @@ def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray]
     return adata[:, kept].copy(), split
 
 
-def _check_question(request: Request, adata: AnnData) -> tuple[str | None, bool]:
+def _check_question(request: Request, adata: AnnData, log: Log) -> tuple[str | None, bool]:
     """Class of the paths, and whether pairs can stay within donors; raise if there are too few cells."""
-    key = request.key
-    label = request.label
-    if label is None and request.groupby != key:
-        sizes = adata.obs[key].value_counts()
-        sizes = sizes[[str(name) != request.unlabeled_category for name in sizes.index]]
-        label = str(sizes.index[0])
+    labels = adata.obs[request.key]
+    known = (labels != request.unlabeled_category).to_numpy() & labels.notna().to_numpy()
     if request.groupby is None:
-        return label, False
-    inside = (
-        np.ones(adata.n_obs, dtype=bool) if label is None else (adata.obs[key] == label).to_numpy()
-    )
-    groups = adata.obs[request.groupby]
-    masks = [
-        (f"{option} {name!r}", inside & (groups == name).to_numpy())
-        for option, name in (("--source", request.source), ("--target", request.target))
-    ]
+        return request.label or str(labels[known].value_counts().index[0]), False
     if request.source == request.target:
         raise ValueError(f"--source and --target must be two groups, got {request.source!r} twice.")
-    cells.check_groups(adata, masks, label)
+    groups = adata.obs[request.groupby]
+    source, target = ((groups == name).to_numpy() for name in (request.source, request.target))
+    label = request.label
+    if label is None and request.groupby != request.key:
+        label = cells.common_label(labels[known], source[known], target[known])
+        said = "all cells are compared, as no class has both groups"
+        log.say(
+            f"No --label: {said}"
+            if label is None
+            else f"No --label: cells of {label!r} are compared"
+        )
+    if label is not None:
+        inside = (labels == label).to_numpy()
+        source, target = source & inside, target & inside
+    named = (f"--source {request.source!r}", source), (f"--target {request.target!r}", target)
+    cells.check_groups(adata, named, label, request.key, request.groupby)
     if request.donor_key is None:
         return label, False
-    return label, cells.check_donors(adata, request.donor_key, masks[0][1], masks[1][1])
+    return label, cells.check_donors(adata, request.donor_key, source, target)
 
 
 def set_up(request: Request, adata: AnnData, log: Log) -> CIVAE:

@@ -120,9 +120,17 @@ def path(
     with drawing(ax, size=size_of_figure, show=show) as drawn:
         real = ~(walked | augmented)
         area = point_size(real.sum()) if size is None else size
-        color_points(
-            drawn, joint, points, real, color, area=area, legend=legend, own=ax is None, fade=True
+        close = points[walked & np.isin(names, wanted)]
+        view = None
+        if wanted and zoom is not False:
+            view = _close_up(points[real], close, always=bool(zoom))
+        named = (
+            real if view is None else real & ((points >= view[0]) & (points <= view[1])).all(axis=1)
         )
+        color_points(
+            drawn, joint, points, real, color, area=area, legend=legend, own=ax is None, fade=True,
+            named=named,
+        )  # fmt: skip
         if augmented.any():
             dots(
                 drawn, points[augmented], s=2.5 * area, marker="^", c=OKABE_ITO[3], lw=0, zorder=3,
@@ -130,10 +138,9 @@ def path(
             )  # fmt: skip
         drawn.update_datalim(points[walked])
         drawn.autoscale_view()
-        near = False
-        if wanted and zoom is not False:  # arrows depend on the view
-            close = points[walked & np.isin(names, wanted)]
-            near = _close_up(drawn, points[real], close, always=bool(zoom))
+        if view is not None:  # arrows depend on the view
+            drawn.set_xlim(view[0][0], view[1][0])
+            drawn.set_ylim(view[0][1], view[1][1])
         few = len(wanted) <= FEW
         with_head = np.linspace(0, len(wanted) - 1, WITH_HEAD).astype(int)
         for i, name in enumerate(wanted):
@@ -143,7 +150,7 @@ def path(
             _draw_path(drawn, points[rows], t[rows], heads, few=few)
         if legend and wanted:
             colorbar(_position_colors(), drawn, "position along path, t", ticks=[0, 0.5, 1])
-        if not near:
+        if view is None:
             drawn.autoscale_view()
         drawn.set(xticks=[], yticks=[])
         for axis, dimension in zip((drawn.xaxis, drawn.yaxis), dimensions, strict=True):
@@ -151,19 +158,19 @@ def path(
     return drawn
 
 
-def _close_up(ax: Axes, cells: np.ndarray, paths: np.ndarray, *, always: bool) -> bool:
-    """Zoom in on short paths; return whether the view was changed."""
+def _close_up(
+    cells: np.ndarray, paths: np.ndarray, *, always: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Lower and upper limits of a view of short paths, each of shape ``(2,)``; ``None`` for long ones."""
     low, high = paths.min(axis=0), paths.max(axis=0)
     whole = np.ptp(cells, axis=0) if len(cells) else np.zeros(2)
     if not always and ((high - low) >= SHORT * whole).any():
-        return False
+        return None
     # Same zoom factor in both directions, to keep shapes.
     part = max(float(((high - low) / np.where(whole > 0, whole, 1)).max()), 0.05)
     half = 0.9 * part * np.where(whole > 0, whole, 1)
     middle = (low + high) / 2
-    ax.set_xlim(middle[0] - half[0], middle[0] + half[0])
-    ax.set_ylim(middle[1] - half[1], middle[1] + half[1])
-    return True
+    return middle - half, middle + half
 
 
 def axis_name(basis: str) -> str:

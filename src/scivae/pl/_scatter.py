@@ -57,6 +57,7 @@ def color_points(
     legend: Legend,
     own: bool,
     fade: bool = False,
+    named: np.ndarray | None = None,
 ) -> None:
     """Draw cells as points.
 
@@ -81,6 +82,8 @@ def color_points(
         Whether the axes belong to a new figure.
     fade
         Whether to draw cells pale, as a background.
+    named
+        Cells whose classes the legend names, boolean, shape ``(n_obs,)``; ``None``: all that are drawn.
     """
     alpha = 0.5 if fade else 1.0
     look: dict[str, Any] = {"s": area, "lw": 0, "rasterized": int(rows.sum()) > RASTERIZE_FROM}
@@ -116,7 +119,7 @@ def color_points(
     order = np.random.default_rng(0).permutation(np.flatnonzero(rows & values.notna().to_numpy()))
     dots(ax, points[order], c=[colors[n] for n in name[order]], alpha=alpha, **look)
     if legend:
-        present = [c for c in categories if (name[rows] == c).any()]
+        present = [c for c in categories if (name[rows if named is None else named] == c).any()]
         if own and legend != ON_DATA:
             handles = class_handles(present, colors)
             legend_below(ax, handles, own=True, ncols=legend_columns(present))

@@ -59,8 +59,11 @@ T_CMAP: Final = "viridis"
 VALUE_CMAP: Final = "cividis"
 SIGNED_CMAP: Final = "RdBu_r"
 
+# In every figure: a name with two dollar signs is no formula.
+PLAIN: Final[Any] = {"text.parse_math": False}
 # Style of new figures; axes passed by the user keep the user's style.
 STYLE: Final[Any] = {
+    **PLAIN,
     "figure.dpi": 150,
     "font.size": 8,
     "axes.labelsize": 8,
@@ -87,8 +90,8 @@ STYLE: Final[Any] = {
 
 
 @contextmanager
-def _style() -> Iterator[None]:
-    """Apply the style while a figure is drawn.
+def _style(style: Any = STYLE) -> Iterator[None]:
+    """Apply a style while a figure is drawn.
 
     :func:`matplotlib.rc_context` is not used because it restores all parameters. In a notebook, the
     first figure loads the backend, which turns on interactive mode; restoring would turn it off
@@ -96,8 +99,8 @@ def _style() -> Iterator[None]:
     """
     import matplotlib as mpl
 
-    before = {name: mpl.rcParams[name] for name in STYLE}
-    mpl.rcParams.update(STYLE)
+    before: Any = {name: mpl.rcParams[name] for name in style}
+    mpl.rcParams.update(style)
     try:
         yield
     finally:
@@ -148,7 +151,13 @@ def panels(
     from matplotlib import pyplot as plt
 
     if axes is not None:
-        yield checked_axes(axes, n, projection)
+        given = checked_axes(axes, n, projection)
+        before = {id(text): text.get_text() for text in _texts(given)}
+        with _style(PLAIN):
+            yield given
+        for text in _texts(given):  # titles and tick labels that were there before
+            if before.get(id(text)) != text.get_text():
+                text.set_parse_math(False)
         if show:
             plt.show()
         return
@@ -177,6 +186,14 @@ def panels(
             raise
         if show:
             plt.show()
+
+
+def _texts(axes: np.ndarray) -> Iterator[Any]:
+    """Every text of some axes."""
+    from matplotlib.text import Text
+
+    for ax in axes:
+        yield from ax.findobj(Text)
 
 
 def checked_axes(axes: Any, n: int, projection: str | None = None) -> np.ndarray:

@@ -257,8 +257,8 @@ def unit_sentence(ranked: pd.DataFrame) -> str:
     if said.get("unit") == "donors":
         return f"p-values are between donors: {said.get('unit_text')}.{note}"
     return (
-        "One sample per group: p-values are between cells within these samples (permutation of cells), and do "
-        f"not speak about other donors.{note}"
+        "One sample per group: p-values are between cells within these samples (permutation of cells)."
+        f"{note}"
     )
 
 

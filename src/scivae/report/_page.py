@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from ._data import number, percent
+from ._data import fixed, percent
 
 
 @cache
@@ -21,7 +21,7 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "script": _for_script}
+    environment.filters |= {"fixed": fixed, "percent": percent, "script": _for_script}
     return environment.get_template("report.html")
 
 

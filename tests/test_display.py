@@ -163,7 +163,7 @@ def test_labels_are_completed(trained, shell):
         assert any(wanted in one for one in found), (text, found)
     with pytest.raises(KeyError, match="labels must be classes of the model, got 'alfa'.*'alpha'"):
         trained.labels["alfa"]
-    with pytest.raises(AttributeError, match="no class of the model is called 'delta'"):
+    with pytest.raises(AttributeError, match="the model has no class 'delta'"):
         _ = trained.labels.delta
     assert list(trained.labels) == ["alpha", "beta", "gamma"]
 

@@ -609,7 +609,7 @@ def test_a_datamodule_of_cells_that_have_changed(model):
     before = model.predict(dataloader=data.inference_dataloader())
     adata.layers["counts"].data[5] += 1
     for use in (model.annotate, lambda d: model.predict(dataloader=d.inference_dataloader())):
-        with pytest.raises(ValueError, match="adata must hold what it held when the datamodule"):
+        with pytest.raises(ValueError, match="adata must not change after the datamodule"):
             use(data)
     adata.layers["counts"].data[5] -= 1
     np.testing.assert_array_equal(model.predict(dataloader=data.inference_dataloader()), before)
@@ -673,7 +673,7 @@ BAD_ARGUMENTS = {
     "gene in another case": (lambda m: m.get_normalized_expression(gene_list=["GENE_7"]), KeyError, "Did you mean 'gene_7'"),
     "gene twice": (lambda m: m.posterior_predictive_sample(gene_list=["gene_7", "gene_7"]), ValueError, "each gene once"),
     "no genes": (lambda m: m.get_normalized_expression(gene_list=[]), ValueError, "at least one gene"),
-    "genes of another name": (lambda m: m.get_normalized_expression(genes=GENES), TypeError, "'genes' is none"),
+    "genes of another name": (lambda m: m.get_normalized_expression(genes=GENES), TypeError, "got 'genes'"),
     "group unknown": (lambda m: m.differential_expression(groupby="cell_type", group1="alfa"), ValueError, "got 'alfa'; available values: 'alpha', 'beta', 'gamma'. Did you mean 'alpha'"),
     "second group unknown": (lambda m: m.differential_expression(groupby="cell_type", group1="alpha", group2="delta"), ValueError, "group2 must be a value"),
     "groups alike": (lambda m: m.differential_expression(groupby="cell_type", group1="alpha", group2="alpha"), ValueError, "different groups"),
@@ -698,8 +698,8 @@ BAD_ARGUMENTS = {
     "library_size": (lambda m: m.get_normalized_expression(library_size="observed"), ValueError, "must be one of 'latent'"),
     "library_size zero": (lambda m: m.get_normalized_expression(library_size=0), ValueError, "library_size must lie in"),
     "correlation": (lambda m: m.get_feature_correlation_matrix(correlation_type="kendall"), ValueError, "must be one of 'spearman', 'pearson'"),
-    "misspelt": (lambda m: m.get_elbo(batchsize=3), TypeError, "'batchsize' is none"),
-    "misspelt for the latent space": (lambda m: m.get_latent_representation(give_men=True), TypeError, "'give_men' is none"),
+    "misspelt": (lambda m: m.get_elbo(batchsize=3), TypeError, "got 'batchsize'"),
+    "misspelt for the latent space": (lambda m: m.get_latent_representation(give_men=True), TypeError, "got 'give_men'"),
     "of MuData": (lambda m: m.prepare_query_mudata(None, m), NotImplementedError, "use|pass"),
     "embedding": (lambda m: make_plain(m).get_batch_representation(), ValueError, "batch_representation='embedding'"),
     "no reference": (lambda m: CIVAE.load_query_data(make_adata(), None), TypeError, "reference_model must be a CIVAE"),

@@ -132,7 +132,7 @@ def test_mudata_itself_is_told_to_name_its_modality(call, mudata, cells):
         "latent": lambda: model.get_latent_representation(mudata),
         "augment": lambda: model.augment("class_0", 1, adata=mudata),
     }
-    with pytest.raises(TypeError, match=r"got MuData; pass .* adata\['rna'\] \(there are: 'rna', "):
+    with pytest.raises(TypeError, match=r"got MuData; pass .* adata\['rna'\] \(available: 'rna', "):
         calls[call]()
 
 

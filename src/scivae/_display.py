@@ -173,7 +173,8 @@ def _path(data: AnnData, said: Mapping[str, Any]) -> Description:
         ("z", f"obsm[{_keys.LATENT!r}], position along the path: obs[{_keys.T!r}]"),
     ]
     return Description(
-        f"{counted(len(names), 'path')} through latent space (AnnData, {data.n_obs:,} × {data.n_vars:,})",
+        f"{counted(len(names), 'path')} through latent space (AnnData, {data.n_obs:,} × "
+        f"{data.n_vars:,})",
         tuple(facts),
         (
             ("scivae.pl.class_margin(path)", "how deep inside its class it runs"),
@@ -220,7 +221,8 @@ def _trends(data: AnnData, said: Mapping[str, Any]) -> Description:
         facts.append(
             (
                 "cells",
-                f"{used:,} of {n_cells:,} near the path, {int(said['n_between']):,} in its middle half",
+                f"{used:,} of {n_cells:,} near the path, {int(said['n_between']):,} in its middle "
+                "half",
             )
         )
     if share is not None:
@@ -228,7 +230,8 @@ def _trends(data: AnnData, said: Mapping[str, Any]) -> Description:
     if len(said.get("donors", ())):
         facts.append(("donors", listed(said["donors"])))
     return Description(
-        f"trends of {counted(data.n_vars, 'gene')} (AnnData, {data.n_obs:,} steps × {data.n_vars:,})",
+        f"trends of {counted(data.n_vars, 'gene')} (AnnData, {data.n_obs:,} steps × "
+        f"{data.n_vars:,})",
         tuple(facts),
         (
             ("genes = scivae.tl.rank_genes(trends)", "which genes differ, by cells"),
@@ -282,8 +285,9 @@ def _ranks(data: Any, column: str) -> Description:
         facts.append(
             (
                 "check",
-                f"{check['called']:,} genes are called, and {check['called_permuted']:,.0f} in the median "
-                f"of {check['n_permutations']} permutations of donors (p {check['p_value']:.2g})",
+                f"{check['called']:,} genes are called, and {check['called_permuted']:,.0f} in "
+                f"the median of {check['n_permutations']} permutations of donors (p "
+                f"{check['p_value']:.2g})",
             )
         )
     return Description(

@@ -141,7 +141,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         key = name.replace("-", "_")
         if key not in known:
             raise UsageError(
-                f"{given} must hold options of scivae {args.command}, got {name!r}; they are: "
+                f"{given} must hold options of scivae {args.command}, got {name!r}; available: "
                 f"{shown(known, 30)}.{near_matches(key, known)}"
             )
         if value is not None and key not in BY_POSITION:

@@ -142,7 +142,7 @@ SETUP_ERRORS = {
     "unknown covariate": (None, {"categorical_covariate_keys": ["sit"]}, KeyError, "categorical_covariate_keys must be"),
     "covariate not in a list": (None, {"categorical_covariate_keys": "site"}, TypeError, r"write \['site'\]"),
     "missing label": (labels(i1=np.nan, i4=None), {}, ValueError, r"adata.obs\['cell_type'\] is missing in 2 of 120 cells; pass unlabeled_category="),
-    "no label at all": (labels(**{f"i{i}": "?" for i in range(N_CELLS)}), {"unlabeled_category": "?"}, ValueError, "at least one cell needs a label"),
+    "no label at all": (labels(**{f"i{i}": "?" for i in range(N_CELLS)}), {"unlabeled_category": "?"}, ValueError, "at least one cell must have a label, got none"),
     "mixed labels": (labels(i1=1), {}, TypeError, r"holds int and str; convert the column with .astype\(str\)"),
     "NaN value": (counts(np.nan), {}, ValueError, r"adata.layers\['counts'\] is NaN or infinite at cell 'cell_3', gene 'gene_5'"),
     "infinite value": (counts(np.inf), {}, ValueError, "cell 'cell_3', gene 'gene_5'"),

@@ -336,7 +336,7 @@ BAD = {
     "negative position": ((-1, 0), {}, IndexError, "got -1"),
     "lengths": (([0, 1], [2]), {}, ValueError, "the same number of cells, got 2 and 1"),
     "empty": (([], []), {}, ValueError, "cell_a must name at least one cell"),
-    "boolean": (([True], [0]), {}, TypeError, "one kind only, got bool"),
+    "boolean": (([True], [0]), {}, TypeError, "not both, got bool"),
     "float": ((0.5, 1), {}, TypeError, "cell_a must be an obs name"),
     "mixed": ((["cell_0", 1], [2, 3]), {}, TypeError, "got int, str"),
     "one step": ((0, 1), {"n_steps": 1}, ValueError, "n_steps must be at least 2, got 1"),
@@ -347,7 +347,7 @@ BAD = {
     "seed": ((0, 1), {"seed": -1}, ValueError, "seed must be at least 0"),
     "batch": ((0, 1), {"transform_batch": "three"}, KeyError, "transform_batch must be a batch"),
     "slash in key": ((0, 1), {"key_added": "a/b"}, ValueError, "key_added must be a name of at most 200 bytes, without slashes"),
-    "taken key": ((0, 1), {"key_added": "mine"}, ValueError, r"adata.uns\['mine'\] already holds something else"),
+    "taken key": ((0, 1), {"key_added": "mine"}, ValueError, r"adata.uns\['mine'\] already exists and was not written by scivae"),
 }  # fmt: skip
 
 

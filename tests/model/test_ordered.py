@@ -52,7 +52,7 @@ def test_numbers_have_an_order(adata):
 
 
 def test_text_has_no_order(adata):
-    with pytest.raises(ValueError, match="ordered=True needs the order of the classes"):
+    with pytest.raises(ValueError, match="ordered=True needs ordered classes, got no order"):
         CIVAE.setup_anndata(adata, ordered=True)
     with pytest.raises(TypeError, match="ordered must be True or False"):
         CIVAE.setup_anndata(adata, ordered="yes")

@@ -69,9 +69,9 @@ def test_other_steps_and_genes():
 def test_bad_input():
     with pytest.raises(TypeError, match="b must be an AnnData"):
         tl.compare_trends(trends(A), A)
-    with pytest.raises(ValueError, match="a must be what scivae.tl.gene_trends returns"):
+    with pytest.raises(ValueError, match="a must be made by scivae.tl.gene_trends"):
         tl.compare_trends(AnnData(A), trends(A))
-    with pytest.raises(ValueError, match="one scale.*units of the data and b in log1p"):
+    with pytest.raises(ValueError, match="the same scale.*units of the data and b in log1p"):
         tl.compare_trends(trends(A), trends(A, scale="log1p of mean counts per 10,000"))
     with pytest.raises(ValueError, match="must share genes"):
         tl.compare_trends(trends(A), trends(A, genes=["x", "y", "z"]))

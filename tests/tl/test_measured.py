@@ -214,7 +214,7 @@ def test_other_cells_are_placed_on_the_same_axis(trends, along):
     np.testing.assert_allclose(found["new_distance"], cells["distance"], rtol=1e-4)
     np.testing.assert_array_equal(held_out.obs["new_t"], places["new_t"])
     held_out.obsm["X_civae"] = np.zeros((held_out.n_obs, 3))
-    with pytest.raises(ValueError, match="trends are of another model"):
+    with pytest.raises(ValueError, match="trends and adata must be from the same model"):
         tl.project(held_out, trends, key_added=None)
 
 
@@ -246,7 +246,9 @@ class TestCells:
         adata.obs.drop(columns=["walk_t", "walk_distance"], inplace=True)
         adata.obs["mine_t"] = 1.0
         with_mine = snapshot(adata)
-        with pytest.raises(ValueError, match=r"adata.obs\['mine_t'\] already holds something else"):
+        with pytest.raises(
+            ValueError, match=r"adata.obs\['mine_t'\] already exists and was not written by scivae"
+        ):
             tl.gene_trends(model, pairs, n_steps=3, n_bootstraps=0, key_added="mine")
         assert_unchanged(adata, with_mine)
         del adata.obs["mine_t"]

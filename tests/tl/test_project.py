@@ -234,7 +234,7 @@ class TestAnotherModel:
     def test_not_generated(self, cells, path, verb):
         other = path.copy()
         del other.obsm["X_civae"]
-        self.refused(cells, other, verb, "must be cells that a model made")
+        self.refused(cells, other, verb, "must be generated cells")
 
     @staticmethod
     def refused(cells, path, verb, message):

@@ -121,7 +121,9 @@ class TestDonors:
         adata.obs["copy"] = adata.obs["stage"].map({"a": "x", "b": "y", "c": "z"}).astype(str)
         pairs = tl.pair_cells(adata, "stage", "a", "c")
         before = snapshot(adata)
-        with pytest.raises(ValueError, match="must name donors.*cannot be told from 'stage'") as e:
+        with pytest.raises(
+            ValueError, match="must name donors.*cannot be distinguished from 'stage'"
+        ) as e:
             tl.gene_trends(model, pairs, adata=adata, donor_key=key)
         assert "\n" not in str(e.value)
         assert_unchanged(adata, before)
@@ -138,7 +140,7 @@ class TestDonors:
     def test_a_donor_written_in_two_ways(self, model, adata):
         adata.obs["who"] = pd.Series([1, "1", 2] * 40, index=adata.obs_names, dtype=object)
         pairs = tl.pair_cells(adata, "stage", "a", "c")
-        with pytest.raises(ValueError, match="'1' is there as text and as a number"):
+        with pytest.raises(ValueError, match="'1' occurs as text and as a number"):
             tl.gene_trends(model, pairs, adata=adata, donor_key="who")
 
 

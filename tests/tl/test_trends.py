@@ -168,7 +168,9 @@ class TestDonors:
     def test_donors_that_are_the_groups(self, model, pairs):
         query = make_adata()
         query.obs["donor"] = query.obs["cell_type"].astype(str)
-        with pytest.raises(ValueError, match="cannot be told from the groups; name the column"):
+        with pytest.raises(
+            ValueError, match="cannot be distinguished from the groups; name the column"
+        ):
             tl.gene_trends(model, pairs, adata=query, donor_key="donor")
 
 

@@ -99,7 +99,7 @@ def test_a_gpu_that_is_not_there(model, monkeypatch, accelerator):
 def test_a_metric_that_is_not_logged(model):
     with pytest.raises(
         ValueError,
-        match="early_stopping_monitor must be a number that training logs, got 'val_loss'; they are: "
+        match="early_stopping_monitor must be a number that training logs, got 'val_loss'; available: "
         "'accuracy_train', .* Did you mean 'validation_loss'",
     ):
         model.train(1, early_stopping=True, early_stopping_monitor="val_loss")

@@ -69,7 +69,8 @@ def check_key(name: str, value: Any) -> None:
     if not known or len(value.encode()) > MAX_KEY:
         raise ValueError(
             f"{name} must be a name of at most {MAX_KEY} bytes, without slashes and control "
-            f"characters, got {value if isinstance(value, str) and len(value) < 40 else got(value)!r}."
+            "characters, got "
+            f"{value if isinstance(value, str) and len(value) < 40 else got(value)!r}."
         )
 
 

@@ -24,7 +24,7 @@ def read_cells(path: Path, argument: str, *, backed: bool = False) -> AnnData:
     import anndata
 
     if not path.exists():
-        raise ValueError(f"{argument} must be a file, but {path} is not there.")
+        raise ValueError(f"{argument} must be a file, got {path}, which does not exist.")
     try:
         if path.is_dir():
             return anndata.read_zarr(path)
@@ -32,7 +32,7 @@ def read_cells(path: Path, argument: str, *, backed: bool = False) -> AnnData:
     except (OSError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         kind = "a zarr store" if path.is_dir() else "an h5ad file"
-        raise ValueError(f"{argument} must be {kind}, but {path} is none: {reason}.") from error
+        raise ValueError(f"{argument} must be {kind}, got {path}: {reason}.") from error
 
 
 def check_folder(out: Path) -> None:
@@ -96,7 +96,7 @@ def check_value(adata: AnnData, option: str, value: str | None, column: str | No
     values = list(as_words(adata.obs[column]).dropna().unique())
     if value not in values:
         raise KeyError(
-            f"{option} must be a value of obs[{column!r}], got {value!r}; they are: "
+            f"{option} must be a value of obs[{column!r}], got {value!r}; available: "
             f"{shown(sorted(values), 20)}.{near_matches(value, values)}"
         )
 
@@ -149,19 +149,20 @@ def check_groups(
 
 
 def check_donors(adata: AnnData, key: str, source: np.ndarray, target: np.ndarray) -> bool:
-    """Whether a donor has cells of both groups; raise if the donors cannot be told from the groups."""
+    """Whether a donor has cells of both groups; raise if donors and groups coincide."""
     donor = adata.obs[key].astype(object)
     sides = [set(donor[side].dropna().astype(str)) for side in (source, target)]
     for option, side in zip(("--source", "--target"), sides, strict=True):
         if not side:
             raise ValueError(
-                f"--donor-key must name donors, but obs[{key!r}] is missing for every cell of {option}; "
-                "fill it in, or leave --donor-key out."
+                f"--donor-key must name donors, but obs[{key!r}] is missing for every cell of "
+                f"{option}; fill it in, or leave --donor-key out."
             )
     if len(sides[0]) == len(sides[1]) == 1 and sides[0] != sides[1]:
         raise ValueError(
-            f"--donor-key must name donors, but obs[{key!r}] has one value in each group, and cannot be told "
-            "from the groups; leave --donor-key out for p-values within one sample."
+            f"--donor-key must name donors, but obs[{key!r}] has one value in each group, and "
+            "cannot be distinguished from the groups; leave --donor-key out for p-values within one "
+            "sample."
         )
     return bool(sides[0] & sides[1])
 
@@ -215,7 +216,7 @@ def read_gene_sets(path: Path | None) -> dict[str, list[str]] | None:
     if path is None:
         return None
     if not path.is_file():
-        raise ValueError(f"--gene-sets must be a file, but {path} is not there.")
+        raise ValueError(f"--gene-sets must be a file, got {path}, which does not exist.")
     found: dict[str, list[str]] = {}
     for number, line in enumerate(
         path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1
@@ -225,8 +226,8 @@ def read_gene_sets(path: Path | None) -> dict[str, list[str]] | None:
             continue
         if len(parts) < 3:
             raise ValueError(
-                "--gene-sets must be a GMT file (name, description and genes, with tabs between), but line "
-                f"{number} of {path} has {len(parts)} parts."
+                "--gene-sets must be a GMT file (name, description and genes, separated by tabs), "
+                f"but line {number} of {path} has {len(parts)} parts."
             )
         found[parts[0]] = [gene for gene in parts[2:] if gene]
     if not found:

@@ -206,7 +206,8 @@ def _with_defaults(request: Request) -> Request:
     given = [k for k, v in groups.items() if v is not None]
     if given and len(given) < 3:
         raise ValueError(
-            f"--groupby, --source and --target go together, got only {shown('--' + k for k in given)}."
+            "--groupby, --source and --target must be passed together, got only "
+            f"{shown('--' + k for k in given)}."
         )
     if not given and request.between and (request.data is not None or request.dataset != "pbmc"):
         raise ValueError("--between needs --groupby, --source and --target; name them too.")
@@ -318,8 +319,8 @@ def set_up(request: Request, adata: AnnData, log: Log) -> CIVAE:
     )
     model = CIVAE(adata, seed=request.seed)
     log.say(
-        f"Training on {adata.n_obs:,} cells × {adata.n_vars:,} features, {len(model.classes)} classes, "
-        f"likelihood {model.likelihood} …"
+        f"Training on {adata.n_obs:,} cells × {adata.n_vars:,} features, {len(model.classes)} "
+        f"classes, likelihood {model.likelihood} …"
     )
     return model
 
@@ -544,8 +545,10 @@ def _of_held_out(report: dict[str, Any]) -> list[str]:
         return ["  no labeled cells were held out, so accuracy is not known"]
     own, control, majority = held_out.scores[:3]
     return [
-        f"  accuracy of the discriminator      {own.accuracy:6.1%}   on {len(held_out.true)} cells held out",
-        f"    principal components instead     {control.accuracy:6.1%}   as many, with a logistic regression",
+        f"  accuracy of the discriminator      {own.accuracy:6.1%}   on {len(held_out.true)} "
+        "cells held out",
+        f"    principal components instead     {control.accuracy:6.1%}   as many, with a logistic "
+        "regression",
         f"    always the largest class         {majority.accuracy:6.1%}",
         f"  linear separability of z           {report['separability']:6.1%}   "
         "fitted on training cells, scored on these",
@@ -558,9 +561,10 @@ def _of_synthetic(report: dict[str, Any]) -> list[str]:
         return []
     worst = min(made.classes, key=lambda row: row.recognized)
     return [
-        f"  generated cells of the right class {made.recognized:6.1%}   of {report['n_synthetic']}, by a "
-        "classifier that knows the cells they start from",
+        f"  generated cells of the right class {made.recognized:6.1%}   of "
+        f"{report['n_synthetic']}, by a classifier that knows the cells they start from",
         f"    in the worst class               {worst.recognized:6.1%}   {worst.label}",
-        f"    the same classifier, real cells  {made.real_recognized:6.1%}   held out, which it does not know",
+        f"    the same classifier, real cells  {made.real_recognized:6.1%}   held out, which it "
+        "does not know",
         f"  drawn cells that were accepted     {report['yield']:6.1%}",
     ]

@@ -99,7 +99,8 @@ def train(request: Request, log: Log) -> None:
     if logged is not None and len(logged):
         held_out = len(np.asarray(model.validation_indices))
         log.say(
-            f"Accuracy on {held_out:,} cells held out: {float(pd.to_numeric(pd.DataFrame(logged).iloc[:, 0]).iloc[-1]):.1%}"
+            f"Accuracy on {held_out:,} cells held out: "
+            f"{float(pd.to_numeric(pd.DataFrame(logged).iloc[:, 0]).iloc[-1]):.1%}"
         )
     log.say(f"The model is in {printable_path(out / 'model')} ({log.seconds:.0f} s)")
 
@@ -162,7 +163,8 @@ def augment(step: Step, log: Log) -> None:
     for name in step.label or ():
         if name not in by_name:
             raise KeyError(
-                f"--label must be a class of the model, got {name!r}; they are: {shown(by_name, 20)}."
+                f"--label must be a class of the model, got {name!r}; available: "
+                f"{shown(by_name, 20)}."
                 f"{near_matches(name, by_name)}"
             )
     wanted = {by_name[name]: step.n for name in step.label or by_name}
@@ -202,7 +204,8 @@ def annotate(step: Step, log: Log) -> None:
                 _remove(out)
             raise
     log.say(
-        f"obsm['{_keys.latent_key(step.key_added)}'] and obs['{_keys.predicted_key(step.key_added)}'] are in "
+        f"obsm['{_keys.latent_key(step.key_added)}'] and "
+        f"obs['{_keys.predicted_key(step.key_added)}'] are in "
         f"{printable_path(out)} ({log.seconds:.0f} s)"
     )
 
@@ -263,7 +266,8 @@ def report(step: Step, log: Log) -> None:
     folder = step.model
     if not (folder / "cells.h5ad").exists():
         raise ValueError(
-            f"RESULTS must be a folder that scivae run wrote, but {printable_path(folder)} has no cells.h5ad."
+            f"RESULTS must be a folder that scivae run wrote, but {printable_path(folder)} has no "
+            "cells.h5ad."
         )
     out = step.out or folder
     cells.check_folder(out)
@@ -298,8 +302,8 @@ def _folder(path: Path) -> Path:
         if (folder / MODEL_FILE).exists():
             return folder
     raise ValueError(
-        f"MODEL must be a folder that scivae train or scivae run wrote, but {printable_path(path)} holds no "
-        f"{MODEL_FILE}; check its name."
+        f"MODEL must be a folder that scivae train or scivae run wrote, but {printable_path(path)} "
+        f"holds no {MODEL_FILE}; check its name."
     )
 
 
@@ -317,7 +321,9 @@ def _data_of(step: Step) -> Path:
     if step.data is None:
         raise ValueError("FILE must name the cells, as an h5ad file or a zarr store; got none.")
     if not step.data.exists():
-        raise ValueError(f"FILE must be a file, but {printable_path(step.data)} is not there.")
+        raise ValueError(
+            f"FILE must be a file, got {printable_path(step.data)}, which does not exist."
+        )
     return step.data
 
 

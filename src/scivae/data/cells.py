@@ -45,7 +45,7 @@ def resolve_cells(adata: AnnData, cells: Any, argument: str) -> np.ndarray:
         return _inside(np.asarray(cells, dtype=np.int64), adata, argument)
     kinds = sorted({type(cell).__name__ for cell in cells})
     raise TypeError(
-        f"{argument} must hold obs names (str) or positions (int), one kind only, got "
+        f"{argument} must hold obs names (str) or positions (int), not both, got "
         f"{', '.join(kinds)}."
     )
 
@@ -71,8 +71,8 @@ def resolve_indices(adata: Any, indices: Any, argument: str = "indices") -> np.n
         raise ValueError(f"{argument} must name at least one cell, got none.")
     if index.ndim != 1 or index.dtype.kind not in "iu":
         raise TypeError(
-            f"{argument} must be integer positions, shape (n,), or a mask of shape ({adata.n_obs},), got "
-            f"shape {index.shape} of dtype {index.dtype}."
+            f"{argument} must be integer positions, shape (n,), or a mask of shape "
+            f"({adata.n_obs},), got shape {index.shape} of dtype {index.dtype}."
         )
     return _inside(index, adata, argument)
 

@@ -29,8 +29,9 @@ def check_adata(adata: Any) -> None:
     if isinstance(modalities, Mapping):
         first = next(iter(modalities), "rna")
         raise TypeError(
-            f"adata must be an AnnData, got {type(adata).__name__}; pass the modality with the counts, "
-            f"as in adata[{first!r}] (there are: {shown(modalities)}), with the labels in its own obs."
+            f"adata must be an AnnData, got {type(adata).__name__}; pass the modality with the "
+            f"counts, as in adata[{first!r}] (available: {shown(modalities)}), with the labels in "
+            "its own obs."
         )
     check_type("adata", adata, AnnData, "an AnnData")
     for slot, index in (("obs_names", adata.obs_names), ("var_names", adata.var_names)):
@@ -146,8 +147,8 @@ def check_genes(
         found = in_another_case(missing, names)
         if found:
             cure = (
-                f"{len(found)} of them are there in another case, such as {next(iter(found.values()))!r}: "
-                "rename adata.var_names first"
+                f"{len(found)} of them are there in another case, such as "
+                f"{next(iter(found.values()))!r}: rename adata.var_names first"
             )
         filled = f"CIVAE.prepare_query_anndata(adata, {model}) fills them with zeros"
         raise ValueError(f"{text}; {filled if cure is None else cure}.")
@@ -215,5 +216,5 @@ def check_arguments(argument: str, names: Iterable[str], *takers: type) -> None:
         if name not in known:
             raise TypeError(
                 f"{argument} must be arguments of {takers[-1].__module__.partition('._')[0]}."
-                f"{takers[-1].__name__}, but {name!r} is none.{near_matches(name, known)}"
+                f"{takers[-1].__name__}, got {name!r}.{near_matches(name, known)}"
             )

@@ -155,7 +155,8 @@ class BlockDataModule(LightningDataModule):
         self.read_pools = {"anndata": sources.read_pools, "annbatch": annbatch.read_pools}[reader]
         if reader == "annbatch" and (self.cells.adata is not None or not self.cells.path.is_dir()):
             raise ValueError(
-                f"reader='annbatch' reads zarr stores, but {self.cells} is not one; use reader='anndata', or write the cells with adata.write_zarr."
+                f"reader='annbatch' reads zarr stores, but {self.cells} is not one; use "
+                "reader='anndata', or write the cells with adata.write_zarr."
             )
         if registry is not None:
             arguments |= {"ordered": False, **registry["setup_args"]}
@@ -185,8 +186,8 @@ class BlockDataModule(LightningDataModule):
             self._fingerprint = Fingerprint(matrix) if Fingerprint.can_read(matrix) else None
             if tuple(matrix.shape) != adata.shape:
                 raise ValueError(
-                    f"{self.cells} holds {matrix.shape[0]} × {matrix.shape[1]} values, but names of "
-                    f"{adata.n_obs} cells and {adata.n_vars} genes; write it again."
+                    f"{self.cells} holds {matrix.shape[0]} × {matrix.shape[1]} values, but names "
+                    f"of {adata.n_obs} cells and {adata.n_vars} genes; write it again."
                 )
             if check:
                 counts = profile.class_counts(codes, len(self.setup_.classes))
@@ -243,8 +244,8 @@ class BlockDataModule(LightningDataModule):
             known is None or known.holds(matrix, every_row=True)
         ):
             raise ValueError(
-                f"{self.cells} must hold what it held when the datamodule was made, but its values have "
-                "changed; create a new datamodule."
+                f"{self.cells} must not change after the datamodule is created, but its values "
+                "have changed; create a new datamodule."
             )
 
     @property

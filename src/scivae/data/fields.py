@@ -102,7 +102,8 @@ def warn_of_few(what: str, key: str, codes: np.ndarray, categories: np.ndarray) 
     few = categories[np.bincount(codes, minlength=len(categories)) < FEW_CELLS]
     if len(few):
         warn(
-            f"adata.obs[{key!r}] has {what} with fewer than {FEW_CELLS} cells ({shown(few, 5)}), from which almost nothing can be learned; merge them with others, or remove these cells."
+            f"adata.obs[{key!r}] has {what} with fewer than {FEW_CELLS} cells ({shown(few, 5)}), "
+            "too few to learn from; merge them with others, or remove these cells."
         )
 
 
@@ -238,8 +239,8 @@ class ContinuousCovariatesField(NumericalJointObsField):
         scale[scale <= 1e-12 * np.abs(location)] = 0.0
         for key in np.array(self.attr_keys, dtype=object)[scale == 0]:
             warn(
-                f"continuous covariate {key!r} is the same in all cells, so it has no effect; leave "
-                "it out of continuous_covariate_keys."
+                f"continuous covariate {key!r} is the same in all cells, so it has no effect; "
+                "leave it out of continuous_covariate_keys."
             )
         return self._write(adata, {self.LOCATION: location, self.SCALE: scale})
 

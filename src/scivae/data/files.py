@@ -46,12 +46,15 @@ def read(path: Path, *, trusted: bool = False) -> Any:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and named and not trusted:
             raise ValueError(
-                f"a model is read as numbers and text, but {path} names {named[1]!r}, which loading would run; nothing was run. Pass trusted=True only if you trust the maker of the file as you would trust a program of theirs."
+                f"a model file must contain only numbers and text, but {path} names {named[1]!r}, "
+                "which loading would execute; nothing was executed. Pass trusted=True only if you "
+                "trust the source of the file."
             ) from error
         reason = str(error).strip().splitlines()
         raise ValueError(
-            f"{path} is not a complete model file ({reason[0] if reason else type(error).__name__}); "
-            "save the model again, or download the file again."
+            f"{path} is not a complete model file "
+            f"({reason[0] if reason else type(error).__name__}); save the model again, or download "
+            "the file again."
         ) from error
 
 
@@ -76,8 +79,8 @@ def storing(target: Path) -> Iterator[None]:
         reason = os.strerror(number) if number else str(error).strip().splitlines()[0]
         raise OSError(
             number or 0,
-            f"cannot write ({reason}); what was there before is untouched. Free some space there, or "
-            "choose another folder",
+            f"cannot write ({reason}); what was there before is untouched. Free some space there, "
+            "or choose another folder",
             str(target),
         ) from error
 

@@ -209,7 +209,8 @@ def check_uns(adata: AnnData, key_added: str | None) -> None:
         or not isinstance(taken.get(_keys.PATHS, {}), Mapping)
     ):
         raise ValueError(
-            f"adata.uns[{key_added!r}] already holds something else; pass another key_added."
+            f"adata.uns[{key_added!r}] already exists and was not written by scivae; pass another "
+            "key_added."
         )
 
 

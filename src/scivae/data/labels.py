@@ -46,9 +46,9 @@ def warn_of_labels(key: str, classes: np.ndarray, sizes: np.ndarray) -> None:
     for name, n_cells in zip(classes, sizes, strict=True):
         if isinstance(name, str) and name.strip().lower() in TEXTS_OF_NONE:
             warn(
-                f"adata.obs[{key!r}] has the text {quoted(name)} as a class ({int(n_cells)} cells), which "
-                "is how a missing label is written as text; set these labels to missing (NaN) and pass "
-                "unlabeled_category='Unknown', or rename the class."
+                f"adata.obs[{key!r}] has the text {quoted(name)} as a class ({int(n_cells)} "
+                "cells), which is how a missing label is written as text; set these labels to "
+                "missing (NaN) and pass unlabeled_category='Unknown', or rename the class."
             )
             return
     numbers = classes.astype(float) if _is_numeric(classes) else np.zeros(0)
@@ -56,14 +56,14 @@ def warn_of_labels(key: str, classes: np.ndarray, sizes: np.ndarray) -> None:
     mean_size = sizes.mean()
     if len(numbers) > MANY_FRACTIONS and (fractions or mean_size < FEW_OF_A_CLASS):
         warn(
-            f"adata.obs[{key!r}] looks like a measurement, not like classes: {len(classes):,} different "
-            f"numbers in {int(sizes.sum()):,} cells. Choose a column of cell types as labels_key, or "
-            "make classes of it with pandas.cut."
+            f"adata.obs[{key!r}] looks like a measurement, not like classes: {len(classes):,} "
+            f"different numbers in {int(sizes.sum()):,} cells. Choose a column of cell types as "
+            "labels_key, or make classes of it with pandas.cut."
         )
     elif len(classes) > 2 and mean_size < 2:
         warn(
             f"adata.obs[{key!r}] has about as many classes ({len(classes):,}) as labeled cells "
-            f"({int(sizes.sum()):,}), so none can be learned; choose another labels_key."
+            f"({int(sizes.sum()):,}), so classes cannot be learned; choose another labels_key."
         )
     elif (sizes < FEW_OF_A_CLASS).any():
         few = np.flatnonzero(sizes < FEW_OF_A_CLASS)
@@ -71,8 +71,9 @@ def warn_of_labels(key: str, classes: np.ndarray, sizes: np.ndarray) -> None:
         listed = ", ".join(f"{quoted(classes[i])}: {sizes[i]}" for i in few[:5])
         more = f", … ({len(few)} in all)" if len(few) > 5 else ""
         warn(
-            f"adata.obs[{key!r}] has classes with fewer than {FEW_OF_A_CLASS} cells ({listed}{more}); "
-            "the model learns little about these: merge them with related classes, or label more cells."
+            f"adata.obs[{key!r}] has classes with fewer than {FEW_OF_A_CLASS} cells "
+            f"({listed}{more}); the model learns little about these: merge them with related "
+            "classes, or label more cells."
         )
 
 
@@ -152,20 +153,21 @@ class LabelsField(CategoricalObsField):
         column, labeled = self._labels(adata)
         if self._unlabeled_category is None and not labeled.all():
             raise ValueError(
-                f"every cell needs a label unless unlabeled_category is given, but "
-                f"adata.obs[{key!r}] is missing in {(~labeled).sum()} of {len(labeled)} cells; pass "
-                "unlabeled_category='Unknown' to train on them without labels, or remove them."
+                "every cell needs a label unless unlabeled_category is given, but "
+                f"adata.obs[{key!r}] is missing in {(~labeled).sum()} of {len(labeled)} cells; "
+                "pass unlabeled_category='Unknown' to train on them without labels, or remove "
+                "them."
             )
         classes = used_categories(column[labeled])
         if len(classes) == 0:
             raise ValueError(
-                f"at least one cell needs a label, but adata.obs[{key!r}] has none; "
+                f"at least one cell must have a label, got none in adata.obs[{key!r}]; "
                 "check labels_key and unlabeled_category."
             )
         ordered = isinstance(column.dtype, pd.CategoricalDtype) and bool(column.dtype.ordered)
         if self._needs_order and not ordered and not _is_numeric(classes):
             raise ValueError(
-                f"ordered=True needs the order of the classes, but adata.obs[{key!r}] has none; set it "
+                f"ordered=True needs ordered classes, got no order in adata.obs[{key!r}]; set it "
                 f"with adata.obs[{key!r}] = pd.Categorical(adata.obs[{key!r}], categories=[…], "
                 "ordered=True)."
             )

@@ -54,7 +54,7 @@ def check_values(
     limit = MAX_RATE if likelihood in COUNT_LIKELIHOODS else MAX_VALUE
     if greatest > limit:
         raise ValueError(
-            f"values must not exceed {limit:g} under likelihood={likelihood!r}, but the greatest of "
+            f"values must not exceed {limit:g} under likelihood={likelihood!r}, but the largest of "
             f"{here} is {greatest:g}; scale them, or remove invalid entries."
         )
     if likelihood in COUNT_LIKELIHOODS:
@@ -81,8 +81,8 @@ def check_values(
             names = adata.obs_names[summary.zero_rows]
             raise ValueError(
                 f"every cell needs at least one count under likelihood={likelihood!r}, but "
-                f"{summary.zero_rows.size} cells of {here} are all zero ({shown(names, 3)}); remove "
-                "them with scanpy.pp.filter_cells(adata, min_counts=1)."
+                f"{summary.zero_rows.size} cells of {here} are all zero ({shown(names, 3)}); "
+                "remove them with scanpy.pp.filter_cells(adata, min_counts=1)."
             )
     elif likelihood == "bernoulli" and (summary.minimum < 0 or summary.maximum > 1):
         raise ValueError(
@@ -114,8 +114,9 @@ def check_like_training(
     if likelihood in COUNT_LIKELIHOODS:
         if summary.kind == "fractions":
             warn(
-                f"{here} holds values that are not whole numbers; they are taken as expected counts, "
-                "such as model.decode gives. Round counts that were corrected for ambient RNA."
+                f"{here} holds values that are not whole numbers; they are taken as expected "
+                "counts, such as model.decode gives. Round counts that were corrected for ambient "
+                "RNA."
             )
         return
     if trained_on is None or likelihood == "bernoulli":
@@ -124,15 +125,17 @@ def check_like_training(
     were_counts, are_counts = trained_on.kind in counts, summary.kind in counts
     if (are_counts and not were_counts) or (were_counts and summary.transformed):
         raise ValueError(
-            f"cells must hold what the model was trained on, {_in_words(trained_on)}, but {here} "
-            f"holds {_in_words(summary)}; prepare them like the training cells."
+            "cells must have the same kind of values as the training cells, "
+            f"{_in_words(trained_on)}, but {here} holds {_in_words(summary)}; prepare them like "
+            "the training cells."
         )
     width = max(trained_on.maximum - trained_on.minimum, 1e-30)
     beyond = max(trained_on.minimum - summary.minimum, summary.maximum - trained_on.maximum)
     if beyond > width or (summary.minimum < 0 <= trained_on.minimum and beyond > 0.1 * width):
         warn(
             f"the values of {here} lie in [{summary.minimum:g}, {summary.maximum:g}], those of "
-            f"training in [{trained_on.minimum:g}, {trained_on.maximum:g}]; check that both were normalized and scaled in the same way."
+            f"training in [{trained_on.minimum:g}, {trained_on.maximum:g}]; check that both were "
+            "normalized and scaled in the same way."
         )
 
 
@@ -163,8 +166,8 @@ def say_what_was_chosen(
     here, kind = where(layer), summary.kind
     if kind == "near counts":
         warn(
-            f"{here} holds whole numbers apart from rounding errors; they are rounded, and modeled as "
-            f"counts (likelihood {likelihood!r})."
+            f"{here} holds whole numbers apart from rounding errors; they are rounded, and modeled "
+            f"as counts (likelihood {likelihood!r})."
         )
         return
     if layer == X_LAYER and _keys.COUNTS_LAYER in found.layers:

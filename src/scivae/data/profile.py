@@ -178,7 +178,7 @@ def summarize(x: Any) -> DataSummary:
         is_sparse = sparse.issparse(block)
         if isinstance(block, np.ma.MaskedArray):
             raise TypeError(
-                "expression values must be there for every cell and gene, got a masked array; "
+                "expression values must not be missing, got a masked array; "
                 "fill it with .filled(0)."
             )
         values = np.asarray(block.data if is_sparse else block)

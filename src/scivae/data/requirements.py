@@ -69,12 +69,13 @@ class Requirements(NamedTuple):
             return
         if of_adata is not None:
             raise ValueError(
-                "adata is minified (its counts were removed), but the AnnData of the model is not; pass "
-                "the cells with their counts, or load the model with this AnnData: CIVAE.load(folder, adata)."
+                "adata is minified (its counts were removed), but the AnnData of the model is "
+                "not; pass the cells with their counts, or load the model with this AnnData: "
+                "CIVAE.load(folder, adata)."
             )
         raise ValueError(
-            "the AnnData of the model is minified (its counts were removed), but adata is not; load the "
-            "model with an AnnData that has its counts, or pass minified cells."
+            "the AnnData of the model is minified (its counts were removed), but adata is not; "
+            "load the model with an AnnData that has its counts, or pass minified cells."
         )
 
     def check_values(self, adata: AnnData) -> None:
@@ -116,8 +117,8 @@ class Requirements(NamedTuple):
         ):
             if list(a) != list(b):
                 raise ValueError(
-                    f"the {argument} must have the {what} of the model ({shown(b)}), got {shown(a)}; make "
-                    "it with BlockDataModule(…, registry=model.registry)."
+                    f"the {argument} must have the {what} of the model ({shown(b)}), got "
+                    f"{shown(a)}; make it with BlockDataModule(…, registry=model.registry)."
                 )
         if profile.PROFILE in registry:
             found = profile.DataProfile.from_plain(registry[profile.PROFILE])
@@ -134,8 +135,8 @@ class Requirements(NamedTuple):
                 return dataloader
         if not isinstance(dataloader, Iterable):
             raise TypeError(
-                "dataloader must yield minibatches, as BlockDataModule.inference_dataloader does, got "
-                f"{type(dataloader).__name__}."
+                "dataloader must yield minibatches, as BlockDataModule.inference_dataloader does, "
+                f"got {type(dataloader).__name__}."
             )
         return self.checked_minibatches(dataloader)
 
@@ -161,7 +162,8 @@ class _CheckedLoader:
         if x is None or getattr(x, "ndim", 0) != 2:
             raise TypeError(
                 "a dataloader must yield dicts of tensors with the values under 'X', as "
-                f"BlockDataModule.inference_dataloader does, but {here} is {type(tensors).__name__}."
+                f"BlockDataModule.inference_dataloader does, but {here} is "
+                f"{type(tensors).__name__}."
             )
         if x.shape[1] != model.n_input:
             raise ValueError(
@@ -172,8 +174,8 @@ class _CheckedLoader:
         batch = tensors.get(REGISTRY_KEYS.BATCH_KEY)
         if batch is not None and batch.numel() and int(batch.max()) >= n_batches:
             raise ValueError(
-                f"a dataloader must yield codes of the {n_batches} batches of the model, but {here} "
-                f"holds {int(batch.max())}."
+                f"a dataloader must yield codes of the {n_batches} batches of the model, but "
+                f"{here} holds {int(batch.max())}."
             )
         if number >= MINIBATCHES_LOOKED_AT or model.minified is not None:
             return

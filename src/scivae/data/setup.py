@@ -234,7 +234,8 @@ class Setup(NamedTuple):
             bad = ~(np.abs(values) <= MAX_VALUE)
             if bad.any():
                 raise ValueError(
-                    f"covariate {key!r} must be finite numbers, got {table[key].tolist()[bad.argmax()]!r}."
+                    f"covariate {key!r} must be finite numbers, got "
+                    f"{table[key].tolist()[bad.argmax()]!r}."
                 )
             if self.location is None or self.scale is None:
                 return values
@@ -268,7 +269,7 @@ def _code(value: Any, names: np.ndarray, argument: str, what: str) -> int:
     found = np.flatnonzero(names == value)
     if found.size == 0:
         raise KeyError(
-            f"{argument} must be a {what} that the model was trained on, got {value!r}; they are: "
+            f"{argument} must be a {what} that the model was trained on, got {value!r}; available: "
             f"{shown(names, 20)}.{near_matches(value, names)}"
         )
     return int(found[0])
@@ -328,6 +329,6 @@ def check_setup_arguments(
             rule = "positive numbers" if name == "size_factor_key" else "finite numbers"
             raise ValueError(
                 f"{name} needs {rule}, but adata.obs[{key!r}] (dtype {column.dtype}) is "
-                f"{column.tolist()[bad.argmax()]!r} for cell {str(adata.obs_names[bad.argmax()])!r} "
-                f"({bad.sum()} such cells)."
+                f"{column.tolist()[bad.argmax()]!r} for cell "
+                f"{str(adata.obs_names[bad.argmax()])!r} ({bad.sum()} such cells)."
             )

@@ -53,8 +53,8 @@ class Cells:
         else:
             if not isinstance(source, (str, os.PathLike)):
                 raise TypeError(
-                    "cells are read from the path of an h5ad file or zarr store, or from an AnnData, "
-                    f"got {type(source).__name__}."
+                    "cells are read from the path of an h5ad file or zarr store, or from an "
+                    f"AnnData, got {type(source).__name__}."
                 )
             self.path = Path(source).absolute()
             if not self.path.exists():
@@ -64,12 +64,14 @@ class Cells:
                 said = root.attrs.get("encoding-type", "anndata")
                 if said != "anndata" or not {"obs", "var"} <= set(root):
                     raise ValueError(
-                        f"{self.path} does not hold an AnnData; write one with adata.write_h5ad or write_zarr."
+                        f"{self.path} does not hold an AnnData; write one with adata.write_h5ad or "
+                        "write_zarr."
                     )
                 if not all(hasattr(root[table], "keys") for table in ("obs", "var")):
                     raise ValueError(
-                        f"cells are read from files of anndata 0.7 or later, but {self.path} is older; "
-                        f"run anndata.read_h5ad({str(self.path)!r}).write_h5ad(...) to convert it."
+                        f"cells are read from files of anndata 0.7 or later, but {self.path} is "
+                        f"older; run anndata.read_h5ad({str(self.path)!r}).write_h5ad(...) to "
+                        "convert it."
                     )
 
     def __str__(self) -> str:
@@ -95,8 +97,8 @@ class Cells:
             except OSError as error:
                 reason = str(error).strip().splitlines()[0]
                 raise OSError(
-                    f"{self.path} cannot be opened as an h5ad file ({reason}); close whatever else "
-                    "has it open, or write it again."
+                    f"{self.path} cannot be opened as an h5ad file ({reason}); close other "
+                    "programs has it open, or write it again."
                 ) from error
             with file:
                 yield file
@@ -166,8 +168,8 @@ class Cells:
             matrix = sparse_dataset(found) if kind in ("csr", "csc") else found
         if kind == "csc":
             raise ValueError(
-                f"cells are read in blocks of rows, but {where} of {self} is stored by columns (CSC); "
-                "store adata.X.tocsr() (of a layer: likewise)."
+                f"cells are read in blocks of rows, but {where} of {self} is stored by columns "
+                "(CSC); store adata.X.tocsr(), or the same for a layer."
             )
         if not known or kind not in ("csr", "array"):
             raise ValueError(

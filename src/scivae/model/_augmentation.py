@@ -326,8 +326,8 @@ def _source(
     inside = np.flatnonzero(logits.argmax(axis=1) == code)
     if len(inside) < 2:
         warnings.warn(
-            f"the model recognizes fewer than two {name!r} cells, so all of them are used; train longer "
-            "or raise discriminator_weight.",
+            f"the model recognizes fewer than two {name!r} cells, so all of them are used; train "
+            "longer or raise discriminator_weight.",
             UserWarning,
             stacklevel=4,
         )

@@ -283,8 +283,8 @@ class CellsModel(SCVI):
             adata = self.adata
         if adata is None:
             raise ValueError(
-                "this model was made or loaded without an AnnData; pass adata= with cells that have "
-                "its genes, such as BlockDataModule.to_memory gives."
+                "this model was made or loaded without an AnnData; pass adata= with cells that "
+                "have its genes, such as BlockDataModule.to_memory gives."
             )
         checks.check_adata(adata)
         manager = self._manager_of(adata)
@@ -324,7 +324,8 @@ class CellsModel(SCVI):
                 if not own:
                     return self._forget(manager)
                 raise ValueError(
-                    f"adata.{attribute}[{key!r}], which setup_anndata wrote, is gone; call setup_anndata again and create a new model, or pass a fresh copy as adata=."
+                    f"adata.{attribute}[{key!r}], written by setup_anndata, is missing; call "
+                    "setup_anndata again and create a new model, or pass a fresh copy as adata=."
                 )
         if not manager.is_last():
             with self._unchanged_on_error(adata):
@@ -350,10 +351,11 @@ class CellsModel(SCVI):
             changed = manager.changed_rows(values)
             if len(changed):
                 raise ValueError(
-                    f"{checks.where(layer)} must hold what it held when the model was made, but "
+                    f"{checks.where(layer)} must not change after the model is created, but "
                     f"{len(changed):,} of {adata.n_obs:,} cells have changed "
-                    f"({shown(adata.obs_names[changed[:3]])}{', …' if len(changed) > 3 else ''}), as "
-                    "scanpy's functions do in place; restore the values (keep counts in adata.layers['counts']), or set up and train a new model."
+                    f"({shown(adata.obs_names[changed[:3]])}{', …' if len(changed) > 3 else ''}), "
+                    "as scanpy's functions do in place; restore the values (keep counts in "
+                    "adata.layers['counts']), or set up and train a new model."
                 )
         manager.remember(values, keep_rows=False)
         return True
@@ -405,9 +407,9 @@ class CellsModel(SCVI):
             if not current:
                 manager.said.add(field.registry_key)
                 warn(
-                    f"the columns of adata.obs that hold the {_WHAT[field.registry_key]} were changed "
-                    "after setup_anndata; the model goes on with what was set up. Call setup_anndata "
-                    "again and create a new model to use the new ones."
+                    f"the columns of adata.obs that hold the {_WHAT[field.registry_key]} were "
+                    "changed after setup_anndata; the model keeps using the values from setup. "
+                    "Call setup_anndata again and create a new model to use the new ones."
                 )
 
     def _minibatches(
@@ -442,8 +444,8 @@ class CellsModel(SCVI):
         rounds = found.summary.kind == "near counts" and self.likelihood in COUNT_LIKELIHOODS
         if rounds and not manager.can_round(values):
             raise ValueError(
-                f"{checks.where(self.setup.layer)} holds whole numbers apart from rounding errors, and is "
-                "not in memory; store rounded values, or read it with adata.to_memory()."
+                f"{checks.where(self.setup.layer)} holds whole numbers apart from rounding errors, "
+                "and is not in memory; store rounded values, or read it with adata.to_memory()."
             )
         manager.rounds = rounds
         manager.remember(values, keep_rows=True)
@@ -475,8 +477,8 @@ class CellsModel(SCVI):
         adata = self._validate_anndata()
         if get_minify_type(adata) is not None:
             raise ValueError(
-                "the CIVAE.train function does not support minified data, whose counts were removed; "
-                "load the model with an AnnData that has them."
+                "the CIVAE.train function does not support minified data, whose counts were "
+                "removed; load the model with an AnnData that has them."
             )
         self._warn_of_changed_columns(adata)
         hashes = _hashes(adata.obs_names)

@@ -235,7 +235,9 @@ def require_calibration(model: CellsModel, part: str) -> dict[str, np.ndarray]:
         )
     if model.calibration_ is None:
         raise ValueError(
-            "this model has no scores of held-out cells, because it was trained on all labeled cells or saved by an earlier version; call model.calibrate() with labeled cells that it was not trained on."
+            "this model has no scores of held-out cells, because it was trained on all labeled "
+            "cells or saved by an earlier version; call model.calibrate() with labeled cells that "
+            "it was not trained on."
         )
     return model.calibration_
 

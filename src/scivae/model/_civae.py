@@ -191,8 +191,8 @@ class CIVAE(CellsModel):
         if discriminator_weight != 0 and n_classes < 2:
             raise ValueError(
                 f"a discriminator needs at least two classes, but adata.obs[{setup.labels_key!r}] "
-                f"holds only {shown(setup.classes)}; choose another labels_key, or train a plain VAE "
-                "with discriminator_weight=0."
+                f"holds only {shown(setup.classes)}; choose another labels_key, or train a plain "
+                "VAE with discriminator_weight=0."
             )
 
         default_library = 1.0

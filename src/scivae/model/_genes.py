@@ -55,7 +55,9 @@ def gene_positions(genes: np.ndarray, wanted: Any, argument: str) -> np.ndarray:
         raise TypeError(f"{argument} must be a list of names, got {wanted!r}.")
     names = [str(name) for name in wanted]
     if not names:
-        raise ValueError(f"{argument} must name at least one gene, got none; None stands for all.")
+        raise ValueError(
+            f"{argument} must name at least one gene, got none; pass None for all genes."
+        )
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise ValueError(f"{argument} must name each gene once, got {twice!r} twice.")

@@ -115,8 +115,8 @@ def inherited(method: Callable) -> Callable:
                 if self.likelihood in ("nb", "zinb"):
                     raise
                 raise NotImplementedError(
-                    f"{method.__name__} of scvi-tools is for likelihood='nb' and 'zinb', but the model "
-                    f"has {self.likelihood!r}."
+                    f"{method.__name__} of scvi-tools is for likelihood='nb' and 'zinb', but the "
+                    f"model has {self.likelihood!r}."
                 ) from error
 
     return call
@@ -290,8 +290,8 @@ class _Arguments:
             column = cells.obs[key]
             if column.isna().any():
                 raise ValueError(
-                    f"sample_key needs a value for every cell, but adata.obs[{key!r}] is missing in "
-                    f"{int(column.isna().sum())} of {cells.n_obs} cells; remove these cells."
+                    f"sample_key needs a value for every cell, but adata.obs[{key!r}] is missing "
+                    f"in {int(column.isna().sum())} of {cells.n_obs} cells; remove these cells."
                 )
             samples.append(pd.Index(column.unique()))
         foreign = samples[-1].difference(samples[0])
@@ -311,8 +311,8 @@ class _Arguments:
         key = given.get("groupby")
         if key is None:
             raise ValueError(
-                "differential expression needs groups: pass groupby, the name of a column of adata.obs, "
-                "or idx1, cells."
+                "differential expression needs groups: pass groupby, the name of a column of "
+                "adata.obs, or idx1, cells."
             )
         checks.check_columns(adata, {"groupby": key})
         column = adata.obs[key]
@@ -324,9 +324,9 @@ class _Arguments:
             for value in values:
                 if not (name == "group2" and value is None) and value not in present:
                     raise ValueError(
-                        f"{name} must be a value of adata.obs[{key!r}] that at least one cell has, got "
-                        f"{value!r}; available values: {shown(present, 20)}."
-                        f"{near_matches(value, present)}"
+                        f"{name} must be a value of adata.obs[{key!r}] that at least one cell has, "
+                        f"got {value!r}; available values: "
+                        f"{shown(present, 20)}.{near_matches(value, present)}"
                     )
         if given.get("group2") is not None and given["group2"] in _listed(given["group1"]):
             raise ValueError(
@@ -334,8 +334,8 @@ class _Arguments:
             )
         if given.get("group2") is None and len(present) < 2 and column.notna().all():
             raise ValueError(
-                f"differential expression needs two groups, but all cells of adata.obs[{key!r}] are "
-                f"{shown(present)}."
+                f"differential expression needs two groups, but all cells of adata.obs[{key!r}] "
+                f"are {shown(present)}."
             )
 
     def _check_chosen(self, adata: AnnData) -> None:
@@ -357,8 +357,8 @@ class _Arguments:
             chosen.append(self.given[name])
         if len(chosen) == 2 and len(both := np.intersect1d(*chosen)):
             raise ValueError(
-                f"idx1 and idx2 must have no cell in common, but {str(adata.obs_names[both[0]])!r} is in "
-                "both."
+                f"idx1 and idx2 must have no cell in common, but {str(adata.obs_names[both[0]])!r} "
+                "is in both."
             )
         if len(chosen) == 1 and len(np.unique(chosen[0])) == adata.n_obs:
             raise ValueError(

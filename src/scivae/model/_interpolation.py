@@ -271,7 +271,8 @@ def _check_position(adata: AnnData, key_added: str | None) -> None:
     column, by_project = _keys.t_key(key_added), _keys.distance_key(key_added)
     if column in adata.obs and key_added not in adata.uns and by_project not in adata.obs:
         raise ValueError(
-            f"adata.obs[{column!r}] already holds something else; pass another key_added."
+            f"adata.obs[{column!r}] already exists and was not written by scivae; pass another "
+            "key_added."
         )
 
 

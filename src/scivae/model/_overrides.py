@@ -130,7 +130,8 @@ def minify_adata(
             found[some], expected, rtol=1e-3, atol=1e-4
         ):
             raise ValueError(
-                f"adata.obsm[{key!r}] must hold the posterior of this model; set it, and the other slot, to the results of model.get_latent_representation(return_dist=True)."
+                f"adata.obsm[{key!r}] must hold the posterior of this model; set it, and the other "
+                "slot, to the results of model.get_latent_representation(return_dist=True)."
             )
     SCVI.minify_adata(self, minified_data_type, use_latent_qzm_key, use_latent_qzv_key)
 
@@ -241,7 +242,7 @@ def update_setup_method_args(self: CellsModel, setup_method_args: dict[str, Any]
     for name in setup_method_args:
         if name not in arguments:
             raise TypeError(
-                f"setup_method_args must be arguments of CIVAE.setup_anndata, but {name!r} is none."
+                f"setup_method_args must be arguments of CIVAE.setup_anndata, got {name!r}."
                 f"{near_matches(name, arguments)}"
             )
     arguments.update(setup_method_args)

@@ -37,7 +37,7 @@ class Labels(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self._classes:
             raise KeyError(
-                f"labels must be classes of the model, got {name!r}; they are: "
+                f"labels must be classes of the model, got {name!r}; available: "
                 f"{shown(self._classes, 20)}.{near_matches(name, self._classes)}"
             )
         return self._classes[name]
@@ -53,7 +53,7 @@ class Labels(Mapping[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._classes:
-            raise AttributeError(f"no class of the model is called {name!r}.")
+            raise AttributeError(f"the model has no class {name!r}.")
         return self._classes[name]
 
     def __dir__(self) -> list[str]:

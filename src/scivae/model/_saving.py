@@ -49,7 +49,10 @@ def read_model(folder: Path, prefix: str | None, trusted: bool) -> dict[str, Any
     # scvi-tools calls the method of this name with arguments from the file.
     method = parts[_PARTS[2]].get("registry_", {}).get(SETUP_METHOD_NAME, "setup_anndata")
     if method != "setup_anndata":
-        raise ValueError(f"a CIVAE is set up by setup_anndata, but {path} says {method!r}.")
+        raise ValueError(
+            f"a CIVAE must be set up by setup_anndata, but {path} names {method!r}; save the model "
+            "again."
+        )
     return parts
 
 
@@ -133,8 +136,9 @@ def save(
         plain = {part: to_plain(contents[part]) for part in _PARTS}
         if names := foreign(plain):
             warnings.warn(
-                f"the model refers to {', '.join(sorted(names))}, which has no plain form: the file can only be loaded with trusted=True. Classes and batches that are text "
-                "or numbers have one.",
+                f"the model refers to {', '.join(sorted(names))}, which cannot be saved as numbers "
+                "or text: the file can only be loaded with trusted=True. Use text or numbers "
+                "as classes and batches.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -292,7 +296,7 @@ def view_setup_args(
 
 
 def convert_legacy_save(cls: type[CellsModel], *args: Any, **kwargs: Any) -> None:
-    """Refuse: no CIVAE was ever saved in the format of scvi-tools before 0.15.
+    """Not supported: no CIVAE was saved in the format of scvi-tools before 0.15.
 
     Parameters
     ----------
@@ -304,9 +308,9 @@ def convert_legacy_save(cls: type[CellsModel], *args: Any, **kwargs: Any) -> Non
     >>> import scivae
     >>> scivae.model.CIVAE.convert_legacy_save("old", "new")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    NotImplementedError: no CIVAE was ever saved in the format of scvi-tools before 0.15, ...
+    NotImplementedError: CIVAE does not support the format of scvi-tools before 0.15, ...
     """
     raise NotImplementedError(
-        "no CIVAE was ever saved in the format of scvi-tools before 0.15, which cannot be read "
-        "without running what is in the file; use load."
+        "CIVAE does not support the format of scvi-tools before 0.15, which cannot be read "
+        "without executing code from the file; use load."
     )

@@ -192,11 +192,13 @@ def train(
         n_train = len(indexing[0])
         if n_train < 2:
             raise ValueError(
-                f"training needs at least two cells, got {n_train}; raise train_size, or pass more cells."
+                f"training needs at least two cells, got {n_train}; raise train_size, or pass more "
+                "cells."
             )
         if splitter.get("drop_last") and n_train < batch_size:
             raise ValueError(
-                f"drop_last leaves no cells to train on: {n_train} cells are fewer than batch_size={batch_size}; lower it."
+                f"drop_last leaves no cells to train on: {n_train} cells are fewer than "
+                f"batch_size={batch_size}; lower it."
             )
         # Batch normalization cannot train on a last minibatch of one cell.
         while n_train % batch_size == 1:

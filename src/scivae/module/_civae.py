@@ -28,8 +28,8 @@ def check_finite(x: torch.Tensor | np.ndarray) -> None:
     finite = np.isfinite(x) if isinstance(x, np.ndarray) else x.isfinite()
     if not finite.all():
         raise ValueError(
-            "expression values must be finite, but a minibatch holds NaN or infinity: the data were "
-            "changed after setup_anndata; set up a clean copy."
+            "expression values must be finite, but a minibatch holds NaN or infinity: the data "
+            "were changed after setup_anndata; set up a clean copy."
         )
 
 
@@ -44,7 +44,8 @@ class NotADistributionError(FloatingPointError):
 
     def __init__(self, term: str):
         super().__init__(
-            "the outputs of the network are no longer finite, usually caused by outliers or too high a learning rate; scale or clip the values, or train with "
+            "the outputs of the network are no longer finite, usually caused by outliers or too "
+            "high a learning rate; scale or clip the values, or train with "
             "plan_kwargs={'lr': 2e-4}."
         )
         self.term = term

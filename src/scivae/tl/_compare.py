@@ -81,14 +81,14 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
     scales = [str(trends.uns[_keys.UNS]["scale"]) for trends in (a, b)]
     if scales[0] != scales[1]:
         raise ValueError(
-            f"a and b must be on one scale, but a is in {scales[0]} and b in {scales[1]}; compare "
-            "trends of models with one kind of likelihood."
+            f"a and b must be on the same scale, but a is in {scales[0]} and b in {scales[1]}; "
+            "compare trends of models with one kind of likelihood."
         )
     genes = a.var_names[a.var_names.isin(b.var_names)]
     if not len(genes):
         raise ValueError(
             f"a and b must share genes, but none of {shown(a.var_names, 3)} is in b "
-            f"({shown(b.var_names, 3)}); compare trends of one gene naming."
+            f"({shown(b.var_names, 3)}); use the same gene names in both."
         )
     unit = 1 / np.log(2) if scales[0] == LOG_SCALE else 1.0
     t = a.obs[_keys.T].to_numpy(dtype=float)

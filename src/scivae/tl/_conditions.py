@@ -163,13 +163,14 @@ def _groups(adata: AnnData, groupby: str, source: Any, target: Any, by: str, lev
     levels = tables.column(adata, "by", by)
     if by == groupby:
         raise ValueError(
-            f"by must be another column than groupby, got {by!r} twice; name the types or the donors."
+            f"by must be another column than groupby, got {by!r} twice; name the types or the "
+            "donors."
         )
     own = tables.group(levels, "level", level, by) & first
     if not own.any():
         raise ValueError(
-            f"level={level!r} must have cells of source={source!r}, from which the others are predicted, "
-            "but has none."
+            f"level={level!r} must have cells of source={source!r}, from which the others are "
+            "predicted, but has none."
         )
     names, sources, targets = [], [], []
     for name in levels.dropna().unique():
@@ -183,8 +184,9 @@ def _groups(adata: AnnData, groupby: str, source: Any, target: Any, by: str, lev
             targets.append(b)
     if not names:
         raise ValueError(
-            f"at least one other value of adata.obs[{by!r}] must have {_MIN_CELLS} cells of {source!r} and "
-            f"of {target!r}, but none has; the values are: {shown(levels.dropna().unique())}."
+            f"at least one other value of adata.obs[{by!r}] must have {_MIN_CELLS} cells of "
+            f"{source!r} and of {target!r}, but none has; the values are: "
+            f"{shown(levels.dropna().unique())}."
         )
     return _Groups(names, sources, targets, np.flatnonzero(own))
 
@@ -200,8 +202,8 @@ def _values(model: CIVAE, adata: AnnData) -> tuple[Any, bool]:
 
     if get_minify_type(adata) is not None:
         raise ValueError(
-            "predict_condition needs measured values, but a minified AnnData keeps none; pass adata= "
-            "with the cells and their values."
+            "predict_condition needs measured values, but a minified AnnData keeps none; pass "
+            "adata= with the cells and their values."
         )
     values = rows_of(values_of(adata, resolve_layer(adata, model.setup.layer)), slice(None))
     counts = model.likelihood in COUNT_LIKELIHOODS

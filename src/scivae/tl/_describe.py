@@ -43,7 +43,7 @@ def describe(data: Any) -> Description:
     found = describe_known(data)
     if found is None:
         raise TypeError(
-            "data must be what interpolate, augment, gene_trends, pair_cells or rank_genes returned, "
-            f"got {got(data)}."
+            "data must be what interpolate, augment, gene_trends, pair_cells or rank_genes "
+            f"returned, got {got(data)}."
         )
     return found

@@ -130,10 +130,10 @@ def enrich(
     sizes = known.groupby("source")["target"].nunique()
     if not (sizes >= min_size).any():
         raise ValueError(
-            f"net must have a set with at least min_size={min_size} genes of the trends, but the largest "
-            f"of {net['source'].nunique()} has {sizes.max() if len(sizes) else 0} (a gene of net: "
-            f"{str(net['target'].iloc[0])!r}, of the trends: {trends.var_names[0]!r}); use the same kind "
-            "of names, or a smaller min_size."
+            f"net must have a set with at least min_size={min_size} genes of the trends, but the "
+            f"largest of {net['source'].nunique()} has {sizes.max() if len(sizes) else 0} (a gene "
+            f"of net: {str(net['target'].iloc[0])!r}, of the trends: {trends.var_names[0]!r}); use "
+            "the same kind of names, or a smaller min_size."
         )
     said = trends.uns[_keys.UNS]
     samples = samples_of(trends, counts=is_log_scale(said["scale"]), min_cells=min_cells)
@@ -151,8 +151,9 @@ def enrich(
         scores = getattr(decoupler.mt, method)(genes, known, tmin=min_size, empty=False)
     except AssertionError as error:
         raise ValueError(
-            f"method={method!r} of decoupler cannot score these {int((sizes >= min_size).sum())} sets on "
-            f"{trends.n_vars} genes: {' '.join(str(error).split())}; method='ulm' takes each set by itself."
+            f"method={method!r} of decoupler cannot score these {int((sizes >= min_size).sum())} "
+            f"sets on {trends.n_vars} genes: {' '.join(str(error).split())}; use method='ulm', "
+            "which scores each set separately."
         ) from error
     scores = scores[0] if isinstance(scores, tuple) else scores
     score, others = scores.to_numpy(dtype=float)[0], scores.to_numpy(dtype=float)[1:]

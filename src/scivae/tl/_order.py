@@ -119,9 +119,9 @@ def gene_order(
     resolved = trends.var[_keys.RESOLVED].to_numpy(dtype=bool)[rows]
     if not resolved.any():
         raise ValueError(
-            f"an order needs resolved genes, but the switch of none of {len(rows)} is known to 0.3; "
-            f"take more cells between source and target ({trends.uns[_keys.UNS].get('n_between', 0)} "
-            "are in the middle half of the path)."
+            f"an order needs resolved genes, but no interval of {len(rows)} switches is narrower "
+            "than 0.3; use more cells between source and target "
+            f"({trends.uns[_keys.UNS].get('n_between', 0)} are in the middle half of the path)."
         )
     rows = rows[resolved]
     table = trends.var.iloc[rows]
@@ -143,13 +143,13 @@ def _rows(trends: AnnData, genes: Any) -> np.ndarray:
         genes = [genes]
     names = [str(g) for g in (genes.index if isinstance(genes, pd.DataFrame) else genes)]
     if not names:
-        raise ValueError("genes must name at least one gene, got none; None stands for all.")
+        raise ValueError("genes must name at least one gene, got none; pass None for all genes.")
     rows = trends.var_names.get_indexer(pd.Index(names))
     if (rows < 0).any():
         gene = names[int(np.argmax(rows < 0))]
         raise KeyError(
-            f"genes must be among the {trends.n_vars} genes of trends ({shown(trends.var_names, 3)}), "
-            f"got {gene!r}.{near_matches(gene, trends.var_names)}"
+            f"genes must be among the {trends.n_vars} genes of trends "
+            f"({shown(trends.var_names, 3)}), got {gene!r}.{near_matches(gene, trends.var_names)}"
         )
     return rows
 

@@ -171,8 +171,8 @@ def _groups(
     ]
     if source == target:
         raise ValueError(
-            f"source and target must be two groups of adata.obs[{groupby!r}], got {source!r} twice; "
-            f"available groups: {shown(groups.dropna().unique(), 20)}."
+            f"source and target must be two groups of adata.obs[{groupby!r}], got {source!r} "
+            f"twice; available groups: {shown(groups.dropna().unique(), 20)}."
         )
     if label is not None:
         labels = tables.column(adata, "labels_key", labels_key)
@@ -208,16 +208,17 @@ def _donors(
             out.append((name, a, b))
     if not out:
         raise ValueError(
-            f"with donor_key={donor_key!r} at least one donor must have both groups, but source="
-            f"{source!r} comes from {shown(column[sources].dropna().unique()) or 'no donor'} and "
-            f"target={target!r} from {shown(column[targets].dropna().unique()) or 'no donor'}; pass "
-            "donor_key=None to pair across donors."
+            f"with donor_key={donor_key!r} at least one donor must have both groups, but "
+            f"source={source!r} comes from "
+            f"{shown(column[sources].dropna().unique()) or 'no donor'} and target={target!r} from "
+            f"{shown(column[targets].dropna().unique()) or 'no donor'}; pass donor_key=None to "
+            "pair across donors."
         )
     left_out = int(sources.sum() + targets.sum() - sum(len(a) + len(b) for _, a, b in out))
     if left_out:
         warnings.warn(
             f"{left_out} cells are not paired: their donors (adata.obs[{donor_key!r}]) lack "
-            f"{source!r} or {target!r} cells. Paired are those of {shown(n for n, _, _ in out)}.",
+            f"{source!r} or {target!r} cells. Paired donors: {shown(n for n, _, _ in out)}.",
             UserWarning,
             stacklevel=3,
         )
@@ -263,8 +264,8 @@ def _pair(
     wanted = min(wanted, n_all)
     if wanted > MAX_PAIRS:
         raise ValueError(
-            f"{len(a)} sources and {len(b)} targets make {n_all} pairs, more than {MAX_PAIRS}; pass "
-            "n_pairs= with how many of them to draw."
+            f"{len(a)} sources and {len(b)} targets make {n_all} pairs, more than {MAX_PAIRS}; "
+            "pass n_pairs= with how many of them to draw."
         )
     chosen = np.arange(n_all) if wanted == n_all else np.sort(rng.choice(n_all, wanted, False))
     return a[chosen // len(b)], b[chosen % len(b)]
@@ -305,7 +306,7 @@ def _plan(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     plan, log = ot.emd([], [], cost, numItermax=_EMD_ITERATIONS, log=True)
     if log["warning"] is not None:
         raise RuntimeError(
-            f"the optimal transport of {len(x)} to {len(y)} cells was not found "
+            f"the optimal transport between {len(x)} and {len(y)} cells was not found "
             f"({log['warning']}); pass a smaller max_cells."
         )
     rows, columns = np.nonzero(plan)

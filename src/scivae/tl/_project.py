@@ -151,8 +151,9 @@ def _on_axis(
     axis = Axis.from_table(said["axis"], said["distance_scale"])
     if axis.points.shape[1] != real.shape[1]:
         raise ValueError(
-            f"trends are of another model than the representation of adata: they have "
-            f"{axis.points.shape[1]} latent dimensions, adata has {real.shape[1]}; pass the cells of one model."
+            f"trends and adata must be from the same model, but trends have "
+            f"{axis.points.shape[1]} latent dimensions, adata has {real.shape[1]}; pass cells and "
+            "trends of the same model."
         )
     t, distance = axis.place(real)
     key = _keys.KEY_ADDED if key_added is None else key_added
@@ -182,7 +183,7 @@ def _generated_latent(
     tables.check_adata(name, generated)
     if _keys.LATENT not in generated.obsm:
         raise ValueError(
-            f"{name} must be cells that a model made, but {name}.obsm has no {_keys.LATENT!r}; pass "
+            f"{name} must be generated cells, but {name}.obsm has no {_keys.LATENT!r}; pass "
             "what model.interpolate or model.augment returns."
         )
     if generated.n_obs == 0:
@@ -194,7 +195,8 @@ def _generated_latent(
     cure = "pass cells of the model whose get_latent_representation() adata holds."
     if latent.shape[1] != real.shape[1]:
         raise ValueError(
-            f"{elsewhere}it has {latent.shape[1]} latent dimensions, adata has {real.shape[1]}; {cure}"
+            f"{elsewhere}it has {latent.shape[1]} latent dimensions, adata has {real.shape[1]}; "
+            f"{cure}"
         )
     genes = pd.Index(as_text(generated.var_names))
     foreign = genes[~genes.isin(as_text(adata.var_names))]
@@ -213,7 +215,7 @@ def _generated_latent(
             if rows.size and gap.max() > _TOLERANCE * max(1.0, float(np.abs(real).max())):
                 raise ValueError(
                     f"{elsewhere}the end at cell {str(adata.obs_names[cells[gap.argmax()]])!r} is "
-                    f"{gap.max():.3g} away from where that cell is; {cure}"
+                    f"{gap.max():.3g} away from that cell; {cure}"
                 )
     return latent
 

@@ -115,7 +115,7 @@ def cells_of(
     KeyError
         If a column is not there.
     ValueError
-        If the donors cannot be told from the groups, no cell has a donor, or ``between`` is wrong.
+        If donors and groups coincide, no cell has a donor, or ``between`` is wrong.
 
     Warns
     -----
@@ -272,8 +272,8 @@ def _donors(
         codes, names = _codes(column, f"adata.obs[{donor_key!r}]")
         if not names:
             raise ValueError(
-                f"donor_key must name a column with donors, but adata.obs[{donor_key!r}] is missing "
-                "for every cell."
+                f"donor_key must name a column with donors, but adata.obs[{donor_key!r}] is "
+                "missing for every cell."
             )
         of_pair = np.where(codes[first] == codes[second], codes[first], NONE)
         return codes, of_pair, names
@@ -308,8 +308,8 @@ def _codes(values: pd.Series, where: str) -> tuple[np.ndarray, list[str]]:
     for name, after in zip(names, names[1:], strict=False):
         if name == after:
             raise ValueError(
-                f"{where} must name each donor in one way, but {name!r} is there as text and as a "
-                f"number; convert the column with .astype(str)."
+                f"{where} must have one type of name for each donor, but {name!r} occurs as text "
+                "and as a number; convert the column with .astype(str)."
             )
     return pd.Index(names, dtype=object).get_indexer(pd.Index(_text(values), dtype=object)), names
 
@@ -327,16 +327,16 @@ def _check_donors(
     for side, what in zip(sides, ("source", "target"), strict=True):
         if not len(side):
             raise ValueError(
-                f"both groups must have cells with a donor, but {where} is missing for every cell of "
-                f"{what}; fill it in, or pass donor_key=None."
+                f"both groups must have cells with a donor, but {where} is missing for every cell "
+                f"of {what}; fill it in, or pass donor_key=None."
             )
     if len(sides[0]) == len(sides[1]) == 1 and sides[0][0] != sides[1][0]:
         groups = attrs.get("groupby")
         raise ValueError(
-            f"{where} must name donors, but its one value in source ({names[sides[0][0]]!r}) and its "
-            f"one value in target ({names[sides[1][0]]!r}) cannot be told from "
-            f"{'the groups' if groups is None else repr(groups)}; name the column of the donors, or "
-            "pass donor_key=None for p-values within one sample."
+            f"{where} must name donors, but its one value in source ({names[sides[0][0]]!r}) and "
+            f"its one value in target ({names[sides[1][0]]!r}) cannot be distinguished from "
+            f"{'the groups' if groups is None else repr(groups)}; name the column of the donors, "
+            "or pass donor_key=None for p-values within one sample."
         )
 
 
@@ -400,8 +400,8 @@ def _donor_candidate(adata: AnnData, group: np.ndarray, attrs: Mapping[Any, Any]
         )
         warnings.warn(
             f"adata.obs[{name!r}] looks like donors ({len(set(sides[0]) | set(sides[1]))} values, "
-            f"{both} with both groups), but donor_key is None, so p-values are of cells within one "
-            f"sample; {cure} for donors as the units.",
+            f"{both} with both groups), but donor_key is None, so p-values are valid only within "
+            f"one sample; {cure} to use donors as replicates.",
             UserWarning,
             stacklevel=4,
         )

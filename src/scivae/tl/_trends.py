@@ -138,8 +138,8 @@ def gene_trends(
     RuntimeError
         If the model is not trained.
     ValueError
-        If there are no pairs, fewer than 20 measured cells near the paths, the donors cannot be told
-        from the groups, or an argument is out of its range.
+        If there are no pairs, fewer than 20 measured cells are near the paths, donors and groups
+        coincide, or an argument is out of range.
 
     Warns
     -----
@@ -329,7 +329,8 @@ def _check_position(adata: AnnData, key_added: str) -> None:
     taken = [c for c in columns if c in adata.obs]
     if len(taken) == 1 and key_added not in adata.uns:
         raise ValueError(
-            f"adata.obs[{taken[0]!r}] already holds something else; pass another key_added."
+            f"adata.obs[{taken[0]!r}] already exists and was not written by scivae; pass another "
+            "key_added."
         )
 
 
@@ -342,7 +343,8 @@ def _check_pairs(pairs: Any) -> None:
     for end in ("source", "target"):
         if end not in pairs:
             raise KeyError(
-                f"pairs must have the columns 'source' and 'target', but {end!r} is missing; available: {shown(pairs.columns) or 'none'}."
+                f"pairs must have the columns 'source' and 'target', but {end!r} is missing; "
+                f"available: {shown(pairs.columns) or 'none'}."
             )
     if not len(pairs):
         raise ValueError("pairs must hold at least one pair, got none.")
@@ -358,7 +360,7 @@ def _columns(model: CIVAE, genes: Sequence[str] | None) -> np.ndarray:
     check_type("genes", genes, Iterable, "a list of names")
     wanted = pd.Index([str(gene) for gene in genes])
     if not len(wanted):
-        raise ValueError("genes must name at least one gene, got none; None stands for all.")
+        raise ValueError("genes must name at least one gene, got none; pass None for all genes.")
     if not wanted.is_unique:
         raise ValueError(
             f"genes must name each gene once, got {str(wanted[wanted.duplicated()][0])!r} twice."
@@ -379,8 +381,8 @@ def _cells(adata: AnnData, names: pd.Series, end: str) -> np.ndarray:
     if (found < 0).any():
         name = str(names.iloc[int(np.argmax(found < 0))])
         raise KeyError(
-            f"pairs[{end!r}] must hold names in adata.obs_names, but {name!r} is not one; pass adata= "
-            f"with the cells that were paired.{near_matches(name, adata.obs_names)}"
+            f"pairs[{end!r}] must hold names in adata.obs_names, but {name!r} is not one; pass "
+            f"adata= with the cells that were paired.{near_matches(name, adata.obs_names)}"
         )
     return found
 

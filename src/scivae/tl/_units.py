@@ -136,8 +136,8 @@ def samples_of(trends: AnnData, *, counts: bool, min_cells: int) -> MeasuredSamp
     if said is None or values is None or not len(said) or np.shape(values)[1] != len(said):
         raise ValueError(
             f"measured cells are needed, but trends.varm[{_keys.SAMPLES!r}] has none (a minified "
-            "AnnData keeps no measured values); calculate the trends again with adata= the cells and "
-            "their values."
+            "AnnData keeps no measured values); calculate the trends again with adata= the cells "
+            "and their values."
         )
     names = said["donor"].astype(str).to_numpy()
     named = bool((names != "").any())
@@ -245,16 +245,16 @@ def cells_of_trends(trends: AnnData, cure: str) -> MeasuredCells:
     values = trends.varm.get(_keys.NULL)
     if values is None or "group" not in null or values.shape[1] != len(null["group"]):
         raise ValueError(
-            f"the permutation of cells needs measured cells, but trends.varm[{_keys.NULL!r}] has none "
-            f"(a minified AnnData keeps no measured values); {cure}."
+            f"the permutation of cells needs measured cells, but trends.varm[{_keys.NULL!r}] has "
+            f"none (a minified AnnData keeps no measured values); {cure}."
         )
     cells = MeasuredCells(values, np.asarray(null["group"]), np.asarray(null["donor"]))
     if not cells.enough():
         sizes = [int((cells.group == g).sum()) for g in (SOURCE, TARGET)]
         raise ValueError(
-            f"the permutation of cells needs at least {MIN_ASSIGNMENTS} ways to assign cells to the "
-            f"groups, but {sizes[0]} sources and {sizes[1]} targets allow fewer; use groups with more "
-            f"cells (at least 7 and 7), or {cure}."
+            f"the permutation of cells needs at least {MIN_ASSIGNMENTS} ways to assign cells to "
+            f"the groups, but {sizes[0]} sources and {sizes[1]} targets allow fewer; use groups "
+            f"with more cells (at least 7 and 7), or {cure}."
         )
     return cells
 

@@ -228,8 +228,8 @@ def _check_device(accelerator: Any, devices: Any) -> None:
             )
     if isinstance(devices, str) and devices.isalpha() and devices != "auto":
         raise ValueError(
-            f"devices must say how many or which devices to use, or be 'auto', got {devices!r}; pass "
-            f"accelerator={devices!r}."
+            f"devices must say how many or which devices to use, or be 'auto', got {devices!r}; "
+            f"pass accelerator={devices!r}."
         )
     there = {
         "cuda": torch.cuda.is_available(),
@@ -278,15 +278,15 @@ def check_monitored(
         metric = options.get(argument, default)
         if metric not in MONITORS and not callbacks:
             raise ValueError(
-                f"{argument} must be a number that training logs, got {metric!r}; they are: "
+                f"{argument} must be a number that training logs, got {metric!r}; available: "
                 f"{shown(sorted(MONITORS), 20)}.{near_matches(metric, MONITORS)}"
             )
         if not held_out and "validation" in str(metric):
             on_training = str(metric).replace("validation_loss", "train_loss")
             on_training = on_training.replace("_validation", "_train")
             raise ValueError(
-                f"{what}=True watches {metric!r}, but no cells are held out; lower train_size (0.9 holds "
-                f"out a tenth), or pass {argument}={on_training!r}."
+                f"{what}=True watches {metric!r}, but no cells are held out; lower train_size (0.9 "
+                f"holds out a tenth), or pass {argument}={on_training!r}."
             )
 
 
@@ -321,8 +321,8 @@ def split_of(external: Any, n_obs: int) -> list[np.ndarray]:
         if values.dtype == bool:
             if values.shape != (n_obs,):
                 raise ValueError(
-                    f"a mask of external_indexing must have one value for each of {n_obs} cells, got "
-                    f"shape {values.shape} for {name}."
+                    f"a mask of external_indexing must have one value for each of {n_obs} cells, "
+                    f"got shape {values.shape} for {name}."
                 )
             values = np.flatnonzero(values)
         if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
@@ -330,7 +330,8 @@ def split_of(external: Any, n_obs: int) -> list[np.ndarray]:
         if values.size and not (values.min() >= 0 and values.max() < n_obs):
             wrong = values[(values < 0) | (values >= n_obs)][0]
             raise ValueError(
-                f"external_indexing must hold positions from 0 to {n_obs - 1}, got {wrong} for {name}."
+                f"external_indexing must hold positions from 0 to {n_obs - 1}, got {wrong} for "
+                f"{name}."
             )
         parts.append(values.astype(np.int64))
     parts += [np.array([], dtype=np.int64)] * (3 - len(parts))
@@ -342,6 +343,7 @@ def split_of(external: Any, n_obs: int) -> list[np.ndarray]:
         )
     if len(parts[0]) > 1 and not times.all():
         raise ValueError(
-            f"external_indexing must hold every cell, but {int((times == 0).sum())} of {n_obs} are in none of the parts; put unused cells into the third part, the test cells."
+            f"external_indexing must hold every cell, but {int((times == 0).sum())} of {n_obs} are "
+            "in none of the parts; put unused cells into the third part, the test cells."
         )
     return parts

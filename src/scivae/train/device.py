@@ -269,7 +269,9 @@ class CudaGraphStep:
                 results = self.function(given)
         except RuntimeError as error:
             raise RuntimeError(
-                "a training step cannot be recorded as a CUDA graph, because the network or another thread does what a recording does not allow; train with plan_kwargs={'minibatch_size': None}."
+                "a training step cannot be recorded as a CUDA graph, because the network or "
+                "another thread uses an operation that CUDA graphs do not support; train with "
+                "plan_kwargs={'minibatch_size': None}."
             ) from error
         return _Recorded(graph, given, results)
 

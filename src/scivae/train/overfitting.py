@@ -78,7 +78,8 @@ def held_out_loss(
 def overfitting_warning(rise: Rise, n_epochs: int) -> str:
     """What the user is told."""
     return (
-        f"the held-out loss was lowest around epoch {rise.epochs} of {n_epochs} ({rise.lowest:,.4g}) and rose "
-        f"to {rise.last:,.4g}: the model overfits. Pass max_epochs={rise.epochs} or early_stopping=True, "
-        "or train on more cells (scivae.pl.history shows the loss)."
+        f"the held-out loss was lowest around epoch {rise.epochs} of {n_epochs} "
+        f"({rise.lowest:,.4g}) and rose to {rise.last:,.4g}: the model overfits. Pass "
+        f"max_epochs={rise.epochs} or early_stopping=True, or train on more cells "
+        "(scivae.pl.history shows the loss)."
     )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 N_CURVES, N_HEATMAP, N_ORDER = 6, 40, 20
 DPI = 200
+# More classes than these are named on their cells, or by the map alone.
+MOST_IN_LEGEND = 8
 
 
 class Figure(NamedTuple):
@@ -81,6 +83,11 @@ class Drawer:
         return Figure(name, b64encode(raw.getvalue()).decode("ascii"), round(1.35 * width), alt)
 
 
+def _many(adata: AnnData, key: str) -> bool:
+    """Whether a legend of the classes would take more room than the cells."""
+    return key in adata.obs and adata.obs[key].nunique() > MOST_IN_LEGEND
+
+
 def of_model(draw: Drawer, model: CIVAE, held_out: HeldOut | None) -> dict[str, Figure | None]:
     """How training went, and which classes are taken for which."""
     from .. import pl
@@ -108,7 +115,11 @@ def of_paths(draw: Drawer, joint: AnnData, paths: AnnData, key: str) -> dict[str
         "path": draw(
             "path",
             "Paths on the map of the cells",
-            lambda: pl.path(joint, color=key if key in joint.obs else None),
+            lambda: pl.path(
+                joint,
+                color=key if key in joint.obs else None,
+                legend="on data" if _many(joint, key) else True,
+            ),
         ),
         "margin": draw(
             "margin", "Margin of the class along the paths", lambda: pl.class_margin(paths)
@@ -175,7 +186,11 @@ def of_synthetic(
             "synthetic",
             "Synthetic cells among real ones",
             lambda: pl.augmentation(
-                real, synthetic, color=key if key in synthetic.obs else None, max_cells=2_000
+                real,
+                synthetic,
+                color=key if key in synthetic.obs else None,
+                legend=not _many(real, key),
+                max_cells=2_000,
             ),
         )
     }

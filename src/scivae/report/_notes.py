@@ -125,7 +125,7 @@ def _of_trends(said: Mapping[str, Any], ranked: pd.DataFrame) -> list[str]:
             "chance could give."
         )
     share = said.get("share_in_class")
-    if share is not None and float(share) < MIN_IN_CLASS:
+    if said.get("label") is not None and share is not None and float(share) < MIN_IN_CLASS:
         found.append(
             f"Only {_percent(float(share))} of the paths have both ends classified as their class, so many of the others "
             "leave it. Train longer, or choose the groups by what the model predicts."

@@ -30,13 +30,16 @@ from ..data.writers import new_store, write_blocks
 from ..module import (
     COUNT_LIKELIHOODS,
     Covariates,
+    Posterior,
     decoded_blocks,
     encode_values,
     sample_blocks,
 )
 from ._base import CellsModel
+from ._dispersion import match_dispersion
 from ._drawing import (
     MAX_DRAWS,
+    Drawn,
     Source,
     _in_class,
     _shared_covariance,
@@ -147,9 +150,9 @@ def augment(
     """Generate cells of a class.
 
     Every cell lies at a random place on the straight line between two real cells of the class,
-    drawn for it (Section 2.2 of the paper), and is accepted only if, decoded and encoded
-    again, the discriminator still sees the class, with a probability of at least
-    ``min_confidence``.
+    drawn for it (Section 2.2 of the paper), more often near one of them than halfway. It is
+    accepted only if, decoded and encoded again, the discriminator still sees the class, with a
+    probability of at least ``min_confidence``.
 
     Parameters
     ----------
@@ -158,7 +161,9 @@ def augment(
     n
         Number of cells; left out where ``label`` is a dict.
     method
-        ``"linear"``: at a random place on the straight line between two real cells, with the library
+        ``"linear"``: on the straight line between two real cells, at a place drawn from
+        Beta(0.2, 0.2) so that generated cells are not more alike than real ones (between fewer
+        than 50 cells, nearer to uniform), with the library
         size and the covariates of one of them, more often of the nearer. ``"normal"``:
         drawn from the normal distribution of the class in latent space, within the region where
         the discriminator sees the class. Its covariance is that of the posteriors of the class's
@@ -166,7 +171,8 @@ def augment(
         five can have cells that lie between no two of them. Each takes library size and
         covariates from a real cell of the class, which is its ``civae_source``.
     sample
-        Draw cells from the likelihood; ``False`` takes expected values.
+        Draw cells from the likelihood; ``False`` takes expected values. The dispersion of each gene
+        is lowered where cells would otherwise vary more, within classes, than those of ``adata``.
     min_confidence
         Probability that a cell must reach. ``None``: what 95 % of the real cells of the class
         reach that training held out; where these are fewer than 20, of all held-out cells,
@@ -236,11 +242,12 @@ def augment(
     sources = []
     for code in counts:  # in a comprehension, a warning would name this line, not the caller's
         sources.append(_source(self, adata, code, min_confidence, shared))
+    factor = _overdispersion(self, adata, shared) if sample else None
     drawn: dict[int, int] = {}
     rounds = (
         made
         for source in sources
-        for made in _rounds(self, adata, source, counts[source.code], sample, seed, drawn)
+        for made in _rounds(self, adata, source, counts[source.code], sample, seed, drawn, factor)
     )
 
     def uns() -> dict[str, Any]:
@@ -359,6 +366,7 @@ def _rounds(
     sample: bool,
     seed: int,
     drawn: dict[int, int],
+    overdispersion: np.ndarray | None,
 ) -> Iterator[Augmented]:
     """Draw cells of one class until n are accepted; count them in ``drawn``."""
     code = source.code
@@ -376,15 +384,14 @@ def _rounds(
             )
         rate = (accepted + 1) / (drawn[code] + 1)
         size = int(np.clip(1.1 * (n - accepted) / rate, 16, DRAWS_PER_ROUND))
-        if source.covariance is None:
-            new = on_lines(source, size, rng)
-        else:
-            new = _in_class(model, source, source.covariance, size, rng)
+        new = _draw(model, source, size, rng)
         z, covariates = new.z, new.covariates
         drawn[code] += new.rejected
         if len(z) == 0:
             continue
-        values, reached, predicted = _decode_and_encode(model, z, covariates, sample, rng, code)
+        values, reached, predicted = _decode_and_encode(
+            model, z, covariates, sample, rng, code, overdispersion
+        )
         good = np.flatnonzero((predicted == code) & (reached >= source.threshold))
         good = good[: n - accepted]
         # Cells drawn after the last one that was needed do not count towards the yield.
@@ -409,6 +416,26 @@ def _rounds(
         obs[_keys.MARGIN] = model.linear_classes.margin(z[good], code)
         obs[_keys.CONFIDENCE] = reached[good]
         yield Augmented(values[good], z[good], obs)
+
+
+def _draw(model: CellsModel, source: Source, size: int, rng: np.random.Generator) -> Drawn:
+    """Latent points of new cells; fewer than asked for, where most lie outside of the class."""
+    if source.covariance is None:
+        return on_lines(source, size, rng)
+    return _in_class(model, source, source.covariance, size, rng)
+
+
+def _overdispersion(
+    model: CellsModel, adata: AnnData, shared: np.ndarray | None
+) -> np.ndarray | None:
+    """Factor on the overdispersion of each gene with which new cells vary as those of ``adata`` do."""
+
+    def draw(code: int, cells: Posterior) -> Drawn:
+        covariance = None if shared is None else class_covariance(cells, shared)
+        source = Source(code, "", cells, np.empty(0, dtype=str), 0.0, covariance, {})
+        return _draw(model, source, len(cells.mean), np.random.default_rng([0, code]))
+
+    return match_dispersion(model, adata, draw)
 
 
 def _held_out_confidence(model: CellsModel, adata: AnnData, code: int) -> np.ndarray:
@@ -445,6 +472,7 @@ def _decode_and_encode(
     sample: bool,
     rng: np.random.Generator,
     code: int,
+    overdispersion: np.ndarray | None,
 ) -> tuple[Any, np.ndarray, np.ndarray]:
     """Cells at latent points, the probability of a class that they reach, and their class."""
     counts = model.likelihood in COUNT_LIKELIHOODS
@@ -452,7 +480,7 @@ def _decode_and_encode(
     # What the encoder draws beside its means is not used, but drawn.
     with model.codec.evaluating() as module, seeded(0):
         decoded = (
-            sample_blocks(module, z, covariates, rng=rng)
+            sample_blocks(module, z, covariates, rng=rng, overdispersion=overdispersion)
             if sample
             else decoded_blocks(module, z, covariates)
         )

@@ -134,11 +134,29 @@ def decoded_blocks(
 
 
 def sample_blocks(
-    module: CIVAEModule, z: np.ndarray, covariates: Covariates, *, rng: np.random.Generator
+    module: CIVAEModule,
+    z: np.ndarray,
+    covariates: Covariates,
+    *,
+    rng: np.random.Generator,
+    overdispersion: np.ndarray | None = None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Samples from the likelihood at latent points, a block of rows at a time.
 
     The same seed gives the same cells whatever else draws random numbers, in any thread.
+
+    Parameters
+    ----------
+    module
+        The network, in evaluation mode.
+    z
+        Latent points, shape ``(n, n_latent)``.
+    covariates
+        Their covariates.
+    rng
+        Where random numbers come from.
+    overdispersion
+        As :func:`draw` takes it.
 
     Yields
     ------
@@ -147,18 +165,24 @@ def sample_blocks(
     for start in range(0, len(z), ROWS_PER_BLOCK):
         rows = slice(start, min(start + ROWS_PER_BLOCK, len(z)))
         px = likelihood(module, z[rows], covariates.take(rows))
-        yield rows, draw(module.likelihood, px, rng)
+        yield rows, draw(module.likelihood, px, rng, overdispersion)
 
 
-def draw(name: str, px: Any, rng: np.random.Generator) -> np.ndarray:
-    """One sample of every value from a likelihood, float32, drawn from ``rng``."""
+def draw(
+    name: str, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | None = None
+) -> np.ndarray:
+    """One sample of every value from a likelihood, float32, drawn from ``rng``.
+
+    ``overdispersion``, shape ``(n_vars,)``, multiplies the inverse of a negative binomial's ``theta``.
+    """
 
     def array(a: torch.Tensor) -> np.ndarray:
         return a.cpu().numpy().astype(np.float64)
 
     out: np.ndarray
     if name in ("nb", "zinb"):
-        theta = np.maximum(array(px.theta), 1e-8)
+        theta = array(px.theta) if overdispersion is None else array(px.theta) / overdispersion
+        theta = np.maximum(theta, 1e-8)
         rate = rng.standard_gamma(theta) * (array(px.mu) / theta)
         out = rng.poisson(np.minimum(rate, MAX_RATE))
         if name == "zinb":

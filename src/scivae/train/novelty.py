@@ -162,23 +162,25 @@ def with_residuals(
         (part,) = encoded_minibatches(module, [tensors])
         x = tensors[REGISTRY_KEYS.X_KEY]
         for rows, expected in decoded_blocks(module, part.mean, part.covariates):
-            block = x[rows] if x.layout == torch.strided else _rows(x, rows)
-            values = block.cpu().numpy()
+            values = dense_rows(x, rows)
             if counts:
                 values, expected = (2 * np.sqrt(a + 0.375) for a in (values, expected))
             yield part.take(rows), values - expected
 
 
-def _rows(x: torch.Tensor, rows: slice) -> torch.Tensor:
-    """Some rows of a matrix in the layout CSR, dense."""
+def dense_rows(x: torch.Tensor, rows: slice) -> np.ndarray:
+    """Some rows of a matrix, dense or in the layout CSR, as a dense array."""
+    if x.layout == torch.strided:
+        return x[rows].cpu().numpy()
     pointers = x.crow_indices()[rows.start : rows.stop + 1]
     inside = slice(int(pointers[0]), int(pointers[-1]))
-    return torch.sparse_csr_tensor(
+    block = torch.sparse_csr_tensor(
         pointers - pointers[0],
         x.col_indices()[inside],
         x.values()[inside],
         size=(rows.stop - rows.start, x.shape[1]),
-    ).to_dense()
+    )
+    return block.to_dense().cpu().numpy()
 
 
 def log_library_of(covariates: Covariates) -> np.ndarray:

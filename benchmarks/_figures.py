@@ -104,7 +104,7 @@ def dots(
             if limits is not None:
                 ax.set_xlim(*limits)
             ax.set_title(groups[group])
-            ax.locator_params(axis="x", nbins=2 if len(groups) > 2 else 5)
+            ax.locator_params(axis="x", nbins=3 if len(groups) > 2 else 5, min_n_ticks=2)
             ax.spines["left"].set_visible(False)
             ax.tick_params(axis="y", length=0)
             ax.grid(axis="y", color="0.93", lw=0.8)
@@ -317,6 +317,7 @@ def class_kept(rows: pd.DataFrame, path: Path) -> None:
             "CI-VAE, β = 0 (the recipe)": "reference",
         },
         line="chance",
+        limits=(0.0, 1.02),
     )
 
 
@@ -418,6 +419,7 @@ def few_labels(rows: pd.DataFrame, path: Path) -> None:
             xlabel=f"macro F1 of held-out cells, {levels[0]} % of the labels",
             groups=NAMES,
             kinds=kinds,
+            limits=(0.2, 1.0),
         )
     elif levels:
         some = {k: v for k, v in shown.items() if k != "SCANVI, linear classifier"}

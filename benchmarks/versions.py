@@ -40,7 +40,7 @@ TESTS = (
 )
 # Versions without a wheel for a Python are no candidates for the oldest: they would be compiled.
 COMPILED = ("h5py", "llvmlite", "matplotlib", "numba", "numpy", "pandas", "POT", "scikit-learn")
-COMPILED += ("scipy", "statsmodels")
+COMPILED += ("PyYAML", "scipy", "statsmodels")
 # Name of a combination, and what is added to "install the package".
 COMBINATIONS: dict[str, list[str]] = {
     "oldest": ["--resolution", "lowest-direct"]

@@ -128,7 +128,9 @@ def load(name: str, key: str, *, quick: bool = False):
 
 def matrix_of(adata):
     """Counts, or X where there are none."""
-    return adata.layers.get("counts", adata.X)
+    if "counts" in adata.layers:
+        return adata.layers["counts"]
+    return adata.X
 
 
 def per_10k(counts) -> np.ndarray:

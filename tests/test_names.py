@@ -111,7 +111,7 @@ def test_names_that_are_equal_as_text_are_not_mixed_up(model):
     adata.obsm["X_umap"] = adata.obsm["X_civae"][:, :2].copy()
     with pytest.raises(ValueError, match="cell_a must name one cell, but '4' is the name of 2"):
         model.interpolate("4", "5", adata=adata)
-    with pytest.raises(ValueError, match=r"must be unique, but '0' .*astype\(str\)"):
+    with pytest.raises(ValueError, match=r"must be unique, got '0' .*astype\(str\)"):
         scivae.tl.pair_cells(adata, "batch", "one", "two")
     path = model.interpolate(8, 9, n_steps=3, adata=adata)
     assert scivae.tl.project(adata, path)["civae_distance"].iloc[[8, 9]].max() < 1e-3

@@ -224,7 +224,7 @@ class TestNull:
 
     @pytest.mark.parametrize(
         ("between", "message"),
-        [(["delta"], "between must be a value of.*'delta'"), (["alpha"], "other than source")],
+        [(["delta"], "between must be a value .*'delta'"), (["alpha"], "other than source")],
     )
     def test_bad_groups_between(self, model, between, message):
         query = make_adata()

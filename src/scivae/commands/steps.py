@@ -11,7 +11,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import near_matches, shown
-from .._names import any_text_written, as_text
+from .._names import any_text_written, as_text, same_names
 from . import cells
 from .log import Log, printable_path, write_config
 from .run import Request, prepare, set_up, write_report
@@ -337,7 +337,7 @@ def fitting(model: CIVAE, adata: AnnData) -> AnnData:
 
     genes = pd.Index(as_text(model.setup.genes))
     own = pd.Index(as_text(adata.var_names))
-    if own.is_unique and not own.equals(genes) and genes.isin(own).all():
+    if own.is_unique and not same_names(own, genes) and genes.isin(own).all():
         adata = adata[:, own.get_indexer(genes)].copy()
     check_genes(adata, model.setup.genes)
     return adata

@@ -155,7 +155,7 @@ def test_values_that_are_no_counts():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"level": "class_9"}, ValueError, "level must be a value of.*class_9"),
+        ({"level": "class_9"}, ValueError, "level must be a value that occurs in .*class_9"),
         ({"by": "stage", "level": "early"}, ValueError, "by must be another column than groupby"),
         ({"by": "nobody"}, KeyError, "by must be a column"),
         ({"target": "early"}, ValueError, "two conditions, got 'early' twice"),

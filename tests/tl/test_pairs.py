@@ -135,10 +135,10 @@ def test_one_end_may_be_a_single_cell():
     ("change", "error", "message"),
     [
         ({"groupby": "gruop"}, KeyError, "groupby must be a column.*Did you mean 'group'"),
-        ({"source": "A"}, ValueError, "source must be a value of .*got 'A'"),
-        ({"target": "c"}, ValueError, "target must be a value of .*got 'c'"),
+        ({"source": "A"}, ValueError, "source must be a value that occurs in .*got 'A'"),
+        ({"target": "c"}, ValueError, "target must be a value that occurs in .*got 'c'"),
         ({"target": "a"}, ValueError, "source and target must be two groups.*'a' twice"),
-        ({"label": "xx"}, ValueError, "label must be a value of.*got 'xx'"),
+        ({"label": "xx"}, ValueError, "label must be a value that occurs in .*got 'xx'"),
         ({"label": "only_a"}, ValueError, "label must be present in both groups.*target='b'"),
         ({"label": "x", "labels_key": "type"}, KeyError, "labels_key must be a column"),
         ({"use_rep": "X_civea"}, KeyError, "use_rep must be a key.*Did you mean 'X_civae'"),

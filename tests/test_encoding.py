@@ -136,7 +136,7 @@ def test_errors_of_the_command_line_can_be_shown(encoding, monkeypatch, tmp_path
     assert main(["demo", "--data", str(tmp_path / "γδ 🧬.h5ad")]) == 2
     sys.stderr.flush()
     assert sys.stderr.errors == "strict"  # as it was
-    assert b"scivae: error: --data must be a file, but" in raw.getvalue()
+    assert b"scivae: error: --data must be a file, got" in raw.getvalue()
 
 
 @pytest.mark.parametrize("out", ["file", "file/deeper", "file/deeper/still"])

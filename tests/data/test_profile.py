@@ -177,7 +177,9 @@ def test_a_model_of_normalized_values_takes_no_counts():
     assert len(model.predict(query)) == N_CELLS
     query = make_adata(seed=2)
     query.X = counts_of(2)
-    with pytest.raises(ValueError, match="trained on, .* but adata.X holds whole numbers up to"):
+    with pytest.raises(
+        ValueError, match="training cells, .* but adata.X holds whole numbers up to"
+    ):
         model.predict(query)
 
 

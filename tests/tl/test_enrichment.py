@@ -83,7 +83,7 @@ class TestEnrich:
         assert table["fdr_cells"].iloc[0] < 0.06  # 100 permutations of five sets: at least 0.0495
 
     def test_sets_that_a_method_cannot_tell_apart(self):
-        with pytest.raises(ValueError, match="cannot score these 6 sets on 60 genes.*'ulm' takes"):
+        with pytest.raises(ValueError, match="cannot score these 6 sets on 60 genes.*'ulm', which"):
             tl.enrich(correlated_trends(3), SETS, method="mlm")
 
     def test_without_donors_it_says_one_sample_per_group(self):

@@ -87,7 +87,7 @@ class TestGeneOrder:
         trends = make_trends()
         with pytest.raises(KeyError, match="got 'lat'. Did you mean 'late'"):
             tl.gene_order(trends, ["lat"])
-        with pytest.raises(ValueError, match="none of 1 is known to 0.3"):
+        with pytest.raises(ValueError, match="no interval of 1 switches is narrower than 0.3"):
             tl.gene_order(trends, ["flat"])
         with pytest.raises(ValueError, match="needs the switches of resamples"):
             tl.gene_order(make_trends(evidence="decoded"))

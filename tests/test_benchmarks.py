@@ -133,7 +133,7 @@ def toy(measured: list, **changes):
         "text": "Nothing.",
         "methods": {"a": "one", "b": "three"},
         "settings": [{"kept": 5}, {"kept": 10}],
-        "prepare": lambda setting, seed, args: setting["kept"],
+        "prepare": lambda setting, seed, args: setting.get("kept"),
         "measure": measure,
     }
     return Study(**{**settings, **changes})

@@ -196,13 +196,14 @@ def plain_text():
 
 @pytest.fixture(scope="module")
 def of_plain_text():
-    return everything(make_model(plain_text(), setup={"batch_key": "batch"}), plain_text())
+    return everything(make_model(plain_text(), epochs=20, setup={"batch_key": "batch"}), plain_text())
 
 
 @pytest.mark.parametrize("trained_on", TEXT)
 @pytest.mark.parametrize("asked_about", TEXT)
 def test_the_type_of_text_changes_no_result(of_plain_text, trained_on, asked_about):
-    model = make_model(retyped(plain_text(), TEXT[trained_on]), setup={"batch_key": "batch"})
+    adata = retyped(plain_text(), TEXT[trained_on])
+    model = make_model(adata, epochs=20, setup={"batch_key": "batch"})
     found = everything(model, retyped(plain_text(), TEXT[asked_about]))
     for name, values in of_plain_text.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)

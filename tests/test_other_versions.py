@@ -196,7 +196,9 @@ def plain_text():
 
 @pytest.fixture(scope="module")
 def of_plain_text():
-    return everything(make_model(plain_text(), epochs=20, setup={"batch_key": "batch"}), plain_text())
+    return everything(
+        make_model(plain_text(), epochs=20, setup={"batch_key": "batch"}), plain_text()
+    )
 
 
 @pytest.mark.parametrize("trained_on", TEXT)

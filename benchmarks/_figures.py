@@ -8,8 +8,10 @@ They go to ``docs/_static/evidence_<study>.png``. A study whose table is not the
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,6 +38,25 @@ STYLE = {
     "ytick.labelsize": 9.5,
     "savefig.facecolor": "white",
 }
+
+
+@contextmanager
+def panels(path: Path, n_rows: int, n_cols: int, height: float, **shared: bool) -> Iterator[Any]:
+    """A figure and its panels, in the style of the pages; written to a file in the end."""
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context(STYLE):
+        fig, axes = plt.subplots(
+            n_rows,
+            n_cols,
+            squeeze=False,
+            figsize=(WIDTH, height),
+            layout="constrained",
+            **shared,
+        )
+        yield fig, axes.ravel()
+        fig.savefig(path, dpi=150)
+        plt.close(fig)
 
 
 def dots(
@@ -74,21 +95,13 @@ def dots(
     limits
         Of the axis; ``None``: by what is shown.
     """
-    from matplotlib import pyplot as plt
 
     groups = {g: t for g, t in groups.items() if not by or (rows[by] == g).any()}
     methods = {m: t for m, t in methods.items() if (rows["method"] == m).any()}
     columns = [column] * len(groups) if isinstance(column, str) else list(column)
-    with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(
-            1,
-            len(groups),
-            sharey=True,
-            squeeze=False,
-            figsize=(WIDTH, 0.75 + 0.27 * len(methods)),
-            layout="constrained",
-        )
-        for ax, group, shown in zip(axes[0], groups, columns, strict=True):
+    height = 0.75 + 0.27 * len(methods)
+    with panels(path, 1, len(groups), height, sharey=True) as (fig, axes):
+        for ax, group, shown in zip(axes, groups, columns, strict=True):
             of = rows[rows[by] == group] if by else rows
             for y, name in enumerate(methods):
                 values = of.loc[of["method"] == name, shown].dropna()
@@ -109,13 +122,11 @@ def dots(
             ax.tick_params(axis="y", length=0)
             ax.grid(axis="y", color="0.93", lw=0.8)
             ax.set_axisbelow(True)
-        axes[0, 0].set_yticks(range(len(methods)), list(methods.values()))
-        axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
-        for label, name in zip(axes[0, 0].get_yticklabels(), methods, strict=True):
+        axes[0].set_yticks(range(len(methods)), list(methods.values()))
+        axes[0].set_ylim(len(methods) - 0.5, -0.5)
+        for label, name in zip(axes[0].get_yticklabels(), methods, strict=True):
             label.set_color(COLORS[(kinds or {}).get(name, "other")] if kinds else "black")
         fig.supxlabel(xlabel, fontsize=9.5)
-        fig.savefig(path, dpi=150)
-        plt.close(fig)
 
 
 def scatter(
@@ -130,20 +141,12 @@ def scatter(
     kinds: Mapping[str, str] | None = None,
 ) -> None:
     """A panel for each data set, a point for each method: means over seeds, named at their points."""
-    from matplotlib import pyplot as plt
     from matplotlib.ticker import NullLocator
 
     groups = {g: t for g, t in groups.items() if (rows["data"] == g).any()}
-    with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(
-            len(groups),
-            1,
-            sharex=True,
-            squeeze=False,
-            figsize=(WIDTH, 0.5 + 1.7 * len(groups)),
-            layout="constrained",
-        )
-        for ax, group in zip(axes[:, 0], groups, strict=True):
+    height = 0.5 + 1.7 * len(groups)
+    with panels(path, len(groups), 1, height, sharex=True) as (_, axes):
+        for ax, group in zip(axes, groups, strict=True):
             of = rows[rows["data"] == group].groupby("method")[[x, y]].mean()
             for name, shown in methods.items():
                 if name not in of.index:
@@ -164,11 +167,9 @@ def scatter(
             ax.margins(x=0.12, y=0.25)
             ax.set_title(groups[group])
             ax.set_ylabel(labels[1])
-        low, high = axes[-1, 0].get_xlim()
-        axes[-1, 0].set_xlim(low, high * 12)  # room for the names
-        axes[-1, 0].set_xlabel(labels[0])
-        fig.savefig(path, dpi=150)
-        plt.close(fig)
+        low, high = axes[-1].get_xlim()
+        axes[-1].set_xlim(low, high * 12)  # room for the names
+        axes[-1].set_xlabel(labels[0])
 
 
 def curves(
@@ -183,15 +184,11 @@ def curves(
     kinds: Mapping[str, str] | None = None,
 ) -> None:
     """A panel for each data set, a curve for each method: mean over seeds, and all seeds as dots."""
-    from matplotlib import pyplot as plt
 
     groups = {g: t for g, t in groups.items() if (rows["data"] == g).any()}
     styles = ("-", "--", ":", "-.")
-    with plt.rc_context(STYLE):
-        fig, axes = plt.subplots(
-            1, len(groups), squeeze=False, figsize=(WIDTH, 3.2), layout="constrained"
-        )
-        for ax, group in zip(axes[0], groups, strict=True):
+    with panels(path, 1, len(groups), 3.2) as (fig, axes):
+        for ax, group in zip(axes, groups, strict=True):
             of = rows[rows["data"] == group]
             levels = sorted(of[x].unique())
             for i, (name, shown) in enumerate(methods.items()):
@@ -209,12 +206,10 @@ def curves(
             ax.set_xticks(range(len(levels)), [f"{v:g}" for v in levels])
             ax.set_xlim(-0.4, len(levels) - 0.6)
             ax.set_title(groups[group])
-        axes[0, 0].set_ylabel(labels[1])
+        axes[0].set_ylabel(labels[1])
         fig.supxlabel(labels[0], fontsize=9.5)
-        handles, names = axes[0, 0].get_legend_handles_labels()
+        handles, names = axes[0].get_legend_handles_labels()
         fig.legend(handles, names, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
-        fig.savefig(path, dpi=150)
-        plt.close(fig)
 
 
 def order(rows: pd.DataFrame, path: Path) -> None:

@@ -17,16 +17,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scanpy as sc
-from _data import labels_of
+from _data import donor_key_of, labels_of, load, log_normalize
 from scipy import stats
+from sklearn.decomposition import PCA
 from sklearn.model_selection import StratifiedKFold
 
-from scivae.metrics import copying_test, energy_distance, wasserstein_1
+from scivae.metrics import copying_test, energy_distance, fit_judges, wasserstein_1
 
 # Data on which settings are chosen, and data that are reported.
 CHOOSING = ("pbmc_kang", "colon_crc", "digits", "synthetic")
@@ -183,6 +185,48 @@ def _digests(adata) -> set[str]:
 
 def _donors(donor_key: str | None) -> Callable[[Any], set[str]]:
     return lambda adata: set(labels_of(adata, donor_key)) if donor_key else set()
+
+
+def judged_parts(name: str, key: str, seed: int, args) -> dict[bool, SimpleNamespace]:
+    """A data set in three parts, with judges fitted on the second; also with permuted labels.
+
+    Parameters
+    ----------
+    name
+        Of the data set.
+    key
+        Column of the labels.
+    seed
+        Seed of the split, the permutation and the judges.
+    args
+        Of the command line: ``quick`` and ``n_genes``.
+
+    Returns
+    -------
+    ``{False: …, True: …}`` (labels permuted), each with ``parts``; log-normalized cells ``x``, ``second`` and
+    ``real`` of the three parts, labels ``y_second`` and ``y`` of the last two; a ``pca`` of the first part; and
+    ``judges`` fitted on the second.
+    """
+    adata = load(name, key, quick=args.quick)
+    found = {}
+    for shuffled in (False, True):
+        cells = permuted(adata, key, seed) if shuffled else adata
+        parts = three_parts(cells, key, seed, args.n_genes, donor_key=donor_key_of(name))
+        x, second, real = (
+            log_normalize(part.layers["counts"]) for part in (parts.learn, parts.judge, parts.score)
+        )
+        y_second = labels_of(parts.judge, key)
+        found[shuffled] = SimpleNamespace(
+            parts=parts,
+            x=x,
+            second=second,
+            y_second=y_second,
+            real=real,
+            y=labels_of(parts.score, key),
+            pca=PCA(min(20, *x.shape), random_state=seed).fit(x),
+            judges=fit_judges(second, y_second, kinds=("logistic", "random_forest"), seed=seed),
+        )
+    return found
 
 
 def permuted(adata, key: str, seed: int):

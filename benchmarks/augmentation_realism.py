@@ -21,21 +21,17 @@ chosen on pbmc_kang, colon_crc and synthetic cells, and one row leaves them out.
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from _data import donor_key_of, labels_of, load, log_normalize
 from _methods import AUGMENTERS, CIVAE, CIVAEAugment, CIVAEPosterior, fitted
-from _rules import copies, distances, permuted, three_parts
+from _rules import copies, distances, judged_parts
 from _study import PERMUTED, Study, run, text_of
-from sklearn.decomposition import PCA as SklearnPCA
 from sklearn.neighbors import NearestNeighbors
 
 from scivae.metrics import (
     classifier_two_sample_test,
     copying_test,
-    fit_judges,
     gene_gene_correlation,
     path_purity,
     precision_recall,
@@ -66,30 +62,7 @@ class AugmentBefore(CIVAEAugment):
 
 
 def prepare(setting, seed, args):
-    name = setting["data"]
-    adata = load(name, KEY, quick=args.quick)
-    found = {}
-    for shuffled in (False, True):
-        cells = permuted(adata, KEY, seed) if shuffled else adata
-        parts = three_parts(cells, KEY, seed, args.n_genes, donor_key=donor_key_of(name))
-        x = log_normalize(parts.learn.layers["counts"])
-        judged = log_normalize(parts.judge.layers["counts"])
-        found[shuffled] = SimpleNamespace(
-            parts=parts,
-            x=x,
-            second=judged,
-            y_second=labels_of(parts.judge, KEY),
-            real=log_normalize(parts.score.layers["counts"]),
-            y=labels_of(parts.score, KEY),
-            pca=SklearnPCA(min(20, *x.shape), random_state=seed).fit(x),
-            judges=fit_judges(
-                judged,
-                labels_of(parts.judge, KEY),
-                kinds=("logistic", "random_forest"),
-                seed=seed,
-            ),
-        )
-    return found
+    return judged_parts(setting["data"], KEY, seed, args)
 
 
 def measure(row, data, seed, args):

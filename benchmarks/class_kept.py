@@ -20,11 +20,10 @@ against the other.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
-from _data import class_pairs, donor_key_of, labels_of, library_of, load, log_normalize
+from _data import class_pairs, labels_of, library_of
 from _methods import (
     CIVAE,
     PCA,
@@ -37,11 +36,10 @@ from _methods import (
     fitted,
     recipe,
 )
-from _rules import distances, permuted, three_parts
+from _rules import distances, judged_parts
 from _study import PERMUTED, Study, run, text_of
-from sklearn.decomposition import PCA as SklearnPCA
 
-from scivae.metrics import fit_judges, path_purity
+from scivae.metrics import path_purity
 
 KEY = "cell_type"
 POSITIONS = (0.25, 0.5, 0.75)
@@ -58,26 +56,7 @@ class Row(NamedTuple):
 
 
 def prepare(setting, seed, args):
-    name = setting["data"]
-    adata = load(name, KEY, quick=args.quick)
-    found = {}
-    for shuffled in (False, True):
-        cells = permuted(adata, KEY, seed) if shuffled else adata
-        parts = three_parts(cells, KEY, seed, args.n_genes, donor_key=donor_key_of(name))
-        x = log_normalize(parts.learn.layers["counts"])
-        found[shuffled] = SimpleNamespace(
-            parts=parts,
-            y=labels_of(parts.score, KEY),
-            real=log_normalize(parts.score.layers["counts"]),
-            pca=SklearnPCA(min(20, *x.shape), random_state=seed).fit(x),
-            judges=fit_judges(
-                log_normalize(parts.judge.layers["counts"]),
-                labels_of(parts.judge, KEY),
-                kinds=("logistic", "random_forest"),
-                seed=seed,
-            ),
-        )
-    return found
+    return judged_parts(setting["data"], KEY, seed, args)
 
 
 def measure(row, data, seed, args):

@@ -33,8 +33,12 @@ def quoted(value: Any) -> str:
     """A name as Python prints it: strings in quotes, numbers without. Long names are shortened."""
     if isinstance(value, (bool, np.bool_, int, float, np.integer, np.floating)):
         return str(value)
-    text = str(value)
-    return repr(text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1] + "…")
+    return repr(shortened(str(value), MAX_LETTERS))
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most ``most`` letters; an ellipsis stands for what was cut off."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def in_another_case(names: Iterable[Any], known: Iterable[Any]) -> dict[str, str]:

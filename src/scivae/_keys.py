@@ -6,7 +6,7 @@ AnnData objects have fixed names, so that code can rely on them.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 # Default prefix of slots in the user's AnnData.
 KEY_ADDED: Final = "civae"
@@ -92,3 +92,13 @@ def novelty_key(key_added: str = KEY_ADDED) -> str:
 def latent_key(key_added: str = KEY_ADDED) -> str:
     """Name of the obsm slot of the latent representation."""
     return f"X_{key_added}"
+
+
+def significance_columns(between_donors: bool) -> tuple[str, str]:
+    """Names of the columns with p-values and false discovery rates: of donors, or of cells of one sample."""
+    return ("p_value", "fdr") if between_donors else ("p_cells", "fdr_cells")
+
+
+def columns_of_significance(table: Any) -> tuple[str, str]:
+    """The same of a table that :func:`scivae.tl.rank_genes` or :func:`scivae.tl.enrich` returned."""
+    return significance_columns("fdr" in table)

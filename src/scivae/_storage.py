@@ -39,6 +39,11 @@ def dense(values: Any) -> np.ndarray:
     return values.toarray() if sparse.issparse(values) else np.asarray(values)
 
 
+def row_blocks(n: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` rows that cover n of them."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+
+
 def iter_blocks(x: Any, n_rows: int = 4096) -> Iterator[tuple[int, Any]]:
     """Iterate over blocks of rows in memory, with the index of their first row."""
     for start in range(0, x.shape[0], n_rows):

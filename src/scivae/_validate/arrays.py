@@ -229,14 +229,18 @@ def check_positions(name: str, t: np.ndarray) -> None:
 def as_positions(name: str, value: Any) -> Points:
     """Return positions in [0, 1], shape ``(n,)``; a ValueError names the first one outside."""
     array = as_vector(name, value)
+    check_unit_interval(name, array, "rescale or clip the positions")
+    return array
+
+
+def check_unit_interval(name: str, array: npt.NDArray[Any], cure: str) -> None:
+    """Raise a ValueError that names the first value of a vector outside of [0, 1]."""
     outside = (array < 0) | (array > 1)
     if outside.any():
         first = int(np.argmax(outside))
         raise ValueError(
-            f"{name} must lie in [0, 1], got {array[first]:g} at position {first}; "
-            "rescale or clip the positions."
+            f"{name} must lie in [0, 1], got {array[first]} at position {first}; {cure}."
         )
-    return array
 
 
 def as_design(value: Any, n: int) -> Points:

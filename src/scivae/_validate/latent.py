@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .arrays import check_unit_interval
+
 FloatArray = NDArray[np.floating[Any]]
 IntArray = NDArray[np.integer[Any]]
 
@@ -91,13 +93,7 @@ def times(t: ArrayLike) -> FloatArray:
             f"t must have shape (n_steps,) with n_steps >= 1, got shape {array.shape}; "
             "pass, for example, np.linspace(0, 1, 50)."
         )
-    outside = (array < 0) | (array > 1)
-    if outside.any():
-        where = int(np.argmax(outside))
-        raise ValueError(
-            f"t must lie in [0, 1], got {array[where]} at position {where}; "
-            "paths are not extrapolated, so clip or rescale t."
-        )
+    check_unit_interval("t", array, "paths are not extrapolated, so clip or rescale t")
     return array
 
 

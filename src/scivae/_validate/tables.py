@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,6 +149,17 @@ def check_genes(adata: AnnData, genes: str | Sequence[str], argument: str = "gen
                 f"{near_matches(name, adata.var_names)}"
             )
     return names
+
+
+def check_known_genes(argument: str, genes: Iterable[str], known: Collection[str], of: str) -> None:
+    """Raise a KeyError that names the first gene that is not among the known ones, those ``of`` something."""
+    names = set(known)
+    for gene in genes:
+        if gene not in names:
+            raise KeyError(
+                f"{argument} must be among the {len(known)} genes of {of}, but {gene!r} is not."
+                f"{near_matches(gene, known)}"
+            )
 
 
 def check_basis(adata: AnnData, basis: str, dimensions: Sequence[int], cure: str) -> np.ndarray:

@@ -101,17 +101,6 @@ def check_value(adata: AnnData, option: str, value: str | None, column: str | No
         )
 
 
-def check_gene_names(adata: AnnData, genes: Iterable[str] | None) -> None:
-    """Raise unless all genes are there."""
-    known = set(adata.var_names.astype(str))
-    for gene in genes or ():
-        if gene not in known:
-            raise KeyError(
-                f"--genes must be among the {adata.n_vars} genes of the data, but {gene!r} is not."
-                f"{near_matches(gene, known)}"
-            )
-
-
 def common_label(labels: pd.Series, source: np.ndarray, target: np.ndarray) -> str | None:
     """The label with the most cells of both groups; ``None`` if none has ten of each."""
     counts = [labels[side].value_counts() for side in (source, target)]

@@ -10,6 +10,7 @@ import numpy as np
 from .. import _keys
 from .._errors import shown
 from .._names import any_text_written
+from .._validate.tables import check_known_genes
 from . import cells
 from .log import Log, StoppedError, printable_path, write_config
 
@@ -257,7 +258,7 @@ def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray]
         *(("--between", level, request.groupby) for level in request.between or ()),
     ):
         cells.check_value(adata, option, value, column)
-    cells.check_gene_names(adata, request.genes)
+    check_known_genes("--genes", request.genes or (), adata.var_names.astype(str), "the data")
     if adata.obs[key].isna().any() and request.unlabeled_category is None:
         keep_cells(adata, adata.obs[key].notna().to_numpy())
     # Names on the command line are text, whatever the columns hold.
@@ -517,7 +518,7 @@ def _text(
         f"  path       {ends[0]} → {ends[1]}" + ("" if label is None else f", in class {label}"),
     ]
     if genes is not None:
-        column = "fdr" if "fdr" in genes else "fdr_cells"
+        column = _keys.columns_of_significance(genes)[1]
         found = genes[genes[column] <= SIGNIFICANT]
         lines.append(
             f"  genes      {len(found)} of {len(genes)} change from {request.source} to "

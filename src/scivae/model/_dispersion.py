@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from .._random import seeded
+from .._storage import row_blocks
 from ..data import checks
 from ..module import Posterior, encoded_minibatches, likelihood
 from ..train.novelty import dense_rows
@@ -23,10 +24,6 @@ DECODER_CELLS = 20
 # Least factor: there, a negative binomial is a Poisson distribution in all but name.
 LEAST = 1e-6
 _ROWS = 512
-
-
-def _blocks(n: int) -> Iterator[slice]:
-    return (slice(start, min(start + _ROWS, n)) for start in range(0, n, _ROWS))
 
 
 class WithinClasses:
@@ -121,7 +118,7 @@ def match_dispersion(
         parts = []
         for tensors in model._minibatches(adata, cells):
             (part,) = encoded_minibatches(module, [tensors])
-            for rows in _blocks(len(part.mean)):
+            for rows in row_blocks(len(part.mean), _ROWS):
                 real.add(dense_rows(tensors[REGISTRY_KEYS.X_KEY], rows), part.labels[rows])
             parts.append(part)
         encoded = Posterior.concatenate(parts)
@@ -130,7 +127,7 @@ def match_dispersion(
             if len(of_class.mean) < 2:
                 continue
             new = draw(code, of_class)
-            for rows in _blocks(len(new.z)):
+            for rows in row_blocks(len(new.z), _ROWS):
                 px: Any = likelihood(module, new.z[rows], new.covariates.take(rows))
                 mean, theta = (a.cpu().numpy().astype(np.float64) for a in (px.mu, px.theta))
                 kept = 1.0

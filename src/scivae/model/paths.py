@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from .. import geometry
 from .._progress import track
+from .._storage import row_blocks
 from ..data import checks
 from ..data.generated import TARGET_SUM
 from ..geometry import Crossings, LinearClasses
@@ -194,14 +195,13 @@ class Paths:
         z = self.points_at(i)
         at_start, at_end = self.covariates(slice(None), np.full(len(z), self.t[i]))
         size = max(32, VALUES_PER_BLOCK // module.n_input)
-        for first in range(0, len(z), size):
-            rows = slice(first, min(first + size, len(z)))
+        for rows in row_blocks(len(z), size):
             values = normalized_means(
                 module,
                 z[rows],
                 at_start.take(rows),
                 other=at_end.take(rows),
-                weight=np.full(rows.stop - first, self.t[i]),
+                weight=np.full(rows.stop - rows.start, self.t[i]),
             )
             yield rows, values.mul_(TARGET_SUM) if self.counts else values
 

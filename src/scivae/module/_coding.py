@@ -10,6 +10,7 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from .._scvi import MODULE_KEYS
+from .._storage import row_blocks
 from ..nb.counts import counts_of
 from ._civae import CIVAEModule, check_finite
 from ._covariates import Covariates, Posterior
@@ -117,8 +118,7 @@ def decoded_blocks(
     ------
     Rows and their expected values, float32, shape ``(n_rows, n_vars)``.
     """
-    for start in range(0, len(z), ROWS_PER_BLOCK):
-        rows = slice(start, min(start + ROWS_PER_BLOCK, len(z)))
+    for rows in row_blocks(len(z), ROWS_PER_BLOCK):
         part = covariates.take(rows)
         mean = mixed_means(
             module,
@@ -162,8 +162,7 @@ def sample_blocks(
     ------
     Rows and their samples, float32, shape ``(n_rows, n_vars)``.
     """
-    for start in range(0, len(z), ROWS_PER_BLOCK):
-        rows = slice(start, min(start + ROWS_PER_BLOCK, len(z)))
+    for rows in row_blocks(len(z), ROWS_PER_BLOCK):
         px = likelihood(module, z[rows], covariates.take(rows))
         yield rows, draw(module.likelihood, px, rng, overdispersion)
 

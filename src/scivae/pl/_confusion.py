@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._errors import shown
+from .._errors import shortened, shown
 from ._style import WIDTH, colorbar, drawing
 
 if TYPE_CHECKING:
@@ -154,8 +154,7 @@ def confusion_counts(
 
 def _short(name: str) -> str:
     """A name on one line, shortened if it is too long."""
-    line = " ".join(name.split())
-    return line if len(line) <= LETTERS_BESIDE else line[: LETTERS_BESIDE - 1] + "…"
+    return shortened(" ".join(name.split()), LETTERS_BESIDE)
 
 
 def _write(ax: Axes, values: np.ndarray, light_from: float, *, fontsize: Any) -> None:

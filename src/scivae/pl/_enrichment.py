@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .. import _keys
+from .._errors import shortened
 from .._validate.arguments import check_integer
 from ._style import GRAY, OKABE_ITO, SMALLEST, WIDTH, drawing
 
@@ -64,7 +66,7 @@ def enrichment(
     """
     check_integer("n_sets", n_sets, minimum=1)
     table = _checked(sets)
-    fdr = "fdr" if "fdr" in table else "fdr_cells"
+    fdr = _keys.columns_of_significance(table)[1]
     table = table.assign(z=table["z"].astype(float))[np.isfinite(table["z"].astype(float))]
     table = table.iloc[np.argsort(-table["z"].abs().to_numpy(), kind="stable")[:n_sets]]
     table = table.iloc[np.argsort(-table["z"].to_numpy(), kind="stable")]
@@ -123,5 +125,4 @@ def _collection(names: list[str]) -> str:
 
 def _short(name: Any) -> str:
     """A name in one line, without the underscores of gene-set collections."""
-    text = " ".join(str(name).replace("_", " ").split())
-    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
+    return shortened(" ".join(str(name).replace("_", " ").split()), MOST_LETTERS)

@@ -63,7 +63,7 @@ def headline(
     """The most important numbers with their captions."""
     found = []
     if ranked is not None:
-        n = int((significance(ranked) <= LEVEL).sum())
+        n = int((ranked[_keys.columns_of_significance(ranked)[1]] <= LEVEL).sum())
         unit = (
             "between donors"
             if ranked.attrs.get("unit") == "donors"
@@ -96,9 +96,9 @@ def headline(
     return found
 
 
-def percent(value: float) -> str:
+def percent(value: float, digits: int = 1) -> str:
     """A proportion as text; a dash where it is not known."""
-    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -113,11 +113,6 @@ def number(value: float, digits: int = 3) -> str:
 def fixed(value: float) -> str:
     """A number with two decimals; a dash where it is not known."""
     return f"{value:.2f}" if value is not None and np.isfinite(value) else "–"
-
-
-def significance(ranked: pd.DataFrame) -> pd.Series:
-    """False discovery rates, whatever the unit."""
-    return ranked["fdr" if "fdr" in ranked else "fdr_cells"]
 
 
 def donor_column(adata: AnnData, said: Mapping[str, Any]) -> str | None:
@@ -266,7 +261,7 @@ def gene_table(ranked: pd.DataFrame) -> dict[str, Any]:
     """The table of genes: columns, values for the script, and the first rows as text."""
     between_donors = ranked.attrs.get("unit") == "donors"
     log2 = str(ranked.attrs.get("scale", "")).startswith("log2")
-    p, fdr = ("p_value", "fdr") if "fdr" in ranked else ("p_cells", "fdr_cells")
+    p, fdr = _keys.columns_of_significance(ranked)
     unit = "between donors" if between_donors else "within one sample"
     wanted: list[dict[str, Any]] = [
         {"key": "gene", "label": "gene", "kind": "text", "title": "Name of the gene"},
@@ -333,7 +328,7 @@ def _cell(row: list[Any], column: dict[str, Any]) -> tuple[str, str]:
 
 def set_table(sets: pd.DataFrame) -> dict[str, Any]:
     """Gene sets, the surest first."""
-    p, fdr = ("p_value", "fdr") if "fdr" in sets else ("p_cells", "fdr_cells")
+    p, fdr = _keys.columns_of_significance(sets)
     rows = [
         [str(name), f"{int(row['n_genes']):,}", number(row["score"]), number(row["switch"], 2), number(row[p]), number(row[fdr])]
         for name, row in sets.head(30).iterrows()

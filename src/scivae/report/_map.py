@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from .._errors import shortened
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -82,8 +83,7 @@ def _bytes(values: np.ndarray) -> str:
 
 
 def _short(text: Any) -> str:
-    text = str(text)
-    return text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1] + "…"
+    return shortened(str(text), MAX_LETTERS)
 
 
 def _category(cells: AnnData, key: str, order: np.ndarray) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from .. import _keys
 from .._display import listed
+from ._data import percent
 
 if TYPE_CHECKING:
     from ..model import CIVAE
@@ -38,10 +39,6 @@ def notes(
     if made is not None:
         found += _of_synthetic(made)
     return found
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
 
 
 def _of_data(qc: Mapping[str, Any], *, minified: bool) -> list[str]:
@@ -80,7 +77,7 @@ def _of_model(held_out: HeldOut | None, *, minified: bool) -> list[str]:
     if len(held_out.true) < 50:
         low, high = held_out.interval
         found.append(
-            f"Only {len(held_out.true)} cells were held out: the accuracy lies between {_percent(low)} and {_percent(high)} "
+            f"Only {len(held_out.true)} cells were held out: the accuracy lies between {percent(low, 0)} and {percent(high, 0)} "
             "(95 % interval)."
         )
     worst = _worst_class(held_out)
@@ -96,7 +93,7 @@ def _worst_class(held_out: HeldOut) -> str | None:
         own = held_out.true == name
         right = (held_out.predicted[own] == name).mean()
         if own.sum() >= 5 and right < 0.5:
-            names.append(f"{name} ({_percent(right)} of {int(own.sum())})")
+            names.append(f"{name} ({percent(right, 0)} of {int(own.sum())})")
     return (
         f"Most held-out cells of these classes are labeled wrong: {listed(names)}."
         if names
@@ -127,7 +124,7 @@ def _of_trends(said: Mapping[str, Any], ranked: pd.DataFrame) -> list[str]:
     share = said.get("share_in_class")
     if said.get("label") is not None and share is not None and float(share) < MIN_IN_CLASS:
         found.append(
-            f"Only {_percent(float(share))} of the paths have both ends classified as their class, so many of the others "
+            f"Only {percent(float(share), 0)} of the paths have both ends classified as their class, so many of the others "
             "leave it. Train longer, or choose the groups by what the model predicts."
         )
     if said.get("evidence") != "measured":
@@ -146,7 +143,7 @@ def _of_trends(said: Mapping[str, Any], ranked: pd.DataFrame) -> list[str]:
         unresolved = float(1 - moved[_keys.RESOLVED].mean()) if len(moved) else 0.0
         if unresolved > 0.5:
             found.append(
-                f"{_percent(unresolved)} of the genes that move are unresolved: their position along the path is too unsure "
+                f"{percent(unresolved, 0)} of the genes that move are unresolved: their position along the path is too unsure "
                 "to be ordered. Do not read the order of their rows as an order in time."
             )
     return found
@@ -170,7 +167,7 @@ def _of_synthetic(made: Made) -> list[str]:
         )
     if made.closer > COPIES:
         found.append(
-            f"Synthetic cells lie nearer to training cells than held-out cells do ({_percent(made.closer)} of comparisons): "
+            f"Synthetic cells lie nearer to training cells than held-out cells do ({percent(made.closer, 0)} of comparisons): "
             "some may be close copies."
         )
     return found

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import near_matches, shown
+from .._errors import shown
 from .._validate.arguments import check_integer, check_trained, check_type
+from .._validate.tables import check_known_genes
 from . import _data, _figures, _map, _methods, _notes, _page, _quality
 
 if TYPE_CHECKING:
@@ -316,18 +317,12 @@ def _check_kinds(trends: Any, paths: Any, synthetic: Any) -> None:
 def _shown_genes(
     trends: AnnData | None, ranked: pd.DataFrame | None, genes: Sequence[str] | None
 ) -> list[str]:
-    """Genes whose curves are drawn: those that were asked for, else the surest, rising and falling."""
+    """Genes whose curves are drawn: those asked for, else rising and falling ones with the smallest p-values."""
     if trends is None or ranked is None:
         return []
     if genes is not None:
         names = [genes] if isinstance(genes, str) else [str(gene) for gene in genes]
-        known = set(trends.var_names.astype(str))
-        for gene in names:
-            if gene not in known:
-                raise KeyError(
-                    f"genes must be among the {trends.n_vars} genes of the trends, but {gene!r} is not."
-                    f"{near_matches(gene, known)}"
-                )
+        check_known_genes("genes", names, trends.var_names.astype(str), "the trends")
         return names[:24]
     half = _figures.N_CURVES // 2
     moved = ranked[ranked["shape"] != "flat"] if (ranked["shape"] != "flat").any() else ranked

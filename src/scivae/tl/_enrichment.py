@@ -158,7 +158,7 @@ def enrich(
     scores = scores[0] if isinstance(scores, tuple) else scores
     score, others = scores.to_numpy(dtype=float)[0], scores.to_numpy(dtype=float)[1:]
     z, p_value = (_between_donors if between_donors else _within_sample)(score, others, samples)
-    p, fdr = ("p_value", "fdr") if between_donors else ("p_cells", "fdr_cells")
+    p, fdr = _keys.significance_columns(between_donors)
     table = pd.DataFrame(
         {
             "score": score,

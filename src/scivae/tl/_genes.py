@@ -176,7 +176,7 @@ def rank_genes(
     result = _tests(trends, samples, unit, test, n_permutations, seed)
     table["observed"] = samples.observed()
     table["z"] = result.z
-    p, fdr = ("p_value", "fdr") if unit.name == DONORS else ("p_cells", "fdr_cells")
+    p, fdr = _keys.significance_columns(unit.name == DONORS)
     table[p], table[fdr] = result.p_value, false_discovery_rate(result.p_value)
     table["p_transient"] = result.p_transient
     table["fdr_transient"] = false_discovery_rate(result.p_transient)
@@ -208,11 +208,6 @@ def rank_genes(
 def is_log_scale(scale: Any) -> bool:
     """Whether values of trends are logarithms of normalized counts."""
     return str(scale).startswith("log1p")
-
-
-def significance(table: pd.DataFrame) -> pd.Series:
-    """False discovery rate of a table of :func:`rank_genes`, whatever its units."""
-    return table["fdr" if "fdr" in table else "fdr_cells"]
 
 
 class _Result(NamedTuple):

@@ -365,14 +365,8 @@ def _columns(model: CIVAE, genes: Sequence[str] | None) -> np.ndarray:
         raise ValueError(
             f"genes must name each gene once, got {str(wanted[wanted.duplicated()][0])!r} twice."
         )
-    found = known.get_indexer(wanted)
-    if (found < 0).any():
-        gene = wanted[found < 0][0]
-        raise KeyError(
-            f"genes must be among the {len(known)} genes of the model, but {gene!r} is not."
-            f"{near_matches(gene, known)}"
-        )
-    return found
+    tables.check_known_genes("genes", wanted, known, "the model")
+    return known.get_indexer(wanted)
 
 
 def _cells(adata: AnnData, names: pd.Series, end: str) -> np.ndarray:

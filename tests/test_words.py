@@ -31,7 +31,15 @@ JARGON = {
     r"\w*(normal|minim|maxim|optim|standard|summar|memor|recogn|initial|regular|general|penal)"
     r"is(e[ds]?|ing|ation)": "US spelling",
     r"(neighb|col|behavi|fav)ours?": "US spelling",
-    r"grey|centred?|centres": "US spelling",
+    r"grey|centred?|centres|towards|amongst|whilst": "US spelling",
+    r"(is|are|were) no (counts?|numbers?|observations?|measurements?|trends?|views?|cells?)": "is not",
+    r"tells? of|speaks? (of|for)": "shows, describes",
+    r"for want of|not to be had": "without, not available",
+    r"how surely|surely": "with what confidence",
+    r"on the way": "along the path, or during the run",
+    r"some(body|one)('s own| else's)": "custom",
+    r"set beside|stands? beside": "compared with, next to",
+    r"by judges": "with independent classifiers",
 }
 
 

@@ -90,7 +90,7 @@ def printable(text: str) -> str:
             sign.encode(encoding)
         except UnicodeEncodeError:
             plain[ord(sign)] = _PLAIN.get(sign, "?")
-        except LookupError:  # an encoding of someone's own
+        except LookupError:  # an unknown encoding
             return text
     return text.translate(plain)
 

@@ -31,7 +31,7 @@ examples:
   scivae augment results --label Goblet --n 500 --out goblet.h5ad
       generate more cells of a class
 
-exit status: 0 done; 2 refused, nothing was done; 1 stopped on the way; 130 interrupted
+exit status: 0 done; 2 invalid input, nothing was done; 1 error during the run; 130 interrupted
 """
 EXIT_REFUSED, EXIT_STOPPED, EXIT_INTERRUPTED = 2, 1, 130
 RAW = argparse.RawDescriptionHelpFormatter
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit status: 0; 2 where the input is at fault, and nothing was done; 1 if the work stopped on the way;
+    Exit status: 0; 2 where the input is at fault, and nothing was done; 1 after an error during the run;
     130 after Ctrl-C.
     """
     with _signs_replaced(sys.stdout), _signs_replaced(sys.stderr):

@@ -134,19 +134,10 @@ def test_train_without_held_out_cells(adata):
     assert "accuracy_validation" not in model.history
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"max_epochs": 0}, "max_epochs must be at least 1, got 0"),
-        ({"batch_size": 1}, "batch_size must be at least 2"),
-        ({"train_size": 1.5}, "train_size must lie in"),
-        ({"train_size": 0.9, "validation_size": 0.5}, "validation_size must lie in"),
-    ],
-)
-def test_bad_training_arguments(adata, arguments, message):
+def test_train_size_above_one(adata):
     CIVAE.setup_anndata(adata)
-    with pytest.raises(ValueError, match=message):
-        CIVAE(adata).train(**arguments)
+    with pytest.raises(ValueError, match="train_size must lie in .*, got 1.5"):
+        CIVAE(adata).train(train_size=1.5)
 
 
 @settings(deadline=None, max_examples=60)

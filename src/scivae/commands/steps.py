@@ -289,7 +289,7 @@ def report(step: Step, log: Log) -> None:
 
 
 def _begin(step: Step, log: Log, out: Path, command: str, wanted: tuple[str, ...]) -> None:
-    """Open the log and write the options beside a result."""
+    """Open the log and write the options next to a result."""
     out.parent.mkdir(parents=True, exist_ok=True)
     log.open(out.with_name(f"{out.stem}.log"))
     options = {k: getattr(step, k) for k in ("model", "data", *wanted)}

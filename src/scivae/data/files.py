@@ -117,7 +117,7 @@ def new_files(target: Path) -> Iterator[Path]:
 
     A folder that is new is renamed to ``target``. Into one that exists, files move one by one, but
     first their folder is renamed to ``target/.complete``: from that moment :func:`find` takes them
-    from there, so that a process that is killed on the way has saved them all.
+    from there, so that all are saved even if the process is killed.
     """
     exists = target.is_dir()
     home = target if exists else target.parent

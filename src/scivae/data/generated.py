@@ -69,7 +69,7 @@ def assemble(
     latent
         Latent points, shape ``(n, n_latent)``.
     counts
-        Whether the values are counts; then X beside a layer is log-normalized.
+        Whether the values are counts; X is then log-normalized if counts are in a layer.
     uns
         What to say about how the cells were made.
     layers

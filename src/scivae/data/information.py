@@ -13,7 +13,7 @@ from .generated import log_normalize
 MAX_CELLS, SIDE_BY_SIDE = 2_000, 50
 
 
-# Dimensions of a code that are told apart, at most.
+# Largest number of dimensions of a code.
 MAX_COMPONENTS = 64
 
 
@@ -26,7 +26,7 @@ def _cells(n_obs: int) -> np.ndarray:
 
 
 def pca_information(x: Any, *, counts: bool) -> np.ndarray:
-    r"""Nats that a linear code tells of a cell, by its number of dimensions.
+    r"""Information (nats) that a linear code captures of a cell, by its number of dimensions.
 
     Of gene j, principal components tell :math:`-\tfrac12 \log (1 - R^2_j)`, with the share :math:`R^2_j` of
     its variance that they explain, adjusted for the dimensions they took. Units of the values cancel.

@@ -47,7 +47,7 @@ class CellsManager(AnnDataManager):
 
     @property
     def adata(self) -> AnnData | None:
-        """The AnnData, while somebody holds it."""
+        """The AnnData, while it is in use elsewhere."""
         return self._held() if isinstance(self._held, weakref.ref) else self._held
 
     @adata.setter

@@ -65,7 +65,7 @@ class DataSummary(NamedTuple):
         return "near counts" if self.near_integer else self.transformed or "fractions"
 
     def to_plain(self) -> dict[str, Any]:
-        """Numbers and text, for a registry or a file; cells are not told apart there."""
+        """Numbers and text, for a registry or a file, without values of single cells."""
         names = ("minimum", "maximum", "integer", "near_integer", "transformed", "median_sum")
         return {name: getattr(self, name) for name in names}
 
@@ -123,7 +123,7 @@ class DataProfile(NamedTuple):
         return cls(summary, counts, library, layer_names(adata), adata.obs_names, adata.n_obs)
 
     def to_plain(self) -> dict[str, Any]:
-        """Numbers and text, for a registry. Cells without counts are not told apart there."""
+        """Numbers and text, for a registry, without the list of cells without counts."""
         return {
             **self.summary.to_plain(),
             "class_counts": self.class_counts.tolist(),

@@ -18,7 +18,7 @@ from . import checks, likelihoods, profile
 from .setup import Setup, check_setup_arguments
 
 Minibatch = dict[str, torch.Tensor]
-# Values of a minibatch of somebody else's loader that are looked at, at most.
+# Values of a minibatch of a custom loader that are checked, at most.
 VALUES_LOOKED_AT = 2**20
 # Minibatches of it whose values are looked at.
 MINIBATCHES_LOOKED_AT = 4
@@ -101,7 +101,7 @@ class Requirements(NamedTuple):
         """
         registry = getattr(source, "registry", None)
         if not isinstance(registry, dict) or "field_registries" not in registry:
-            return  # of somebody else: its minibatches are checked
+            return  # custom datamodule: its minibatches are checked
         theirs, ours = Setup.from_registry(registry), self.setup
         checks.check_genes(
             checks.Genes(theirs.genes),
@@ -146,7 +146,7 @@ class Requirements(NamedTuple):
 
 
 class _CheckedLoader:
-    """Minibatches of somebody else, which are looked at before they are handed on."""
+    """Check minibatches of a custom loader before they are passed on."""
 
     def __init__(self, requirements: Requirements, loader: Iterable[Minibatch]):
         self.requirements, self.loader = requirements, loader
@@ -181,7 +181,7 @@ class _CheckedLoader:
             return
         some = x[: max(1, VALUES_LOOKED_AT // x.shape[1])].to_dense().numpy(force=True)
         summary = profile.summarize(some)
-        if summary.first_bad is None:  # the network tells of those
+        if summary.first_bad is None:  # the network raises an error for those
             rows = pd.RangeIndex(len(some)).astype(str)
             found = profile.DataProfile(summary, np.zeros(0), 1.0, [], rows, len(some))
             layer, likelihood = model.setup.layer, model.likelihood

@@ -20,7 +20,7 @@ from .sources import import_zarr
 
 
 class Annotation:
-    """What is written beside the cells of a file or an AnnData, a block at a time.
+    """Annotation that is written to a file or an AnnData, block by block.
 
     Nothing that has these names is touched before :meth:`finish`.
 

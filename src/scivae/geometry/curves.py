@@ -183,7 +183,7 @@ def resample(points: ArrayLike, n_steps: int) -> FloatArray:
     points
         Shape (n, any number of steps ≥ 2, n_latent).
     n_steps
-        How many points each path shall have, at least 2.
+        Number of points of each path, at least 2.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The latent space, the classes and the novelty of cells, written beside them."""
+"""The latent space, the classes and the novelty of cells, written into their file."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def augment(
         size and the covariates of one of them, more often of the nearer. ``"normal"``:
         drawn from the normal distribution of the class in latent space, within the region where
         the discriminator sees the class. Its covariance is that of the posteriors of the class's
-        cells, drawn towards what all classes share, which counts as 20 cells do: so a class of
+        cells, shrunk toward the within-class covariance of all classes, with the weight of 20 cells: so a class of
         five can have cells that lie between no two of them. Each takes library size and
         covariates from a real cell of the class, which is its ``civae_source``.
     sample
@@ -394,7 +394,7 @@ def _rounds(
         )
         good = np.flatnonzero((predicted == code) & (reached >= source.threshold))
         good = good[: n - accepted]
-        # Cells drawn after the last one that was needed do not count towards the yield.
+        # Cells drawn after the last one that was needed do not count for the yield.
         drawn[code] += len(z) if accepted + len(good) < n else int(good[-1]) + 1
         accepted += len(good)
         advance(len(good))
@@ -442,7 +442,7 @@ def _held_out_confidence(model: CellsModel, adata: AnnData, code: int) -> np.nda
     """Probabilities of their own class of real cells, preferably held out and of one class.
 
     Cells that the network was trained on are more sure of their class than any other cell can
-    be, so where a class has too few held-out cells, those of all classes speak for it.
+    be, so where a class has too few held-out cells, those of all classes are used instead.
     """
     codes = np.asarray(adata.obs[checks.LABEL_CODES])
     labeled = codes < len(model.classes)
@@ -477,7 +477,7 @@ def _decode_and_encode(
     """Cells at latent points, the probability of a class that they reach, and their class."""
     counts = model.likelihood in COUNT_LIKELIHOODS
     blocks, confidence, predicted = [], [], []
-    # What the encoder draws beside its means is not used, but drawn.
+    # The encoder also draws samples; only its means are used.
     with model.codec.evaluating() as module, seeded(0):
         decoded = (
             sample_blocks(module, z, covariates, rng=rng, overdispersion=overdispersion)
@@ -489,7 +489,7 @@ def _decode_and_encode(
                 encode_values(module, values, covariates.take(rows))
             )
             reached = model.codec.probabilities(logits)[:, code]
-            if counts:  # a cell without counts is no cell
+            if counts:  # a cell without counts is not valid
                 reached[values.sum(axis=1) == 0] = -1.0
             confidence.append(reached)
             predicted.append(logits.argmax(axis=1))

@@ -156,7 +156,7 @@ def novelty(
     References
     ----------
     Lee et al., "A simple unified framework for detecting out-of-distribution samples and
-    adversarial attacks", NeurIPS 31 (2018); here with a covariance for each class, drawn towards
+    adversarial attacks", NeurIPS 31 (2018); here with a covariance for each class, shrunk toward
     the shared one. Which scores to use was chosen on `pbmc_kang` and `colon_crc`.
 
     Examples

@@ -91,7 +91,7 @@ class CIVAE(CellsModel):
         the number of cells, with mean one over cells. Without it, a type of 30 cells among thousands
         hardly changes the loss, and rare types are the ones that need more cells. The boundary is
         fitted with these weights. The gradient that reaches the cells uses them too, but no weight above a quarter
-        of the number of cells of the class. Unlabeled cells count towards that number in proportion to the
+        of the number of cells of the class. Unlabeled cells count toward that number in proportion to the
         labels. Without this limit, a class of five cells would get a weight of a hundred and be memorized,
         and cells generated from it would be copies.
         ``"none"`` weighs all cells alike; a dict gives weights by class.

@@ -90,7 +90,7 @@ def match_dispersion(
 ) -> np.ndarray | None:
     r"""Factor on :math:`1 / \theta` of each gene with which generated cells vary as real ones do.
 
-    A decoder's dispersion covers what the latent point of a cell does not tell of it. Over a population, part of
+    A decoder's dispersion covers what the latent point of a cell does not describe. Over a population, part of
     that is in the spread of the latent points as well, and would be counted twice.
 
     Parameters

@@ -14,11 +14,11 @@ from ..module import (
 )
 from ._base import CellsModel
 
-# Cells drawn for each cell asked for, before augmentation gives up.
+# Cells drawn for each cell asked for, before augmentation stops.
 MAX_DRAWS = 100
 
 
-# How many cells the covariance that all classes share counts for, beside those of the class itself.
+# How many cells the covariance that all classes share counts for, relative to those of the class itself.
 SHARED_CELLS = 20
 
 
@@ -76,7 +76,7 @@ class Drawn(NamedTuple):
     t
         Where between them; NaN where there is no line.
     rejected
-        Points that were drawn beside these, and lay outside of the class.
+        Number of points that were drawn but lay outside the class.
     """
 
     z: np.ndarray

@@ -214,7 +214,7 @@ class _Arguments:
     signature
         Of the method.
     given, further
-        What was passed, and what was passed beside; changed by :meth:`check`.
+        Arguments and further keyword arguments; changed by :meth:`check`.
     """
 
     def __init__(
@@ -264,9 +264,7 @@ class _Arguments:
         if given.get("n_samples_overall") is not None:
             if given.get("n_samples", 1) != 1:
                 raise ValueError("n_samples_overall replaces n_samples; pass only one of them.")
-            given.setdefault(
-                "return_numpy", True
-            )  # samples are no cells: there are no names for rows
+            given.setdefault("return_numpy", True)  # samples have no names
         if given.get("adata_sub") is not None:
             given["adata_sub"] = self.model._validate_anndata(given["adata_sub"])
         if "sample_key" in self.parameters:

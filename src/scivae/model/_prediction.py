@@ -145,7 +145,7 @@ def decode(
         set up with one); ``None`` for the median of the training cells. Of no effect on
         continuous data.
     sample
-        Draw from the likelihood instead of taking its mean. Only samples may be set beside real
+        Draw from the likelihood instead of taking its mean. Compare only samples with real
         cells in gene space: the log of a mean is not the mean of logs.
     seed
         Seed of the samples.

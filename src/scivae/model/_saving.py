@@ -84,7 +84,7 @@ def save(
 ) -> None:
     """Save the model to a folder; a failed save changes nothing.
 
-    Whatever happens on the way (the process is killed, the disk is full), the folder holds the
+    If saving is interrupted (the process is killed, the disk is full), the folder holds the
     model that it held before, or the new one. The file holds numbers and text only, so that
     :meth:`load` need not trust it.
 

@@ -26,7 +26,7 @@ MOST_LETTERS = 28
 def enrichment(
     sets: pd.DataFrame, *, n_sets: int = 20, ax: Axes | None = None, show: bool = False
 ) -> Axes:
-    """Sets of genes by how surely they change, rising ones to the right, falling ones to the left.
+    """Plot gene sets by the significance of their change: rising to the right, falling to the left.
 
     Parameters
     ----------

@@ -44,10 +44,10 @@ def question(model: CIVAE, said: Mapping[str, Any], ranked: pd.DataFrame | None)
         of = "" if said.get("label") is None else f" of the class “{said['label']}”"
         return (
             f"Which genes change between “{said['source']}” and “{said['target']}” cells{of} "
-            f"(column “{said['groupby']}”), where along the way, and how surely?"
+            f"(column “{said['groupby']}”), where along the path, and with what certainty?"
         )
     if said:
-        return "Which genes change along the paths between the chosen cells, where, and how surely?"
+        return "Which genes change along the paths between the chosen cells, where, and with what certainty?"
     return (
         f"How well does the model tell the {len(model.classes)} classes of “{model.setup.labels_key}” "
         "apart, and what does it make of them?"
@@ -272,7 +272,7 @@ def gene_table(ranked: pd.DataFrame) -> dict[str, Any]:
         {"key": "switch", "label": "switch, t", "kind": "fixed",
          "title": "Position at which half of the change is reached (0: source, 1: target), with its 90 % interval"},
         {"key": "resolved", "label": "resolved", "kind": "text",
-         "title": "yes: the change is surely there and its position is known to 0.3 or better"},
+         "title": "yes: the interval of the change excludes zero, and that of its position is 0.3 or narrower"},
         {"key": p, "label": f"p, {unit}", "kind": "number", "title": f"p-value of the difference of the groups, {unit}"},
         {"key": fdr, "label": "FDR", "kind": "number", "title": "False discovery rate (Benjamini and Hochberg)"},
         {"key": "agreement", "label": "donors agree", "kind": "fixed",

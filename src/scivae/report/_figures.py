@@ -1,4 +1,4 @@
-"""Figures of the report, each as an SVG in the page and as a PNG beside it."""
+"""Figures of the report, each as an SVG in the page and as a PNG file next to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a model and its synthetic cells are on cells that it was not trained on, each beside a control."""
+"""How good a model and its synthetic cells are on cells that it was not trained on, each with a control."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def features(model: CIVAE, adata: AnnData, rows: Any = slice(None)) -> Any:
 
 
 def held_out(model: CIVAE, cells: Cells, seed: int) -> HeldOut:
-    """Accuracy on held-out cells, beside what is reached without the model."""
+    """Accuracy on held-out cells, compared with a baseline without the model."""
     from statsmodels.stats.proportion import proportion_confint
 
     predicted = np.asarray(model.predict(indices=cells.test)).astype(str)
@@ -274,7 +274,7 @@ def _drawn(synthetic: AnnData) -> dict[str, int]:
 def _compared(
     cells: Cells, x: Any, label: np.ndarray, seed: int
 ) -> tuple[int, float, float, float]:
-    """Held-out, synthetic and training cells, as many of each class, told apart and by distance."""
+    """Held-out, synthetic and training cells, as many of each class, compared by a classifier and by distance."""
     from scipy import sparse
     from sklearn.decomposition import PCA
 

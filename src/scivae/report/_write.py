@@ -123,12 +123,12 @@ def write(
 
     Notes
     -----
-    *Held-out figures* are of cells that training held out, beside controls on the same cells: as many
+    *Held-out figures* are of cells that training held out, with controls on the same cells: as many
     principal components as the latent space has with a balanced logistic regression, the largest class, and
     chance. These cells are of the same samples as the training cells.
 
     *Synthetic cells* are checked by a logistic regression that was fitted on training cells (which synthetic
-    cells start from), beside held-out real cells; by a random forest; and by distances to training cells.
+    cells start from), compared with held-out real cells; by a random forest; and by distances to training cells.
 
     *The map* is ``adata.obsm["X_umap"]`` where it is there, else a UMAP of the latent space is calculated and
     kept nowhere. Nothing is written to the AnnData.

@@ -1,4 +1,4 @@
-"""Functions on AnnData: pairs of populations, decoded trends of genes, real beside generated cells."""
+"""Functions on AnnData: pairs of cells from two groups, gene trends, real and generated cells together."""
 
 from __future__ import annotations
 

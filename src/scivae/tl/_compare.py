@@ -45,7 +45,7 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
     Raises
     ------
     ValueError
-        If one is no trend, if their scales differ, or if they share no gene.
+        If one is not made by ``gene_trends``, if their scales differ, or if they share no gene.
 
     Notes
     -----

@@ -84,7 +84,7 @@ def predict_condition(
     -------
     AnnData with one row for each source cell of the level:
 
-    - values in the layer of the model: counts, or continuous values; a log-normalized X beside counts
+    - values in the layer of the model: counts, or continuous values; a log-normalized X if counts are in a layer
     - ``obs``: that of the source cell, with the target in ``groupby``; ``civae_kind`` is ``condition``,
       ``civae_source`` the name of the source cell
     - ``obsm["X_civae"]``: z of the predicted cell, encoded (or as decoded)

@@ -1,4 +1,4 @@
-"""Which genes change along a path: when, how, and how surely, with donors as the units."""
+"""Which genes change along a path, and where, tested with donors as replicates."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def rank_genes(
     min_change: float | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What changes along a path, when, how, and how surely.
+    """Test which genes change along a path, and rank them.
 
     Donors are the units of the p-values where at least three donors have both groups, or three are on
     each side. Otherwise each group is one sample, and the columns are called ``p_cells`` and
@@ -65,7 +65,7 @@ def rank_genes(
     trends
         From :func:`gene_trends`.
     test
-        Test between donors. ``"moderated"``: of log2 counts per million, with variances shrunk towards
+        Test between donors. ``"moderated"``: of log2 counts per million, with variances shrunk toward
         their trend over genes. ``"deseq2"``: negative binomial regression by PyDESeq2 (extra
         ``deseq2``), which calls too many genes where genes differ in how much they vary between donors.
     min_cells
@@ -106,7 +106,7 @@ def rank_genes(
     Raises
     ------
     ImportError
-        If PyDESeq2 is asked for and not installed.
+        If ``test="deseq2"`` and PyDESeq2 is not installed.
     ValueError
         If there are too few cells, or an argument is out of its range.
 

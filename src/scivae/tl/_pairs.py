@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 METHODS = ("ot", "random", "all", "nearest")
 # More pairs than this are no table to work with.
 MAX_PAIRS = 2_000_000
-_EMD_ITERATIONS = 10_000_000  # POT's own default gives up at a few thousand points
+_EMD_ITERATIONS = 10_000_000  # POT's default is too low for a few thousand points
 
 
 def pair_cells(
@@ -91,7 +91,7 @@ def pair_cells(
     Warns
     -----
     UserWarning
-        If cells are left out for want of a donor with both groups.
+        If cells are left out because their donor lacks one of the groups.
 
     References
     ----------

@@ -12,7 +12,7 @@ MAX_PATHS = 2000
 # A cell is near the axis if it is no farther than this fraction of the cells at the ends of the paths,
 # or than half of the length of the axis.
 _NEAR = 0.95
-# How far the covariance within the ends is drawn towards one that is alike in all directions.
+# How far the covariance within the ends is shrunk toward an isotropic one.
 _SHRINKAGE = 0.1
 
 

@@ -1,4 +1,4 @@
-"""Real cells beside generated ones: where they lie along a path, and both on one embedding."""
+"""Place real cells along generated paths, and embed real and generated cells together."""
 
 from __future__ import annotations
 

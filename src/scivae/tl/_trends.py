@@ -31,7 +31,7 @@ EVIDENCE = ("measured", "decoded")
 LOG_SCALE = "log1p of mean counts per 10,000"
 RAW_SCALE = "units of the data"
 MEAN, SD = _keys.MEAN_LAYER, _keys.SD_LAYER
-# Paths that are decoded beside measured cells.
+# Paths that are decoded for comparison with measured cells.
 _DECODED_PATHS = 256
 # Values that are held for the quantiles of one step (64 MiB).
 _VALUES_HELD = 2**24
@@ -112,7 +112,7 @@ def gene_trends(
     - ``layers["decoded"]``: the mean over decoded paths (256 at most), a prediction
     - ``var``: ``change`` from start to end (counts: log2) and ``switch``, the position at which
       half of it is reached on the scale of the curves, with 90 % intervals (``_low``, ``_high``);
-      ``resolved``: whether the change is surely there and the interval of the switch no wider than 0.3
+      ``resolved``: whether the interval of the change excludes zero and the interval of the switch no wider than 0.3
     - ``varm["civae_switch"]``: the switch in each resample, for :func:`gene_order`
     - ``varm["civae_bins"]``, ``varm["civae_bins_se"]``: measured means (per 10,000) in bins of position
       and donor, and their standard errors; ``uns["civae"]["bins"]`` says which
@@ -161,7 +161,7 @@ def gene_trends(
     *Fit.* See :func:`scivae.stats.measured_curves`. Resamples are of donors, where there are three or
     more, else of cells; the paths are resampled with them.
 
-    *Decoded values* are no observations: however many paths there are, they do not add evidence. They
+    *Decoded values* are not observations: more paths do not add evidence. They
     are summed up as they are decoded, one position at a time (Chan, Golub and LeVeque, "Algorithms for
     computing the sample variance", The American Statistician 37, 1983).
 

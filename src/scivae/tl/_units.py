@@ -55,7 +55,7 @@ class MeasuredSamples(NamedTuple):
     variance
         Variance of these values that is due to which cells were measured; ``None`` where it is unknown.
     totals
-        Counts of each sample over all genes; ``None`` for values that are no counts.
+        Counts of each sample over all genes; ``None`` if the values are not counts.
     donor
         Code of the donor of each sample.
     group

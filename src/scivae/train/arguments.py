@@ -216,7 +216,7 @@ def check_trainer(options: dict[str, Any]) -> None:
 
 
 def _check_device(accelerator: Any, devices: Any) -> None:
-    """Raise unless this is a device that there is; names of torch are told apart from Lightning's."""
+    """Raise unless this is an available device in Lightning's notation, not torch's."""
     for name, value in (("accelerator", accelerator), ("devices", devices)):
         text = str(value)
         kind, colon, number = text.partition(":")

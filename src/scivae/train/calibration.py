@@ -123,7 +123,7 @@ PRIOR_SD = 0.5
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Temperature that minimizes the cross-entropy of held-out cells (Guo et al., 2017).
 
-    A normal prior on its logarithm, with mean 0 and standard deviation 1/2, counts as little beside hundreds
+    A normal prior on its logarithm, with mean 0 and standard deviation 1/2, has little weight compared with hundreds
     of cells, and keeps a handful, which can all be right by chance, from asking for certainty.
 
     Parameters

@@ -18,7 +18,7 @@ from ..module import (
     encoded_minibatches,
 )
 
-# How many cells the covariance that all classes share counts for, beside those of the class itself.
+# How many cells the covariance that all classes share counts for, relative to those of the class itself.
 SHARED_CELLS = 20
 # Added to the variance of a gene's residuals: a gene that is hardly ever seen has next to none.
 MIN_VARIANCE = 0.01
@@ -41,7 +41,7 @@ class ClassGaussians(NamedTuple):
 
     @classmethod
     def fit(cls, z: np.ndarray, labels: np.ndarray, n_classes: int) -> ClassGaussians:
-        """Estimates from cells; the covariance of a class is drawn towards the one within classes.
+        """Estimates from cells; the covariance of a class is shrunk toward the pooled one.
 
         Parameters
         ----------

@@ -56,6 +56,11 @@ def condition(model, adata):
     ]
 
 
+def attributions(model, adata):
+    genes = tl.attribute(model, "alpha", adata=adata, n_steps=2)
+    return genes["attribution"].reindex(model.setup.genes).to_numpy()
+
+
 def encoded(model, adata):
     """What functions that build on the model are given."""
     with model.reading(adata) as cells:
@@ -108,6 +113,7 @@ CALLS = {
     "load*": lambda m, a: loaded(m, a),
     "load_query_data": lambda m, a: mapped(m, a),
     "prepare_query_anndata": lambda m, a: prepared(m, a),
+    "tl.attribute": lambda m, a: attributions(m, a),
     "tl.gene_trends": trends,
     "tl.project*": placed,
     "tl.predict_condition": condition,

@@ -192,6 +192,7 @@ PUBLIC = {
     "geodesic": lambda m: m.interpolate(0, 3, n_steps=3, method="geodesic", key_added=None),
     "augment": lambda m: m.augment("alpha", 3, key_added=None),
     "pair_cells, gene_trends": trends,
+    "attribute": lambda m: tl.attribute(m, "alpha", n_steps=2, max_cells=5),
     "rank_genes": lambda m: tl.rank_genes(trends(m), n_permutations=100),
     "compare_trends": lambda m: tl.compare_trends(trends(m), trends(m)),
     "project": lambda m: tl.project(

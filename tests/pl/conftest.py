@@ -232,3 +232,14 @@ def make_sets() -> pd.DataFrame:
          "n_genes": [97, 12, 8, 5]},
         index=names,
     )  # fmt: skip
+
+
+def make_attribution() -> pd.DataFrame:
+    """Genes as tl.attribute returns them: two speak for the class, by being there and by not being there."""
+    genes = pd.DataFrame(
+        {"attribution": [1.5, 0.4, 0.0, -0.8], "sd": [0.5, 0.1, 0.0, 0.3], "agreement": 1.0,
+         "value": [2.0, 0.1, 1.0, 1.5], "baseline": [0.1, 1.0, 1.0, 0.5]},
+        index=["CD79A", "CD3D", "ACTB", "NKG7"],
+    )  # fmt: skip
+    genes.attrs = {"label": "CD19+ B", "other": None}
+    return genes

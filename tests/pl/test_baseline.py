@@ -33,6 +33,7 @@ def first_frame(animation):
 
 FIGURES = {
     "animate": lambda: first_frame(scivae.pl.animate(make.make_images())),
+    "attribution": lambda: scivae.pl.attribution(make.make_attribution()),
     "augmentation": lambda: scivae.pl.augmentation(
         make.make_cells(seed=1), make.make_cells(kind="sampled"), method="pca"
     ),

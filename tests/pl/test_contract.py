@@ -26,6 +26,7 @@ FIGURES = {
         lambda d, **k: scivae.pl.augmentation(make.make_cells(seed=1), d, method="pca", **k),
         1,
     ),
+    "attribution": (None, lambda d, **k: scivae.pl.attribution(make.make_attribution(), **k), 1),
     "class_margin": (make.make_written_back, lambda d, **k: scivae.pl.class_margin(d, **k), 1),
     "confusion": (
         make.make_cells,

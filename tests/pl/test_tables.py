@@ -131,3 +131,16 @@ def test_names_of_classes_do_not_overlap(n_classes):
         )
         assert all(end <= start for (_, end), (start, _) in zip(spans[:-1], spans[1:], strict=True))
     assert ax.figure.get_size_inches().max() < 9
+
+
+def test_attribution_shows_what_speaks_for_a_class_and_how():
+    ax = scivae.pl.attribution(make.make_attribution(), n_genes=3)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["CD79A", "CD3D", "NKG7"]
+    assert [bar.get_width() for bar in ax.patches] == [1.5, -0.8, 0.4]
+    assert "CD19+ B against all other classes" in ax.get_xlabel()
+    higher, lower = ax.patches[0].get_facecolor(), ax.patches[2].get_facecolor()
+    assert ax.patches[1].get_facecolor() == higher != lower  # NKG7 is expressed, and speaks against
+    with pytest.raises(TypeError, match="genes must be the DataFrame of scivae.tl.attribute"):
+        scivae.pl.attribution(["CD79A"])
+    with pytest.raises(ValueError, match="got no column 'sd'"):
+        scivae.pl.attribution(make.make_attribution().drop(columns="sd"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._attribution import encoder_values, integrated_gradients
 from ._civae import CIVAEModule, NotADistributionError, check_finite
 from ._coding import (
     MAX_RATE,
@@ -34,6 +35,8 @@ __all__ = [
     "draw",
     "encode_values",
     "encoded_minibatches",
+    "encoder_values",
+    "integrated_gradients",
     "interpolate_covariates",
     "likelihood",
     "mask",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._animation import animate
+from ._attribution import attribution
 from ._confusion import confusion
 from ._enrichment import enrichment
 from ._history import history
@@ -17,6 +18,7 @@ from ._trends import gene_trends, trend_heatmap
 
 __all__ = [
     "animate",
+    "attribution",
     "augmentation",
     "class_margin",
     "confusion",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ._attribution import attribute
 from ._compare import compare_trends
 from ._conditions import predict_condition
 from ._describe import describe
@@ -16,6 +17,7 @@ from ._trends import gene_trends
 
 __all__ = [
     "GeneOrder",
+    "attribute",
     "compare_trends",
     "describe",
     "embed",

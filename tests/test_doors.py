@@ -61,6 +61,13 @@ def attributions(model, adata):
     return genes["attribution"].reindex(model.setup.genes).to_numpy()
 
 
+def checks(model, adata):
+    """Only figures that no random split enters."""
+    pairs = pd.DataFrame({"source": ["cell_0", "cell_6"], "target": ["cell_30", "cell_36"]})
+    table = tl.check_paths(model, pairs, adata=adata, n_permutations=20)
+    return table["n_cells"].to_numpy()
+
+
 def encoded(model, adata):
     """What functions that build on the model are given."""
     with model.reading(adata) as cells:
@@ -115,6 +122,7 @@ CALLS = {
     "prepare_query_anndata": lambda m, a: prepared(m, a),
     "tl.attribute": lambda m, a: attributions(m, a),
     "tl.gene_trends": trends,
+    "tl.check_paths": checks,
     "tl.project*": placed,
     "tl.predict_condition": condition,
 }

@@ -194,6 +194,7 @@ PUBLIC = {
     "pair_cells, gene_trends": trends,
     "attribute": lambda m: tl.attribute(m, "alpha", n_steps=2, max_cells=5),
     "rank_genes": lambda m: tl.rank_genes(trends(m), n_permutations=100),
+    "check_paths": lambda m: tl.check_paths(m, pairs_of(m), n_permutations=20),
     "compare_trends": lambda m: tl.compare_trends(trends(m), trends(m)),
     "project": lambda m: tl.project(
         m.adata.copy(), m.interpolate(0, 3, n_steps=3, key_added=None), model=m

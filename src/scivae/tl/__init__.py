@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ._attribution import attribute
+from ._checks import check_paths
 from ._compare import compare_trends
 from ._conditions import predict_condition
 from ._describe import describe
@@ -18,6 +19,7 @@ from ._trends import gene_trends
 __all__ = [
     "GeneOrder",
     "attribute",
+    "check_paths",
     "compare_trends",
     "describe",
     "embed",

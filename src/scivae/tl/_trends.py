@@ -192,13 +192,13 @@ def gene_trends(
     check_choice("method", method, PATH_METHODS)
     if key_added is not None:
         check_key("key_added", key_added)
-    _check_pairs(pairs)
+    check_pairs(pairs)
     check_model(model)
     code = None if transform_batch is None else model.setup.batch_code(transform_batch)
     with model.reading(adata) as adata:
         tables.check_names(adata)
         columns = _columns(model, genes)
-        first, second = (_cells(adata, pairs[end], end) for end in ("source", "target"))
+        first, second = (positions_of(adata, pairs[end], end) for end in ("source", "target"))
         groups = cells_of(
             adata, pairs, donor_key=donor_key, between=between, first=first, second=second
         )
@@ -334,7 +334,7 @@ def _check_position(adata: AnnData, key_added: str) -> None:
         )
 
 
-def _check_pairs(pairs: Any) -> None:
+def check_pairs(pairs: Any) -> None:
     """Raise unless it is a table of pairs."""
     if not isinstance(pairs, pd.DataFrame):
         raise TypeError(
@@ -369,7 +369,7 @@ def _columns(model: CIVAE, genes: Sequence[str] | None) -> np.ndarray:
     return known.get_indexer(wanted)
 
 
-def _cells(adata: AnnData, names: pd.Series, end: str) -> np.ndarray:
+def positions_of(adata: AnnData, names: pd.Series, end: str) -> np.ndarray:
     """Positions of cells by name."""
     found = pd.Index(as_text(adata.obs_names)).get_indexer(as_text(names))
     if (found < 0).any():

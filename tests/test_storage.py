@@ -283,7 +283,7 @@ def test_a_file_before_anndata_07_is_told_to_be_written_anew(tmp_path):
 def test_another_file_is_none_of_cells(write, tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         write(file)
-    with pytest.raises(ValueError, match="does not hold an AnnData"):
+    with pytest.raises(ValueError, match="must hold an AnnData, but"):
         BlockDataModule(tmp_path / "other.h5")
 
 

@@ -61,12 +61,23 @@ def test_texts_of_errors_are_found():
     assert {"ValueError", "TypeError", "KeyError", "Warning"} <= {text.kind for text in TEXTS}
 
 
+VALUE = r"\b(got|but|because|has|holds|makes?|is|are|exists|cannot)\b"
+# A rule that is its own cure: a range, a type, or a list of choices.
+IS_CURE = (
+    r"must lie in|must be (at least|at most|finite|positive|an integer|a number)"
+    r"|must be (one value|one of|true or false|a finite)|train_size|must be …, got|is not\.…$"
+)
+
+
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: f"{text.file}:{text.line}")
 def test_errors_speak_one_dialect(text):
-    """``rule, got value; cure.``"""
-    if text.kind in ("ValueError", "TypeError", "KeyError"):
+    """``X must …, got Y; cure.``"""
+    if text.kind in ("ValueError", "TypeError", "KeyError") and text.text not in ("…; ….", "…: …."):
         assert not re.search(r": got |, found …|but is …[;.]|`", text.text), text.text
         assert text.text.endswith((".", "?", "…")), text.text
+        assert re.search(VALUE, text.text), f"names no value: {text.text}"
+        cure = re.search(r"; |\. [A-Z]|…\.…$", text.text)
+        assert cure or re.search(IS_CURE, text.text), f"names no cure: {text.text}"
 
 
 def test_the_page_of_errors_has_every_text():

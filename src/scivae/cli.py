@@ -214,7 +214,8 @@ def _do_run(args: argparse.Namespace, log: Any) -> None:
     request = _of(run.Request, args)
     if args.command == "run" and request.data is None:
         raise UsageError(
-            "scivae run needs FILE, an h5ad file or a zarr store; name it, or use scivae demo."
+            "scivae run needs FILE (an h5ad file or a zarr store), got none; name it, or use scivae "
+            "demo."
         )
     run.run(
         request._replace(argument="--data" if args.command == "demo" else "FILE"), log, args.command
@@ -226,7 +227,9 @@ def _do_step(args: argparse.Namespace, log: Any) -> None:
 
     kind = run.Request if args.command == "train" else steps.Step
     if kind is steps.Step and args.model is None:
-        raise UsageError(f"scivae {args.command} needs the folder of a model; name it first.")
+        raise UsageError(
+            f"scivae {args.command} needs MODEL, the folder of a model, got none; name it first."
+        )
     getattr(steps, args.command)(_of(kind, args), log)
 
 

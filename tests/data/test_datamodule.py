@@ -301,15 +301,23 @@ def test_what_a_model_from_a_file_can_do(path, adata, tmp_path):
     z = model.get_latent_representation(dataloader=loader)
     labels, soft = model.predict(dataloader=loader), model.predict(dataloader=loader, soft=True)
     for method in (model.get_latent_representation, model.predict):
-        with pytest.raises(ValueError, match="made or loaded without an AnnData; pass adata="):
+        with pytest.raises(
+            ValueError,
+            match="adata must be given, because this model was made or loaded without one",
+        ):
             method()
     for call in (
         lambda: model.interpolate(0, 3),
         lambda: model.augment("alpha", 5),
     ):
-        with pytest.raises(ValueError, match="made or loaded without an AnnData; pass adata="):
+        with pytest.raises(
+            ValueError,
+            match="adata must be given, because this model was made or loaded without one",
+        ):
             call()
-    with pytest.raises(ValueError, match="a dataloader replaces adata"):
+    with pytest.raises(
+        ValueError, match="dataloader replaces adata and indices, but adata was given"
+    ):
         model.predict(adata, dataloader=loader)
     model.save(tmp_path / "model")
 
@@ -433,7 +441,7 @@ def test_values_that_do_not_suit_the_likelihood(adata, tmp_path):
         assert CIVAE(registry=data.registry).likelihood == "normal"
     with pytest.raises(ValueError, match="needs raw counts, but .* values, which are not whole"):
         CIVAE(registry=data.registry, likelihood="nb")
-    with pytest.raises(ValueError, match="likelihood='auto' reads the data"):
+    with pytest.raises(ValueError, match="likelihood='auto' needs data to choose from"):
         CIVAE(registry=BlockDataModule(tmp_path / "cells.h5ad", check=False).registry)
 
 
@@ -443,10 +451,12 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "text.h5ad").write_text("no HDF5")
     with pytest.raises(OSError, match="text.h5ad cannot be opened as an h5ad file"):
         BlockDataModule(tmp_path / "text.h5ad")
-    with pytest.raises(ValueError, match="is a folder, but not a zarr store"):
+    with pytest.raises(ValueError, match="folder of cells must be a zarr store, but"):
         BlockDataModule(tmp_path)
     zarr.open_group(str(tmp_path / "empty.zarr"), mode="w")
-    with pytest.raises(ValueError, match="empty.zarr does not hold an AnnData"):
+    with pytest.raises(
+        ValueError, match="must hold an AnnData, but .*empty.zarr holds something else"
+    ):
         BlockDataModule(tmp_path / "empty.zarr")
     with pytest.raises(TypeError, match="or from an AnnData, got int"):
         BlockDataModule(3)

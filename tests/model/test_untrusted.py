@@ -161,5 +161,5 @@ def test_something_else(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no saved model at"):
         CIVAE.load(tmp_path)
     torch.save({"a": 1}, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="is not a model saved by CIVAE"):
+    with pytest.raises(ValueError, match="must be saved by CIVAE.save, but"):
         CIVAE.load(tmp_path)

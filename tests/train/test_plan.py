@@ -224,10 +224,12 @@ def test_datamodule_in_place_of_adata(adata):
     model.train(max_epochs=2, datamodule=datamodule, enable_progress_bar=False)
     assert model.is_trained
     assert len(model.history["accuracy_train"]) == 2
-    with pytest.raises(ValueError, match="loaded without an AnnData; pass adata="):
+    with pytest.raises(
+        ValueError, match="adata must be given, because this model was made or loaded without one"
+    ):
         model.predict()
     assert model.predict(make_adata(seed=2)).shape == (len(adata),)
-    with pytest.raises(ValueError, match="likelihood='auto' reads the data"):
+    with pytest.raises(ValueError, match="likelihood='auto' needs data to choose from"):
         CIVAE(registry=source.registry)
 
 

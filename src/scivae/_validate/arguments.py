@@ -70,7 +70,8 @@ def check_key(name: str, value: Any) -> None:
         raise ValueError(
             f"{name} must be a name of at most {MAX_KEY} bytes, without slashes and control "
             "characters, got "
-            f"{value if isinstance(value, str) and len(value) < 40 else got(value)!r}."
+            f"{value if isinstance(value, str) and len(value) < 40 else got(value)!r}; pass a short "
+            "name of letters, digits and underscores."
         )
 
 

@@ -120,7 +120,7 @@ def check_trends(name: str, trends: Any) -> dict[str, Any]:
         found = "" if kind is None else f" of kind {kind!r}"
         raise ValueError(
             f"{name} must be made by scivae.tl.gene_trends(model, pairs), got another "
-            f"AnnData{found} of {trends.n_obs} × {trends.n_vars}."
+            f"AnnData{found} of {trends.n_obs} × {trends.n_vars}; pass what that function returned."
         )
     check_positions(f"{name}.obs[{_keys.T!r}]", trends.obs[_keys.T].to_numpy(dtype=float))
     return dict(said)

@@ -24,7 +24,9 @@ def read_cells(path: Path, argument: str, *, backed: bool = False) -> AnnData:
     import anndata
 
     if not path.exists():
-        raise ValueError(f"{argument} must be a file, got {path}, which does not exist.")
+        raise ValueError(
+            f"{argument} must be a file, got {path}, which does not exist; check the path."
+        )
     try:
         if path.is_dir():
             return anndata.read_zarr(path)
@@ -126,8 +128,8 @@ def check_groups(
             there = adata.obs.loc[group, labels_key].value_counts()
             there = there[there > 0]
             raise ValueError(
-                f"no cell is {label!r} and of {option}; that group has: {shown(there.index, 12) or 'no label'}. "
-                "Choose another --label or group."
+                f"--label must be present in both groups, but no cell of {option} is {label!r}; that "
+                f"group has: {shown(there.index, 12) or 'no label'}. Choose another --label or group."
             )
     n = int(np.logical_or.reduce([cells for _, cells in groups]).sum())
     if n < MIN_CELLS:
@@ -205,7 +207,9 @@ def read_gene_sets(path: Path | None) -> dict[str, list[str]] | None:
     if path is None:
         return None
     if not path.is_file():
-        raise ValueError(f"--gene-sets must be a file, got {path}, which does not exist.")
+        raise ValueError(
+            f"--gene-sets must be a file, got {path}, which does not exist; check the path."
+        )
     found: dict[str, list[str]] = {}
     for number, line in enumerate(
         path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1
@@ -216,9 +220,11 @@ def read_gene_sets(path: Path | None) -> dict[str, list[str]] | None:
         if len(parts) < 3:
             raise ValueError(
                 "--gene-sets must be a GMT file (name, description and genes, separated by tabs), "
-                f"but line {number} of {path} has {len(parts)} parts."
+                f"but line {number} of {path} has {len(parts)} parts; correct that line."
             )
         found[parts[0]] = [gene for gene in parts[2:] if gene]
     if not found:
-        raise ValueError(f"--gene-sets must hold at least one set of genes, but {path} is empty.")
+        raise ValueError(
+            f"--gene-sets must hold at least one set of genes, but {path} is empty; choose another file."
+        )
     return found

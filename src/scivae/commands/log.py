@@ -141,19 +141,22 @@ def read_config(path: Path) -> dict[str, Any]:
     import yaml
 
     if not path.is_file():
-        raise ValueError(f"--config must be a file, got {path}, which does not exist.")
+        raise ValueError(
+            f"--config must be a file, got {path}, which does not exist; check the path."
+        )
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     try:
         found = tomllib.loads(text) if path.suffix.lower() == ".toml" else yaml.safe_load(text)
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"--config must be a file of TOML (named .toml) or YAML, got {path}: {reason}."
+            f"--config must be a file of TOML (named .toml) or YAML, but {path} is not ({reason}); "
+            "correct it."
         ) from error
     found = {} if found is None else found
     if not isinstance(found, dict):
         raise ValueError(
             f"--config must hold options by name, as in 'labels_key: cell_type', but {path} holds "
-            f"a {type(found).__name__}."
+            f"a {type(found).__name__}; write one option a line."
         )
     return {str(name): value for name, value in found.items()}

@@ -208,10 +208,12 @@ def _with_defaults(request: Request) -> Request:
     if given and len(given) < 3:
         raise ValueError(
             "--groupby, --source and --target must be passed together, got only "
-            f"{shown('--' + k for k in given)}."
+            f"{shown('--' + k for k in given)}; name all three, or none of them."
         )
     if not given and request.between and (request.data is not None or request.dataset != "pbmc"):
-        raise ValueError("--between needs --groupby, --source and --target; name them too.")
+        raise ValueError(
+            "--between needs --groupby, --source and --target, got none of these; name them too."
+        )
     if request.data is not None:
         return request
     defaults = dict(DEFAULTS[request.dataset])
@@ -285,7 +287,10 @@ def _check_question(request: Request, adata: AnnData, log: Log) -> tuple[str | N
     if request.groupby is None:
         return request.label or str(labels[known].value_counts().index[0]), False
     if request.source == request.target:
-        raise ValueError(f"--source and --target must be two groups, got {request.source!r} twice.")
+        raise ValueError(
+            f"--source and --target must be two groups, got {request.source!r} twice; name another "
+            "one."
+        )
     groups = adata.obs[request.groupby]
     source, target = ((groups == name).to_numpy() for name in (request.source, request.target))
     label = request.label
@@ -422,7 +427,10 @@ def _augment(model: CIVAE, adata: AnnData, request: Request, log: Log) -> AnnDat
         except RuntimeError as error:
             log.say(f"  left out: {error}")
     if not parts:
-        raise RuntimeError("no class could be augmented; train longer, with --epochs.")
+        raise RuntimeError(
+            f"at least one class must be augmented, but none of {len(model.classes)} was; train "
+            "longer, with --epochs."
+        )
     keys = [str(i) for i in range(len(parts))]
     synthetic = anndata.concat(parts, index_unique="-", keys=keys, merge="same")
     classes = pd.concat([part.uns[_keys.UNS]["classes"] for part in parts])

@@ -79,7 +79,9 @@ def train(request: Request, log: Log) -> None:
     cells.check_folder(out)
     adata = cells.read_cells(request.data, request.argument) if request.data is not None else None
     if adata is None:
-        raise ValueError("scivae train needs FILE, the cells to train on; name an h5ad file.")
+        raise ValueError(
+            "scivae train needs FILE, the cells to train on, got none; name an h5ad file."
+        )
     adata, split = prepare(request, adata)
     model = set_up(request, adata, log)
     out.mkdir(parents=True, exist_ok=True)
@@ -267,7 +269,7 @@ def report(step: Step, log: Log) -> None:
     if not (folder / "cells.h5ad").exists():
         raise ValueError(
             f"RESULTS must be a folder that scivae run wrote, but {printable_path(folder)} has no "
-            "cells.h5ad."
+            "cells.h5ad; check its name, or run scivae run first."
         )
     out = step.out or folder
     cells.check_folder(out)
@@ -319,10 +321,11 @@ def _data_of(step: Step) -> Path:
     if step.data is None and kept.exists():
         return kept
     if step.data is None:
-        raise ValueError("FILE must name the cells, as an h5ad file or a zarr store; got none.")
+        raise ValueError("FILE must name the cells, got none; name an h5ad file or a zarr store.")
     if not step.data.exists():
         raise ValueError(
-            f"FILE must be a file, got {printable_path(step.data)}, which does not exist."
+            f"FILE must be a file, got {printable_path(step.data)}, which does not exist; check the "
+            "path."
         )
     return step.data
 

@@ -28,8 +28,8 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
         from annbatch.abc import Sampler
     except ImportError as error:
         raise ImportError(
-            "reader='annbatch' needs Python 3.12 or later and the package annbatch; pip install "
-            "annbatch, or use reader='anndata'."
+            "reader='annbatch' needs Python 3.12 or later and the package annbatch, which cannot be "
+            f"imported here ({error}); run pip install annbatch, or use reader='anndata'."
         ) from error
 
     class Pools(Sampler):

@@ -35,10 +35,13 @@ def resolve_cells(adata: AnnData, cells: Any, argument: str) -> np.ndarray:
     except TypeError:
         raise TypeError(
             f"{argument} must be an obs name, an integer position or a sequence of them, got "
-            f"{cells!r} ({type(cells).__name__})."
+            f"{cells!r} ({type(cells).__name__}); pass, for example, adata.obs_names[0]."
         ) from None
     if not cells:
-        raise ValueError(f"{argument} must name at least one cell, got an empty sequence.")
+        raise ValueError(
+            f"{argument} must name at least one cell, got an empty sequence; pass obs names or "
+            "positions."
+        )
     if all(isinstance(cell, str) for cell in cells):
         return _by_name(adata.obs_names, cells, argument)
     if all(isinstance(c, int | np.integer) and not isinstance(c, bool | np.bool_) for c in cells):
@@ -46,7 +49,7 @@ def resolve_cells(adata: AnnData, cells: Any, argument: str) -> np.ndarray:
     kinds = sorted({type(cell).__name__ for cell in cells})
     raise TypeError(
         f"{argument} must hold obs names (str) or positions (int), not both, got "
-        f"{', '.join(kinds)}."
+        f"{', '.join(kinds)}; use one of the two for all cells."
     )
 
 
@@ -68,11 +71,14 @@ def resolve_indices(adata: Any, indices: Any, argument: str = "indices") -> np.n
     if index.shape == (adata.n_obs,) and index.dtype == bool:
         index = np.flatnonzero(index)
     if index.size == 0:
-        raise ValueError(f"{argument} must name at least one cell, got none.")
+        raise ValueError(
+            f"{argument} must name at least one cell, got none; check the mask or the selection."
+        )
     if index.ndim != 1 or index.dtype.kind not in "iu":
         raise TypeError(
             f"{argument} must be integer positions, shape (n,), or a mask of shape "
-            f"({adata.n_obs},), got shape {index.shape} of dtype {index.dtype}."
+            f"({adata.n_obs},), got shape {index.shape} of dtype {index.dtype}; convert names with "
+            "adata.obs_names.get_indexer, and make masks from adata.obs."
         )
     return _inside(index, adata, argument)
 

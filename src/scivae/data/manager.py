@@ -169,7 +169,9 @@ class CellsManager(AnnDataManager):
         adata: Any = self.adata
         now, before, names = all_row_numbers(x), self._rows, self._names_of_rows
         if before is None or names is None:
-            raise RuntimeError("the values of the rows were not recorded.")
+            raise RuntimeError(
+                "rows can be compared only after they were recorded, but none were; call remember(x, keep_rows=True) first."
+            )
         if len(now) == len(before) and same_names(adata.obs_names, names):
             return np.flatnonzero(now != before)
         if names.is_unique and adata.obs_names.is_unique:

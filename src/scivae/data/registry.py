@@ -70,7 +70,10 @@ def register(
         )
     check_type("labels_key", labels_key, str, "the name of a column of adata.obs")
     if not pd.api.types.is_scalar(unlabeled_category):
-        raise TypeError(f"unlabeled_category must be one value, got {unlabeled_category!r}.")
+        raise TypeError(
+            f"unlabeled_category must be one value, got {unlabeled_category!r}; write one text "
+            "for all cells without a label."
+        )
     check_bool("ordered", ordered)
     checks.check_shape(adata)
     check_setup_arguments(

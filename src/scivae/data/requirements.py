@@ -126,8 +126,14 @@ class Requirements(NamedTuple):
             likelihoods.check_values(found, layer, found.summary, likelihood, training=False)
             likelihoods.check_like_training(layer, found.summary, likelihood, self.trained_on)
 
-    def checked_loader(self, dataloader: Any) -> Iterable[Minibatch]:
-        """Minibatches of a loader, once it is sure that the model can read them."""
+    def checked_loader(self, dataloader: Any, **cells: Any) -> Iterable[Minibatch]:
+        """Minibatches of a loader that the model can read; raise where cells are given another way, too."""
+        for name, given in cells.items():
+            if given is not None:
+                raise ValueError(
+                    f"dataloader replaces adata and indices, but {name} was given as well; pass only "
+                    "one of them."
+                )
         source: Any = getattr(dataloader, "data", None)
         if hasattr(source, "setup_"):
             self.check_source(source, "dataloader")
@@ -136,7 +142,7 @@ class Requirements(NamedTuple):
         if not isinstance(dataloader, Iterable):
             raise TypeError(
                 "dataloader must yield minibatches, as BlockDataModule.inference_dataloader does, "
-                f"got {type(dataloader).__name__}."
+                f"got {type(dataloader).__name__}; pass what that method returns."
             )
         return self.checked_minibatches(dataloader)
 
@@ -163,19 +169,20 @@ class _CheckedLoader:
             raise TypeError(
                 "a dataloader must yield dicts of tensors with the values under 'X', as "
                 f"BlockDataModule.inference_dataloader does, but {here} is "
-                f"{type(tensors).__name__}."
+                f"{type(tensors).__name__}; yield what that method yields."
             )
         if x.shape[1] != model.n_input:
             raise ValueError(
                 f"a dataloader must yield the {model.n_input} genes of the model, but {here} "
-                f"has {x.shape[1]}."
+                f"has {x.shape[1]}; select adata[:, model.get_var_names()] for it."
             )
         n_batches = len(model.setup.batches)
         batch = tensors.get(REGISTRY_KEYS.BATCH_KEY)
         if batch is not None and batch.numel() and int(batch.max()) >= n_batches:
             raise ValueError(
                 f"a dataloader must yield codes of the {n_batches} batches of the model, but "
-                f"{here} holds {int(batch.max())}."
+                f"{here} holds {int(batch.max())}; encode batches by their position in "
+                "model.setup.batches."
             )
         if number >= MINIBATCHES_LOOKED_AT or model.minified is not None:
             return

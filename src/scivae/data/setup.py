@@ -208,23 +208,27 @@ class Setup(NamedTuple):
         """
         table = pd.DataFrame(index=range(n)) if table is None else table
         if not isinstance(table, pd.DataFrame):
-            raise TypeError(f"covariates must be a DataFrame, got {type(table).__name__}.")
+            raise TypeError(
+                f"covariates must be a DataFrame, got {type(table).__name__}; pass, for example, "
+                "adata.obs[[column]]."
+            )
         if len(table) != n:
             raise ValueError(
-                f"covariates must have one row for each of the {n} points, got {len(table)}."
+                f"covariates must have one row for each of the {n} points, got {len(table)}; repeat "
+                "or select rows."
             )
         known = {*self.categorical, *self.continuous, self.batch_key} - {None}
         unknown = [c for c in table.columns if c not in known]
         if unknown:
             raise KeyError(
                 f"covariates must be columns of the setup ({shown(known) or 'there are none'}), "
-                f"got {shown(unknown, 3)}."
+                f"got {shown(unknown, 3)}; drop these columns."
             )
 
         if not table.columns.is_unique:
             raise ValueError(
                 "covariates must hold each column once, got "
-                f"{table.columns[table.columns.duplicated()][0]!r} twice."
+                f"{table.columns[table.columns.duplicated()][0]!r} twice; drop one of them."
             )
 
         def numbers(i: int, key: str) -> np.ndarray:
@@ -235,7 +239,8 @@ class Setup(NamedTuple):
             if bad.any():
                 raise ValueError(
                     f"covariate {key!r} must be finite numbers, got "
-                    f"{table[key].tolist()[bad.argmax()]!r}."
+                    f"{table[key].tolist()[bad.argmax()]!r}; fill it in, or leave the column out for "
+                    "the mean of the training cells."
                 )
             if self.location is None or self.scale is None:
                 return values
@@ -300,7 +305,9 @@ def check_setup_arguments(
         check_type(name, keys, (list, tuple), "a list of columns")
         for i, key in enumerate(keys):
             if key in keys[:i]:
-                raise ValueError(f"{name} must name each column once, got {key!r} twice.")
+                raise ValueError(
+                    f"{name} must name each column once, got {key!r} twice; drop one of them."
+                )
         columns += [(name, key) for key in keys]
     for name, key in categorical + numeric:
         check_columns(adata, {name: key})
@@ -330,5 +337,6 @@ def check_setup_arguments(
             raise ValueError(
                 f"{name} needs {rule}, but adata.obs[{key!r}] (dtype {column.dtype}) is "
                 f"{column.tolist()[bad.argmax()]!r} for cell "
-                f"{str(adata.obs_names[bad.argmax()])!r} ({bad.sum()} such cells)."
+                f"{str(adata.obs_names[bad.argmax()])!r} ({bad.sum()} such cells); correct the "
+                "column, or remove these cells."
             )

@@ -26,7 +26,9 @@ def import_zarr() -> Any:
     try:
         import zarr
     except ImportError as error:  # a dependency of anndata from 0.12 on
-        raise ImportError("zarr stores need the package zarr; pip install zarr.") from error
+        raise ImportError(
+            "zarr stores need the package zarr, which is not installed; run pip install zarr."
+        ) from error
     return zarr
 
 
@@ -53,19 +55,21 @@ class Cells:
         else:
             if not isinstance(source, (str, os.PathLike)):
                 raise TypeError(
-                    "cells are read from the path of an h5ad file or zarr store, or from an "
-                    f"AnnData, got {type(source).__name__}."
+                    "the source of cells must be an AnnData or the path of an h5ad file or zarr "
+                    f"store, got {type(source).__name__}; pass the path as text."
                 )
             self.path = Path(source).absolute()
             if not self.path.exists():
-                raise FileNotFoundError(f"there is no h5ad file and no zarr store at {self.path}.")
+                raise FileNotFoundError(
+                    f"there is no h5ad file and no zarr store at {self.path}; check the path."
+                )
             with self.opened() as root:
                 # Files of anndata before 0.8 do not say what they are.
                 said = root.attrs.get("encoding-type", "anndata")
                 if said != "anndata" or not {"obs", "var"} <= set(root):
                     raise ValueError(
-                        f"{self.path} does not hold an AnnData; write one with adata.write_h5ad or "
-                        "write_zarr."
+                        f"a file of cells must hold an AnnData, but {self.path} holds something else; "
+                        "write one with adata.write_h5ad or write_zarr."
                     )
                 if not all(hasattr(root[table], "keys") for table in ("obs", "var")):
                     raise ValueError(
@@ -89,7 +93,10 @@ class Cells:
             try:
                 root = zarr.open_group(str(self.path), mode=mode, **kwargs)
             except (FileNotFoundError, ValueError) as error:
-                raise ValueError(f"{self.path} is a folder, but not a zarr store.") from error
+                raise ValueError(
+                    f"a folder of cells must be a zarr store, but {self.path} is none; pass the path "
+                    "of the h5ad file in it."
+                ) from error
             yield root
         else:
             try:
@@ -98,7 +105,7 @@ class Cells:
                 reason = str(error).strip().splitlines()[0]
                 raise OSError(
                     f"{self.path} cannot be opened as an h5ad file ({reason}); close other "
-                    "programs has it open, or write it again."
+                    "programs that have it open, or write it again."
                 ) from error
             with file:
                 yield file

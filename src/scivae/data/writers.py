@@ -84,7 +84,9 @@ class Annotation:
 def new_store(path: str | os.PathLike, argument: str = "store") -> Path:
     """The path of a store to be written; raise where there is something already."""
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"{argument} must be a path, got {type(path).__name__}.")
+        raise TypeError(
+            f"{argument} must be a path, got {type(path).__name__}; pass the path as text."
+        )
     target = Path(path).absolute()
     if target.exists():
         raise ValueError(f"{target} already exists; delete it, or choose another {argument}.")

@@ -15,6 +15,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from .. import _keys
+from .._errors import shown
 from .._progress import advance, progress
 from .._random import seeded
 from .._validate.arguments import (
@@ -225,14 +226,22 @@ def augment(
     check_bool("sample", sample)
     if isinstance(label, Mapping):
         if n is not None:
-            raise ValueError("n must be left out where label is a dict of {class: n}.")
+            raise ValueError(
+                f"n must be None where label is a dict of {{class: n}}, got {n!r}; give the numbers in "
+                "the dict alone."
+            )
         wanted = dict(label)
     elif isinstance(label, Hashable):
         wanted = {label: n}
     else:
-        raise TypeError(f"label must be one class, or a dict of {{class: n}}, got {label!r}.")
+        raise TypeError(
+            f"label must be one class, or a dict of {{class: n}}, got {label!r}; for several classes, "
+            "pass a dict."
+        )
     if not wanted:
-        raise ValueError("label must name at least one class, got an empty dict.")
+        raise ValueError(
+            f"label must name at least one class, got an empty dict; available: {shown(self.classes)}."
+        )
     counts = {self.setup.label_code(k): check_integer("n", v, minimum=1) for k, v in wanted.items()}
     target = None if store is None else new_store(store)
     adata = self._validate_anndata(adata, every_row=False)

@@ -94,10 +94,11 @@ class CellsModel(SCVI):
             manager = super()._get_most_recent_anndata_manager(adata)
         except ValueError:  # scvi-tools compares the AnnData itself
             raise ValueError(
-                f"adata must be the AnnData that was set up, not a copy or a part of it; {cure}."
+                "adata must be the AnnData that was set up, but it is a copy or a part of that one; "
+                f"{cure}."
             ) from None
         if manager is None and required:
-            raise ValueError(f"adata must be set up for {cls.__name__}; {cure}.")
+            raise ValueError(f"adata must be set up for {cls.__name__}, but it is not; {cure}.")
         return manager
 
     @classmethod
@@ -283,8 +284,8 @@ class CellsModel(SCVI):
             adata = self.adata
         if adata is None:
             raise ValueError(
-                "this model was made or loaded without an AnnData; pass adata= with cells that "
-                "have its genes, such as BlockDataModule.to_memory gives."
+                "adata must be given, because this model was made or loaded without one; pass cells "
+                "with its genes, such as BlockDataModule.to_memory gives."
             )
         checks.check_adata(adata)
         manager = self._manager_of(adata)
@@ -472,7 +473,8 @@ class CellsModel(SCVI):
             return
         if self.adata is None:
             raise ValueError(
-                "this model was made from the registry of a datamodule; pass datamodule= to train."
+                "this model was made from the registry of a datamodule, so it has no cells to train "
+                "on; pass datamodule=."
             )
         adata = self._validate_anndata()
         if get_minify_type(adata) is not None:

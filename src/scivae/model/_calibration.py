@@ -97,8 +97,9 @@ def calibrate(
         held_out = self.validation_indices
         if held_out is None or not len(held_out):
             raise ValueError(
-                "training held out no cells; pass adata= or indices= with labeled cells that the "
-                "model was not trained on, or train with train_size below 1."
+                "calibration needs held-out cells, but training held out none; pass adata= or "
+                "indices= with labeled cells that the model was not trained on, or train with "
+                "train_size below 1."
             )
         indices = held_out
     cells = np.unique(resolve_indices(adata, indices))
@@ -175,9 +176,8 @@ def novelty(
         check_integer("batch_size", batch_size, minimum=1)
     require_calibration(self, "distances")
     if dataloader is not None:
-        if adata is not None or indices is not None:
-            raise ValueError("a dataloader replaces adata and indices; pass only one of them.")
-        return _novelty_of(self, self.requirements.checked_loader(dataloader))
+        loader = self.requirements.checked_loader(dataloader, adata=adata, indices=indices)
+        return _novelty_of(self, loader)
     adata = self._validate_anndata(adata, every_row=False)
     index = resolve_indices(adata, indices)
     # Loaders read files in sorted order, whatever the order asked for.

@@ -174,8 +174,8 @@ class CIVAE(CellsModel):
         checks.check_arguments("**kwargs", kwargs, CIVAE, VAE)
         if kwargs.get("dispersion") == "gene-label":
             raise ValueError(
-                "dispersion='gene-label' needs a label to decode a free latent point; "
-                "use 'gene', 'gene-batch' or 'gene-cell'."
+                "dispersion must not depend on a label, because a free latent point has none, got "
+                "'gene-label'; use 'gene', 'gene-batch' or 'gene-cell'."
             )
         if adata is not None:
             checks.check_adata(adata)
@@ -185,7 +185,8 @@ class CIVAE(CellsModel):
             setup = Setup.from_registry(registry)
         else:
             raise ValueError(
-                "CIVAE needs an AnnData that was set up, or the registry of a datamodule."
+                "CIVAE needs an AnnData that was set up or the registry of a datamodule, got none of "
+                "them; pass adata or registry=datamodule.registry."
             )
         n_classes = len(setup.classes)
         if discriminator_weight != 0 and n_classes < 2:
@@ -226,7 +227,8 @@ class CIVAE(CellsModel):
             default_library = found.library
         if likelihood == "auto":
             raise ValueError(
-                "likelihood='auto' reads the data, but there are none; pass likelihood=."
+                "likelihood='auto' needs data to choose from, but this model has none; pass "
+                "likelihood='nb' for counts, 'normal' for continuous values."
             )
         if setup.size_factor_key is not None and likelihood not in COUNT_LIKELIHOODS:
             raise ValueError(

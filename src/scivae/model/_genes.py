@@ -52,7 +52,7 @@ def gene_positions(genes: np.ndarray, wanted: Any, argument: str) -> np.ndarray:
     if isinstance(wanted, str):
         wanted = [wanted]
     if not isinstance(wanted, Iterable):
-        raise TypeError(f"{argument} must be a list of names, got {wanted!r}.")
+        raise TypeError(f"{argument} must be a list of names, got {wanted!r}; pass names of genes.")
     names = [str(name) for name in wanted]
     if not names:
         raise ValueError(
@@ -60,7 +60,9 @@ def gene_positions(genes: np.ndarray, wanted: Any, argument: str) -> np.ndarray:
         )
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise ValueError(f"{argument} must name each gene once, got {twice!r} twice.")
+        raise ValueError(
+            f"{argument} must name each gene once, got {twice!r} twice; drop one of them."
+        )
     found = known.get_indexer(pd.Index(names))
     if (found < 0).any():
         unknown = names[int(np.argmax(found < 0))]

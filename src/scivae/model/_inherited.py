@@ -115,8 +115,8 @@ def inherited(method: Callable) -> Callable:
                 if self.likelihood in ("nb", "zinb"):
                     raise
                 raise NotImplementedError(
-                    f"{method.__name__} of scvi-tools is for likelihood='nb' and 'zinb', but the "
-                    f"model has {self.likelihood!r}."
+                    f"{method.__name__} of scvi-tools needs likelihood='nb' or 'zinb', but the model "
+                    f"has {self.likelihood!r}; use model.decode instead."
                 ) from error
 
     return call
@@ -244,15 +244,14 @@ class _Arguments:
 
     def _check_loader(self) -> None:
         given = self.given
-        for name in ("adata", "adata_sub", "indices"):
-            if given.get(name) is not None:
-                raise ValueError("a dataloader replaces adata and indices; pass only one of them.")
+        cells = {name: given.get(name) for name in ("adata", "adata_sub", "indices")}
+        loader = self.model.requirements.checked_loader(given["dataloader"], **cells)
         if given.get("transform_batch") is not None:
             raise ValueError(
                 "transform_batch needs adata=, but a dataloader was given; load the cells with "
                 "BlockDataModule.to_memory."
             )
-        given["dataloader"] = self.model.requirements.checked_loader(given["dataloader"])
+        given["dataloader"] = loader
 
     def _check_cells(self) -> None:
         given = self.given
@@ -263,7 +262,10 @@ class _Arguments:
             given["indices"] = resolve_indices(adata, given.get("indices"))
         if given.get("n_samples_overall") is not None:
             if given.get("n_samples", 1) != 1:
-                raise ValueError("n_samples_overall replaces n_samples; pass only one of them.")
+                raise ValueError(
+                    f"n_samples_overall replaces n_samples, but n_samples is {given['n_samples']!r}; "
+                    "pass only one of them."
+                )
             given.setdefault("return_numpy", True)  # samples have no names
         if given.get("adata_sub") is not None:
             given["adata_sub"] = self.model._validate_anndata(given["adata_sub"])
@@ -283,7 +285,10 @@ class _Arguments:
             if cells is None:
                 continue
             if key is None:
-                raise ValueError("sample_key must name the column of adata.obs with the samples.")
+                raise ValueError(
+                    "sample_key must name the column of adata.obs with the samples, got None; "
+                    f"available columns: {shown(cells.obs.columns, 12)}."
+                )
             checks.check_columns(cells, {"sample_key": key})
             column = cells.obs[key]
             if column.isna().any():
@@ -295,7 +300,8 @@ class _Arguments:
         foreign = samples[-1].difference(samples[0])
         if len(foreign):
             raise ValueError(
-                f"samples of adata_sub must be samples of adata, but {shown(foreign, 3)} are not."
+                f"samples of adata_sub must be samples of adata, but {shown(foreign, 3)} are not; "
+                "remove their cells from adata_sub, or pass an adata that has these samples."
             )
 
     def _check_groups(self, adata: AnnData) -> None:
@@ -305,12 +311,12 @@ class _Arguments:
             self._check_chosen(adata)
             return
         if given.get("idx2") is not None:
-            raise ValueError("idx2 is compared with idx1; pass idx1, too.")
+            raise ValueError("idx2 needs idx1 to be compared with, got none; pass idx1, too.")
         key = given.get("groupby")
         if key is None:
             raise ValueError(
-                "differential expression needs groups: pass groupby, the name of a column of "
-                "adata.obs, or idx1, cells."
+                "differential expression needs groups, got neither groupby nor idx1; pass groupby= "
+                "(a column of adata.obs) or idx1= (cells)."
             )
         checks.check_columns(adata, {"groupby": key})
         column = adata.obs[key]
@@ -328,12 +334,13 @@ class _Arguments:
                     )
         if given.get("group2") is not None and given["group2"] in _listed(given["group1"]):
             raise ValueError(
-                f"group1 and group2 must be different groups, got {given['group2']!r} twice."
+                f"group1 and group2 must be different groups, got {given['group2']!r} twice; pass "
+                f"another one of {shown(present, 12)}."
             )
         if given.get("group2") is None and len(present) < 2 and column.notna().all():
             raise ValueError(
                 f"differential expression needs two groups, but all cells of adata.obs[{key!r}] "
-                f"are {shown(present)}."
+                f"are {shown(present)}; choose another groupby."
             )
 
     def _check_chosen(self, adata: AnnData) -> None:
@@ -349,14 +356,14 @@ class _Arguments:
                 except Exception as error:  # pandas' own language, and its own errors
                     raise ValueError(
                         f"{name} must be a mask, positions or a query of adata.obs, got {value!r} "
-                        f"({str(error).splitlines()[0]})."
+                        f"({str(error).splitlines()[0]}); correct the query, or pass a mask."
                     ) from error
             self.given[name] = resolve_indices(adata, value, name)
             chosen.append(self.given[name])
         if len(chosen) == 2 and len(both := np.intersect1d(*chosen)):
             raise ValueError(
                 f"idx1 and idx2 must have no cell in common, but {str(adata.obs_names[both[0]])!r} "
-                "is in both."
+                "is in both; leave such cells out of one of them."
             )
         if len(chosen) == 1 and len(np.unique(chosen[0])) == adata.n_obs:
             raise ValueError(

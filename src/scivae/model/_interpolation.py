@@ -144,7 +144,8 @@ def interpolate(
     a, b = resolve_cells(adata, cell_a, "cell_a"), resolve_cells(adata, cell_b, "cell_b")
     if len(a) != len(b):
         raise ValueError(
-            f"cell_a and cell_b must name the same number of cells, got {len(a)} and {len(b)}."
+            f"cell_a and cell_b must name the same number of cells, got {len(a)} and {len(b)}; "
+            "repeat a cell to use it several times."
         )
 
     batch = None if transform_batch is None else self.setup.batch_code(transform_batch)

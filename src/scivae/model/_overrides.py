@@ -60,9 +60,9 @@ def get_latent_representation(
     if kwargs.get("batch_size") is not None:
         check_integer("batch_size", kwargs["batch_size"], minimum=1)
     if kwargs.get("dataloader") is not None:
-        if adata is not None or indices is not None:
-            raise ValueError("a dataloader replaces adata and indices; pass only one of them.")
-        kwargs["dataloader"] = self.requirements.checked_loader(kwargs["dataloader"])
+        kwargs["dataloader"] = self.requirements.checked_loader(
+            kwargs["dataloader"], adata=adata, indices=indices
+        )
     else:
         adata = self._validate_anndata(adata, every_row=False)
         indices = resolve_indices(adata, indices)
@@ -113,7 +113,10 @@ def minify_adata(
     check_choice("minified_data_type", minified_data_type, tuple(ADATA_MINIFY_TYPE))
     adata = self._validate_anndata()
     if get_minify_type(adata) is not None:
-        raise ValueError("the AnnData of the model is minified already.")
+        raise ValueError(
+            "minify_adata needs an AnnData with its counts, but that of this model is minified "
+            "already; nothing is left to do."
+        )
     some = np.unique(np.linspace(0, adata.n_obs - 1, CELLS_ENCODED).astype(int))
     posterior = self.get_latent_representation(indices=some, return_dist=True)
     for argument, key, expected in (
@@ -130,8 +133,9 @@ def minify_adata(
             found[some], expected, rtol=1e-3, atol=1e-4
         ):
             raise ValueError(
-                f"adata.obsm[{key!r}] must hold the posterior of this model; set it, and the other "
-                "slot, to the results of model.get_latent_representation(return_dist=True)."
+                f"adata.obsm[{key!r}] must hold the posterior of this model, but holds other values; "
+                "set it, and the other slot, to the results of "
+                "model.get_latent_representation(return_dist=True)."
             )
     SCVI.minify_adata(self, minified_data_type, use_latent_qzm_key, use_latent_qzv_key)
 
@@ -201,7 +205,7 @@ def view_registry(self: CellsModel, hide_state_registries: bool = False) -> None
     """
     if self.adata is None:
         raise ValueError(
-            "this model has no AnnData, so there is no registry to show; see model.setup."
+            "view_registry needs an AnnData, but this model has none; read model.setup instead."
         )
     self.adata_manager.view_registry(hide_state_registries)
 

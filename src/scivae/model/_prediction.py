@@ -98,7 +98,8 @@ def predict(
         require_calibration(self, "scores")
         if soft:
             raise ValueError(
-                "soft=True and return_sets=True return different things; pass only one of them."
+                "soft and return_sets must not both be True, because they return different tables; "
+                "pass only one of them."
             )
     if batch_size is not None:
         check_integer("batch_size", batch_size, minimum=1)
@@ -109,9 +110,7 @@ def predict(
         names = adata.obs_names[index]
         means = self.codec.encode(adata, index, batch_size).mean
     else:
-        if adata is not None or indices is not None:
-            raise ValueError("a dataloader replaces adata and indices; pass only one of them.")
-        loader = self.requirements.checked_loader(dataloader)
+        loader = self.requirements.checked_loader(dataloader, adata=adata, indices=indices)
         means = np.concatenate([part.mean for part in self.codec.encode_loader(loader)])
     logits = self.linear_classes.logits(means)
     if return_sets:

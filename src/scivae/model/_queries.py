@@ -115,7 +115,8 @@ def load_query_data(
         )
     else:
         raise ValueError(
-            "load_query_data needs cells: pass adata= (query cells) or registry= (of a datamodule)."
+            "load_query_data needs cells, got neither adata nor registry; pass adata= (query cells) "
+            "or registry= (of a datamodule)."
         )
     with checks.unchanged_on_error(adata):
         mapped = super(CellsModel, cls).load_query_data(adata, reference, **kwargs)  # type: ignore[misc]

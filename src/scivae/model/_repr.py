@@ -53,7 +53,9 @@ class Labels(Mapping[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self._classes:
-            raise AttributeError(f"the model has no class {name!r}.")
+            raise AttributeError(
+                f"the model has no class {name!r}; available: {shown(self._classes, 12)}."
+            )
         return self._classes[name]
 
     def __dir__(self) -> list[str]:

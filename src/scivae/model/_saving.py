@@ -41,7 +41,9 @@ def read_model(folder: Path, prefix: str | None, trusted: bool) -> dict[str, Any
     if not isinstance(contents, dict) or not all(
         isinstance(contents.get(part), dict) for part in (_PARTS[0], _PARTS[2])
     ):
-        raise ValueError(f"{path} is not a model saved by CIVAE.save.")
+        raise ValueError(
+            f"a model file must be saved by CIVAE.save, but {path} was not; check the folder."
+        )
     parts = {
         _PARTS[0]: contents[_PARTS[0]],
         **{part: from_plain(contents.get(part)) for part in _PARTS[1:]},
@@ -125,7 +127,9 @@ def save(
     target = Path(os.fsdecode(dir_path)).absolute()
     if target.exists() and not (overwrite and target.is_dir()):
         cure = "pass overwrite=True to replace the model in it, or " if target.is_dir() else ""
-        raise ValueError(f"{target} already exists; {cure}choose another folder.")
+        raise ValueError(
+            f"the folder must be new, but {target} already exists; {cure}choose another."
+        )
     with files.new_files(target) as part:
         with any_text_written():
             SCVI.save(self, part, prefix, True, save_anndata, **kwargs)
@@ -311,6 +315,6 @@ def convert_legacy_save(cls: type[CellsModel], *args: Any, **kwargs: Any) -> Non
     NotImplementedError: CIVAE does not support the format of scvi-tools before 0.15, ...
     """
     raise NotImplementedError(
-        "CIVAE does not support the format of scvi-tools before 0.15, which cannot be read "
-        "without executing code from the file; use load."
+        "CIVAE does not support the format of scvi-tools before 0.15, which cannot be read without "
+        "executing code from the file; use CIVAE.load for models of this package."
     )

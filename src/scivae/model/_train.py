@@ -166,7 +166,8 @@ def train(
     callbacks = arguments.as_callbacks(trainer.pop("callbacks", None))
     if datamodule is not None and not hasattr(datamodule, "train_dataloader"):
         raise TypeError(
-            f"datamodule must be a LightningDataModule, got {type(datamodule).__name__}."
+            f"datamodule must be a LightningDataModule, got {type(datamodule).__name__}; make one "
+            "with BlockDataModule(path)."
         )
     seed = self._seed if seed is None else check_integer("seed", seed, minimum=0)
     self._enter_training(datamodule)
@@ -318,7 +319,8 @@ def _default_epochs(model: CellsModel, datamodule: Any) -> int:
     n_obs = model.adata.n_obs if model.adata is not None else getattr(datamodule, "n_obs", None)
     if n_obs is None:
         raise ValueError(
-            "max_epochs must be given for a datamodule without n_obs; pass max_epochs=."
+            "the default of max_epochs needs the number of cells, but the datamodule has no n_obs; "
+            "pass max_epochs=."
         )
     return default_epochs(n_obs)
 

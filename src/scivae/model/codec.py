@@ -131,7 +131,9 @@ class Codec:
         z = as_numbers("z", z)
         n_latent = self.module.n_latent
         if z.ndim != 2 or z.shape[1] != n_latent:
-            raise ValueError(f"z must be of shape (n, {n_latent}), got {z.shape}.")
+            raise ValueError(
+                f"z must be of shape (n, {n_latent}), got {z.shape}; pass a single point as z[None]."
+            )
         bad = ~(np.abs(z) <= MAX_VALUE)  # NaN is bad
         if bad.any():
             raise ValueError(f"z must be finite and within ±{MAX_VALUE:g}, got {z[bad][0]:g}.")
@@ -166,7 +168,8 @@ class Codec:
         size = as_numbers("library_size", default if library_size is None else library_size)
         if size.ndim > 1 or (size.ndim == 1 and len(size) != n):
             raise ValueError(
-                f"library_size must be one number or of shape ({n},), got shape {size.shape}."
+                f"library_size must be one number or of shape ({n},), got shape {size.shape}; pass "
+                "one for each point."
             )
         bad = ~((size >= MIN_LIBRARY) & (size <= MAX_VALUE))  # NaN is bad
         if bad.any():

@@ -195,7 +195,9 @@ def draw(
     elif name == "normal":
         out = rng.normal(array(px.loc), array(px.scale))
     else:
-        raise NotImplementedError(f"likelihood {name!r} cannot be sampled yet; add it to draw().")
+        raise NotImplementedError(
+            f"a likelihood must have a case in draw() to be sampled, but {name!r} has none; add it."
+        )
     return out.astype(np.float32)
 
 

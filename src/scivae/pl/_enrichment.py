@@ -105,14 +105,15 @@ def _checked(sets: Any) -> pd.DataFrame:
     """The table; raise unless it is one of sets."""
     if not isinstance(sets, pd.DataFrame):
         raise TypeError(
-            f"sets must be the DataFrame of scivae.tl.enrich, got {type(sets).__name__}."
+            f"sets must be the DataFrame of scivae.tl.enrich, got {type(sets).__name__}; pass what "
+            "that function returned."
         )
     missing = [c for c in ("z", "switch", "n_genes") if c not in sets]
     if missing or not {"fdr", "fdr_cells"} & set(sets.columns) or not len(sets):
         lacking = f"no column {missing[0]!r}" if missing else "no false discovery rates"
         raise ValueError(
             f"sets must be made by scivae.tl.enrich(trends, net), got {len(sets)} rows and "
-            f"{lacking if len(sets) else 'nothing to draw'}."
+            f"{lacking if len(sets) else 'nothing to draw'}; pass all columns of its result."
         )
     return sets
 

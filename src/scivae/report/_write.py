@@ -310,7 +310,8 @@ def _check_kinds(trends: Any, paths: Any, synthetic: Any) -> None:
         if kind not in kinds or not value.n_obs:
             found = f"an AnnData of kind {kind!r}" if kind else "another AnnData"
             raise ValueError(
-                f"{name} must be what {maker} returns, got {found} of {value.n_obs} × {value.n_vars}."
+                f"{name} must be what {maker} returns, got {found} of {value.n_obs} × {value.n_vars}; "
+                "pass that result."
             )
 
 

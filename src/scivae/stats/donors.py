@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from .._validate.arguments import check_choice
 from .moderated import (
     moderated_test,
 )
@@ -235,8 +236,7 @@ def donor_test(
             f"{MIN_DONORS} in each group, got {design.n_donors[0]} and {design.n_donors[1]}; add "
             "donors, or compare cells with permutation_test."
         )
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
+    check_choice("method", method, METHODS)
     if method == "deseq2" and totals is None:
         raise ValueError(
             "method must be 'moderated' for values that are not counts, got 'deseq2'; pass totals "

@@ -159,7 +159,10 @@ def _groups(adata: AnnData, groupby: str, source: Any, target: Any, by: str, lev
     first = tables.group(conditions, "source", source, groupby)
     second = tables.group(conditions, "target", target, groupby)
     if source == target:
-        raise ValueError(f"source and target must be two conditions, got {source!r} twice.")
+        raise ValueError(
+            f"source and target must be two conditions, got {source!r} twice; available: "
+            f"{shown(conditions.dropna().unique(), 12)}."
+        )
     levels = tables.column(adata, "by", by)
     if by == groupby:
         raise ValueError(
@@ -170,7 +173,7 @@ def _groups(adata: AnnData, groupby: str, source: Any, target: Any, by: str, lev
     if not own.any():
         raise ValueError(
             f"level={level!r} must have cells of source={source!r}, from which the others are "
-            "predicted, but has none."
+            "predicted, but has none; choose another level."
         )
     names, sources, targets = [], [], []
     for name in levels.dropna().unique():

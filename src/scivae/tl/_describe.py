@@ -44,6 +44,6 @@ def describe(data: Any) -> Description:
     if found is None:
         raise TypeError(
             "data must be what interpolate, augment, gene_trends, pair_cells or rank_genes "
-            f"returned, got {got(data)}."
+            f"returned, got {got(data)}; pass one of these."
         )
     return found

@@ -88,7 +88,10 @@ def embed(
     tables.check_adata("adata", adata)
     n_neighbors = check_integer("n_neighbors", n_neighbors, minimum=1)
     if reducer is not None and not hasattr(reducer, "transform"):
-        raise TypeError(f"reducer must have a method transform, got {type(reducer).__name__}.")
+        raise TypeError(
+            f"reducer must have a method transform, got {type(reducer).__name__}; pass, for example, "
+            "a fitted umap.UMAP, or None."
+        )
     slot = basis if basis in adata.obsm else f"X_{basis}"
     if slot not in adata.obsm:
         raise KeyError(
@@ -104,7 +107,7 @@ def embed(
         if placed.shape != (len(latent), coordinates.shape[1]):
             raise ValueError(
                 f"reducer must place {len(latent)} cells in {coordinates.shape[1]} dimensions, as "
-                f"adata.obsm[{slot!r}] has, but gave shape {placed.shape}."
+                f"adata.obsm[{slot!r}] has, got shape {placed.shape}; pass the reducer that made it."
             )
     else:
         k = min(n_neighbors, len(real))

@@ -214,13 +214,15 @@ def _network(net: Any) -> pd.DataFrame:
         net = pd.DataFrame(rows, columns=["source", "target"])
     if not isinstance(net, pd.DataFrame):
         raise TypeError(
-            f"net must be a dict of genes or decoupler's DataFrame, got {type(net).__name__}."
+            f"net must be a dict of genes or decoupler's DataFrame, got {type(net).__name__}; pass, "
+            "for example, {'set': ['gene_1', 'gene_2']}."
         )
     missing = [c for c in ("source", "target") if c not in net]
     if missing or not len(net):
         raise ValueError(
             f"net must have rows and the columns 'source' and 'target', got {len(net)} rows"
-            + (f" without {missing[0]!r}." if missing else ".")
+            + (f" without {missing[0]!r}" if missing else "")
+            + "; name the columns so, or pass a dict of {set: genes}."
         )
     return net.drop_duplicates(["source", "target"])
 

@@ -264,8 +264,8 @@ def _pair(
     wanted = min(wanted, n_all)
     if wanted > MAX_PAIRS:
         raise ValueError(
-            f"{len(a)} sources and {len(b)} targets make {n_all} pairs, more than {MAX_PAIRS}; "
-            "pass n_pairs= with how many of them to draw."
+            f"at most {MAX_PAIRS} pairs can be made, but {len(a)} sources and {len(b)} targets make "
+            f"{n_all}; pass n_pairs= with how many of them to draw."
         )
     chosen = np.arange(n_all) if wanted == n_all else np.sort(rng.choice(n_all, wanted, False))
     return a[chosen // len(b)], b[chosen % len(b)]

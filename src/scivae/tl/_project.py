@@ -187,7 +187,9 @@ def _generated_latent(
             "what model.interpolate or model.augment returns."
         )
     if generated.n_obs == 0:
-        raise ValueError(f"{name} must hold at least one cell, got none.")
+        raise ValueError(
+            f"{name} must hold at least one cell, got none; check the filter that made it."
+        )
     latent = tables.finite(
         np.asarray(generated.obsm[_keys.LATENT]), generated, f"{name}.obsm[{_keys.LATENT!r}]"
     )

@@ -273,7 +273,7 @@ def _donors(
         if not names:
             raise ValueError(
                 f"donor_key must name a column with donors, but adata.obs[{donor_key!r}] is "
-                "missing for every cell."
+                "missing for every cell; fill it in, or pass donor_key=None."
             )
         of_pair = np.where(codes[first] == codes[second], codes[first], NONE)
         return codes, of_pair, names
@@ -281,7 +281,10 @@ def _donors(
         return np.zeros(adata.n_obs, dtype=int), np.full(len(pairs), NONE), []
     of_pair, names = _codes(pairs["donor"], "pairs['donor']")
     if not names:
-        raise ValueError("pairs['donor'] must name donors, but is missing for every pair.")
+        raise ValueError(
+            "pairs['donor'] must name donors, but is missing for every pair; drop this column, or "
+            "pair the cells again with donor_key=."
+        )
     donor = np.full(adata.n_obs, NONE)
     key = pairs.attrs.get("donor_key")
     if key in adata.obs:  # also of cells that are not paired
@@ -375,7 +378,8 @@ def _between(
             tables.group(groups, "between", level, key)
             if level in (attrs.get("source"), attrs.get("target")):
                 raise ValueError(
-                    f"between must name groups other than source and target, got {level!r}."
+                    f"between must name groups other than source and target, got {level!r}; leave it "
+                    "out."
                 )
     return levels, adata.obs[key].isin(levels).to_numpy(dtype=bool, na_value=False)
 

@@ -338,7 +338,8 @@ def check_pairs(pairs: Any) -> None:
     """Raise unless it is a table of pairs."""
     if not isinstance(pairs, pd.DataFrame):
         raise TypeError(
-            f"pairs must be the DataFrame of scivae.tl.pair_cells, got {type(pairs).__name__}."
+            f"pairs must be the DataFrame of scivae.tl.pair_cells, got {type(pairs).__name__}; pass "
+            "what that function returned."
         )
     for end in ("source", "target"):
         if end not in pairs:
@@ -347,7 +348,9 @@ def check_pairs(pairs: Any) -> None:
                 f"available: {shown(pairs.columns) or 'none'}."
             )
     if not len(pairs):
-        raise ValueError("pairs must hold at least one pair, got none.")
+        raise ValueError(
+            "pairs must hold at least one pair, got none; check the filter that was applied to it."
+        )
 
 
 def _columns(model: CIVAE, genes: Sequence[str] | None) -> np.ndarray:
@@ -363,7 +366,8 @@ def _columns(model: CIVAE, genes: Sequence[str] | None) -> np.ndarray:
         raise ValueError("genes must name at least one gene, got none; pass None for all genes.")
     if not wanted.is_unique:
         raise ValueError(
-            f"genes must name each gene once, got {str(wanted[wanted.duplicated()][0])!r} twice."
+            f"genes must name each gene once, got {str(wanted[wanted.duplicated()][0])!r} twice; "
+            "drop one of them."
         )
     tables.check_known_genes("genes", wanted, known, "the model")
     return known.get_indexer(wanted)

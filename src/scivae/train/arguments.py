@@ -165,7 +165,9 @@ def settings(name: str, config: Any) -> dict[str, Any]:
     if config is None or isinstance(config, Mapping):
         return dict(config or {})
     if not callable(getattr(config, "to_kwargs", None)):
-        raise TypeError(f"{name} must be a dict of arguments, got {got(config)}.")
+        raise TypeError(
+            f"{name} must be a dict of arguments, got {got(config)}; write {{argument: value}}."
+        )
     # A config object lists all settings; ``None`` means that a setting was not given.
     return {k: v for k, v in merge_kwargs(config, None, name=name).items() if v is not None}
 
@@ -314,7 +316,7 @@ def split_of(external: Any, n_obs: int) -> list[np.ndarray]:
             f"{rule}, got one array of {len(external)}; pass [train] or [train, validation]."
         )
     if not isinstance(external, list | tuple) or not 1 <= len(external) <= 3:
-        raise TypeError(f"{rule}, got {got(external)}.")
+        raise TypeError(f"{rule}, got {got(external)}; pass one to three arrays in a list.")
     parts = []
     for name, part in zip(("train", "validation", "test"), external, strict=False):
         values = np.asarray([] if part is None else part)
@@ -322,16 +324,18 @@ def split_of(external: Any, n_obs: int) -> list[np.ndarray]:
             if values.shape != (n_obs,):
                 raise ValueError(
                     f"a mask of external_indexing must have one value for each of {n_obs} cells, "
-                    f"got shape {values.shape} for {name}."
+                    f"got shape {values.shape} for {name}; make it from the AnnData of the model."
                 )
             values = np.flatnonzero(values)
         if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
-            raise TypeError(f"{rule}, got {got(part)} for {name}.")
+            raise TypeError(
+                f"{rule}, got {got(part)} for {name}; convert it with np.flatnonzero or .astype(int)."
+            )
         if values.size and not (values.min() >= 0 and values.max() < n_obs):
             wrong = values[(values < 0) | (values >= n_obs)][0]
             raise ValueError(
                 f"external_indexing must hold positions from 0 to {n_obs - 1}, got {wrong} for "
-                f"{name}."
+                f"{name}; use positions in the AnnData of the model."
             )
         parts.append(values.astype(np.int64))
     parts += [np.array([], dtype=np.int64)] * (3 - len(parts))

@@ -98,7 +98,7 @@ def check_level(level: Any) -> float:
     """The level of prediction sets as a float; raise unless it lies in (0, 1)."""
     level = check_number("level", level, minimum=0, maximum=1)
     if level in (0.0, 1.0):
-        raise ValueError(f"level must lie between 0 and 1, both excluded, got {level:g}.")
+        raise ValueError(f"level must lie in (0, 1), got {level:g}.")
     return level
 
 

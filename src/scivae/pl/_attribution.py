@@ -40,7 +40,7 @@ def attribution(
     -------
     The Axes. The length of a bar is the mean attribution in logits; the line is one standard deviation over
     cells on each side. Orange genes have a higher expression in the class than in the baseline, blue ones
-    a lower one: the absence of a gene can speak for a class, too.
+    a lower one: the absence of a gene can be evidence for a class, too.
 
     Raises
     ------

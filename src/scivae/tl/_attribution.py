@@ -211,7 +211,10 @@ def _contrast(model: CIVAE, label: Any, other: Any) -> tuple[int, list[int]]:
         return code, [k for k in range(len(model.classes)) if k != code]
     second = model.setup.label_code(other, "other")
     if second == code:
-        raise ValueError(f"label and other must be two classes, got {label!r} twice.")
+        raise ValueError(
+            f"label and other must be two classes, got {label!r} twice; pass other=None to compare "
+            "with all other classes."
+        )
     return code, [second]
 
 

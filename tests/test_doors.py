@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import traceback
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import anndata
@@ -23,6 +24,7 @@ from tests.conftest import N_CELLS, make_adata, make_model
 import scivae
 from scivae import tl
 from scivae.model import CIVAE, BlockDataModule
+from scivae.model._civae import FROM_SETUP
 
 PACKAGE = str(Path(scivae.__file__).parent)
 OURS = (ValueError, TypeError, KeyError, IndexError, RuntimeError, NotImplementedError)
@@ -235,6 +237,21 @@ def test_what_is_inherited_is_wrapped():
             continue
         owner = next(c for c in CIVAE.__mro__ if name in vars(c))
         assert owner.__module__.startswith("scivae"), f"{name} is as scvi-tools left it"
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(inspect.signature(scvi.module.VAE).parameters) - {"kwargs"})
+)
+def test_arguments_of_the_network_of_scvi_tools(name):
+    """Each is passed on, or refused in words: scvi-tools passes some of them, too."""
+    default = inspect.signature(scvi.module.VAE).parameters[name].default
+    value = 1 if default is inspect.Parameter.empty else default
+    adata = make_adata()
+    CIVAE.setup_anndata(adata, "cell_type", layer="counts")
+    refused = name == "gene_likelihood" or name in FROM_SETUP
+    words = "leave it out|is called likelihood here"
+    with pytest.raises(TypeError, match=words) if refused else nullcontext():
+        CIVAE(adata, **{name: value})
 
 
 # --- changes ----------------------------------------------------------------------------------------

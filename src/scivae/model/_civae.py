@@ -12,7 +12,7 @@ from anndata import AnnData
 from scvi.model import SCVI
 from scvi.module import VAE
 
-from .._errors import shown
+from .._errors import got, shown
 from .._random import seeded
 from .._scvi import get_minify_type
 from .._validate.arguments import check_bool, check_choice, check_integer, check_number
@@ -37,6 +37,18 @@ from ._repr import Labels, describe
 from ._weights import DEFAULT_WEIGHT, auto_discriminator_weight, weights_of_classes
 
 Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bernoulli"]
+
+# Arguments of scvi.module.VAE that scvi-tools reads off the AnnData.
+FROM_SETUP = (
+    "n_input",
+    "n_batch",
+    "n_labels",
+    "n_continuous_cov",
+    "n_cats_per_cov",
+    "use_size_factor_key",
+    "library_log_means",
+    "library_log_vars",
+)
 
 
 class CIVAE(CellsModel):
@@ -172,6 +184,16 @@ class CIVAE(CellsModel):
         if sigmoid is not None:
             check_bool("sigmoid", sigmoid)
         checks.check_arguments("**kwargs", kwargs, CIVAE, VAE)
+        if "gene_likelihood" in kwargs:
+            raise TypeError(
+                f"gene_likelihood={kwargs['gene_likelihood']!r} is called likelihood here; "
+                f"pass likelihood={kwargs['gene_likelihood']!r}."
+            )
+        if known := [name for name in FROM_SETUP if name in kwargs]:
+            raise TypeError(
+                f"{known[0]} follows from setup_anndata and cannot be passed, got "
+                f"{got(kwargs[known[0]])}; leave it out."
+            )
         if kwargs.get("dispersion") == "gene-label":
             raise ValueError(
                 "dispersion must not depend on a label, because a free latent point has none, got "

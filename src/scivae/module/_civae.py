@@ -22,6 +22,9 @@ from ._likelihoods import CONTINUOUS_LIKELIHOODS, ContinuousDecoder, continuous_
 from ._ordered import OrderedLinear
 from ._thinning import mask, thin
 
+# With more batches that have dispersions of their own, tables of them cost more than they save.
+MOST_GROUPS = 8
+
 
 def check_finite(x: torch.Tensor | np.ndarray) -> None:
     """Raise for a minibatch, or all values, with NaN or infinity."""
@@ -302,9 +305,10 @@ class CIVAEModule(VAE):
     def supports_fused_nb(self) -> bool:
         """Whether :meth:`fused_loss` computes exactly the loss of this network."""
         layers = self.z_encoder.encoder
+        few_groups = self.dispersion == "gene-batch" and self.n_batch <= MOST_GROUPS
         return (
             self.likelihood == "nb"
-            and self.dispersion == "gene"
+            and (self.dispersion == "gene" or few_groups)
             and self.latent_distribution == "normal"
             and self.batch_representation == "one-hot"
             and self.use_observed_lib_size
@@ -417,8 +421,11 @@ class CIVAEModule(VAE):
                 tensors[REGISTRY_KEYS.BATCH_KEY],
                 *(() if cat_covs is None else torch.split(cat_covs, 1, dim=1)),
             )
+            log_theta, groups = self.px_r, None
+            if self.dispersion == "gene-batch":
+                log_theta, groups = self.px_r.t(), tensors[REGISTRY_KEYS.BATCH_KEY].long()[:, 0]
             reconstruction = negative_binomial_loss(
-                decoded, self.decoder.px_scale_decoder[0], self.px_r, cells, products
+                decoded, self.decoder.px_scale_decoder[0], log_theta, cells, products, groups
             )
             return self._with_discriminator(
                 z,

@@ -1,7 +1,7 @@
 """The last layer of the decoder and the negative binomial on a CPU, in single precision.
 
-The numbers of :mod:`._fused`, a cell at a time, from its nonzero counts: all that is worked out of its logits stays in the innermost
-cache, and what remains of a step are the products of matrices.
+The numbers of :mod:`.loss`, one cell at a time, from its nonzero counts. What is computed from the logits
+of a cell stays in the innermost cache; the products of matrices are the rest of a step.
 
 The gradient is worked out along with the value, as if each cell counted for one, for that is what a mean
 over cells asks for, up to a factor. Should the cells turn out to count differently, it is worked out once
@@ -35,7 +35,7 @@ class _Gradient(NamedTuple):
     hidden: torch.Tensor  # (n_obs, n_hidden)
     weight: torch.Tensor  # (n_vars, n_hidden)
     bias: torch.Tensor  # (n_vars,)
-    theta: torch.Tensor  # (n_vars,)
+    theta: torch.Tensor  # (n_groups, n_vars)
     pending: tuple[Future, ...]  # what still adds to the gradient by weight, which is needed last
 
     def scale(self, factor: torch.Tensor) -> None:
@@ -51,7 +51,7 @@ class _Last(NamedTuple):
 
     weight: torch.Tensor  # (n_vars, n_hidden)
     bias: torch.Tensor  # (n_vars,)
-    theta: torch.Tensor  # (n_vars,)
+    theta: torch.Tensor  # (n_groups, n_vars)
 
 
 def times(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -74,22 +74,24 @@ def _part(
     hidden: torch.Tensor,
     rows: SparseCounts,
     by_cell: torch.Tensor,
+    groups: torch.Tensor,
     last: _Last,
     keep: bool,
 ) -> tuple[torch.Tensor, _Gradient | None]:
     """Log-probability of each of some cells; if asked for, the gradient of their sum, weighted."""
     weight, bias, theta = last
-    n_obs, n_vars = rows.n_obs, len(theta)
+    n_obs, n_vars = rows.n_obs, len(bias)
     inverse = (theta + EPS).reciprocal()
-    log_prob, by_theta, by_bias = (theta.new_zeros(n) for n in (n_obs, n_vars, n_vars))
+    log_prob, by_theta, by_bias = map(theta.new_zeros, (n_obs, theta.shape, n_vars))
     by_weight, by_hidden = theta.new_zeros(weight.shape), torch.empty_like(hidden)
     size = min(n_obs, max(CHUNK_VALUES // n_vars, FEWEST_CELLS))
     starts, libraries = rows.bounds.numpy(), rows.totals.numpy()[:, 0]
+    group_of = groups.numpy()
     counts, gammas, of_genes, sums = (
         [t.numpy() for t in these]
         for these in (
             (rows.columns, rows.counts),
-            gamma_tables(rows, theta),
+            gamma_tables(rows, theta, groups),
             (theta, inverse),
             (by_theta, by_bias),
         )
@@ -105,6 +107,7 @@ def _part(
             starts[first : part.stop + 1],
             *counts,
             libraries[part],
+            group_of[part],
             *gammas,
             n_large,
             *of_genes,
@@ -120,7 +123,10 @@ def _part(
             by_hidden[part] = gradient @ weight
     if not keep:
         return log_prob, None
-    by_theta += by_cell.sum() * theta * inverse
+    in_groups = by_cell.sum()[None]
+    if len(theta) > 1:
+        in_groups = theta.new_zeros(len(theta)).index_add_(0, groups, by_cell)
+    by_theta += in_groups[:, None] * theta * inverse
     return log_prob, _Gradient(by_hidden, by_weight, by_bias, by_theta, tuple(pending))
 
 
@@ -128,6 +134,7 @@ def _all(
     hidden: torch.Tensor,
     rows: SparseCounts,
     by_cell: torch.Tensor,
+    groups: torch.Tensor,
     last: _Last,
     keep: bool,
 ) -> tuple[torch.Tensor, _Gradient | None]:
@@ -135,7 +142,8 @@ def _all(
     chunks = rows.chunks
     sizes = [part.n_obs for part in chunks]
     score_part = partial(_part, last=last, keep=keep)
-    found = in_threads(score_part, hidden.split(sizes), chunks, by_cell.split(sizes))
+    of_cells = (by_cell.split(sizes), groups.split(sizes))
+    found = in_threads(score_part, hidden.split(sizes), chunks, *of_cells)
     log_prob = torch.cat([of_part for of_part, _ in found])
     if not keep:
         return log_prob, None
@@ -153,17 +161,19 @@ class CompiledLoss(torch.autograd.Function):
         hidden: torch.Tensor,  # (n_obs, n_hidden)
         weight: torch.Tensor,  # (n_vars, n_hidden)
         bias: torch.Tensor,  # (n_vars,)
-        log_theta: torch.Tensor,  # (n_vars,)
+        log_theta: torch.Tensor,  # (n_groups, n_vars)
+        groups: torch.Tensor,  # (n_obs,)
         rows: SparseCounts,
         products: torch.dtype | None,
         keep: bool,  # what the gradient needs
     ) -> torch.Tensor:
         """Negative log-probability of each cell."""
-        last = _Last(weight.to(products or weight.dtype), bias, log_theta.exp())
+        theta = log_theta.exp().contiguous()
+        last = _Last(weight.to(products or weight.dtype), bias, theta)
         equal = -torch.ones_like(rows.totals[:, 0])
-        log_prob, ctx.gradient = _all(hidden, rows, equal, last, keep)
+        log_prob, ctx.gradient = _all(hidden, rows, equal, groups, last, keep)
         if keep:
-            ctx.save_for_backward(hidden, *last)
+            ctx.save_for_backward(hidden, groups, *last)
             ctx.rows = rows
         return log_prob.neg_()
 
@@ -171,13 +181,13 @@ class CompiledLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor):
         """Gradient by the hidden units, the weights, the biases and the dispersions."""
-        hidden, *last = ctx.saved_tensors
+        hidden, groups, *last = ctx.saved_tensors
         last = _Last(*last)
         gradient, rows = ctx.gradient, ctx.rows
         ctx.gradient = ctx.rows = None  # not to be kept for as long as the loss is
         factor = grad[0]
         if not (grad == factor).all():  # as it is in a mean over cells
             factor = grad.new_ones(())
-            gradient = _all(hidden, rows, -grad.contiguous(), last, True)[1]
+            gradient = _all(hidden, rows, -grad.contiguous(), groups, last, True)[1]
         gradient.scale(factor)
-        return *gradient[:3], gradient.theta * last.theta, None, None, None
+        return *gradient[:3], gradient.theta * last.theta, None, None, None, None

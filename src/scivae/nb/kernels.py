@@ -153,34 +153,37 @@ def score(
     columns,
     counts,
     libraries,  # (n_obs,)
-    log_gammas,  # (TABLED + 1, n_vars), see _gammas
+    groups,  # (n_obs,), which row of the inverse dispersions a cell has
+    log_gammas,  # (n_groups, TABLED + 1, n_vars), see gamma_tables
     gamma_slopes,
     log_gammas_of_large,  # of counts beyond the table, one after the other
     gamma_slopes_of_large,
     n_large,  # how many of these come before the first cell
-    theta,  # (n_vars,)
+    theta,  # (n_groups, n_vars)
     inverse,  # 1 / (theta + EPS)
     by_cell,  # (n_obs,)
     log_prob,  # (n_obs,), filled
-    by_theta,  # (n_vars,), added to
+    by_theta,  # (n_groups, n_vars), added to
     by_bias,  # (n_vars,), added to
 ):
     """Log-probability of each cell, and gradients by all that it depends on."""
-    shares = np.empty_like(theta)  # of the library: softmax but for a factor
+    shares = np.empty_like(theta[0])  # of the library: softmax but for a factor
     for i in range(len(logits)):
         # NaN, and with it all of the cell, if a logit is not finite
         broken = highest[i] - highest[i]
         weight = by_cell[i] + broken
-        row = logits[i]
+        row, group = logits[i], groups[i]
         library = libraries[i] / _exponentials(row, highest[i], shares)
-        log, total = _as_if_zero(shares, library, theta, inverse, weight, row, by_theta)
+        log, total = _as_if_zero(
+            shares, library, theta[group], inverse[group], weight, row, by_theta[group]
+        )
         for k in range(starts[i], starts[i + 1]):
             j, count = columns[k], counts[k]
             mean = shares[j] * library
-            everything = (_ONE + mean * inverse[j]) / inverse[j]  # theta + mean + EPS
+            everything = (_ONE + mean * inverse[group, j]) / inverse[group, j]  # theta + mean + EPS
             if count <= TABLED:
                 small = max(int(count), 0)
-                log_gamma, gamma_slope = log_gammas[small, j], gamma_slopes[small, j]
+                log_gamma, gamma_slope = log_gammas[group, small, j], gamma_slopes[group, small, j]
             else:
                 log_gamma, gamma_slope = (
                     log_gammas_of_large[n_large],
@@ -191,7 +194,7 @@ def score(
             more = mean * (count / (mean + _EPS) - count / everything)
             row[j] += more
             total += more
-            by_theta[j] += weight * (gamma_slope - count / everything)
+            by_theta[group, j] += weight * (gamma_slope - count / everything)
         log_prob[i] = log + broken
         # an empty cell has neither mean nor gradient: 0 / EPS
         surplus = library * total / max(libraries[i], _EPS)

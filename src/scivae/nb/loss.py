@@ -2,7 +2,7 @@
 
 The mean of gene g is library · softmax(logits)_g. Value and gradients are worked out together from a matrix of
 counts, in operations that any device and precision has, of shapes that are known beforehand: a GPU can
-record them. :mod:`._compiled` has the same for single precision on a CPU, from nonzero counts.
+record them. :mod:`.compiled` has the same for single precision on a CPU, from nonzero counts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from .compiled import CompiledLoss, times
 from .counts import DenseCounts, SparseCounts
@@ -27,7 +28,7 @@ def score(
     logits, counts
         Shape ``(n_obs, n_vars)``.
     theta
-        Inverse dispersions, shape ``(n_vars,)``.
+        Inverse dispersions, shape ``(n_vars,)`` or ``(n_obs, n_vars)``.
 
     Returns
     -------
@@ -58,31 +59,37 @@ class DenseLoss(torch.autograd.Function):
         hidden: torch.Tensor,  # (n_obs, n_hidden)
         weight: torch.Tensor,  # (n_vars, n_hidden)
         bias: torch.Tensor,  # (n_vars,)
-        log_theta: torch.Tensor,  # (n_vars,)
+        log_theta: torch.Tensor,  # (n_groups, n_vars)
+        groups: torch.Tensor,  # (n_obs,)
         counts: torch.Tensor,  # (n_obs, n_vars)
         products: torch.dtype | None,
         keep: bool,  # what the gradient needs
     ) -> torch.Tensor:
         """Negative log-probability of each cell."""
         weight, theta = weight.to(products or weight.dtype), log_theta.exp()
-        log_prob, *gradients = score(times(hidden, weight.t(), bias), counts, theta)
+        of_cells = theta if len(theta) == 1 else theta[groups]
+        log_prob, *gradients = score(times(hidden, weight.t(), bias), counts, of_cells)
         if keep:
-            ctx.save_for_backward(hidden, weight, theta, *gradients)
+            ctx.save_for_backward(hidden, weight, theta, groups, *gradients)
         return log_prob.neg_()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor):
         """Gradient by the hidden units, the weights, the biases and the dispersions."""
-        hidden, weight, theta, by_logits, by_theta = ctx.saved_tensors
+        hidden, weight, theta, groups, by_logits, by_theta = ctx.saved_tensors
         by_cell = -grad
+        in_groups = by_cell[None]
+        if len(theta) > 1:  # a product, whose sums are in the same order each time
+            in_groups = F.one_hot(groups, len(theta)).to(by_cell).t() * by_cell
         # Cells are weighted where there is least of them: before the product, or after it.
         weighted = (hidden * by_cell[:, None]).to(weight.dtype)
         return (
             times(by_logits, weight) * by_cell[:, None],
             times(by_logits.t(), weighted),
             by_cell @ by_logits,
-            (by_cell @ by_theta) * theta,
+            (in_groups @ by_theta) * theta,
+            None,
             None,
             None,
             None,
@@ -95,6 +102,7 @@ def negative_binomial_loss(
     log_theta: torch.Tensor,
     cells: SparseCounts | DenseCounts,
     products: torch.dtype | None = None,
+    groups: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Negative log-probability of cells whose means are library · softmax(layer(hidden)).
 
@@ -107,21 +115,24 @@ def negative_binomial_loss(
     layer
         Makes of them the logits of the shares of the genes, ``n_vars`` a cell.
     log_theta
-        Logarithms of the inverse dispersions, shape ``(n_vars,)``.
+        Logarithms of the inverse dispersions, shape ``(n_vars,)``, or ``(n_groups, n_vars)`` with ``groups``.
     cells
         The counts; their sums are the libraries.
     products
         Precision in which the layer is multiplied, forwards and backwards; ``None`` for its own. All
         else is in the precision of ``hidden``.
+    groups
+        The row of ``log_theta`` of each cell, integers of shape ``(n_obs,)``.
 
     Returns
     -------
     One number a cell, summed over genes, shape ``(n_obs,)``.
     """
-    last = layer.weight, layer.bias, log_theta
+    if groups is None:
+        log_theta, groups = log_theta[None], hidden.new_zeros(len(hidden), dtype=torch.long)
+    last = layer.weight, layer.bias, log_theta, groups
     keep = torch.is_grad_enabled()  # which cannot be asked inside
-    if not isinstance(cells, SparseCounts):
-        return DenseLoss.apply(hidden, *last, cells.counts, products, keep)
-    if hidden.dtype == cells.counts.dtype == torch.float32:
+    if isinstance(cells, SparseCounts) and hidden.dtype == cells.counts.dtype == torch.float32:
         return CompiledLoss.apply(hidden, *last, cells, products, keep)
-    return DenseLoss.apply(hidden, *last, cells.dense(cells.counts), products, keep)
+    values = cells.dense(cells.counts) if isinstance(cells, SparseCounts) else cells.counts
+    return DenseLoss.apply(hidden, *last, values, products, keep)

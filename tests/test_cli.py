@@ -15,7 +15,8 @@ from scipy import sparse
 from tests.conftest import HARD, make_adata, make_hard_cells
 
 import scivae
-from scivae.cli import EXAMPLES, main
+from scivae.cli import main
+from scivae.commands.options import EXAMPLES
 
 FILES = {
     "cells.h5ad", "path.h5ad", "report.txt", "report.html", "config.yaml", "log.txt", "model",
@@ -241,7 +242,7 @@ def test_what_stops_after_training_leaves_the_model(cells, tmp_path, capsys, mon
     def full(*args, **kwargs):
         raise RuntimeError("the disk is full.")
 
-    monkeypatch.setattr("scivae.commands.run._add_umap", full)
+    monkeypatch.setattr("scivae.commands.run.add_umap", full)
     out = tmp_path / "out"
     assert main(["run", str(cells), "--epochs", "2", "--out", str(out), "--quiet"]) == 1
     assert f"the disk is full. The trained model is kept in {out / 'model'}." in last_error(capsys)

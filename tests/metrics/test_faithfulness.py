@@ -4,7 +4,7 @@ from scipy import sparse, stats
 from sklearn.metrics import accuracy_score, recall_score
 
 from scivae.metrics import cycle_consistency, fit_judges, path_purity
-from scivae.metrics.faithfulness import JUDGE_KINDS
+from scivae.metrics.judges import JUDGE_KINDS
 
 CLASSES = np.array(["stem", "goblet", "tuft"])
 

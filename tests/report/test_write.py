@@ -204,10 +204,10 @@ def test_a_report_is_written_whole_or_not_at_all(model, tmp_path, monkeypatch):
     [
         ({"model": "m"}, TypeError, "model must be a CIVAE, got 'm'"),
         ({"trends": "t"}, TypeError, "trends must be an AnnData"),
-        ({"trends": make_adata()}, ValueError, "trends must be what scivae.tl.gene_trends"),
+        ({"trends": make_adata()}, ValueError, "trends must be made by scivae.tl.gene_trends"),
         ({"paths": "out/"}, TypeError, "paths must be an AnnData"),
-        ({"paths": make_adata()}, ValueError, "paths must be what model.interpolate"),
-        ({"synthetic": make_adata()}, ValueError, "synthetic must be what model.augment"),
+        ({"paths": make_adata()}, ValueError, "paths must be made by model.interpolate"),
+        ({"synthetic": make_adata()}, ValueError, "synthetic must be made by model.augment"),
         ({"out": 3}, TypeError, "out must be a path, got 3"),
         ({"out": "/dev/null/report.html"}, ValueError, "out must be a file in a folder"),
         ({"max_cells": 0}, ValueError, "max_cells must be at least 10, got 0"),

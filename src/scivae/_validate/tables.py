@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TRENDS = "trends"  # value of uns["civae"]["kind"] in trends
 MAKERS = {
+    "trends": "scivae.tl.gene_trends(model, pairs)",
+    "synthetic": "model.augment(label, n)",
     "generated": "model.interpolate(cell_a, cell_b)",
     "joint": "scivae.tl.embed(adata, path)",
 }
@@ -110,20 +112,31 @@ def finite(values: np.ndarray, adata: AnnData, where: str) -> np.ndarray:
     return values
 
 
+def check_kind(name: str, adata: Any, kind: str, maker: str) -> dict[str, Any]:
+    """Return the metadata of a result in ``uns``; raise unless the function ``maker`` made it."""
+    check_adata(name, adata)
+    said = adata.uns.get(_keys.UNS)
+    found = said.get("kind") if isinstance(said, dict) else None
+    if found != kind or not adata.n_obs:
+        of_kind = "another AnnData" if found is None else f"an AnnData of kind {found!r}"
+        raise ValueError(
+            f"{name} must be made by {MAKERS[maker]}, got {of_kind} of {adata.n_obs} × "
+            f"{adata.n_vars}; pass what that function returned."
+        )
+    return dict(said)
+
+
 def check_trends(name: str, trends: Any) -> dict[str, Any]:
     """Return the metadata of trends in ``uns``; raise if ``gene_trends`` did not make them."""
-    check_adata(name, trends)
-    said = trends.uns.get(_keys.UNS)
-    kind = said.get("kind") if isinstance(said, dict) else None
-    curves = {_keys.FIT_LAYER, _keys.DECODED_LAYER, _keys.MEAN_LAYER}
-    if kind != TRENDS or not any(c in trends.layers for c in curves) or _keys.T not in trends.obs:
-        found = "" if kind is None else f" of kind {kind!r}"
+    said = check_kind(name, trends, TRENDS, "trends")
+    curves = (_keys.FIT_LAYER, _keys.DECODED_LAYER, _keys.MEAN_LAYER)
+    if not any(c in trends.layers for c in curves) or _keys.T not in trends.obs:
         raise ValueError(
-            f"{name} must be made by scivae.tl.gene_trends(model, pairs), got another "
-            f"AnnData{found} of {trends.n_obs} × {trends.n_vars}; pass what that function returned."
+            f"{name} must be made by {MAKERS['trends']}, got trends without curves or without "
+            f"obs[{_keys.T!r}]; pass what that function returned."
         )
     check_positions(f"{name}.obs[{_keys.T!r}]", trends.obs[_keys.T].to_numpy(dtype=float))
-    return dict(said)
+    return said
 
 
 def check_obs(adata: AnnData, columns: Iterable[str], argument: str, maker: str) -> None:

@@ -14,8 +14,10 @@ from .._errors import near_matches, shown
 from .._names import any_text_written, as_text, same_names
 from . import cells
 from .log import Log, printable_path, write_config
-from .run import Request, prepare, set_up, write_report
-from .run import train as train_model
+from .request import Request
+from .run import write_report
+from .training import prepare, set_up
+from .training import train as train_model
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
+from anndata import AnnData
+
+from .._names import as_text
+from .checks import LABEL_CODES
 
 
 def stratified_split(
@@ -58,3 +65,28 @@ def stratified_split(
         free = np.flatnonzero((part == 0) & ~spared[by_class])
         part[free[((np.arange(size) + 0.5) * len(free) / max(size, 1)).astype(int)]] = number
     return [by_class[part == number] for number in range(3)]
+
+
+def labeled_sides(
+    adata: AnnData, labels_key: str, n_classes: int, sides: Iterable[Any]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Labels as text, and the cells with a label on each side of a split.
+
+    Parameters
+    ----------
+    adata
+        Cells that were set up.
+    labels_key
+        Column of the labels.
+    n_classes
+        Number of classes; the code of an unlabeled cell is at least as large.
+    sides
+        Positions of the cells of each side, or ``None`` for none.
+
+    Returns
+    -------
+    Labels, shape ``(n_obs,)``, and positions for each side.
+    """
+    known = np.asarray(adata.obs[LABEL_CODES]) < n_classes
+    found = [np.asarray([] if side is None else side, dtype=int) for side in sides]
+    return as_text(adata.obs[labels_key]).astype(str), [side[known[side]] for side in found]

@@ -6,7 +6,8 @@ from .calibration import Calibration, calibration_error, expected_calibration_er
 from .classification import f1_per_class, macro_f1
 from .conformal import SetCoverage, conformal_p_values, conformal_thresholds, set_coverage
 from .differences import LogFoldChangeAgreement, log_fold_change_agreement
-from .faithfulness import Judge, Purity, cycle_consistency, fit_judges, path_purity
+from .faithfulness import Purity, cycle_consistency, path_purity
+from .judges import Judge, fit_judges
 from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from .populations import energy_distance, maximum_mean_discrepancy, wasserstein_1
 from .realism import (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _keys
+from .._names import as_text
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -129,15 +130,14 @@ class Cells(NamedTuple):
 
 def cells_of(model: CIVAE, adata: AnnData, seed: int) -> Cells | None:
     """Labeled cells on both sides of the split; ``None`` where one is empty or there is one class."""
-    from ..data.checks import LABEL_CODES
+    from ..data.split import labeled_sides
 
-    known = np.asarray(adata.obs[LABEL_CODES]) < len(model.classes)
-    sides = []
-    for given in (model.train_indices, model.validation_indices):
-        side = np.asarray(given if given is not None else [], dtype=int)
-        sides.append(side[known[side]])
-    train, test = sides
-    y = adata.obs[model.setup.labels_key].astype(str).to_numpy(dtype=object).astype(str)
+    y, (train, test) = labeled_sides(
+        adata,
+        model.setup.labels_key,
+        len(model.classes),
+        (model.train_indices, model.validation_indices),
+    )
     train = some(train, MAX_FITTED, seed)
     if not len(test) or len(np.unique(y[train])) < 2:
         return None
@@ -230,7 +230,7 @@ def made(model: CIVAE, cells: Cells, synthetic: AnnData, seed: int) -> Made:
     """Checks of synthetic cells by a classifier of real cells, by a random forest and by distances."""
     from ..metrics import fit_judges
 
-    label = synthetic.obs[model.setup.labels_key].astype(str).to_numpy(dtype=object).astype(str)
+    label = as_text(synthetic.obs[model.setup.labels_key]).astype(str)
     x = features(model, synthetic)
     judge = fit_judges(cells.x_train, cells.y_train, kinds=("logistic",), seed=seed)["logistic"]
     right, real_right = judge.predict(x) == label, judge.predict(cells.x_test) == cells.y_test

@@ -16,7 +16,7 @@ import pandas as pd
 from .. import _keys
 from .._errors import shown
 from .._validate.arguments import check_integer, check_trained, check_type
-from .._validate.tables import check_known_genes
+from .._validate.tables import check_kind, check_known_genes, check_trends
 from . import _data, _figures, _map, _methods, _notes, _page, _quality
 
 if TYPE_CHECKING:
@@ -208,7 +208,12 @@ def compose(
             "the report needs the training cells, but this model has none; load it with "
             "CIVAE.load(folder, adata)."
         )
-    _check_kinds(trends, paths, synthetic)
+    if trends is not None:
+        check_trends("trends", trends)
+    if paths is not None:
+        check_kind("paths", paths, _keys.INTERPOLATED, "generated")
+    if synthetic is not None:
+        check_kind("synthetic", synthetic, _keys.AUGMENTED, "synthetic")
     with model.reading() as adata:
         setup = model.setup
         minified = get_minify_type(adata) is not None
@@ -291,28 +296,6 @@ def compose(
         },
     }
     return Report(contents, held_out, made, notes, sets)
-
-
-def _check_kinds(trends: Any, paths: Any, synthetic: Any) -> None:
-    """Raise unless each result is what its function returns."""
-    from anndata import AnnData
-
-    for name, value, kinds, maker in (
-        ("trends", trends, ("trends",), "scivae.tl.gene_trends(model, pairs)"),
-        ("paths", paths, (_keys.INTERPOLATED,), "model.interpolate(cell_a, cell_b)"),
-        ("synthetic", synthetic, (_keys.AUGMENTED,), "model.augment(label, n)"),
-    ):
-        if value is None:
-            continue
-        check_type(name, value, AnnData, "an AnnData")
-        said = value.uns.get(_keys.UNS)
-        kind = str(said.get("kind")) if hasattr(said, "get") else None
-        if kind not in kinds or not value.n_obs:
-            found = f"an AnnData of kind {kind!r}" if kind else "another AnnData"
-            raise ValueError(
-                f"{name} must be what {maker} returns, got {found} of {value.n_obs} × {value.n_vars}; "
-                "pass that result."
-            )
 
 
 def _shown_genes(

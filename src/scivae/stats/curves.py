@@ -11,9 +11,10 @@ import numpy.typing as npt
 from .._progress import track
 from .._validate.arguments import check_integer
 from .._validate.arrays import as_positions, as_vector
+from ._matrices import genes_by_cells
 from ._parallel import over_blocks
 from .gaussian import fit_gaussian
-from .negative_binomial import RegressionFit, as_matrix, dispersion_trend, fit_negative_binomial
+from .negative_binomial import RegressionFit, dispersion_trend, fit_negative_binomial
 from .splines import roughness_penalty, spline_basis
 
 FloatArray = npt.NDArray[np.float64]
@@ -190,7 +191,7 @@ def measured_curves(
     >>> bool(curves.switch_low[0] < curves.switch[0] < curves.switch_high[0])
     True
     """
-    matrix = as_matrix(values, "values")
+    matrix = genes_by_cells(values, "values")
     n_genes, n_cells = matrix.shape
     n_steps = check_integer("n_steps", n_steps, minimum=2)
     n_bootstraps = check_integer("n_bootstraps", n_bootstraps, minimum=0)

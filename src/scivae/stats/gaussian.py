@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._validate.arrays import as_design, as_vector
+from ._matrices import dense, genes_by_cells
 from ._normal_equations import NormalEquations
 from ._parallel import over_blocks
-from .negative_binomial import RegressionFit, as_matrix, dense
+from .negative_binomial import RegressionFit
 
 
 def fit_gaussian(
@@ -51,7 +52,7 @@ def fit_gaussian(
     >>> (fit.coefficients @ spline_basis([0.5], 5).T).round(6)
     array([[0.25]])
     """
-    matrix = as_matrix(values, "values")
+    matrix = genes_by_cells(values, "values")
     n_genes, n_cells = matrix.shape
     x = as_design(design, n_cells)
     equations = NormalEquations.of(x, group, group_precision, penalty)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from .._validate.arguments import check_integer, check_number
 from .._validate.arrays import as_design, as_vector
+from ._matrices import as_counts, dense
 from ._normal_equations import NormalEquations
 from ._parallel import over_blocks
 
@@ -371,41 +372,3 @@ def _trend(
     at = np.array([np.median(np.log(means[genes])) for genes in bins])
     level = np.array([max(np.median(moments[genes]), MIN_DISPERSION) for genes in bins])
     return np.exp(np.interp(np.log(np.maximum(wanted, 1e-300)), at, np.log(level)))
-
-
-def as_matrix(values: Any, name: str) -> Any:
-    """Check for finite numbers; return a dense array or CSR, shape ``(n_genes, n_cells)``."""
-    from scipy import sparse
-
-    if sparse.issparse(values):
-        matrix, stored = sparse.csr_matrix(values), values.data
-    else:
-        matrix = stored = np.asarray(values)
-    if matrix.ndim != 2 or stored.dtype.kind not in "fiub":
-        raise ValueError(
-            f"{name} must be a matrix of numbers, genes × cells, got shape {matrix.shape} and "
-            f"dtype {stored.dtype}; convert it, or transpose cells × genes."
-        )
-    if not np.isfinite(stored).all():
-        raise ValueError(
-            f"{name} must be finite, got NaN or infinity; remove or replace those values."
-        )
-    return matrix
-
-
-def as_counts(counts: Any) -> Any:
-    """Check counts; return a dense array or CSR matrix, shape ``(n_genes, n_cells)``."""
-    matrix = as_matrix(counts, "counts")
-    stored = matrix.data if hasattr(matrix, "toarray") else matrix
-    if stored.size and stored.min() < 0:
-        raise ValueError(
-            f"counts must not be negative, got {stored.min():g}; pass raw counts, not scaled "
-            "values."
-        )
-    return matrix
-
-
-def dense(matrix: Any, rows: slice) -> FloatArray:
-    """Selected genes as a dense float64 array."""
-    part = matrix[rows]
-    return np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=np.float64)

@@ -61,8 +61,8 @@ def attribute(
 
     Returns
     -------
-    DataFrame with one row per gene. Genes that speak for ``label`` come first, those that speak against
-    it last:
+    DataFrame with one row per gene. Genes that raise the logit of ``label`` most come first, those that lower
+    it most come last:
 
     - ``attribution``: how much the gene raises the logit of the class, averaged over cells (a logit is a
       natural logarithm of odds)

@@ -1,0 +1,116 @@
+"""What ``scivae run`` does with a trained model: a map, a path, pairs, genes and synthetic cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import _keys
+from .log import Log
+from .request import Request
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from ..model import CIVAE
+
+# Pairs over which genes are followed, and the steps of a path.
+MAX_PAIRS, N_STEPS = 500, 50
+# Paths that the map shows.
+BUNDLE, BUNDLE_STEPS = 30, 20
+
+
+def add_umap(adata: AnnData, model: CIVAE, seed: int) -> None:
+    """Write the latent representation and its UMAP into the cells."""
+    import scanpy as sc
+
+    adata.obsm[_keys.LATENT] = model.get_latent_representation()
+    sc.pp.neighbors(adata, use_rep=_keys.LATENT, random_state=seed)
+    sc.tl.umap(adata, random_state=seed)
+
+
+def ends_of_path(adata: AnnData, request: Request, label: str | None) -> tuple[int, int]:
+    """Positions of the two cells of the path: the middle ones of their groups, or two far apart in the class."""
+    inside = np.ones(adata.n_obs, dtype=bool)
+    if label is not None:
+        inside = (adata.obs[request.key] == label).to_numpy()
+    z = adata.obsm[_keys.LATENT]
+    if request.groupby is None:
+        own = np.flatnonzero(inside)
+        centered = z[own] - z[own].mean(axis=0)
+        along = centered @ np.linalg.svd(centered, full_matrices=False)[2][0]
+        order = own[np.argsort(along)]
+        first, last = order[len(order) // 20], order[-1 - len(order) // 20]
+        return int(first), int(last)
+    found = []
+    for group in (request.source, request.target):
+        own = np.flatnonzero(inside & (adata.obs[request.groupby] == group).to_numpy())
+        distance = np.linalg.norm(z[own] - np.median(z[own], axis=0), axis=1)
+        found.append(int(own[distance.argmin()]))
+    return found[0], found[1]
+
+
+def pairs_and_paths(
+    model: CIVAE, request: Request, label: str | None, pairable: bool
+) -> tuple[pd.DataFrame, AnnData]:
+    """Pairs of cells, within donors where donors have both groups, and paths between some of them."""
+    from .. import tl
+
+    pairs = tl.pair_cells(
+        model.adata,
+        str(request.groupby),
+        request.source,
+        request.target,
+        label=label,
+        labels_key=request.key,
+        n_pairs=MAX_PAIRS,
+        donor_key=request.donor_key if pairable else None,
+        seed=request.seed,
+    )
+    some = np.random.default_rng(request.seed).permutation(len(pairs))[:BUNDLE]
+    ends = (pairs[end].iloc[some].tolist() for end in ("source", "target"))
+    bundle = model.interpolate(*ends, n_steps=BUNDLE_STEPS, key_added=None, seed=request.seed)
+    return pairs, bundle
+
+
+def follow_genes(
+    model: CIVAE, request: Request, pairs: pd.DataFrame
+) -> tuple[AnnData, pd.DataFrame]:
+    """Trends of genes over the pairs, and what changes."""
+    from .. import tl
+
+    trends = tl.gene_trends(
+        model, pairs, n_steps=N_STEPS, donor_key=request.donor_key, between=request.between, seed=request.seed
+    )  # fmt: skip
+    return trends, tl.rank_genes(trends, seed=request.seed)
+
+
+def augment_classes(model: CIVAE, adata: AnnData, request: Request, log: Log) -> AnnData:
+    """Cells of every class that has two; a class that cannot be made is named, not fatal."""
+    import anndata
+    import pandas as pd
+
+    sizes = adata.obs[request.key].value_counts()
+    # Binary draws of gray pixels are no images: those are judged by what is expected.
+    sample = model.likelihood != "bernoulli"
+    parts = []
+    for label in model.classes[[sizes[c] > 1 for c in model.classes]]:
+        try:
+            parts.append(
+                model.augment(label, request.n_synthetic, sample=sample, seed=request.seed)
+            )
+        except RuntimeError as error:
+            log.say(f"  left out: {error}")
+    if not parts:
+        raise RuntimeError(
+            f"at least one class must be augmented, but none of {len(model.classes)} was; train "
+            "longer, with --epochs."
+        )
+    keys = [str(i) for i in range(len(parts))]
+    synthetic = anndata.concat(parts, index_unique="-", keys=keys, merge="same")
+    classes = pd.concat([part.uns[_keys.UNS]["classes"] for part in parts])
+    uns = {**parts[0].uns[_keys.UNS], "classes": classes}
+    synthetic.uns.update({**parts[0].uns, _keys.UNS: uns})
+    return synthetic

@@ -1,0 +1,115 @@
+"""What ``scivae run``, ``demo`` and ``train`` are asked for, with the defaults of known data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import _keys
+from .._errors import shown
+
+
+class Request(NamedTuple):
+    """What to run.
+
+    Attributes
+    ----------
+    data
+        The user's file, or ``None``.
+    dataset
+        Name of a known data set, where ``data`` is ``None``.
+    labels_key, unlabeled_category, layer, batch_key
+        For :meth:`scivae.model.CIVAE.setup_anndata`.
+    donor_key
+        Column of the donors.
+    n_top_genes
+        Most variable genes of the training cells to model; ``None`` for all genes.
+    groupby, source, target, label
+        For :func:`scivae.tl.pair_cells`.
+    between
+        Groups between source and target.
+    genes
+        Genes whose curves are shown.
+    gene_sets
+        File of gene sets (GMT).
+    out
+        Folder of the results.
+    title
+        Heading of the report.
+    epochs
+        Passes over the cells.
+    n_synthetic
+        Cells to make of each class.
+    seed
+        Seed of everything.
+    accelerator, devices
+        For training.
+    argument
+        What the user calls the file.
+    """
+
+    data: Path | None = None
+    dataset: str = "pbmc"
+    labels_key: str | None = None
+    unlabeled_category: str | None = None
+    layer: str | None = None
+    batch_key: str | None = None
+    donor_key: str | None = None
+    n_top_genes: int | None = None
+    groupby: str | None = None
+    source: str | None = None
+    target: str | None = None
+    label: str | None = None
+    between: list[str] | None = None
+    genes: list[str] | None = None
+    gene_sets: Path | None = None
+    out: Path = Path("scivae_results")
+    title: str | None = None
+    epochs: int | None = None
+    n_synthetic: int = 50
+    seed: int = 0
+    accelerator: str | None = None
+    devices: str | None = None
+    argument: str = "FILE"
+
+    @property
+    def key(self) -> str:
+        """Column of the labels."""
+        return self.labels_key or _keys.LABELS_KEY
+
+
+# Defaults of the known data sets.
+DEFAULTS: dict[str, dict[str, str]] = {
+    "pbmc": {"groupby": "louvain", "source": "2", "target": "7", "label": "Dendritic"},
+    "colon": {
+        "groupby": "tissue",
+        "source": "normal",
+        "target": "tumor",
+        "label": "epithelial cell",
+    },
+    "digits": {"labels_key": "digit", "label": "8"},
+    "mnist": {"labels_key": "digit", "label": "8"},
+}
+
+
+def with_defaults(request: Request) -> Request:
+    """The request with the defaults of its data set; raise where options do not go together."""
+    groups = {k: getattr(request, k) for k in ("groupby", "source", "target")}
+    given = [k for k, v in groups.items() if v is not None]
+    if given and len(given) < 3:
+        raise ValueError(
+            "--groupby, --source and --target must be passed together, got only "
+            f"{shown('--' + k for k in given)}; name all three, or none of them."
+        )
+    if not given and request.between and (request.data is not None or request.dataset != "pbmc"):
+        raise ValueError(
+            "--between needs --groupby, --source and --target, got none of these; name them too."
+        )
+    if request.data is not None:
+        return request
+    defaults = dict(DEFAULTS[request.dataset])
+    if given:  # groups given by the user do not belong to the class of the default question
+        for name in ("groupby", "source", "target", "label"):
+            defaults.pop(name, None)
+    fill: dict[str, Any] = {k: v for k, v in defaults.items() if getattr(request, k) is None}
+    return request._replace(**fill)

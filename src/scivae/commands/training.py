@@ -1,0 +1,140 @@
+"""From the cells of a request to a trained model: what can be refused is refused before training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._validate.tables import check_known_genes
+from . import cells
+from .log import Log, printable_path
+from .request import Request
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from ..model import CIVAE
+
+
+def load(request: Request, log: Log) -> AnnData:
+    """The cells of a file or of a known data set."""
+    from .. import datasets
+
+    if request.data is None:
+        log.say(f"Loading {request.dataset} …")
+        # The test images of MNIST are enough to look at, and a sixth of the time.
+        options = {"split": "test"} if request.dataset == "mnist" else {}
+        return getattr(datasets, request.dataset)(**options)
+    log.say(f"Reading {printable_path(request.data)} …")
+    return cells.read_cells(request.data, request.argument)
+
+
+def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray] | None]:
+    """Cells that have a label, with the genes to model, and their split if genes were chosen by it.
+
+    Raises
+    ------
+    KeyError
+        If a column, a value or a gene is not there.
+    """
+    from .._scvi import keep_cells
+
+    key = request.key
+    for option, column in (
+        ("--labels-key", key), ("--groupby", request.groupby), ("--batch-key", request.batch_key),
+        ("--donor-key", request.donor_key),
+    ):  # fmt: skip
+        cells.check_column(adata, option, column)
+    for option, value, column in (
+        ("--label", request.label, key),
+        ("--source", request.source, request.groupby),
+        ("--target", request.target, request.groupby),
+        ("--unlabeled-category", request.unlabeled_category, key),
+        *(("--between", level, request.groupby) for level in request.between or ()),
+    ):
+        cells.check_value(adata, option, value, column)
+    check_known_genes("--genes", request.genes or (), adata.var_names.astype(str), "the data")
+    if adata.obs[key].isna().any() and request.unlabeled_category is None:
+        keep_cells(adata, adata.obs[key].notna().to_numpy())
+    # Names on the command line are text, whatever the columns hold.
+    for column in {key, request.groupby} - {None}:
+        adata.obs[column] = cells.as_words(adata.obs[column])
+    if request.n_top_genes is None or request.n_top_genes >= adata.n_vars:
+        return adata, None
+    from ..data.split import stratified_split
+
+    codes = adata.obs[key].cat.codes.to_numpy().astype(int)
+    split = stratified_split(
+        codes - codes.min(), train_size=0.9, validation_size=None, batch_size=128, seed=request.seed
+    )
+    kept = cells.training_genes(
+        adata, request.layer, split[0], request.n_top_genes, request.genes or ()
+    )
+    return adata[:, kept].copy(), split
+
+
+def check_question(request: Request, adata: AnnData, log: Log) -> tuple[str | None, bool]:
+    """Class of the paths, and whether pairs can stay within donors; raise if there are too few cells."""
+    labels = adata.obs[request.key]
+    known = (labels != request.unlabeled_category).to_numpy() & labels.notna().to_numpy()
+    if request.groupby is None:
+        return request.label or str(labels[known].value_counts().index[0]), False
+    if request.source == request.target:
+        raise ValueError(
+            f"--source and --target must be two groups, got {request.source!r} twice; name another "
+            "one."
+        )
+    groups = adata.obs[request.groupby]
+    source, target = ((groups == name).to_numpy() for name in (request.source, request.target))
+    label = request.label
+    if label is None and request.groupby != request.key:
+        label = cells.common_label(labels[known], source[known], target[known])
+        said = "all cells are compared, as no class has both groups"
+        log.say(
+            f"No --label: {said}"
+            if label is None
+            else f"No --label: cells of {label!r} are compared"
+        )
+    if label is not None:
+        inside = (labels == label).to_numpy()
+        source, target = source & inside, target & inside
+    named = (f"--source {request.source!r}", source), (f"--target {request.target!r}", target)
+    cells.check_groups(adata, named, label, request.key, request.groupby)
+    if request.donor_key is None:
+        return label, False
+    return label, cells.check_donors(adata, request.donor_key, source, target)
+
+
+def set_up(request: Request, adata: AnnData, log: Log) -> CIVAE:
+    """The model, before training; it refuses what it cannot be trained on."""
+    from ..model import CIVAE
+
+    CIVAE.setup_anndata(
+        adata,
+        labels_key=request.key,
+        unlabeled_category=request.unlabeled_category,
+        layer=request.layer,
+        batch_key=request.batch_key,
+    )
+    model = CIVAE(adata, seed=request.seed)
+    log.say(
+        f"Training on {adata.n_obs:,} cells × {adata.n_vars:,} features, {len(model.classes)} "
+        f"classes, likelihood {model.likelihood} …"
+    )
+    return model
+
+
+def train(request: Request, model: CIVAE, log: Log, split: list[np.ndarray] | None = None) -> None:
+    """Train as the user asked, on a split of the cells if one was made before."""
+    options: dict[str, Any] = {}
+    if split is not None:
+        options["datasplitter_kwargs"] = {"external_indexing": split}
+    if request.accelerator is not None:
+        options["accelerator"] = request.accelerator
+    if request.devices is not None:
+        options["devices"] = int(request.devices) if request.devices.isdigit() else request.devices
+    if log.quiet:
+        options["enable_progress_bar"] = False
+    model.train(max_epochs=request.epochs, **options)
+    log.keep(str(model.engine))

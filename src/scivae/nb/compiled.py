@@ -10,7 +10,6 @@ more.
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from .counts import SparseCounts
 from .distributions import EPS
 from .gammas import gamma_tables
 from .kernels import load, score
-from .workers import in_threads, submit
+from .workers import in_threads
 
 # Values of the logits that are worked on between two products of matrices: a megabyte.
 CHUNK_VALUES = 2**18
@@ -36,13 +35,10 @@ class _Gradient(NamedTuple):
     weight: torch.Tensor  # (n_vars, n_hidden)
     bias: torch.Tensor  # (n_vars,)
     theta: torch.Tensor  # (n_groups, n_vars)
-    pending: tuple[Future, ...]  # what still adds to the gradient by weight, which is needed last
 
     def scale(self, factor: torch.Tensor) -> None:
         """Multiply all gradients by a number."""
-        for product in self.pending:
-            product.result()
-        for gradient in (self.hidden, self.weight, self.bias, self.theta):
+        for gradient in self:
             gradient.mul_(factor)
 
 
@@ -97,7 +93,7 @@ def _part(
         )
     )
     load()
-    n_large, pending = 0, []
+    n_large = 0
     for first in range(0, n_obs, size):
         part = slice(first, min(first + size, n_obs))
         logits = times(hidden[part], weight.t(), bias)
@@ -117,9 +113,7 @@ def _part(
         )
         if keep:
             gradient = logits.to(weight.dtype)  # by the logits, which they have become
-            pending += [
-                submit(_add_product, by_weight, gradient.t(), hidden[part].to(weight.dtype))
-            ]
+            _add_product(by_weight, gradient.t(), hidden[part].to(weight.dtype))
             by_hidden[part] = gradient @ weight
     if not keep:
         return log_prob, None
@@ -127,7 +121,7 @@ def _part(
     if len(theta) > 1:
         in_groups = theta.new_zeros(len(theta)).index_add_(0, groups, by_cell)
     by_theta += in_groups[:, None] * theta * inverse
-    return log_prob, _Gradient(by_hidden, by_weight, by_bias, by_theta, tuple(pending))
+    return log_prob, _Gradient(by_hidden, by_weight, by_bias, by_theta)
 
 
 def _all(

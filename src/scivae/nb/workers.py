@@ -60,15 +60,6 @@ def prefetch(calls: Iterable[Callable[[], Any]], n: int) -> Iterator[Any]:
     yield from (call.result() for call in waiting)
 
 
-def submit(function: Callable, *arguments: Any) -> Future:
-    """Run a call in an idle helper thread, if there is one, else at once."""
-    if _threads and n_workers() == 1:
-        return _threads[-1].others.submit(function, *arguments)
-    done: Future = Future()
-    done.set_result(function(*arguments))
-    return done
-
-
 def in_threads(function: Callable, *arguments: Sequence) -> list:
     """``map`` over threads: this one takes the first item, the others the rest."""
     first, *others = zip(*arguments, strict=True)

@@ -53,8 +53,15 @@ FIGURES = {
     "trend_heatmap": (make.make_trends, lambda d, **k: scivae.pl.trend_heatmap(d, **k), 1),
 }
 CELL_NAMES = [f"CD{i}+ effector memory T cell" for i in range(14)]
+MANY_NAMES = [f"CD{i}+ effector memory T cell" for i in range(40)]
 # What is hard to fit on half a column.
 HARD = {
+    "confusion_40": lambda: scivae.pl.confusion(MANY_NAMES, MANY_NAMES),
+    "latent_40": lambda: scivae.pl.latent(many_classes(40), method="pca"),
+    "latent_100": lambda: scivae.pl.latent(many_classes(100), method="pca"),
+    "augmentation_40": lambda: scivae.pl.augmentation(
+        many_classes(40), many_classes(40), method="pca"
+    ),
     "confusion": lambda: scivae.pl.confusion(CELL_NAMES, CELL_NAMES[::-1]),
     "confusion_12": lambda: scivae.pl.confusion(CELL_NAMES[:12], CELL_NAMES[:12]),
     "latent": lambda: scivae.pl.latent(many_classes(), method="pca"),
@@ -88,10 +95,16 @@ def axes_of(result) -> np.ndarray:
     return np.atleast_1d(np.asarray(result, dtype=object))
 
 
-def many_classes():
-    adata = make.make_cells(140)
-    adata.obs["cell_type"] = np.array(CELL_NAMES)[np.arange(140) % 14]
+def many_classes(n: int = 14):
+    adata = make.make_cells(2 * n)
+    adata.obs["cell_type"] = [f"CD{i % n}+ effector memory T cell" for i in range(2 * n)]
     return adata
+
+
+def legend_part(figure) -> float:
+    """Height of the highest legend, as a part of the height of the figure."""
+    heights = [legend.get_window_extent().height for legend in figure.findobj(mpl.legend.Legend)]
+    return max(heights, default=0.0) / figure.bbox.height
 
 
 def assert_inside(figure) -> None:
@@ -173,6 +186,7 @@ def test_nothing_is_cut_off(name):
     figure = axes_of(draw(None if data is None else data()))[0].get_figure()
     figure.canvas.draw()
     assert_inside(figure)
+    assert legend_part(figure) <= 0.4
 
 
 @pytest.mark.parametrize("name", sorted(HARD))
@@ -180,6 +194,7 @@ def test_long_names_and_many_of_them_fit(name):
     figure = np.atleast_1d(np.asarray(HARD[name](), dtype=object))[0].get_figure()
     figure.canvas.draw()
     assert_inside(figure)
+    assert legend_part(figure) <= 0.4
     texts = [t for t in figure.findobj(mpl.text.Text) if t.get_text().strip() and t.get_visible()]
     assert min(t.get_fontsize() for t in texts) >= 5.5
 

@@ -75,6 +75,36 @@ def test_real_and_synthetic_cells_are_placed_alike():
     assert markers == ["real", "synthetic"]
 
 
+def test_withheld_cells_are_placed_and_drawn_as_circles():
+    real, withheld = make.make_cells(), make.make_cells(16)
+    synthetic = make.make_cells(kind="sampled")
+    ax = scivae.pl.augmentation(real, synthetic, withheld=withheld, method="pca")
+    first, second, third = ax.collections
+    assert [len(c.get_offsets()) for c in ax.collections] == [40, 40, 16]
+    assert third.get_facecolor().size == 0  # open circles, in the colors of the classes
+    assert {tuple(c) for c in third.get_edgecolor()[:, :3]} == {
+        tuple(c) for c in second.get_facecolor()[:, :3]
+    }
+    markers = [h.get_label() for h in ax.get_figure().legends[0].legend_handles]
+    assert markers == ["real", "synthetic", "withheld"]
+    # Cells that are equal lie in one place.
+    again = scivae.pl.augmentation(real, synthetic, withheld=real, method="pca").collections
+    np.testing.assert_allclose(again[0].get_offsets(), again[2].get_offsets(), atol=1e-6)
+    with pytest.raises(ValueError, match=r"use real\[:, withheld.var_names\]"):
+        scivae.pl.augmentation(real, synthetic, withheld=withheld[:, :3].copy())
+
+
+def test_many_classes_are_numbered():
+    adata = make.make_cells(60)
+    adata.obs["cell_type"] = [f"a long name of class {i % 30}" for i in range(60)]
+    ax = scivae.pl.latent(adata, method="pca")
+    (legend,) = ax.get_figure().legends
+    labels = [t.get_text() for t in legend.get_texts()]
+    assert len(labels) == 30
+    assert labels[0] == "1 a long name of class 0"
+    assert {t.get_text() for t in ax.texts} == {str(i + 1) for i in range(30)}
+
+
 def test_expected_values_are_refused():
     with pytest.raises(ValueError, match="synthetic must hold samples.*sample=True"):
         scivae.pl.augmentation(make.make_cells(), make.make_cells(kind="expected"))

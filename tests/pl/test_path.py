@@ -113,3 +113,28 @@ def test_short_paths_are_shown_close_up(joint):
     assert right - left > 0.8 * (whole[1] - whole[0])
     with pytest.raises(TypeError, match="zoom must be True, False or None"):
         scivae.pl.path(joint, zoom=2)
+
+
+def test_a_close_up_shows_cells_of_the_classes_of_the_paths(joint):
+    rows = (joint.obs["civae_kind"] == "interpolated").to_numpy()
+    joint.obsm["X_umap"][rows] /= 8  # within class A, as two touching dots
+    joint.obs.loc[rows, "cell_type"] = "A"
+    real = np.concatenate(points(scivae.pl.path(joint, color="cell_type")))
+    np.testing.assert_allclose(np.sort(real, 0), np.sort(joint.obsm["X_umap"][:30], 0))
+    whole = np.concatenate(points(scivae.pl.path(joint, color="cell_type", zoom=False)))
+    assert len(whole) == 65  # the augmented ones, too
+    # By another column, and by genes, with the class named.
+    joint.obs["stage"] = np.where(np.arange(joint.n_obs) % 2, "early", "late")
+    for color in ("stage", "G1", None):
+        shown = np.concatenate(points(scivae.pl.path(joint, color=color, within="cell_type")))
+        assert len(shown) == 30
+    (legend,) = scivae.pl.path(joint, color="stage", within="cell_type").get_figure().legends
+    assert [t.get_text() for t in legend.get_texts()] == ["early", "late"]
+
+
+def test_within_must_have_the_classes_of_the_paths(joint):
+    with pytest.raises(KeyError, match="within must be a column of adata.obs, got 'cell_typ'"):
+        scivae.pl.path(joint, within="cell_typ")
+    joint.obs["other"] = np.where(joint.obs["civae_kind"] == "real", "x", "y")
+    with pytest.raises(ValueError, match="within must be a column with the classes of the paths"):
+        scivae.pl.path(joint, within="other")

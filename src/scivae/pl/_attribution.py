@@ -23,7 +23,7 @@ COLUMNS = ("attribution", "sd", "value", "baseline")
 def attribution(
     genes: pd.DataFrame, *, n_genes: int = 20, ax: Axes | None = None, show: bool = False
 ) -> Axes:
-    """Plot the genes that speak most for or against a class.
+    """Plot the genes that count most for or against a class.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ def attribution(
     Returns
     -------
     The Axes. The length of a bar is the mean attribution in logits; the line is one standard deviation over
-    cells on each side. Orange genes have a higher expression in the class than in the baseline, blue ones
-    a lower one: the absence of a gene can be evidence for a class, too.
+    cells on each side. Genes with filled bars have a higher expression in the class than in the baseline,
+    those with open bars a lower one: the absence of a gene can be evidence for a class, too.
 
     Raises
     ------
@@ -84,7 +84,9 @@ def attribution(
         for rows, color, label in ((higher, HIGHER, "higher"), (~higher, LOWER, "lower")):
             if rows.any():
                 label = f"expression {label} than baseline"
-                drawn.barh(row[rows], mean[rows], height=0.72, color=color, lw=0, label=label)
+                face = color if rows is higher else "white"
+                look: dict[str, Any] = {"color": face, "ec": color, "lw": 0.8, "label": label}
+                drawn.barh(row[rows], mean[rows], height=0.68, **look)
         drawn.hlines(row, mean - sd, mean + sd, color="0.25", lw=0.7)
         drawn.axvline(0, color="black", lw=0.6)
         drawn.set_ylim(len(row) - 0.4, -0.6)

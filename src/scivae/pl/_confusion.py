@@ -8,18 +8,19 @@ import numpy as np
 import pandas as pd
 
 from .._errors import shortened, shown
-from ._style import WIDTH, colorbar, drawing
+from ._style import SMALLEST, WIDTH, colorbar, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
-# With more classes than this, cells have no numbers.
-NUMBERS_UP_TO = 12
+# With more classes than this, cells have no numbers; with more than those, all text is small.
+NUMBERS_UP_TO = 40
+LARGE_UP_TO = 12
 # Largest number of letters of a row name.
 LETTERS_BESIDE = 40
 # Smallest height of a row, in inches.
-LINE = 0.16
+LINE = 0.14
 # Number of letters that fit below the matrix.
 LETTERS_ACROSS = 24
 
@@ -81,7 +82,9 @@ def confusion(
     numbered = longest * len(names) > LETTERS_ACROSS
     prefix = [f"{i + 1}  " if numbered else "" for i in range(len(names))]
     rows = [f"{p}{c} ({k})" for p, c, k in zip(prefix, names, n, strict=True)]
-    beside = 0.35 + 0.055 * max(len(r) for r in rows) + 0.7 * (not written)
+    small = len(names) > LARGE_UP_TO
+    letter = 0.047 if small else 0.055
+    beside = 0.35 + letter * max(len(r) for r in rows) + 0.7 * (not written)
     # Each name needs a line of text, which sets the size of the figure.
     side = max(min(max(WIDTH - beside, 1.2), 0.35 * len(names)), LINE * len(names))
     what = "% of true class" if normalize else "cells"
@@ -94,12 +97,16 @@ def confusion(
         if size[0] > WIDTH and written:
             drawn.set_anchor("E")  # leave space for the names
         drawn.tick_params(length=0)
+        if small and ax is None:
+            drawn.tick_params(labelsize=6)
         drawn.spines[:].set_visible(False)
         drawn.set_xlabel("predicted class")
         drawn.set_ylabel("true class (cells)")
         if written:
             most = 100.0 if normalize else float(values.max())
-            fontsize = 6 if ax is None else ("xx-small" if numbered else "x-small")
+            fontsize: Any = SMALLEST if small else 6
+            if ax is not None:
+                fontsize = "xx-small" if numbered else "x-small"
             _write(drawn, values, 0.6 * most, fontsize=fontsize)
             drawn.set_title(what, loc="left")
         else:

@@ -66,12 +66,14 @@ def history(model: Any, *, ax: Any = None, show: bool = False) -> np.ndarray:
         )
     with panels(ax, len(curves), panel=(WIDTH / 2, 1.12), shared=0.35, show=show) as drawn:
         for one, (title, unit, *parts) in zip(drawn, curves, strict=True):
-            for curve, color, label in zip(
-                parts, (TRAIN, VALIDATION), ("training", "validation"), strict=True
-            ):
+            looks = ((TRAIN, "-", 1.2), (VALIDATION, "--", 1.0))
+            for curve, look, label in zip(parts, looks, ("training", "validation"), strict=True):
                 if curve is not None:
+                    color, ls, lw = look
                     few = "o" if len(curve) < 3 else None
-                    one.plot(curve.index, curve, color=color, label=label, lw=1.2, marker=few, ms=3)
+                    one.plot(
+                        curve.index, curve, ls, color=color, label=label, lw=lw, marker=few, ms=3
+                    )
             one.set_title(title, loc="left")
             one.set_ylabel(unit, fontsize=None if ax is not None else "small")
             one.xaxis.get_major_locator().set_params(

@@ -20,15 +20,15 @@ from ._scatter import (
     Legend,
     check_legend,
     class_handles,
+    class_legend,
     color_points,
     dots,
     is_categorical,
-    legend_columns,
     legend_height,
     point_size,
     values_of,
 )
-from ._style import GRAY, HEIGHT, OKABE_ITO, PALE, WIDTH, category_colors, drawing, legend_below
+from ._style import GRAY, HEIGHT, OKABE_ITO, PALE, WIDTH, category_colors, drawing
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -67,8 +67,8 @@ def latent(
         Area of a point, in points squared. ``None``: set from the number of cells.
     legend
         Whether to draw a legend, or a color bar for numbers. ``"on data"`` writes class names on
-        the cells, which is easier to read with many classes. In axes that you pass, names are
-        always written on the cells.
+        the cells; so is always done in axes that you pass. Classes are numbered if a legend of
+        names would take more than 40 % of the height.
     max_cells
         Largest number of cells; if there are more, a random subset is drawn.
     seed
@@ -130,6 +130,7 @@ def augmentation(
     real: AnnData,
     synthetic: AnnData,
     *,
+    withheld: AnnData | None = None,
     method: Method = "tsne",
     color: str | None = _keys.LABELS_KEY,
     layer: str | None = None,
@@ -150,12 +151,15 @@ def augmentation(
     synthetic
         Samples from :meth:`~scivae.model.CIVAE.augment`, with the same variables. Expected values
         are not allowed: they lack sampling noise, so they do not overlap with real cells.
+    withheld
+        Real cells that the model was not trained on, with the same variables; ``None`` for none.
+        Synthetic cells should lie where these do.
     method
         Method of the joint embedding.
     color
         Column of ``obs`` in both with the classes; ``None`` for no classes.
     layer
-        Layer of the values in both. ``None``: ``counts`` if both have it, otherwise X. Counts are
+        Layer of the values in all. ``None``: ``counts`` if all have it, otherwise X. Counts are
         log-normalized (counts per 10,000).
     n_pcs
         Number of principal components, fitted on the real cells, from which the embedding is
@@ -165,7 +169,7 @@ def augmentation(
     legend
         Whether to draw a legend.
     max_cells
-        Largest number of real and of synthetic cells; if there are more, a random subset is drawn.
+        Largest number of cells of each kind; if there are more, a random subset is drawn.
     seed
         Seed of the embedding and of the random subset.
     ax
@@ -175,7 +179,7 @@ def augmentation(
 
     Returns
     -------
-    The Axes. Real cells are pale dots, synthetic cells are triangles.
+    The Axes. Real cells are pale dots, synthetic cells are triangles, withheld cells are open circles.
 
     Raises
     ------
@@ -196,7 +200,10 @@ def augmentation(
     >>> ax.get_ylabel()
     'PC 2'
     """
-    for argument, data in (("real", real), ("synthetic", synthetic)):
+    kinds = {"real": real, "synthetic": synthetic}
+    if withheld is not None:
+        kinds["withheld"] = withheld
+    for argument, data in kinds.items():
         check_adata(argument, data)
         if data.n_obs == 0:
             raise ValueError(f"{argument} must have at least one cell, got none; pass cells.")
@@ -204,33 +211,43 @@ def augmentation(
     check_integer("n_pcs", n_pcs, minimum=2)
     check_integer("max_cells", max_cells, minimum=1)
     _check_samples(synthetic)
-    if not same_names(real.var_names, synthetic.var_names):
-        raise ValueError(
-            "real and synthetic must have the same variables in the same order, got "
-            f"{real.n_vars} and {synthetic.n_vars}; use real[:, synthetic.var_names]."
-        )
+    for argument, data in kinds.items():
+        if not same_names(real.var_names, data.var_names):
+            raise ValueError(
+                f"real and {argument} must have the same variables in the same order, got "
+                f"{real.n_vars} and {data.n_vars}; use real[:, {argument}.var_names]."
+            )
     if color is not None:
-        for data in (real, synthetic):
+        for data in kinds.values():
             if not is_categorical(values_of(data, color)):
                 raise ValueError(
                     f"color must be a column of classes, got numbers in {color!r}; pass another "
                     "column, or color=None."
                 )
-    kept = [some_of(data.n_obs, max_cells, seed) for data in (real, synthetic)]
-    x = _comparable(real, synthetic, layer, kept)
-    x = principal_components(x[: len(kept[0])], x, n_pcs)
+    kept = {argument: some_of(data.n_obs, max_cells, seed) for argument, data in kinds.items()}
+    x = _comparable(kinds, layer, kept)
+    x = principal_components(x[: len(kept["real"])], x, n_pcs)
     points = embed_points(x, method, 2, seed)
-    first, second = points[: len(kept[0])], points[len(kept[0]) :]
+    ends = np.cumsum([len(cells) for cells in kept.values()])
+    placed = dict(zip(kept, np.split(points, ends[:-1]), strict=True))
 
     height = HEIGHT + 0.15 + legend_height(real, color, legend=legend)
     with drawing(ax, size=(WIDTH, height), show=show) as drawn:
         area = point_size(len(points)) if size is None else size
-        colors, categories = _colors(real, synthetic, color)
-        _draw_cells(drawn, real, kept[0], first, color, colors, area=area, made=False)
-        _draw_cells(drawn, synthetic, kept[1], second, color, colors, area=3 * area, made=True)
+        colors, categories = _colors(kinds, color)
+        for kind, data in kinds.items():
+            _draw_cells(drawn, data, kept[kind], placed[kind], color, colors, area=area, kind=kind)
         _name_axes(drawn, method, 2)
         if legend:
-            _legend(drawn, categories, colors, own=ax is None)
+            _legend(drawn, list(kinds), categories, colors, own=ax is None)
+            if ax is None and categories:
+                names = np.concatenate(
+                    [d.obs[color].to_numpy(dtype=object)[kept[k]] for k, d in kinds.items()]
+                )
+                groups = {c: names == c for c in categories}
+                class_legend(
+                    drawn, points, {c: g for c, g in groups.items() if g.any()}, colors, below=True
+                )
     return drawn
 
 
@@ -243,38 +260,46 @@ def _draw_cells(
     colors: dict[Any, str],
     *,
     area: float,
-    made: bool,
+    kind: str,
 ) -> None:
-    """Draw real cells as pale dots or synthetic cells as outlined triangles, in random order."""
+    """Draw cells of a kind, in random order: pale dots, outlined triangles, or open circles."""
     order = np.random.default_rng(0).permutation(len(cells))
     if color is None:
-        faces = [OKABE_ITO[3] if made else GRAY] * len(cells)
+        plain = {"real": GRAY, "synthetic": OKABE_ITO[3], "withheld": OKABE_ITO[0]}
+        faces = [plain[kind]] * len(cells)
     else:
         names = data.obs[color].to_numpy(dtype=object)[cells]
         faces = [colors.get(names[i], PALE) for i in order]
-    look: dict[str, Any] = (
-        {"marker": "^", "ec": "white", "lw": 0.25, "zorder": 3}
-        if made
-        else {"marker": "o", "lw": 0, "alpha": 0.35, "zorder": 2}
-    )
-    dots(ax, points[order], s=area, c=faces, rasterized=len(cells) > RASTERIZE_FROM, **look)
+    look: dict[str, Any] = {
+        "real": {"s": area, "c": faces, "lw": 0, "alpha": 0.35, "zorder": 2},
+        "synthetic": {
+            "s": 3 * area,
+            "c": faces,
+            "marker": "^",
+            "ec": "white",
+            "lw": 0.25,
+            "zorder": 3,
+        },
+        "withheld": {"s": 3 * area, "c": "none", "ec": faces, "lw": 0.6, "zorder": 4},
+    }[kind]
+    dots(ax, points[order], rasterized=len(cells) > RASTERIZE_FROM, **look)
 
 
-def _legend(ax: Axes, categories: list, colors: dict[Any, str], *, own: bool) -> None:
-    """Draw a legend of shapes, then of colors."""
+def _legend(
+    ax: Axes, kinds: list[str], categories: list, colors: dict[Any, str], *, own: bool
+) -> None:
+    """Draw a legend of shapes; in axes of the user, of colors too."""
     from matplotlib.lines import Line2D
 
-    shapes = [
-        Line2D([], [], ls="", marker="o", ms=4, color=GRAY, alpha=0.6, label="real"),
-        Line2D([], [], ls="", marker="^", ms=4, mfc=GRAY, mec="white", mew=0.3, label="synthetic"),
-    ]
+    look: dict[str, Any] = {
+        "real": {"marker": "o", "color": GRAY, "alpha": 0.6},
+        "synthetic": {"marker": "^", "mfc": GRAY, "mec": "white", "mew": 0.3},
+        "withheld": {"marker": "o", "mfc": "none", "mec": "0.3", "mew": 0.6},
+    }
+    shapes = [Line2D([], [], ls="", ms=4, label=kind, **look[kind]) for kind in kinds]
     if own:
         figure: Any = ax.get_figure()
-        figure.legend(handles=shapes, loc="outside upper left", ncols=2)
-        if categories:
-            legend_below(
-                ax, class_handles(categories, colors), own=True, ncols=legend_columns(categories)
-            )
+        figure.legend(handles=shapes, loc="outside upper left", ncols=len(shapes))
     else:
         ax.legend(handles=shapes + class_handles(categories, colors), fontsize="x-small")
 
@@ -291,25 +316,22 @@ def _check_samples(synthetic: AnnData) -> None:
 
 
 def _comparable(
-    real: AnnData, synthetic: AnnData, layer: str | None, kept: list[np.ndarray]
+    kinds: dict[str, AnnData], layer: str | None, kept: dict[str, np.ndarray]
 ) -> np.ndarray:
-    """Values of both, normalized the same way, shape ``(n_real + n_synthetic, n_vars)``."""
+    """Values of all kinds of cells, normalized the same way, shape ``(n_cells, n_vars)``."""
     from ..data.generated import log_normalize
 
-    if layer is None and all(_keys.COUNTS_LAYER in d.layers for d in (real, synthetic)):
+    if layer is None and all(_keys.COUNTS_LAYER in d.layers for d in kinds.values()):
         layer = _keys.COUNTS_LAYER
     parts: list[Any] = []
-    for argument, data, cells in (
-        ("real", real, kept[0]),
-        ("synthetic", synthetic, kept[1]),
-    ):
+    for argument, data in kinds.items():
         names = layer_names(data)
         if layer is not None and layer not in names:
             raise KeyError(
-                f"layer must be a layer of real and synthetic, got {layer!r}, which is not in "
+                f"layer must be a layer of {' and '.join(kinds)}, got {layer!r}, which is not in "
                 f"{argument}; available: {shown(names) or 'none'}.{near_matches(layer, names)}"
             )
-        values = (data.X if layer is None else data.layers[layer])[cells]
+        values = (data.X if layer is None else data.layers[layer])[kept[argument]]
         parts.append(values if sparse.issparse(values) else np.asarray(values))
     if all(_are_counts(p) for p in parts):
         parts = [log_normalize(p.astype(np.float32)) for p in parts]
@@ -324,19 +346,20 @@ def _are_counts(values: Any) -> bool:
     )
 
 
-def _colors(real: AnnData, synthetic: AnnData, color: str | None) -> tuple[dict[Any, str], list]:
+def _colors(kinds: dict[str, AnnData], color: str | None) -> tuple[dict[Any, str], list]:
     """Color of each class, and the classes that occur."""
     if color is None:
         return {}, []
+    real = kinds["real"]
     values = real.obs[color]
     categories = (
         list(values.cat.categories)
         if isinstance(values.dtype, pd.CategoricalDtype)
         else sorted(values.dropna().unique(), key=str)
     )
-    new = [c for c in pd.unique(synthetic.obs[color].dropna()) if c not in categories]
+    present = dict.fromkeys(c for data in kinds.values() for c in data.obs[color].dropna().unique())
+    new = [c for c in present if c not in categories]
     colors = category_colors([*categories, *new], real.uns, color)
-    present = set(real.obs[color]) | set(synthetic.obs[color])
     return colors, [c for c in colors if c in present]
 
 

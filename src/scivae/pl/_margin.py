@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # With more paths than this, paths are drawn as thin lines without names.
 FEW = 5
+# Styles of lines, which are told apart without color.
+LINES = ("-", "--", "-.", ":")
 # Largest number of class changes listed in the legend; more are counted.
 MOST_CHANGES = 4
 
@@ -107,8 +109,9 @@ def class_margin(
         )
         drawn.axhline(0, color="0.3", lw=0.8, ls=(0, (4, 2)), zorder=1)
         handles = []
-        for i, color in zip(wanted, colors, strict=True):
-            (line,) = drawn.plot(found.t[i], found.margin[i], color=color, zorder=2, **look)
+        for k, (i, color) in enumerate(zip(wanted, colors, strict=True)):
+            ls = LINES[k % len(LINES)] if few else "-"
+            (line,) = drawn.plot(found.t[i], found.margin[i], ls, color=color, zorder=2, **look)
             crossings = found.crossings[found.crossings["path"] == i].sort_values("t")
             x = crossings["t"].to_numpy(dtype=float)
             y = np.interp(x, found.t[i], found.margin[i])

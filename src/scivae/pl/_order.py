@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from .._errors import shortened
 from .._validate.arguments import check_integer
 from ..tl import GeneOrder
 from ..tl import gene_order as find_order
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 UP, DOWN = OKABE_ITO[3], OKABE_ITO[0]
+# Letters of the name of a gene.
+LETTERS = 16
 
 
 def gene_order(
@@ -89,15 +92,21 @@ def gene_order(
             for first, second in part.pairs.itertuples(index=False):
                 a, b = place[first], place[second]
                 drawn.plot([switch[a], switch[b]], [a, b], color="0.8", lw=0.5, zorder=1)
-        for mask, color, label in ((rising, UP, "rising"), (~rising, DOWN, "falling")):
+        kinds = ((rising, UP, "^", "rising"), (~rising, DOWN, "v", "falling"))
+        for mask, color, marker, label in kinds:
             if mask.any():
                 drawn.hlines(row[mask], low[mask], high[mask], color=color, lw=1.2, zorder=2)
-                drawn.plot(switch[mask], row[mask], "o", ms=3, color=color, label=label, zorder=3)
+                drawn.plot(
+                    switch[mask], row[mask], marker, ms=3.5, color=color, label=label, zorder=3
+                )
         drawn.set_ylim(len(kept) - 0.5, -0.5)
         drawn.set_xlim(0, 1)
         size = min(7.0, max(SMALLEST, 0.8 * height_in_points(drawn) / len(kept)))
         drawn.set_yticks(
-            row, [str(name) for name in part.genes.index], style="italic", fontsize=size
+            row,
+            [shortened(str(name), LETTERS) for name in part.genes.index],
+            style="italic",
+            fontsize=size,
         )
         drawn.tick_params(axis="y", length=0)
         drawn.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])

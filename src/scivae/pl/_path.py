@@ -8,8 +8,16 @@ import numpy as np
 
 from .. import _keys
 from .._validate.arguments import check_integer
-from .._validate.tables import check_adata, check_basis, check_obs, check_paths
-from ._scatter import Legend, check_legend, color_points, dots, legend_height, point_size
+from .._validate.tables import check_adata, check_basis, check_obs, check_paths, column
+from ._scatter import (
+    Legend,
+    check_legend,
+    color_points,
+    dots,
+    is_categorical,
+    legend_height,
+    point_size,
+)
 from ._style import HEIGHT, OKABE_ITO, T_CMAP, WIDTH, colorbar, drawing
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ def path(
     basis: str = "umap",
     color: str | None = None,
     paths: str | int | list[str | int] | None = None,
+    within: str | None = None,
     dimensions: tuple[int, int] = (0, 1),
     n_arrows: int = 3,
     zoom: bool | None = None,
@@ -53,6 +62,9 @@ def path(
         Column of ``obs`` or gene that colors the real cells; ``None`` draws them gray.
     paths
         Names or positions of the paths to draw; ``None`` for all.
+    within
+        Column of ``obs`` with classes: only cells of the classes of the paths are drawn. ``None``: in
+        a close-up, ``color`` if it is a column of classes that the paths have; otherwise all cells.
     dimensions
         The two dimensions of the embedding to show.
     n_arrows
@@ -60,12 +72,13 @@ def path(
         them have one.
     zoom
         Whether to show only the region around the paths. ``None``: yes, if the paths take less than
-        a third of both width and height of all cells.
+        a third of both width and height of all cells that are drawn.
     size
         Area of the point of a real cell, in points squared. ``None``: set from the number of cells.
     legend
-        Whether to draw a legend and a color bar. ``"on data"`` writes class names on the cells; in
-        axes that you pass, names are always written on the cells.
+        Whether to draw a legend and a color bar. ``"on data"`` writes class names on the cells.
+        So is always done in axes that you pass. Classes are numbered if a legend of names would take
+        more than 40 % of the height.
     ax
         Axes to draw in; ``None`` creates a figure.
     show
@@ -79,9 +92,9 @@ def path(
     Raises
     ------
     ValueError
-        If ``joint`` contains no generated cells.
+        If ``joint`` contains no generated cells, or ``within`` has no class of the paths.
     KeyError, IndexError
-        If the embedding, a path or ``color`` is not found.
+        If the embedding, a path, ``color`` or ``within`` is not found.
 
     Examples
     --------
@@ -102,6 +115,8 @@ def path(
     check_legend(legend)
     if zoom is not None and not isinstance(zoom, bool | np.bool_):
         raise TypeError(f"zoom must be True, False or None, got {zoom!r}; pass one of these.")
+    if within is not None:
+        column(joint, "within", within)
     points = check_basis(
         joint, basis, dimensions, "Run scivae.tl.embed(adata, path) to embed real and new cells."
     )
@@ -118,9 +133,23 @@ def path(
 
     size_of_figure = (WIDTH, HEIGHT + legend_height(joint, color, legend=legend))
     with drawing(ax, size=size_of_figure, show=show) as drawn:
+        own = walked & np.isin(names, wanted)
+        close = points[own]
         real = ~(walked | augmented)
+        if within is None and wanted and zoom is not False:
+            far = zoom or _close_up(points[real], close, always=False) is not None
+            key = _classes_of_paths(joint, color, own) if far else None
+        else:
+            key = within
+        if key is not None:
+            inside = joint.obs[key].isin(joint.obs[key][own].dropna().unique()).to_numpy()
+            if not (inside & real).any():
+                raise ValueError(
+                    f"within must be a column with the classes of the paths, got {key!r}, in which "
+                    "no real cell has a class of theirs; pass the labels_key of the model."
+                )
+            real, augmented = real & inside, augmented & inside
         area = point_size(real.sum()) if size is None else size
-        close = points[walked & np.isin(names, wanted)]
         view = None
         if wanted and zoom is not False:
             view = _close_up(points[real], close, always=bool(zoom))
@@ -156,6 +185,15 @@ def path(
         for axis, dimension in zip((drawn.xaxis, drawn.yaxis), dimensions, strict=True):
             axis.set_label_text(f"{axis_name(basis)} {dimension + 1}")
     return drawn
+
+
+def _classes_of_paths(joint: AnnData, color: str | None, own: np.ndarray) -> str | None:
+    """``color`` if it is a column of classes that the paths have, else ``None``."""
+    if color is None or color not in joint.obs.columns:
+        return None
+    values = joint.obs[color]
+    known = values[~joint.obs[_keys.KIND].isin([_keys.INTERPOLATED, _keys.AUGMENTED])]
+    return color if is_categorical(values) and known.isin(values[own]).any() else None
 
 
 def _close_up(

@@ -8,9 +8,19 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import near_matches, shown
+from .._errors import near_matches, shortened, shown
 from .._storage import dense
-from ._style import PALE, T_CMAP, VALUE_CMAP, category_colors, colorbar, legend_below, lettering
+from ._style import (
+    HEIGHT,
+    PALE,
+    SMALLEST,
+    T_CMAP,
+    VALUE_CMAP,
+    category_colors,
+    colorbar,
+    legend_below,
+    lettering,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -18,7 +28,12 @@ if TYPE_CHECKING:
 
 # More points than this are rasterized in vector formats.
 RASTERIZE_FROM = 2_000
+# Largest part of the height of a figure that a legend takes; classes are then numbered.
+MOST_LEGEND = 0.4
 ON_DATA: Final = "on data"
+NAMED, NUMBERED = "named", "numbered"
+# Letters of a name in a legend of numbers, by its number of columns.
+LETTERS = {1: 60, 2: 28, 3: 16}
 Legend = bool | Literal["on data"]
 
 
@@ -77,7 +92,7 @@ def color_points(
         Area of a point, in points squared.
     legend
         Whether to draw a legend, or a color bar for numbers. ``"on data"`` writes class names on
-        the cells; in the user's axes, names are always written on the cells.
+        the cells; so does a legend of very many classes, and always one in the user's axes.
     own
         Whether the axes belong to a new figure.
     fade
@@ -120,11 +135,8 @@ def color_points(
     dots(ax, points[order], c=[colors[n] for n in name[order]], alpha=alpha, **look)
     if legend:
         present = [c for c in categories if (name[rows if named is None else named] == c).any()]
-        if own and legend != ON_DATA:
-            handles = class_handles(present, colors)
-            legend_below(ax, handles, own=True, ncols=legend_columns(present))
-        else:
-            _name_on_data(ax, points, {c: rows & (name == c) for c in present})
+        groups = {c: rows & (name == c) for c in present}
+        class_legend(ax, points, groups, colors, below=own and legend != ON_DATA)
 
 
 def quantity(adata: AnnData, color: str) -> str:
@@ -155,14 +167,76 @@ def legend_height(adata: AnnData, color: str | None, *, legend: Legend = True) -
     if not is_categorical(values):
         return 0.0
     names = list(values.dropna().unique())
-    return 0.1 + 0.15 * float(np.ceil(len(names) / legend_columns(names)))
+    kind = _legend_kind(names)
+    return 0.0 if kind == ON_DATA else _heights(names)[kind]
+
+
+def _heights(names: list) -> dict[str, float]:
+    """Height of each kind of legend below the axes, in inches."""
+    return {
+        NAMED: 0.1 + 0.15 * float(np.ceil(len(names) / legend_columns(names))),
+        NUMBERED: 0.1 + 0.1 * float(np.ceil(len(names) / _numbered_columns(names))),
+    }
+
+
+def _numbered_columns(names: list) -> int:
+    """Columns of a legend of numbers: as few as fit, for long names."""
+    most = (MOST_LEGEND / (1 - MOST_LEGEND) * HEIGHT - 0.1) / 0.1  # rows
+    return int(np.clip(np.ceil(len(names) / most), 1, len(LETTERS)))
+
+
+def _legend_kind(names: list) -> str:
+    """The first kind that leaves enough height for the cells; names on the cells if none does."""
+    for kind, height in _heights(names).items():
+        if height <= MOST_LEGEND * (HEIGHT + height):
+            return kind
+    return ON_DATA
+
+
+def class_legend(
+    ax: Axes,
+    points: np.ndarray,
+    groups: dict[Any, np.ndarray],
+    colors: dict[Any, str],
+    *,
+    below: bool,
+) -> None:
+    """Name classes below new axes (many of them by numbers on the cells) or on the cells.
+
+    Parameters
+    ----------
+    ax
+        Axes in which the cells are drawn.
+    points
+        Coordinates of the cells.
+    groups
+        Which of them belong to each class.
+    colors
+        Color of each class.
+    below
+        Whether there may be a legend below the axes.
+    """
+    names = list(groups)
+    kind = _legend_kind(names) if below else ON_DATA
+    if kind == ON_DATA:
+        _name_on_data(ax, points, groups)
+    elif kind == NAMED:
+        handles = class_handles(names, colors)
+        legend_below(ax, handles, own=True, ncols=legend_columns(names))
+    else:
+        numbers = {c: i + 1 for i, c in enumerate(names)}
+        _name_on_data(ax, points, {numbers[c]: rows for c, rows in groups.items()})
+        handles, columns = class_handles(names, colors), _numbered_columns(names)
+        for handle, (c, i) in zip(handles, numbers.items(), strict=True):
+            handle.set_label(f"{i} {shortened(str(c), LETTERS[columns])}")
+        legend_below(ax, handles, own=True, ncols=columns, fontsize=SMALLEST, labelspacing=0.3)
 
 
 def legend_columns(names: list) -> int:
     """Number of legend columns below new axes."""
     longest = max((len(str(n)) for n in names), default=1)
-    # In points: the figure is 240 wide, a letter takes 3.9, the gap between two names 16.
-    return int(np.clip(240 // (3.9 * longest + 16), 1, 6))
+    # In points: the figure is 240 wide, a letter takes 4.1, the dot and the gap between two names 20.
+    return int(np.clip(240 // (4.1 * longest + 20), 1, 6))
 
 
 def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) -> None:

@@ -244,11 +244,13 @@ def colorbar(mappable: ScalarMappable, ax: Axes, label: str, **kwargs: Any) -> C
     return bar
 
 
-def legend_below(ax: Axes, handles: list, *, own: bool, ncols: int = 1) -> None:
+def legend_below(ax: Axes, handles: list, *, own: bool, ncols: int = 1, **look: Any) -> None:
     """Draw a legend below new axes, or inside axes passed by the user."""
     if own:
         figure: Any = ax.get_figure()
-        figure.legend(handles=handles, loc="outside lower left", ncols=ncols, columnspacing=1.0)
+        figure.legend(
+            handles=handles, loc="outside lower left", ncols=ncols, columnspacing=1.0, **look
+        )
     else:
         ax.legend(handles=handles, fontsize="x-small")
 

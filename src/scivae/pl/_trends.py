@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from .._errors import shortened
 from .._validate.arguments import check_integer
 from .._validate.tables import check_genes, check_trends
 from ..tl import curve_layers
@@ -17,6 +18,7 @@ from ._style import (
     OKABE_ITO,
     SIGNED_CMAP,
     SMALLEST,
+    VALUE_CMAP,
     WIDTH,
     colorbar,
     drawing,
@@ -37,6 +39,8 @@ FEW_BANDS = 3
 MIN_DONORS = 3
 # Neighboring bins with fewer cells are merged.
 MIN_CELLS = 10
+# Letters of the name of a gene beside a row.
+LETTERS = 16
 
 
 def gene_trends(
@@ -240,15 +244,17 @@ def trend_heatmap(
             z.T,
             aspect="auto",
             interpolation="nearest",
-            cmap=SIGNED_CMAP,
+            cmap=VALUE_CMAP,
             vmin=-max_z,
             vmax=max_z,
             extent=(t[0] - half, t[-1] + half, len(names) - 0.5, -0.5),
         )
         if mark_switch:
             at = np.arange(len(names))
-            drawn.hlines(at, rows["low"], rows["high"], color="black", lw=0.5)
-            drawn.plot(rows["switch"], at, "|", color="black", ms=4.5, mew=0.9)
+            for color, extra in (("white", 0.9), ("black", 0.0)):  # legible on light and dark
+                look: dict[str, Any] = {"color": color, "lw": 0.5 + extra}
+                drawn.hlines(at, rows["low"], rows["high"], **look)
+                drawn.plot(rows["switch"], at, "|", color=color, ms=4.5 + extra, mew=0.9 + extra)
         n_rising = int((rows["change"] > 0).sum())
         if 0 < n_rising < len(names):
             drawn.axhline(n_rising - 0.5, color="white", lw=2.5)
@@ -317,7 +323,8 @@ def _fit_names(ax: Axes, names: list[str], pale: np.ndarray) -> None:
     size = min(usual, max(SMALLEST, 0.9 * row))
     every = max(1, int(np.ceil(0.95 * size / row)))
     rows = np.arange(0, len(names), every)
-    ax.set_yticks(rows, [names[i] for i in rows], style="italic", fontsize=size)
+    written = [shortened(names[i], LETTERS) for i in rows]
+    ax.set_yticks(rows, written, style="italic", fontsize=size)
     for label, is_pale in zip(ax.get_yticklabels(), pale[rows], strict=True):
         if is_pale:
             label.set_color(GRAY)

@@ -347,7 +347,8 @@ def parameters(
     """Parameters of the model, of the trends, and options of the command."""
     found: dict[str, dict[str, str]] = {}
     if settings:
-        found["command"] = {str(k): str(v) for k, v in settings.items()}
+        given = {str(k): str(v) for k, v in settings.items() if v is not None}
+        found["command"] = given
     found["setup"] = {
         str(k): str(v)
         for k, v in (model.registry_.get("setup_args") or {}).items()

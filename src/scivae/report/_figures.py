@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 N_CURVES, N_HEATMAP, N_ORDER = 6, 40, 20
 DPI = 200
-# More classes than these are named on their cells, or by the map alone.
-MOST_IN_LEGEND = 8
 
 
 class Figure(NamedTuple):
@@ -83,11 +81,6 @@ class Drawer:
         return Figure(name, b64encode(raw.getvalue()).decode("ascii"), round(1.35 * width), alt)
 
 
-def _many(adata: AnnData, key: str) -> bool:
-    """Whether a legend of the classes would take more room than the cells."""
-    return key in adata.obs and adata.obs[key].nunique() > MOST_IN_LEGEND
-
-
 def of_model(draw: Drawer, model: CIVAE, held_out: HeldOut | None) -> dict[str, Figure | None]:
     """How training went, and which classes are taken for which."""
     from .. import pl
@@ -107,19 +100,18 @@ def of_model(draw: Drawer, model: CIVAE, held_out: HeldOut | None) -> dict[str, 
     return figures
 
 
-def of_paths(draw: Drawer, joint: AnnData, paths: AnnData, key: str) -> dict[str, Figure | None]:
-    """Paths on the map, and how deep inside of their class they run."""
+def of_paths(
+    draw: Drawer, joint: AnnData, paths: AnnData, key: str, groupby: str | None
+) -> dict[str, Figure | None]:
+    """Paths on the cells of their class, by group, and how deep inside of the class they run."""
     from .. import pl
 
+    color = next((k for k in (groupby, key) if k in joint.obs), None)
     return {
         "path": draw(
             "path",
             "Paths on the map of the cells",
-            lambda: pl.path(
-                joint,
-                color=key if key in joint.obs else None,
-                legend="on data" if _many(joint, key) else True,
-            ),
+            lambda: pl.path(joint, color=color, within=key if key in joint.obs else None),
         ),
         "margin": draw(
             "margin", "Margin of the class along the paths", lambda: pl.class_margin(paths)
@@ -176,20 +168,22 @@ def of_images(draw: Drawer, paths: AnnData, image: Any) -> dict[str, Figure | No
 
 
 def of_synthetic(
-    draw: Drawer, real: AnnData, synthetic: AnnData, key: str
+    draw: Drawer, real: AnnData, synthetic: AnnData, key: str, withheld: np.ndarray | None
 ) -> dict[str, Figure | None]:
-    """Synthetic among real cells, in gene space."""
+    """Synthetic cells among those trained on and those held out, in gene space."""
     from .. import pl
+
+    out = np.isin(np.arange(real.n_obs), [] if withheld is None else withheld)
 
     return {
         "synthetic": draw(
             "synthetic",
             "Synthetic cells among real ones",
             lambda: pl.augmentation(
-                real,
+                real[~out],
                 synthetic,
+                withheld=real[out] if out.any() else None,
                 color=key if key in synthetic.obs else None,
-                legend=not _many(real, key),
                 max_cells=2_000,
             ),
         )

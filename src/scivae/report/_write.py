@@ -236,7 +236,13 @@ def compose(
         draw = _figures.Drawer(figures)
         drawn = _figures.of_model(draw, model, held_out)
         if paths is not None and joint is not None:
-            drawn |= _figures.of_paths(draw, joint, paths, setup.labels_key)
+            drawn |= _figures.of_paths(
+                draw,
+                joint,
+                paths,
+                setup.labels_key,
+                None if trends is None else trends.uns[_keys.UNS].get("groupby"),
+            )
             if "image" in adata.uns:
                 drawn |= _figures.of_images(draw, paths, adata.uns["image"])
         if trends is not None and ranked is not None:
@@ -244,7 +250,9 @@ def compose(
         if sets is not None:
             drawn |= _figures.of_sets(draw, sets)
         if synthetic is not None and _quality.is_sampled(synthetic) and not minified:
-            drawn |= _figures.of_synthetic(draw, adata, synthetic, setup.labels_key)
+            drawn |= _figures.of_synthetic(
+                draw, adata, synthetic, setup.labels_key, model.validation_indices
+            )
 
         said = {} if trends is None else dict(trends.uns[_keys.UNS])
         donor_key = _data.donor_column(adata, said)

@@ -126,6 +126,22 @@ def trained() -> CIVAE:
     return make_model(make_adata(), epochs=30)
 
 
+def draw_fast(patch: pytest.MonkeyPatch) -> None:
+    """Reports with maps of two dimensions as they are, and small PNG files.
+
+    UMAP compiles itself in every process, which takes longer than all else that a command does. The
+    example of the README, which a test runs, and ``scivae demo`` in ``.ci/run`` use it.
+    """
+
+    def flat(adata, **kwargs):
+        adata.obsm["X_umap"] = adata.obsm["X_civae"][:, :2].copy()
+
+    patch.setattr("scanpy.pp.neighbors", lambda adata, **kwargs: None)
+    patch.setattr("scanpy.tl.umap", flat)
+    patch.setattr("scivae.pl._latent.embed_points", lambda x, method, n, seed: x[:, :n])
+    patch.setattr("scivae.report._figures.DPI", 50)
+
+
 @pytest.fixture(scope="session")
 def results(tmp_path_factory) -> Path:
     """What ``scivae run`` writes of tiny cells whose names are hard to show; made once for all workers."""
@@ -142,15 +158,11 @@ def results(tmp_path_factory) -> Path:
             (shared / "sets.gmt").write_text(sets, encoding="utf-8")
             words = ["run", str(shared / "hard.h5ad"), "--label", HARD, "--groupby", "stage"]
             words += ["--source", "early", "--target", "late", "--donor-key", "donor", "--quiet"]
-            words += [
-                "--epochs",
-                "30",
-                "--n-synthetic",
-                "8",
-                "--gene-sets",
-                str(shared / "sets.gmt"),
-            ]
-            assert main([*words, "--out", str(folder)]) == 0
+            words += ["--epochs", "30", "--n-synthetic", "8"]
+            words += ["--gene-sets", str(shared / "sets.gmt")]
+            with pytest.MonkeyPatch.context() as patch:
+                draw_fast(patch)
+                assert main([*words, "--out", str(folder)]) == 0
     return folder
 
 

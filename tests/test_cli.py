@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from scipy import sparse
-from tests.conftest import HARD, make_adata, make_hard_cells
+from tests.conftest import HARD, draw_fast, make_adata, make_hard_cells
 
 import scivae
 from scivae.cli import main
@@ -22,6 +22,7 @@ FILES = {
     "cells.h5ad", "path.h5ad", "report.txt", "report.html", "config.yaml", "log.txt", "model",
     "synthetic.h5ad", "training.png", "confusion.png", "path.png", "margin.png",
 }  # fmt: skip
+SYNTHETIC = {"synthetic.h5ad", "synthetic.png"}
 GENES = {"genes.csv", "genes.png", "heatmap.png", "paths.h5ad", "trends.h5ad", "synthetic.png"}
 
 
@@ -59,17 +60,22 @@ def test_run_between_groups(results):
 def test_the_demo_makes_images(tmp_path, monkeypatch):
     digits = scivae.datasets.digits()
     monkeypatch.setattr(scivae.datasets, "digits", lambda: digits[:300].copy())
-    arguments = ["--dataset", "digits", "--epochs", "60", "--n-synthetic", "2", "--quiet"]
+    draw_fast(monkeypatch)
+    arguments = ["--dataset", "digits", "--epochs", "60", "--n-synthetic", "0", "--quiet"]
     assert main(["demo", *arguments, "--out", str(tmp_path / "out")]) == 0
-    assert {f.name for f in (tmp_path / "out").iterdir()} == FILES | {"images.png"}
+    assert {f.name for f in (tmp_path / "out").iterdir()} == FILES - SYNTHETIC | {"images.png"}
 
 
-def test_the_demo_needs_no_file(tmp_path, capsys):
-    assert (
-        main(["demo", "--epochs", "10", "--n-synthetic", "3", "--out", str(tmp_path / "out")]) == 0
-    )
+def test_the_demo_needs_no_file(tmp_path, capsys, monkeypatch):
+    cells = scivae.datasets.pbmc()[::2, :100].copy()
+    monkeypatch.setattr(scivae.datasets, "pbmc", cells.copy)
+    draw_fast(monkeypatch)
+    words = ["demo", "--epochs", "10", "--n-synthetic", "0", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
     assert "report.html" in capsys.readouterr().out
-    assert {f.name for f in (tmp_path / "out").iterdir()} - {"order.png"} == FILES | GENES
+    assert {f.name for f in (tmp_path / "out").iterdir()} - {"order.png"} == (
+        FILES | GENES
+    ) - SYNTHETIC
 
 
 def test_predict(results, tmp_path, capsys):

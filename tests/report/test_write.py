@@ -29,6 +29,12 @@ def model():
     return make_model(with_map(make_adata()), epochs=30)
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """For what is told of a model: no figures are drawn."""
+    monkeypatch.setattr("scivae.report._figures.Drawer.__call__", lambda *a: None)
+
+
 class Page(HTMLParser):
     """Text of a page, its scripts, and the addresses that it loads."""
 
@@ -85,6 +91,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(results):
     assert [c["name"] for c in cells["columns"]][:3] == ["cell_type", "stage", "donor"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_units_are_named(results, model):
     page = "".join(read(results / "report.html").text)
     assert "p-values are between donors: 4 donors with both groups, paired moderated t-test" in page
@@ -102,6 +109,7 @@ def test_units_are_named(results, model):
     assert "they are predictions of the model" in words(composed(model, decoded))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_held_out_figures_are_those_of_scikit_learn(model):
     report = composed(model)
     held_out = np.sort(model.validation_indices)
@@ -117,6 +125,7 @@ def test_held_out_figures_are_those_of_scikit_learn(model):
     assert chance.accuracy == pytest.approx((drawn == true[held_out]).mean(), abs=0.01)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_labels_that_are_not_in_the_data_are_told():
     adata = with_map(make_adata())
     labels = np.random.default_rng(1).permutation(adata.obs["cell_type"].astype(str))
@@ -127,6 +136,7 @@ def test_labels_that_are_not_in_the_data_are_told():
     assert re.search("no better than|labels better than the model|labeled wrong", words(report))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_checks_of_synthetic_cells_see_copies_and_wrong_classes(model):
     made = model.augment(dict.fromkeys(model.classes, 20), key_added=None, min_confidence=0.0)
     fine = composed(model, None, None, made).made
@@ -182,6 +192,7 @@ def test_data_of_every_kind(kind):
         assert "?" not in report.held_out.true
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_map_is_of_some_cells_where_there_are_many(model):
     report = composed(model, max_cells=50)
     assert report.contents["map"]["n"] == 50

@@ -203,28 +203,7 @@ def training_genes(
 
 
 def read_gene_sets(path: Path | None) -> dict[str, list[str]] | None:
-    """Sets of genes of a GMT file: a set a line, with its name, a description and its genes."""
-    if path is None:
-        return None
-    if not path.is_file():
-        raise ValueError(
-            f"--gene-sets must be a file, got {path}, which does not exist; check the path."
-        )
-    found: dict[str, list[str]] = {}
-    for number, line in enumerate(
-        path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1
-    ):
-        parts = [part.strip() for part in line.split("\t")]
-        if not line.strip():
-            continue
-        if len(parts) < 3:
-            raise ValueError(
-                "--gene-sets must be a GMT file (name, description and genes, separated by tabs), "
-                f"but line {number} of {path} has {len(parts)} parts; correct that line."
-            )
-        found[parts[0]] = [gene for gene in parts[2:] if gene]
-    if not found:
-        raise ValueError(
-            f"--gene-sets must hold at least one set of genes, but {path} is empty; choose another file."
-        )
-    return found
+    """Gene sets of a GMT file."""
+    from .. import tl
+
+    return None if path is None else tl.read_gene_sets(path, "--gene-sets")

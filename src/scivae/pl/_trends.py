@@ -12,7 +12,7 @@ from .. import _keys
 from .._errors import shortened
 from .._validate.arguments import check_integer
 from .._validate.tables import check_genes, check_trends
-from ..tl import curve_layers
+from ..tl import OF_SETS, curve_layers
 from ._style import (
     GRAY,
     OKABE_ITO,
@@ -41,6 +41,8 @@ MIN_DONORS = 3
 MIN_CELLS = 10
 # Letters of the name of a gene beside a row.
 LETTERS = 16
+# Letters of the name of a gene set above a panel.
+LETTERS_OF_SET = 26
 
 
 def gene_trends(
@@ -145,7 +147,7 @@ def gene_trends(
         ax, len(names), n_cols=n_cols, panel=panel, shared=0.0 if single else 0.6, show=show
     ) as axes:
         for one, gene in zip(axes, names, strict=True):
-            _title(one, gene, _p_value(ranked, gene), width=72 * panel[0])
+            _title(one, gene, _p_value(ranked, gene), width=72 * panel[0], said=said)
             _draw(one, trends, gene, OKABE_ITO[0], shown)
             _t_axis(one)
         if ax is None and not single:
@@ -515,9 +517,12 @@ def _p_value(ranked: pd.DataFrame | None, gene: str) -> str:
     return ""
 
 
-def _title(ax: Axes, gene: str, p_value: str, *, width: float) -> None:
-    """Write the name of a gene, smaller if it is long, and the p-value below it."""
-    title = ax.set_title(gene, loc="left", style="italic", pad=10 if p_value else None)
+def _title(ax: Axes, gene: str, p_value: str, *, width: float, said: dict[str, Any]) -> None:
+    """Write the name of a gene or set, smaller if it is long, and the p-value below it."""
+    style: Any = "italic"
+    if said.get("of") == OF_SETS:
+        gene, style = shortened(" ".join(gene.replace("_", " ").split()), LETTERS_OF_SET), "normal"
+    title = ax.set_title(gene, loc="left", style=style, pad=10 if p_value else None)
     usual = float(title.get_fontsize())
     # Letters are about 0.6 times as wide as high; a quarter of the panel is for tick labels.
     title.set_fontsize(max(SMALLEST, min(usual, 0.75 * width / (0.62 * len(gene)))))

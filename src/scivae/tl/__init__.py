@@ -9,6 +9,9 @@ from ._conditions import predict_condition
 from ._describe import describe
 from ._embed import embed
 from ._enrichment import enrich
+from ._gene_sets import OF_SETS as OF_SETS
+from ._gene_sets import read_gene_sets as read_gene_sets
+from ._gene_sets import set_trends
 from ._genes import rank_genes
 from ._order import GeneOrder, gene_order
 from ._pairs import pair_cells
@@ -30,4 +33,5 @@ __all__ = [
     "predict_condition",
     "project",
     "rank_genes",
+    "set_trends",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from .._validate.arguments import check_choice, check_integer
 from ..stats.moderated import moderated_test
 from ..stats.multiple import false_discovery_rate
 from ..stats.permutation import permuted_z
+from ._gene_sets import known_sets
 from ._genes import curves, is_log_scale
 from ._samples import SOURCE, TARGET
 from ._units import DONORS, MeasuredSamples, cells_of_trends, samples_of, unit_of
@@ -27,7 +29,7 @@ METHODS = ("ulm", "mlm", "zscore")
 
 def enrich(
     trends: AnnData,
-    net: pd.DataFrame | Mapping[str, Sequence[str]],
+    net: pd.DataFrame | Mapping[str, Sequence[str]] | str | Path,
     *,
     method: Literal["ulm", "mlm", "zscore"] = "ulm",
     min_size: int = 5,
@@ -42,7 +44,7 @@ def enrich(
     trends
         From :func:`gene_trends`.
     net
-        Sets of genes: ``{set: genes}``, or a table as decoupler has it (its resources, ``dc.op``), with
+        Sets of genes: ``{set: genes}``, a GMT file, or a table as decoupler has it (its resources, ``dc.op``), with
         the columns ``source`` (the set), ``target`` (the gene) and, where genes count differently or in
         either direction, ``weight``.
     method
@@ -125,16 +127,7 @@ def enrich(
     min_cells = check_integer("min_cells", min_cells, minimum=1)
     n_permutations = check_integer("n_permutations", n_permutations, minimum=100)
     seed = check_integer("seed", seed, minimum=0)
-    net = _network(net)
-    known = net[net["target"].isin(trends.var_names)]
-    sizes = known.groupby("source")["target"].nunique()
-    if not (sizes >= min_size).any():
-        raise ValueError(
-            f"net must have a set with at least min_size={min_size} genes of the trends, but the "
-            f"largest of {net['source'].nunique()} has {sizes.max() if len(sizes) else 0} (a gene "
-            f"of net: {str(net['target'].iloc[0])!r}, of the trends: {trends.var_names[0]!r}); use "
-            "the same kind of names, or a smaller min_size."
-        )
+    known, sizes = known_sets(net, trends, min_size)
     said = trends.uns[_keys.UNS]
     samples = samples_of(trends, counts=is_log_scale(said["scale"]), min_cells=min_cells)
     unit = unit_of(samples, said.get("donor_candidate"), "moderated", min_cells)
@@ -151,7 +144,7 @@ def enrich(
         scores = getattr(decoupler.mt, method)(genes, known, tmin=min_size, empty=False)
     except AssertionError as error:
         raise ValueError(
-            f"method={method!r} of decoupler cannot score these {int((sizes >= min_size).sum())} "
+            f"method={method!r} of decoupler cannot score these {len(sizes)} "
             f"sets on {trends.n_vars} genes: {' '.join(str(error).split())}; use method='ulm', "
             "which scores each set separately."
         ) from error
@@ -205,26 +198,6 @@ def _within_sample(
     beyond = np.abs(null - center) >= np.abs(score - center) * (1 - 1e-6)
     z = (score - center) / np.where(spread > 0, spread, np.nan)
     return z, (1 + beyond.sum(axis=0)) / (1 + len(null))
-
-
-def _network(net: Any) -> pd.DataFrame:
-    """Sets as a table with the columns ``source``, ``target`` and, where there are weights, ``weight``."""
-    if isinstance(net, Mapping):
-        rows = [(str(name), str(gene)) for name, genes in net.items() for gene in genes]
-        net = pd.DataFrame(rows, columns=["source", "target"])
-    if not isinstance(net, pd.DataFrame):
-        raise TypeError(
-            f"net must be a dict of genes or decoupler's DataFrame, got {type(net).__name__}; pass, "
-            "for example, {'set': ['gene_1', 'gene_2']}."
-        )
-    missing = [c for c in ("source", "target") if c not in net]
-    if missing or not len(net):
-        raise ValueError(
-            f"net must have rows and the columns 'source' and 'target', got {len(net)} rows"
-            + (f" without {missing[0]!r}" if missing else "")
-            + "; name the columns so, or pass a dict of {set: genes}."
-        )
-    return net.drop_duplicates(["source", "target"])
 
 
 def _switches(trends: AnnData, net: pd.DataFrame, score: pd.Series) -> pd.Series:

@@ -190,7 +190,7 @@ def measure(
         n_bootstraps=n_bootstraps,
         seed=int(rng.integers(2**31)),
     )
-    varm, bins = _bins(values, t[near], weight[near], library, donor)
+    varm, bins = bins_of(values, t[near], weight[near], library, donor)
     varm[_keys.SWITCHES] = curves.switches
     table = pd.DataFrame(
         {
@@ -277,7 +277,7 @@ def _effects(
     return code if len(np.unique(code[code >= 0])) > 1 else None
 
 
-def _bins(
+def bins_of(
     values: Any,
     t: np.ndarray,
     weight: np.ndarray,

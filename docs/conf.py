@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import builtins
 import json
 import os
@@ -10,11 +11,13 @@ import sys
 import warnings
 from collections import _tuplegetter
 from importlib.metadata import version as installed
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
 from numpy.typing import ArrayLike
 from sphinx.ext.napoleon import NumpyDocstring
+from sphinx.pycode import ModuleAnalyzer
 from sphinx_autodoc_typehints import format_annotation
 
 # Of sphinx-autodoc-typehints, which sets what Sphinx 10 will not have.
@@ -85,6 +88,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
     "sphinx_autodoc_typehints",
     "scanpydoc.definition_list_typed_field",
     "sphinx_copybutton",
@@ -147,9 +151,12 @@ bibtex_reference_style = "author_year"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
+# MathJax from a package, so that formulas need no network.
+mathjax_path = "tex-svg.js"
+_mathjax = find_spec("sphinx-mathjax-offline").origin
 html_theme = "sphinx_book_theme"
 html_title = "scivae"
-html_static_path = ["_static"]
+html_static_path = ["_static", str(Path(_mathjax).parent / "static" / "mathjax" / mathjax_path)]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
 html_theme_options = {
@@ -164,6 +171,13 @@ html_theme_options = {
 }
 
 
+def pictures(notebook: dict[str, Any]) -> list[bytes]:
+    """All figures of a notebook, as PNG."""
+    outputs = (output for cell in notebook["cells"] for output in cell.get("outputs", ()))
+    stored = (output.get("data", {}).get("image/png") for output in outputs)
+    return [base64.b64decode("".join(png)) for png in stored if png]
+
+
 def copy_notebooks() -> None:
     """Put the notebooks, which lie beside this folder, where Sphinx finds pages."""
     target = HERE / "tutorials"
@@ -173,6 +187,11 @@ def copy_notebooks() -> None:
         contents = json.loads(notebook.read_text(encoding="utf-8"))
         # One that was stored without being run does not name its language.
         contents["metadata"].setdefault("language_info", {"name": "python"})
+        link = f"{{download}}`Download this notebook <{notebook.name}>`"
+        cell = {"cell_type": "markdown", "id": "download", "metadata": {}, "source": link}
+        contents["cells"].insert(1, cell)
+        if figures := pictures(contents):
+            (target / f"{notebook.stem}.png").write_bytes(max(figures, key=len))
         (target / notebook.name).write_text(json.dumps(contents), encoding="utf-8")
     if not any(target.iterdir()):
         (target / "none.md").write_text(
@@ -189,8 +208,19 @@ def keep_spread(app, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace(" ± ", "\u00a0±\u00a0")
 
 
+def source_of(app, module: str) -> tuple[str, dict[str, Any]] | None:
+    """The source of a module. Functions of scivae.model are methods of CIVAE, too."""
+    if not module.startswith("scivae.model._"):
+        return None
+    analyzer = ModuleAnalyzer.for_module(module)
+    analyzer.find_tags()
+    methods = {f"CIVAE.{n}": tag for n, tag in analyzer.tags.items() if tag[0] == "def"}
+    return analyzer.code, {**methods, **analyzer.tags}
+
+
 def setup(app) -> None:
     """Connect the above."""
+    app.connect("viewcode-find-source", source_of)
     app.connect("source-read", keep_spread)
     app.connect("autodoc-process-signature", fields_only, priority=600)
     app.connect("autodoc-skip-member", skip_inherited)

@@ -328,3 +328,15 @@ def test_order_of_genes_on_little_data():
         assert ceiling["of ceiling, rising"] == 1
     n = table.groupby("genes")["n, rising"].first()
     assert n["sure"] <= n["changing"]
+
+
+def test_power_grows_with_donors_and_cells():
+    power = import_module("power")
+    rows = power.measure(1, donors=(3, 6), cells=(10, 60), folds=(4.0,))
+    found = rows.set_index(["donors per group", "cells per donor"])["power"]
+    assert found[3, 10] < found[3, 60]
+    assert found[3, 10] < found[6, 10]
+    assert found[6, 60] > 0.9
+    assert (rows["false calls"] < 0.2).all()
+    committed = pd.read_csv(FOLDER.parent / "docs/evidence/power.csv")
+    assert list(committed.columns) == list(rows.columns)

@@ -89,10 +89,21 @@ def test_every_public_name_is_on_an_api_page():
 
 
 def test_what_is_said_to_be_inherited_is_there():
-    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "api" / "model.md").read_text(), flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\[`.*?) \|", (DOCS / "api" / "model.md").read_text(), flags=re.MULTILINE
+    )
     names = re.findall(r"`(\w+)`", " ".join(rows))
     assert len(names) > 10
     assert all(hasattr(PUBLIC["model.CIVAE"], name) for name in names)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])
+def test_links_beside_the_site_lead_somewhere(name):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text())
+    broken = [
+        x for x in links if not urlparse(x).scheme and not (ROOT / name).parent.joinpath(x).exists()
+    ]
+    assert not broken
 
 
 def test_one_version_and_one_licence():
@@ -110,7 +121,13 @@ def test_one_version_and_one_licence():
 @pytest.fixture(scope="session")
 def site(tmp_path_factory) -> Path:
     """The pages, built once from a copy of what they are made of; any warning is an error."""
-    wanted = ("sphinx", "myst_nb", "sphinx_book_theme", "sphinxcontrib.bibtex")
+    wanted = (
+        "sphinx",
+        "sphinx-mathjax-offline",
+        "myst_nb",
+        "sphinx_book_theme",
+        "sphinxcontrib.bibtex",
+    )
     missing = [name for name in wanted if not found(name)]
     if missing:
         pytest.skip(f"the extra docs is not installed: there is no {', '.join(missing)}")
@@ -185,9 +202,27 @@ def test_no_link_within_the_site_is_broken(site, pages):
     assert not broken
 
 
+def test_nothing_is_loaded_from_elsewhere(site, pages):
+    """The site can be read without a network."""
+    from_elsewhere = re.compile(r"<(?:script|link|img)[^>]*(?:src|href)=\"(https?:[^\"]*)")
+    for address in pages:
+        text = (site / address).read_text()
+        assert not from_elsewhere.findall(re.sub(r"<link[^>]*rel=\"canonical\"[^>]*>", "", text)), (
+            address
+        )
+
+
+def test_functions_link_to_their_source(pages):
+    for name in ("model.CIVAE.train", "model.CIVAE.augment", "tl.gene_trends", "pl.path"):
+        links = pages[f"api/generated/scivae.{name}.html"].links
+        assert any("_modules/scivae" in link for link in links), name
+
+
 def test_the_site_has_what_it_should(pages):
     wanted = {"index", "installation", "tutorials", "method", "evidence", "performance", "faq"}
     wanted |= {"migration", "reliability", "colon", "changelog", "contributing", "references"}
+    wanted |= {"guide", "real_path", "which_p_value", "how_many_cells"}
+    wanted |= {f"api/generated/scivae.model.CIVAE{name}" for name in ("", ".train", ".augment")}
     assert {f"{name}.html" for name in wanted} <= set(pages)
     for table in (DOCS / "evidence").glob("*.md"):
         assert f"evidence/{table.stem}.html" in pages
@@ -223,9 +258,17 @@ def test_search_finds_a_word(browser, address):
     WebDriverWait(browser, 20).until(lambda b: "did not match" in b.execute_script(summary))
 
 
+def test_formulas_are_set_without_a_network(browser, address):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser.get(address + "method.html")
+    count = "return document.querySelectorAll('mjx-container svg').length"
+    assert WebDriverWait(browser, 20).until(lambda b: b.execute_script(count)) > 100
+
+
 def test_figures_load_and_no_page_is_wider_than_a_telephone(browser, address, pages):
     # Pages of single functions are much alike: the ten with the most links stand for them.
-    functions = [page for page in pages if page.startswith("api/generated/")]
+    functions = [page for page in pages if page.startswith(("api/generated/", "_modules/"))]
     longest = sorted(functions, key=lambda page: -len(pages[page].links))[:10]
     resize(browser, NARROW)
     faults = []

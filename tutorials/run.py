@@ -59,6 +59,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "pool_size": 2048,
         "two_processes": False,
     },
+    "7_interferon": {"epochs": 10, "n_bootstraps": 10, "types": ["B cells"]},
 }
 PARAMETERS = "parameters"
 SECONDS_A_CELL = 1800

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import random
 import subprocess
@@ -180,6 +181,12 @@ def group(model):
     return {"groupby": "cell_type", "group1": "alpha", "group2": "beta", "silent": True}
 
 
+def sets_of_genes(model):
+    pytest.importorskip("decoupler")
+    found = trends(model)
+    return tl.enrich(found, {"half": list(found.var_names[::2])}, n_permutations=100)
+
+
 PUBLIC = {
     "setup": lambda m: CIVAE.setup_anndata(make_adata()),
     "init": lambda m: CIVAE(m.adata, n_latent=3),
@@ -195,6 +202,8 @@ PUBLIC = {
     "attribute": lambda m: tl.attribute(m, "alpha", n_steps=2, max_cells=5),
     "rank_genes": lambda m: tl.rank_genes(trends(m), n_permutations=100),
     "check_paths": lambda m: tl.check_paths(m, pairs_of(m), n_permutations=20),
+    "predict_condition": lambda m: tl.predict_condition(m, "site", "left", "right", level="alpha"),
+    "enrich": sets_of_genes,
     "compare_trends": lambda m: tl.compare_trends(trends(m), trends(m)),
     "project": lambda m: tl.project(
         m.adata.copy(), m.interpolate(0, 3, n_steps=3, key_added=None), model=m
@@ -209,6 +218,18 @@ PUBLIC = {
     "posterior_predictive_sample": lambda m: m.posterior_predictive_sample(n_samples=2),
     "differential_expression": lambda m: m.differential_expression(**group(m)),
 }
+
+
+def test_every_function_with_a_seed_is_among_them():
+    found = {
+        name
+        for of in (CIVAE, tl)
+        for name in dir(of)
+        if not name.startswith("_") and callable(getattr(of, name))
+        if "seed" in inspect.signature(getattr(of, name)).parameters
+    }
+    assert len(found) > 10
+    assert found <= {name for key in PUBLIC for name in key.split(", ")}
 
 
 @pytest.mark.filterwarnings("ignore")

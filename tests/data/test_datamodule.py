@@ -394,9 +394,16 @@ def test_annotate_leaves_nothing_when_it_fails(adata, tmp_path, store, trained, 
     trained.annotate(source)
     read = anndata.read_zarr if "zarr" in store else anndata.read_h5ad
     before = snapshot(read(source))
-    monkeypatch.setattr(_annotation, "with_novelty", lambda *_: iter([("x", None)]))
-    with pytest.raises(AttributeError):
-        trained.annotate(source)
+    encode = _annotation.with_novelty
+
+    def stops(*arguments):
+        """After the first minibatch, when its rows are written."""
+        yield next(encode(*arguments))
+        raise MemoryError
+
+    monkeypatch.setattr(_annotation, "with_novelty", stops)
+    with pytest.raises(MemoryError):
+        trained.annotate(source, batch_size=50)
     assert_unchanged(read(source), before)
 
 

@@ -8,6 +8,7 @@ from tests.tl.test_genes import make_trends, pairs_of
 from scivae import tl
 
 dc = pytest.importorskip("decoupler")
+GENES = [str(g) for g in range(60)]
 SETS = {f"set_{i}": [str(g) for g in range(10 * i, 10 * i + 10)] for i in range(6)}
 
 
@@ -86,6 +87,12 @@ class TestEnrich:
         with pytest.raises(ValueError, match="cannot score these 6 sets on 60 genes.*'ulm', which"):
             tl.enrich(correlated_trends(3), SETS, method="mlm")
 
+    def test_a_set_of_all_genes_is_left_out(self):
+        trends = correlated_trends(0, shift=2.0)
+        with pytest.warns(UserWarning, match=r"all 60 genes of the trends \('all'\).*left out"):
+            table = tl.enrich(trends, {"all": GENES, **SETS}, n_permutations=100)
+        pd.testing.assert_frame_equal(table, tl.enrich(trends, SETS, n_permutations=100))
+
     def test_without_donors_it_says_one_sample_per_group(self):
         table = tl.enrich(correlated_trends(0), SETS, n_permutations=100)
         assert table.attrs["unit_text"] == "one sample per group"
@@ -95,6 +102,7 @@ class TestEnrich:
         [
             ({"a": ["x", "y"]}, {}, ValueError, "a set with at least min_size=5 genes of the trends"),
             ({}, {}, ValueError, "net must have rows and the columns 'source' and 'target', got 0"),
+            ({"all": GENES}, {}, ValueError, "must leave some genes out.*'all' has all 60 genes"),
             (pd.DataFrame({"source": ["a"]}), {}, ValueError, "without 'target'"),
             (["hallmark"], {}, TypeError, "net must be a dict of genes, a GMT file or decoupler's DataFrame, got list"),
             ("hallmark.gmt", {}, ValueError, "net must be a file, got hallmark.gmt, which does not exist"),

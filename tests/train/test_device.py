@@ -293,6 +293,7 @@ def test_distributions_look_at_their_arguments_afterwards():
 def test_a_number_that_is_not_finite_is_told(holds, monkeypatch):
     with pytest.raises(FloatingPointError, match="no longer finite"):
         train(True, monkeypatch, lr=1e6)
+    assert holds  # found by the engine that holds the cells
 
 
 def test_only_a_wait_is_taken_for_one(monkeypatch):

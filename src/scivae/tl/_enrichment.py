@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from .._errors import shown, warn
 from .._progress import without_widgets
 from .._validate import tables
 from .._validate.arguments import check_choice, check_integer
@@ -78,8 +79,14 @@ def enrich(
     ImportError
         If decoupler is not installed.
     ValueError
-        If no set has enough genes, sets are too many or too much alike for the method, there are too
-        few cells for the null, or an argument is out of its range.
+        If no set has enough genes, or all have every gene of the trends; if sets are too many or too
+        much alike for the method; if there are too few cells for the null; or if an argument is out of
+        its range.
+
+    Warns
+    -----
+    UserWarning
+        If a set has every gene of the trends. It cannot be compared with other genes and is left out.
 
     Notes
     -----
@@ -128,6 +135,18 @@ def enrich(
     n_permutations = check_integer("n_permutations", n_permutations, minimum=100)
     seed = check_integer("seed", seed, minimum=0)
     known, sizes = known_sets(net, trends, min_size)
+    whole = sizes.index[sizes == trends.n_vars].tolist()
+    if whole:
+        if len(whole) == (sizes >= min_size).sum():
+            raise ValueError(
+                f"a set of net must leave some genes out to be compared with, but {whole[0]!r} has "
+                f"all {trends.n_vars} genes of the trends; calculate the trends of more genes."
+            )
+        warn(
+            f"net has sets with all {trends.n_vars} genes of the trends ({shown(whole, 3)}), which "
+            "cannot be compared with other genes; they are left out. Remove them from net."
+        )
+        known, sizes = known[~known["source"].isin(whole)], sizes.drop(whole)
     said = trends.uns[_keys.UNS]
     samples = samples_of(trends, counts=is_log_scale(said["scale"]), min_cells=min_cells)
     unit = unit_of(samples, said.get("donor_candidate"), "moderated", min_cells)

@@ -204,6 +204,9 @@ PUBLIC = {
     "check_paths": lambda m: tl.check_paths(m, pairs_of(m), n_permutations=20),
     "predict_condition": lambda m: tl.predict_condition(m, "site", "left", "right", level="alpha"),
     "enrich": sets_of_genes,
+    "set_trends": lambda m: tl.set_trends(
+        m.adata, trends(m), {"half": [f"gene_{i}" for i in range(20)]}, n_bootstraps=5
+    ),
     "compare_trends": lambda m: tl.compare_trends(trends(m), trends(m)),
     "project": lambda m: tl.project(
         m.adata.copy(), m.interpolate(0, 3, n_steps=3, key_added=None), model=m

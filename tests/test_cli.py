@@ -20,7 +20,7 @@ from scivae.commands.options import EXAMPLES
 
 FILES = {
     "cells.h5ad", "path.h5ad", "report.txt", "report.html", "config.yaml", "log.txt", "model",
-    "synthetic.h5ad", "training.png", "confusion.png", "path.png", "margin.png",
+    "synthetic.h5ad", "attribution.png", "training.png", "confusion.png", "path.png", "margin.png",
 }  # fmt: skip
 SYNTHETIC = {"synthetic.h5ad", "synthetic.png"}
 GENES = {"genes.csv", "genes.png", "heatmap.png", "paths.h5ad", "trends.h5ad", "synthetic.png"}
@@ -42,7 +42,7 @@ def last_error(capsys) -> str:
 
 def test_run_between_groups(results):
     names = {f.name for f in results.iterdir()}
-    assert names - {"order.png"} == FILES | GENES | {"gene_sets.csv", "enrichment.png"}
+    assert names - {"order.png"} == FILES | GENES | {"gene_sets.csv", "enrichment.png", "sets.png"}
     text = (results / "report.txt").read_text(encoding="utf-8")
     for phrase in ("held out", "linear separability", "right class", f"in class {HARD}"):
         assert phrase in text
@@ -63,7 +63,9 @@ def test_the_demo_makes_images(tmp_path, monkeypatch):
     draw_fast(monkeypatch)
     arguments = ["--dataset", "digits", "--epochs", "60", "--n-synthetic", "0", "--quiet"]
     assert main(["demo", *arguments, "--out", str(tmp_path / "out")]) == 0
-    assert {f.name for f in (tmp_path / "out").iterdir()} == FILES - SYNTHETIC | {"images.png"}
+    assert {f.name for f in (tmp_path / "out").iterdir()} == (
+        FILES - SYNTHETIC - {"attribution.png"} | {"images.png"}
+    )
 
 
 def test_the_demo_needs_no_file(tmp_path, capsys, monkeypatch):

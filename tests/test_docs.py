@@ -108,11 +108,34 @@ def test_links_beside_the_site_lead_somewhere(name):
 
 def test_one_version_and_one_licence():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for name in ("CITATION.cff", "meta.yaml"):
-        said = yaml.safe_load((ROOT / name).read_text())
-        assert said["version"] == project["version"]
-        assert said["license"] == project["license"]
-    assert said["install"]["pypi"] == project["name"]
+    citation, entry = (
+        yaml.safe_load((ROOT / name).read_text()) for name in ("CITATION.cff", "meta.yaml")
+    )
+    assert citation["version"] == project["version"]
+    assert citation["license"] == entry["license"] == project["license"]
+    assert entry["install"]["pypi"] == project["name"]
+
+
+def test_the_entry_for_scverse_follows_its_schema():
+    """What schema 2.0 of scverse/ecosystem-packages demands; the version is read from the index."""
+    entry = yaml.safe_load((ROOT / "meta.yaml").read_text())
+    required = {"name", "description", "project_home", "documentation_home", "install", "license",
+                "tags", "primary_category", "language", "category"}  # fmt: skip
+    assert required <= set(entry)
+    assert "version" not in entry
+    for key in ("project_home", "documentation_home", "tutorials_home"):
+        assert re.fullmatch(r"https://[\w./-]+/[\w./-]*", entry[key])
+    assert entry["primary_category"] == "scRNA-seq"
+    assert entry["language"] == "Python"
+    assert entry["category"] == "ecosystem"
+    vocabulary = {"scRNA-seq", "cell-type annotation", "differential expression",
+                  "trajectory inference", "perturbation", "deep learning", "probabilistic modeling",
+                  "optimal transport", "GPU acceleration", "dimensionality reduction", "denoising",
+                  "functional analysis", "pseudotime", "visualization"}  # fmt: skip
+    assert set(entry["tags"]) <= vocabulary
+    assert 1 <= len(entry["tags"]) == len(set(entry["tags"])) <= 10
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    assert urls["Documentation"] == entry["documentation_home"]
 
 
 # --- the site -----------------------------------------------------------------------------------

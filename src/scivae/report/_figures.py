@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ..model import CIVAE
     from ._quality import HeldOut
 
-N_CURVES, N_HEATMAP, N_ORDER = 6, 40, 20
+N_CURVES, N_HEATMAP, N_ORDER, N_SETS = 6, 40, 20, 4
+# Resamples for the bands of gene sets.
+N_RESAMPLES = 50
 DPI = 200
 
 
@@ -81,9 +83,11 @@ class Drawer:
         return Figure(name, b64encode(raw.getvalue()).decode("ascii"), round(1.35 * width), alt)
 
 
-def of_model(draw: Drawer, model: CIVAE, held_out: HeldOut | None) -> dict[str, Figure | None]:
-    """How training went, and which classes are taken for which."""
-    from .. import pl
+def of_model(
+    draw: Drawer, model: CIVAE, held_out: HeldOut | None, label: str | None
+) -> dict[str, Figure | None]:
+    """How training went, which classes are taken for which, and by which genes one is recognized."""
+    from .. import pl, tl
 
     figures = {
         "training": draw("training", "Terms of the objective by epoch", lambda: pl.history(model)),
@@ -97,7 +101,19 @@ def of_model(draw: Drawer, model: CIVAE, held_out: HeldOut | None) -> dict[str, 
                 pd.Series(held_out.true), pd.Series(held_out.predicted), labels=order
             ),
         )
+        if len(model.classes) > 1 and "image" not in model.adata.uns:  # type: ignore[union-attr]
+            figures["attribution"] = draw(
+                "attribution",
+                f"Genes by which the classifier recognizes {label}",
+                lambda: pl.attribution(tl.attribute(model, label, max_cells=200, n_steps=20)),
+            )
     return figures
+
+
+def largest_class(model: CIVAE) -> str:
+    """Name of the class with most cells."""
+    labels = model.adata.obs[model.setup.labels_key].astype(str)  # type: ignore[union-attr]
+    return str(labels[labels.isin(model.classes.astype(str))].value_counts().index[0])
 
 
 def of_paths(
@@ -146,11 +162,31 @@ def of_trends(
     return figures
 
 
-def of_sets(draw: Drawer, sets: pd.DataFrame) -> dict[str, Figure | None]:
-    """Gene sets, rising and falling."""
-    from .. import pl
+def of_sets(
+    draw: Drawer,
+    sets: pd.DataFrame,
+    gene_sets: Any,
+    adata: AnnData | None,
+    trends: AnnData,
+    layer: str,
+) -> dict[str, Figure | None]:
+    """Gene sets, rising and falling, and curves of the surest."""
+    from .. import pl, tl
 
-    return {"enrichment": draw("enrichment", "Gene sets that change", lambda: pl.enrichment(sets))}
+    names = [str(name) for name in sets.index[:N_SETS]]
+
+    def curves() -> Any:
+        net = tl.as_network(gene_sets)
+        net = net[net["source"].astype(str).isin(names)]
+        found = tl.set_trends(adata, trends, net, layer=layer, n_bootstraps=N_RESAMPLES)
+        return pl.gene_trends(found, names)
+
+    figures = {
+        "enrichment": draw("enrichment", "Gene sets that change", lambda: pl.enrichment(sets))
+    }
+    if adata is not None:
+        figures["sets"] = draw("sets", f"Gene sets along the path: {', '.join(names)}", curves)
+    return figures
 
 
 def of_images(draw: Drawer, paths: AnnData, image: Any) -> dict[str, Figure | None]:

@@ -234,7 +234,10 @@ def compose(
         joint = _joined(small, basis, paths)
 
         draw = _figures.Drawer(figures)
-        drawn = _figures.of_model(draw, model, held_out)
+        label = None if trends is None else trends.uns[_keys.UNS].get("label")
+        if label is None or label not in model.classes.astype(str):
+            label = _figures.largest_class(model)
+        drawn = _figures.of_model(draw, model, held_out, label)
         if paths is not None and joint is not None:
             drawn |= _figures.of_paths(
                 draw,
@@ -247,8 +250,9 @@ def compose(
                 drawn |= _figures.of_images(draw, paths, adata.uns["image"])
         if trends is not None and ranked is not None:
             drawn |= _figures.of_trends(draw, trends, ranked, names)
-        if sets is not None:
-            drawn |= _figures.of_sets(draw, sets)
+        if sets is not None and trends is not None:
+            measured = None if minified else adata
+            drawn |= _figures.of_sets(draw, sets, gene_sets, measured, trends, setup.layer or "X")
         if synthetic is not None and _quality.is_sampled(synthetic) and not minified:
             drawn |= _figures.of_synthetic(
                 draw, adata, synthetic, setup.labels_key, model.validation_indices
@@ -289,6 +293,7 @@ def compose(
         "table": None if ranked is None else _data.gene_table(ranked),
         "unit": None if ranked is None else _data.unit_sentence(ranked),
         "shown": names,
+        "label": label,
         "trends": said,
         "sets": None if sets is None else _data.set_table(sets),
         "made": made,

@@ -60,6 +60,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "two_processes": False,
     },
     "7_interferon": {"epochs": 10, "n_bootstraps": 10, "types": ["B cells"]},
+    "8_your_own_data": {"n_top_genes": 300, "epochs": 10, "n_bootstraps": 10},
 }
 PARAMETERS = "parameters"
 SECONDS_A_CELL = 1800

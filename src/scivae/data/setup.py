@@ -1,4 +1,4 @@
-"""What a model was set up on, read off the registry of scvi-tools."""
+"""The setup of a model, read from the registry of scvi-tools."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Setup(NamedTuple):
         Column of the size factors, or ``None``.
     location, scale
         Mean and standard deviation of the continuous covariates in the cells of the setup, each of shape
-        ``(n_covariates,)``; ``None`` where they reach the network as they are (version 0.1.0).
+        ``(n_covariates,)``; ``None`` if they are not standardized (models of version 0.1.0).
     """
 
     layer: str
@@ -71,7 +71,7 @@ class Setup(NamedTuple):
 
     @classmethod
     def from_registry(cls, registry: dict[str, Any]) -> Setup:
-        """Read a registry, whether it was made from an AnnData or by a datamodule."""
+        """Read a registry that was made from an AnnData or by a datamodule."""
         fields = registry["field_registries"]
 
         def state(key: str) -> dict[str, Any]:
@@ -129,15 +129,15 @@ class Setup(NamedTuple):
         return list(zip(self.location.tolist(), self.scale.tolist(), strict=True))
 
     def label_code(self, label: Any, argument: str = "label") -> int:
-        """Code of a class; a KeyError names those there are."""
+        """Code of a class; a KeyError lists the classes."""
         return _code(label, self.classes, argument, "class")
 
     def batch_code(self, batch: Any, argument: str = "transform_batch") -> int:
-        """Code of a batch; a KeyError names those there are."""
+        """Code of a batch; a KeyError lists the batches."""
         return _code(batch, self.batches, argument, "batch")
 
     def obs(self, covariates: Covariates, index: pd.Index, real: pd.DataFrame) -> pd.DataFrame:
-        """Columns of ``obs`` that hold the covariates of the setup, in their own units.
+        """Columns of ``obs`` with the covariates of the setup, in their original units.
 
         Parameters
         ----------
@@ -146,7 +146,7 @@ class Setup(NamedTuple):
         index
             Their names.
         real
-            ``obs`` of the real cells, whose columns say of which type those of the new cells are.
+            ``obs`` of the real cells; the new columns get the dtypes of its columns.
         """
         columns: dict[str, Any] = {}
         named: list[tuple[str, np.ndarray, np.ndarray]] = []
@@ -182,12 +182,12 @@ class Setup(NamedTuple):
         return column_like(values, real.get(self.labels_key))
 
     def _own_units(self, standardized: np.ndarray) -> np.ndarray:
-        """Continuous covariates ``(n, n_covariates)`` as they stand in ``obs``, from what the network has."""
+        """Continuous covariates ``(n, n_covariates)`` in the units of ``obs``, from standardized ones."""
         if self.location is None or self.scale is None:
             return standardized.astype(np.float32)
         values = self.location + self.scale * standardized.astype(np.float64)
         for i, scale in enumerate(self.scale):
-            if scale > 0:  # what is beyond the digits of the network is noise
+            if scale > 0:  # digits beyond the precision of the network are noise
                 values[:, i] = np.round(values[:, i], DIGITS - int(np.floor(np.log10(scale))))
         return values
 
@@ -199,8 +199,8 @@ class Setup(NamedTuple):
         Parameters
         ----------
         table
-            One row a point, with the columns of the setup; columns that are left out take the first
-            category (continuous ones the mean of training). ``None`` for none.
+            One row per point, with the columns of the setup. A missing categorical column takes its first
+            category, a missing continuous one the mean of training. ``None``: no columns.
         n
             Number of points.
         log_library
@@ -270,7 +270,7 @@ class Setup(NamedTuple):
 
 
 def _code(value: Any, names: np.ndarray, argument: str, what: str) -> int:
-    """Position of a value among names; a KeyError lists them."""
+    """Position of a value in the names; a KeyError lists them."""
     found = np.flatnonzero(names == value)
     if found.size == 0:
         raise KeyError(
@@ -288,7 +288,7 @@ def check_setup_arguments(
     categorical_covariate_keys: list[str] | None,
     continuous_covariate_keys: list[str] | None,
 ) -> None:
-    """Raise the first error that the columns asked for give rise to."""
+    """Raise an error if a column for the setup is missing or unsuitable."""
     categorical: list[tuple[str, str]] = []
     numeric: list[tuple[str, str]] = []
     if batch_key is not None:

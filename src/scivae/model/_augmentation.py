@@ -59,7 +59,7 @@ DRAWS_PER_ROUND = 4096
 
 
 class Augmented(NamedTuple):
-    """Cells made of one class, some of those asked for.
+    """One block of generated cells of a class.
 
     Attributes
     ----------
@@ -150,51 +150,50 @@ def augment(
 ) -> AnnData | Path:
     """Generate cells of a class.
 
-    Every cell lies at a random place on the straight line between two real cells of the class,
-    drawn for it (Section 2.2 of the paper), more often near one of them than halfway. It is
-    accepted only if, decoded and encoded again, the discriminator still sees the class, with a
-    probability of at least ``min_confidence``.
+    Each cell lies at a random position on the straight line between two random real cells of the class
+    (Section 2.2 of the paper), more often near one of them than halfway. It is accepted only if the
+    discriminator still assigns it to the class after decoding and re-encoding, with a probability of
+    at least ``min_confidence``.
 
     Parameters
     ----------
     label
         A class, or ``{class: n}``.
     n
-        Number of cells; left out where ``label`` is a dict.
+        Number of cells; ``None`` if ``label`` is a dict.
     method
-        ``"linear"``: on the straight line between two real cells, at a place drawn from
-        Beta(0.2, 0.2) so that generated cells are not more alike than real ones (between fewer
-        than 50 cells, nearer to uniform), with the library
-        size and the covariates of one of them, more often of the nearer. ``"normal"``:
-        drawn from the normal distribution of the class in latent space, within the region where
-        the discriminator sees the class. Its covariance is that of the posteriors of the class's
-        cells, shrunk toward the within-class covariance of all classes, with the weight of 20 cells: so a class of
-        five can have cells that lie between no two of them. Each takes library size and
-        covariates from a real cell of the class, which is its ``civae_source``.
+        ``"linear"``: on the straight line between two real cells, at a position drawn from
+        Beta(0.2, 0.2), so that generated cells vary as much as real ones (closer to uniform for
+        classes with fewer than 50 cells). Library size and covariates are those of one of the two,
+        more often of the nearer. ``"normal"``: drawn from the normal distribution of the class in
+        latent space, within the region of the class. Its covariance is that of the posteriors of
+        the cells, shrunk toward the within-class covariance of all classes (which has the weight of
+        20 cells), so a class of five cells is not limited to lines between them. Library size and
+        covariates are those of a real cell of the class, the ``civae_source``.
     sample
-        Draw cells from the likelihood; ``False`` takes expected values. The dispersion of each gene
-        is lowered where cells would otherwise vary more, within classes, than those of ``adata``.
+        Sample cells from the likelihood; ``False`` gives expected values. The dispersion of a gene is
+        lowered if generated cells would otherwise vary more within classes than the cells of ``adata``.
     min_confidence
-        Probability that a cell must reach. ``None``: what 95 % of the real cells of the class
-        reach that training held out; where these are fewer than 20, of all held-out cells,
-        each for its own class.
+        Probability of the class that a cell must reach. ``None``: the probability that 95 % of the
+        held-out real cells of the class reach; with fewer than 20 of these, that 95 % of all
+        held-out cells reach for their own class.
     adata
         Cells to start from; ``None`` for the training data.
     store
-        Folder of a zarr store to write the cells to while they are made, so that any number
-        takes the memory of a few thousand; it must not exist yet. ``None`` returns them.
+        Folder of a zarr store, to which cells are written as they are generated, so that any number
+        needs the memory of a few thousand. It must not exist yet. ``None``: return the cells.
     key_added
-        Under which name the yield is noted in the AnnData's ``uns``; ``None`` notes nothing.
+        Slot of ``adata.uns`` in which the yield is recorded; ``None``: not recorded.
     seed
-        Seed of all draws; nothing else influences them.
+        Seed of all random draws.
 
     Returns
     -------
-    AnnData of n cells, class by class. ``uns["civae"]["classes"]`` tells for each class how many
-    cells were drawn and accepted, and the threshold; ``obs["civae_confidence"]`` has the
-    probability that each cell reached. Genes keep their annotation, columns of the setup the type
-    and the colors that they have in ``adata``, so that both can be joined. With ``store``: its path, for :func:`anndata.read_zarr`.
-    The cells are the same; names of paths are text there, not categories.
+    AnnData of n cells, class by class. ``uns["civae"]["classes"]`` has the threshold and the numbers of
+    cells drawn and accepted for each class; ``obs["civae_confidence"]`` has the probability of each
+    cell. Genes keep their annotation, and columns of the setup keep their dtypes and colors, so the result
+    can be concatenated with ``adata``. With ``store``: its path, for :func:`anndata.read_zarr`, with the
+    same cells; names of paths are text there, not categories.
 
     Raises
     ------
@@ -203,7 +202,7 @@ def augment(
     ValueError
         If the class has fewer than two cells, or the store exists.
     OSError
-        If the store cannot be written. Nothing of it is left then, or after any other error.
+        If the store cannot be written. After this or any other error, nothing of it remains.
     RuntimeError
         If fewer than one in 100 draws is accepted.
 
@@ -312,7 +311,7 @@ def _blocks(
     for made in rounds:
         cells = _cells(model, adata, [made], {}, start)
         start += cells.n_obs
-        # Every cell has a path of its own: as categories, all of them would have to be held.
+        # Each cell has its own path name: as categories, all names would be kept in memory.
         cells.obs[_keys.PATH] = made.obs[_keys.PATH].to_numpy()
         for column in (_keys.SOURCE, _keys.TARGET):
             cells.obs[column] = pd.Categorical(made.obs[column], categories=ends)
@@ -326,7 +325,7 @@ def _source(
     min_confidence: float | None,
     shared: np.ndarray | None = None,
 ) -> Source:
-    """Real cells of a class that are classified as it, and what a new cell must reach.
+    """Real cells of a class that are classified correctly, and the threshold of new cells.
 
     With a ``shared`` covariance, also that of the class.
     """
@@ -403,7 +402,7 @@ def _rounds(
         )
         good = np.flatnonzero((predicted == code) & (reached >= source.threshold))
         good = good[: n - accepted]
-        # Cells drawn after the last one that was needed do not count for the yield.
+        # Cells drawn after the last accepted one do not count toward the yield.
         drawn[code] += len(z) if accepted + len(good) < n else int(good[-1]) + 1
         accepted += len(good)
         advance(len(good))
@@ -428,7 +427,7 @@ def _rounds(
 
 
 def _draw(model: CellsModel, source: Source, size: int, rng: np.random.Generator) -> Drawn:
-    """Latent points of new cells; fewer than asked for, where most lie outside of the class."""
+    """Latent points of new cells; fewer than ``n`` if most lie outside the class."""
     if source.covariance is None:
         return on_lines(source, size, rng)
     return _in_class(model, source, source.covariance, size, rng)
@@ -437,7 +436,7 @@ def _draw(model: CellsModel, source: Source, size: int, rng: np.random.Generator
 def _overdispersion(
     model: CellsModel, adata: AnnData, shared: np.ndarray | None
 ) -> np.ndarray | None:
-    """Factor on the overdispersion of each gene with which new cells vary as those of ``adata`` do."""
+    """Factor on the overdispersion of each gene that gives new cells the variance of ``adata``."""
 
     def draw(code: int, cells: Posterior) -> Drawn:
         covariance = None if shared is None else class_covariance(cells, shared)
@@ -450,8 +449,8 @@ def _overdispersion(
 def _held_out_confidence(model: CellsModel, adata: AnnData, code: int) -> np.ndarray:
     """Probabilities of their own class of real cells, preferably held out and of one class.
 
-    Cells that the network was trained on are more sure of their class than any other cell can
-    be, so where a class has too few held-out cells, those of all classes are used instead.
+    Cells that the network was trained on have higher probabilities than other cells, so if a class has
+    too few held-out cells, those of all classes are used instead.
     """
     codes = np.asarray(adata.obs[checks.LABEL_CODES])
     labeled = codes < len(model.classes)
@@ -483,7 +482,7 @@ def _decode_and_encode(
     code: int,
     overdispersion: np.ndarray | None,
 ) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Cells at latent points, the probability of a class that they reach, and their class."""
+    """Decode latent points and encode the cells again: cells, probability of the class, predicted class."""
     counts = model.likelihood in COUNT_LIKELIHOODS
     blocks, confidence, predicted = [], [], []
     # The encoder also draws samples; only its means are used.

@@ -26,9 +26,9 @@ class Score(NamedTuple):
     Attributes
     ----------
     name
-        Of the classifier.
+        Name of the classifier.
     accuracy
-        Proportion of the cells that it labels right.
+        Proportion of correctly labeled cells.
     macro_f1
         Mean of the F1 scores of the classes, so that rare ones count as much.
     """
@@ -65,11 +65,11 @@ class MadeClass(NamedTuple):
     label
         The class.
     n, n_drawn
-        Cells that were made, and drawn for it; 0 where that is not known.
+        Numbers of accepted and of drawn cells; ``n_drawn`` is 0 if not known.
     recognized
-        Proportion that a classifier of real cells calls by the label.
+        Proportion that a classifier of real cells assigns to the class.
     n_real, real_recognized
-        Held-out real cells of the class, and the same of them; NaN without any.
+        Number of held-out real cells of the class, and the same proportion of these; NaN without any.
     """
 
     label: str
@@ -88,15 +88,15 @@ class Made(NamedTuple):
     classes
         By class.
     recognized, real_recognized
-        Over all cells; the second of held-out real cells.
+        The same proportions over all synthetic cells and over all held-out real cells.
     n_compared
         Cells of each kind in the comparisons below; 0 if there were too few held-out cells, and these are NaN.
     auc, real_auc
-        How well a random forest tells held-out cells from synthetic ones, and from training cells: 0.5 if
-        not at all.
+        AUC of a random forest that separates held-out cells from synthetic ones, and from training cells:
+        0.5 if it cannot.
     closer
-        How often a synthetic cell is nearer to its nearest training cell than a held-out cell is: 0.5 for
-        new cells, 1 for copies.
+        Probability that a synthetic cell is nearer to its nearest training cell than a held-out cell is: 0.5
+        for new cells, 1 for copies.
     """
 
     classes: tuple[MadeClass, ...]
@@ -147,14 +147,14 @@ def cells_of(model: CIVAE, adata: AnnData, seed: int) -> Cells | None:
 
 
 def some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most so many of some rows, drawn at random, in their order."""
+    """At most ``most`` of the rows, drawn at random, in their order."""
     if len(rows) <= most:
         return rows
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
 def features(model: CIVAE, adata: AnnData, rows: Any = slice(None)) -> Any:
-    """What a classifier of cells sees: log-normalized counts, or the values as they are."""
+    """Input of the classifiers: log-normalized counts, or unchanged values if they are not counts."""
     from scipy import sparse
 
     from .._storage import rows_of
@@ -200,7 +200,7 @@ def _score(name: str, true: np.ndarray, predicted: np.ndarray) -> Score:
 
 
 def _chance(cells: Cells) -> tuple[float, float]:
-    """Expected accuracy, and about the macro-F1, of labels that are drawn by their frequency in training."""
+    """Expected accuracy and approximate macro-F1 of labels drawn by their frequency in training."""
     names, sizes = np.unique(cells.y_train, return_counts=True)
     drawn = sizes / sizes.sum()
     real = np.array([np.mean(cells.y_test == name) for name in names])
@@ -209,7 +209,7 @@ def _chance(cells: Cells) -> tuple[float, float]:
 
 
 def _without_model(model: CIVAE, cells: Cells, seed: int) -> tuple[int, np.ndarray]:
-    """Number of principal components, as many as the latent space has, and labels by a regression on them."""
+    """Number of principal components (that of the latent space), and labels of a regression on them."""
     from scipy import sparse
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
@@ -263,7 +263,7 @@ def is_sampled(synthetic: AnnData) -> bool:
 
 
 def _drawn(synthetic: AnnData) -> dict[str, int]:
-    """Cells that were drawn of each class, where the AnnData says so."""
+    """Number of cells that were drawn of each class, if recorded."""
     said = synthetic.uns.get(_keys.UNS, {})
     table = said.get("classes") if hasattr(said, "get") else None
     if table is None or "n_drawn" not in table:

@@ -1,4 +1,4 @@
-"""Cells of a condition that was not measured, predicted from another."""
+"""Predict cells of a condition that was not measured from cells of another."""
 
 from __future__ import annotations
 
@@ -49,34 +49,34 @@ def predict_condition(
     method: Literal["transfer", "arithmetic", "ot", "none"] = "transfer",
     seed: int = 0,
 ) -> AnnData:
-    """Predict the treated cells of a type, or of a donor, of which only untreated cells are measured.
+    """Predict treated cells of a type, or of a donor, with only untreated cells measured.
 
     Parameters
     ----------
     model
-        A trained model. Its layer and genes are used; its latent space by ``"arithmetic"`` and
-        ``"ot"`` only.
+        A trained model. All methods use its layer and genes; only ``"arithmetic"`` and ``"ot"`` use
+        its latent space.
     groupby
         Column of ``obs`` with the conditions.
     source, target
-        Conditions: measured in the level, and to be predicted.
+        The measured condition, and the condition to predict.
     level
         Value of ``by`` whose ``target`` cells are predicted. Its own target cells, if there are any,
         are not used.
     by
-        Column of ``obs`` with types or donors. ``None``: the labels of the model. Predict a donor type
-        by type, with the cells of one type as ``adata``.
+        Column of ``obs`` with types or donors. ``None``: the labels of the model. To predict a donor,
+        pass the cells of one type at a time as ``adata``.
     adata
         The cells; ``None`` for the training data.
     method
-        - ``"transfer"``: the measured changes of the other levels, weighted by how alike their source cells
-          are to those of this level, are applied to its measured cells. Counts are thinned where a gene
-          falls, added to where it rises
+        - ``"transfer"``: the measured changes of the other levels are applied to the measured cells of this
+          level. Levels with similar source cells get larger weights. If a gene decreases, its counts are
+          thinned; if it increases, counts are added
         - ``"arithmetic"``: the mean difference in latent space is added to each cell and decoded, as in
           scGen
         - ``"ot"``: the same with the displacement of the ten nearest source cells of other levels,
-          which optimal transport joins to their target cells
-        - ``"none"``: the measured source cells as they are, to compare with
+          which are matched to target cells by optimal transport
+        - ``"none"``: the measured source cells, unchanged, as a baseline
     seed
         Seed of the samples.
 
@@ -85,20 +85,21 @@ def predict_condition(
     AnnData with one row for each source cell of the level:
 
     - values in the layer of the model: counts, or continuous values; a log-normalized X if counts are in a layer
-    - ``obs``: that of the source cell, with the target in ``groupby``; ``civae_kind`` is ``condition``,
-      ``civae_source`` the name of the source cell
-    - ``obsm["X_civae"]``: z of the predicted cell, encoded (or as decoded)
+    - ``obs``: as for the source cell, but with the target in ``groupby``; ``civae_kind`` is ``condition``,
+      ``civae_source`` is the name of the source cell
+    - ``obsm["X_civae"]``: z of the predicted cell (for the latent methods, the z that was decoded)
     - ``var``: ``change`` (predicted difference of log profiles, in log2 of counts per 10,000, plus one, or in
       the units of the data)
-    - ``uns["civae"]``: ``weights`` of the other levels, and ``held_out``: for each other level, how well its
-      measured target cells are predicted from the rest by ``"transfer"`` and ``"none"``: ``r2`` of all mean
-      log values, ``r2_top`` of the 100 genes that change most, ``r`` and ``slope`` of predicted on measured
-      changes. ``uns["civae"]["held_out_r"]`` is the mean r of the former; NaN with one other level
+    - ``uns["civae"]["weights"]``: weights of the other levels
+    - ``uns["civae"]["held_out"]``: for each other level, how well ``"transfer"`` and ``"none"`` predict its
+      measured target cells from the rest: ``r2`` of all mean log values, ``r2_top`` of the 100 genes that
+      change most, and ``r`` and ``slope`` of predicted against measured changes
+    - ``uns["civae"]["held_out_r"]``: mean ``r`` of ``"transfer"``; NaN with only one other level
 
     Raises
     ------
     KeyError
-        If a column is not there.
+        If a column does not exist.
     RuntimeError
         If the model is not trained.
     ValueError
@@ -106,10 +107,10 @@ def predict_condition(
 
     Notes
     -----
-    The error is honest for ``"transfer"``: each of the other levels is predicted without its target cells.
-    For the latent methods there is none, as the model was trained on the target cells of the other levels:
-    train a model without them to measure it. A level that is unlike all others (see ``weights``) is
-    predicted worse than ``held_out`` says.
+    The held-out error of ``"transfer"`` is valid: each other level is predicted without its target cells.
+    The latent methods have no such error, because the model was trained on the target cells of the other
+    levels; to measure it, train a model without them. A level that differs from all others (see ``weights``)
+    is predicted worse than ``held_out`` suggests.
 
     References
     ----------
@@ -154,7 +155,7 @@ def predict_condition(
 
 
 def _groups(adata: AnnData, groupby: str, source: Any, target: Any, by: str, level: Any) -> _Groups:
-    """Cells of each level in both conditions; raises where there is nothing to learn from."""
+    """Cells of each level in both conditions; raise if no other level has both."""
     conditions = tables.column(adata, "groupby", groupby)
     first = tables.group(conditions, "source", source, groupby)
     second = tables.group(conditions, "target", target, groupby)
@@ -252,7 +253,7 @@ def _held_out(values: Any, groups: _Groups, counts: bool) -> pd.DataFrame:
 
 
 def agreement(source: np.ndarray, target: np.ndarray, change: np.ndarray) -> dict[str, float]:
-    """How near a predicted change comes to the measured one.
+    """Agreement of a predicted change with the measured one.
 
     Parameters
     ----------
@@ -325,7 +326,7 @@ def _decoded(
     z = np.zeros((adata.n_obs, model.module.n_latent))
     z[cells] = model.get_latent_representation(adata, indices=cells)
     start = z[groups.own]
-    if method == "arithmetic":  # levels count alike, however many cells they have
+    if method == "arithmetic":  # levels have equal weight, whatever their number of cells
         shifts = [z[b].mean(axis=0) - z[a].mean(axis=0) for a, b in zip(groups.source, groups.target, strict=True)]  # fmt: skip
         moved = start + np.mean(shifts, axis=0)
     else:

@@ -38,39 +38,38 @@ def enrich(
     n_permutations: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Sets of genes that change along a path, by decoupler.
+    """Test which gene sets change along a path, with the scores of decoupler.
 
     Parameters
     ----------
     trends
         From :func:`gene_trends`.
     net
-        Sets of genes: ``{set: genes}``, a GMT file, or a table as decoupler has it (its resources, ``dc.op``), with
-        the columns ``source`` (the set), ``target`` (the gene) and, where genes count differently or in
-        either direction, ``weight``.
+        Gene sets: ``{set: genes}``, a GMT file, or a table in the format of decoupler (as from ``dc.op``), with
+        the columns ``source`` (the set), ``target`` (the gene) and optionally ``weight`` (signed).
     method
         Method of decoupler: ``"ulm"``, ``"mlm"`` or ``"zscore"``.
     min_size
-        Sets with fewer of their genes among those of the trends are left out.
+        Sets with fewer genes in the trends are left out.
     min_cells
         As for :func:`rank_genes`.
     n_permutations
-        Permutations of cells, where these are the units.
+        Number of permutations of cells, if cells are the units.
     seed
         Seed of the permutations.
 
     Returns
     -------
-    DataFrame, one row a set, the surest first:
+    DataFrame with one row per set, most significant first:
 
-    - ``score``: decoupler's, of the ``z`` of each gene that :func:`rank_genes` reports; positive where
+    - ``score``: score of decoupler, calculated from the ``z`` of each gene in :func:`rank_genes`; positive if
       the set is higher at the end of the path
-    - ``z``: how far this is from no difference, as a normal quantile
-    - ``p_value``, ``fdr``: between donors, two-sided; or ``p_cells``, ``fdr_cells``: within one sample a
+    - ``z``: the score as a standard normal quantile under the null hypothesis
+    - ``p_value``, ``fdr``: two-sided, between donors; or ``p_cells``, ``fdr_cells``: with one sample per
       group. The units are those of :func:`rank_genes`; false discovery rate by Benjamini and Hochberg
-    - ``switch``: median position at which those genes of the set that change in the direction of the
-      score have changed by half; NaN where none does
-    - ``n_genes``: how many genes of the set were there
+    - ``switch``: median switch position of the genes of the set that change in the direction of the score;
+      NaN if there are none
+    - ``n_genes``: number of genes of the set in the trends
 
     ``attrs`` has ``unit``, ``unit_text`` and ``note``, as for :func:`rank_genes`.
 
@@ -90,16 +89,15 @@ def enrich(
 
     Notes
     -----
-    Genes of a set go up and down together in any two groups of cells, so a test that takes genes for
-    independent observations, as decoupler's own p-values do, finds sets where nothing differs.
+    Genes of a set are correlated. A test that treats genes as independent observations, as decoupler's own
+    p-values do, therefore finds sets where nothing differs.
 
-    Between donors, each sample (a group of a donor) gets a score of its own: decoupler's, of its log2
-    counts per million, less the mean of each gene and over its standard deviation. These scores are
-    compared as :func:`rank_genes` compares genes, within donors where these have both groups.
+    Between donors, decoupler scores each sample (one group of one donor), from its log2 counts per million,
+    standardized for each gene. These scores are compared as :func:`rank_genes` compares genes: within
+    donors if they have both groups.
 
-    Within one sample, the score is recalculated after cells have been shuffled between the groups,
-    with all correlations between genes as they are. No p-value of this kind is below
-    ``1 / (1 + n_permutations)``.
+    With one sample per group, the score is recalculated after cells are shuffled between the groups, which
+    preserves the correlations between genes. Such p-values are at least ``1 / (1 + n_permutations)``.
 
     References
     ----------
@@ -157,7 +155,7 @@ def enrich(
     else:
         cells = cells_of_trends(trends, "compare samples of more cells")
         z = permuted_z(*cells.pair(SOURCE, TARGET), n_permutations=n_permutations, seed=seed)
-    # Every row is an observation to decoupler: one call scores them all.
+    # Rows are observations for decoupler, so one call scores all of them.
     genes = pd.DataFrame(z, columns=trends.var_names)
     try:
         scores = getattr(decoupler.mt, method)(genes, known, tmin=min_size, empty=False)
@@ -188,7 +186,7 @@ def enrich(
 
 
 def _standardized(samples: MeasuredSamples) -> np.ndarray:
-    """Each sample of the comparison, less the mean of each gene and over its standard deviation."""
+    """Samples of the comparison, standardized for each gene."""
     plan = samples.design()
     y = samples.on_log_scale(plan)
     sd = moderated_test(
@@ -212,7 +210,7 @@ def _between_donors(
 def _within_sample(
     score: np.ndarray, null: np.ndarray, samples: MeasuredSamples
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance from the middle of the null over its spread, and p-value, two-sided."""
+    """Standardized distance from the mean of the null distribution, and two-sided p-value."""
     center, spread = null.mean(axis=0), null.std(axis=0)
     beyond = np.abs(null - center) >= np.abs(score - center) * (1 - 1e-6)
     z = (score - center) / np.where(spread > 0, spread, np.nan)

@@ -56,8 +56,8 @@ def rank_genes(
 ) -> pd.DataFrame:
     """Test which genes change along a path, and rank them.
 
-    Donors are the units of the p-values where at least three donors have both groups, or three are on
-    each side. Otherwise each group is one sample, and the columns are called ``p_cells`` and
+    Donors are the units of the p-values if at least three donors have both groups, or each group has at
+    least three donors. Otherwise each group is one sample, and the columns are called ``p_cells`` and
     ``fdr_cells``.
 
     Parameters
@@ -65,43 +65,43 @@ def rank_genes(
     trends
         From :func:`gene_trends`.
     test
-        Test between donors. ``"moderated"``: of log2 counts per million, with variances shrunk toward
-        their trend over genes. ``"deseq2"``: negative binomial regression by PyDESeq2 (extra
-        ``deseq2``), which calls too many genes where genes differ in how much they vary between donors.
+        Test between donors. ``"moderated"``: t-test of log2 counts per million, with variances shrunk
+        toward their trend over genes. ``"deseq2"``: negative binomial regression by PyDESeq2 (extra
+        ``deseq2``), which finds too many genes if the variance between donors differs between genes.
     min_cells
-        A donor takes part with the groups of which it has at least this many cells.
+        A group of a donor is used if it has at least this many cells.
     n_permutations
-        Permutations of cells, where these are the units; 0 leaves that test out.
+        Number of permutations of cells, if cells are the units; 0 omits that test.
     min_change
-        A gene whose curve varies by less along the path is ``flat``. ``None``: 0.1 for counts (in
+        A gene whose curve varies less than this along the path is ``flat``. ``None``: 0.1 for counts (in
         log2), 0 for other data (in their units).
     seed
         Seed of the permutations.
 
     Returns
     -------
-    DataFrame, one row a gene, the surest change first. Values are log2 of (counts per 10,000, plus one)
-    for counts, else in the units of the data:
+    DataFrame with one row per gene, most significant first. Values are log2 of (counts per 10,000, plus one)
+    for counts, otherwise in the units of the data:
 
-    - ``shape``: ``up`` or ``down``, by ``change``; ``transient`` where measured cells between the groups
+    - ``shape``: ``up`` or ``down``, by ``change``; ``transient`` if measured cells between the groups
       show it (``fdr_transient`` of at most 5 %); ``flat``
     - ``change``, ``switch``: difference between the ends of the curve, and the position at which half
       of it is reached; with ``change_low``, ``change_high``, ``switch_low``, ``switch_high`` and
       ``resolved`` where the curve was fitted to measured cells (see :func:`gene_trends`)
-    - ``total_variation``: all that the curve rises and falls
-    - ``excursion``: how far it goes beyond both ends, signed
+    - ``total_variation``: sum of all rises and falls of the curve
+    - ``excursion``: signed distance by which the curve exceeds both ends
     - ``observed``: measured difference of the groups, target minus source, mean over donors
-    - ``z``: the same over its standard error, as a normal quantile
+    - ``z``: that difference divided by its standard error, as a normal quantile
     - ``p_value``, ``fdr``: of that difference, between donors; or ``p_cells``, ``fdr_cells``: between
-      the cells of one sample a group. False discovery rate by Benjamini and Hochberg
-    - ``p_transient``, ``fdr_transient``: that the groups in between differ from both ends in the same
-      direction, by the same units; NaN without such groups
-    - ``agreement``, ``agreement_p``: proportion of the donors with both groups that differ in the
-      direction of most of them, and its binomial p-value; NaN for fewer than two such donors
+      cells, with one sample per group. False discovery rate by Benjamini and Hochberg
+    - ``p_transient``, ``fdr_transient``: test that the groups in between differ from both ends in the same
+      direction, with the same units; NaN without such groups
+    - ``agreement``, ``agreement_p``: proportion of the donors with both groups that change in the
+      direction of the majority, and its binomial p-value; NaN for fewer than two such donors
 
-    ``attrs`` has ``unit`` (``"donors"`` or ``"cells"``), ``unit_text``, ``note``, ``permutation`` (genes
-    called at 5 % FDR, and in the median permutation of donors, where these allow 20 assignments), and
-    the parameters. :func:`describe` prints them.
+    ``attrs`` has ``unit`` (``"donors"`` or ``"cells"``), ``unit_text``, ``note``, ``permutation`` (number of
+    genes at 5 % FDR, and the same in the median permutation of donors, if at least 20 assignments are
+    possible), and the parameters. :func:`describe` prints them.
 
     Raises
     ------
@@ -112,23 +112,24 @@ def rank_genes(
 
     Notes
     -----
-    *Between donors.* Counts are summed within each donor and group, which makes a sample of every group of
-    a donor [1]_. The moderated test has the donors as effects where they have both groups; donors with one
-    group are then left out. It is that of limma [2]_: a t-test whose variance is a compromise between the
-    gene's own and that of genes of similar expression, and at least what its cells say. Every cell of the groups counts, however many paths
-    it ends.
+    *Between donors.* Counts are summed within each donor and group (pseudobulk samples) [1]_. If donors have
+    both groups, the moderated test includes donor effects, and donors with one group are left out. The test
+    is that of limma [2]_: a t-test whose variance is a compromise between the variance of the gene and that
+    of genes of similar expression, and at least the sampling variance of its cells. Each cell of the groups
+    counts once, whatever its number of paths.
 
-    *Within one sample.* Cells of a donor are no independent observations of a condition: with too few
-    donors, a p-value can only say that the cells of these samples differ. The null is that of groups shuffled
-    among cells, within donors where these have both groups. Where fewer than ten permutations of a gene
-    reach its statistic, those of 100 genes of similar kurtosis are taken together, and beyond these the
-    tail is that of Pearson's type III [3]_. No p-value of this kind speaks about other donors.
+    *One sample per group.* Cells of one donor are not independent observations of a condition. With too few
+    donors, a p-value can only show that the cells of these samples differ; it does not generalize to other
+    donors. The null distribution comes from groups shuffled among cells, within donors if they have both
+    groups. If fewer than ten permutations of a gene reach its statistic, the permutations of 100 genes of
+    similar kurtosis are pooled; beyond those, the tail is a Pearson type III distribution [3]_.
 
-    *Transient.* A gene rises and falls again if cells between the groups are above both, or falls and
-    rises if they are below both: both differences must be there (intersection–union). A curve that bends
-    without measured groups in between shows nothing.
+    *Transient.* A gene is transient if cells between the groups are above both ends, or below both: both
+    differences must be significant (intersection–union test). A bend of the curve without measured groups in
+    between is not evidence.
 
-    Groups that were found by clustering the same cells differ by construction, and no test can tell.
+    Groups that were found by clustering the same cells differ by construction, so their p-values are not
+    valid.
 
     References
     ----------
@@ -246,7 +247,7 @@ def _tests(
 
 
 def _signs(samples: MeasuredSamples) -> Any:
-    """In how many donors with both groups a gene differs in one direction."""
+    """Agreement of the donors with both groups on the direction of change."""
     differences = samples.differences()
     if len(differences) < 2:
         differences = np.zeros((0, differences.shape[1]))
@@ -254,7 +255,7 @@ def _signs(samples: MeasuredSamples) -> Any:
 
 
 def _check(samples: MeasuredSamples, unit: Unit, seed: int) -> dict[str, float] | None:
-    """Genes called with the donors as they are, and with their groups exchanged."""
+    """Number of significant genes, for the data and for permuted groups of the donors."""
     if unit.name == CELLS:
         return None
     plan = samples.design()
@@ -274,7 +275,7 @@ def _check(samples: MeasuredSamples, unit: Unit, seed: int) -> dict[str, float] 
 def _curve(trends: AnnData) -> np.ndarray:
     """The curve of each gene in log2, or in the units of the data; ``(n_steps, n_genes)``.
 
-    That of measured cells where there is one, else the decoded one.
+    From measured cells if available, otherwise decoded.
     """
     layer = next(
         name for name in (_keys.FIT_LAYER, _keys.DECODED_LAYER, MEAN) if name in trends.layers
@@ -284,7 +285,7 @@ def _curve(trends: AnnData) -> np.ndarray:
 
 
 def _min_change(trends: AnnData) -> float:
-    """Range of a curve below which it is flat, unless a user says so."""
+    """Default of ``min_change``."""
     return _MIN_LOG2_CHANGE if is_log_scale(trends.uns[_keys.UNS]["scale"]) else 0.0
 
 
@@ -334,7 +335,7 @@ def describe(mean: np.ndarray, t: np.ndarray, min_change: float) -> pd.DataFrame
 
 
 def _half_way(mean: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Where each curve first is half way from its start to its end, between two steps linearly."""
+    """First position at which each curve has reached half of its change, linear between steps."""
     change = mean[-1] - mean[0]
     way = (mean - mean[0]) / np.where(change == 0, 1, change)  # 0 at the start, 1 at the end
     after = np.maximum((way >= 0.5).argmax(axis=0), 1)

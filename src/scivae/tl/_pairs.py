@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 METHODS = ("ot", "random", "all", "nearest")
-# More pairs than this are no table to work with.
+# A table with more pairs than this is too large to use.
 MAX_PAIRS = 2_000_000
 _EMD_ITERATIONS = 10_000_000  # POT's default is too low for a few thousand points
 
@@ -48,42 +48,42 @@ def pair_cells(
     groupby
         Column of ``obs`` with the groups.
     source, target
-        Groups in which the pairs begin and end.
+        Groups of the first and of the second cell of each pair.
     label
         Only cells of this label; ``None`` for all.
     labels_key
         Column of ``obs`` with the labels.
     use_rep
-        Slot of ``obsm`` in which distances are taken.
+        Slot of ``obsm`` in which distances are calculated.
     method
-        ``"ot"``: by optimal transport, which moves the one group onto the other at the least mean
-        squared distance. ``"random"``: at random, no pair twice. ``"all"``: each with each.
-        ``"nearest"``: each source with the nearest target, which uses few of the targets, those
-        that resemble the sources.
+        ``"ot"``: by optimal transport, which matches the groups at the smallest mean squared
+        distance. ``"random"``: at random, no pair twice. ``"all"``: all pairs.
+        ``"nearest"``: each source with its nearest target; this uses few targets, those most
+        similar to the sources.
     n_pairs
-        How many pairs at most. ``None``: every pair of ``"all"`` and ``"nearest"``; as many as the
-        larger group has cells, at most ``max_cells``, else. Fewer come back where there are no
-        more: a transport plan between groups of n and m cells has at most n + m − 1 pairs.
+        Maximum number of pairs. ``None``: every pair for ``"all"`` and ``"nearest"``; otherwise the
+        number of cells in the larger group, at most ``max_cells``. The result can have fewer: a
+        transport plan between groups of n and m cells has at most n + m − 1 pairs.
     donor_key
         Column of ``obs`` with the donors. Pairs then stay within a donor. Cells of donors that
-        lack either group are left out, which a warning says.
+        lack either group are left out, with a warning.
     max_cells
-        Most cells of a group that one transport plan joins. Larger groups are split at random into
-        parts of this size, and as many parts are joined as ``n_pairs`` asks for. A plan takes
-        memory with the square of this number, time with nearly its cube.
+        Maximum number of cells per group in one transport plan. Larger groups are split at random
+        into parts of this size, and parts are matched until there are ``n_pairs`` pairs. Memory of a
+        plan grows with the square of this number, time with nearly its cube.
     seed
-        Seed of all that is random.
+        Seed of all random choices.
 
     Returns
     -------
-    DataFrame, one row a pair: ``source`` and ``target`` (obs names), ``cost`` (Euclidean distance
+    DataFrame with one row per pair: ``source`` and ``target`` (obs names), ``cost`` (Euclidean distance
     in ``use_rep``), ``label`` (of the source; missing without the column) and, with a
     ``donor_key``, ``donor``. ``attrs`` has the parameters.
 
     Raises
     ------
     KeyError
-        If a column or the representation is not there.
+        If a column or the representation does not exist.
     ValueError
         If source equals target, a group is empty or lacks the label, no donor has both groups, or
         an argument is out of its range.
@@ -135,7 +135,7 @@ def pair_cells(
         if labels_key in adata.obs
         else np.full(len(first), np.nan, dtype=object)
     )
-    names = as_text(adata.obs_names)  # a number would be taken for a position
+    names = as_text(adata.obs_names)  # a number would be read as a position
     pairs = pd.DataFrame(
         {
             "source": names[first],
@@ -226,7 +226,7 @@ def _donors(
 
 
 def _allocate(n_pairs: int | None, sizes: list[tuple[int, int]]) -> list[int | None]:
-    """Pairs of each donor: by its cells, at least one as long as there are enough."""
+    """Number of pairs of each donor, in proportion to its cells, and at least one if possible."""
     if n_pairs is None:
         return [None] * len(sizes)
     cells = np.array([max(size) for size in sizes], dtype=float)
@@ -247,7 +247,7 @@ def _pair(
     max_cells: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of paired cells, of those at positions ``a`` and ``b``."""
+    """Positions of the paired cells among those at positions ``a`` and ``b``."""
     wanted = n_pairs if n_pairs is not None else min(max(len(a), len(b)), max_cells)
     if method == "ot":
         return _transport(points, a, b, wanted, max_cells, rng)
@@ -314,9 +314,9 @@ def _plan(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _systematic(mass: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Up to n distinct entries, each with a chance in proportion to its mass.
+    """Sample up to n distinct entries with probability in proportion to their mass.
 
-    Equally spaced marks on the cumulative mass keep the shares of the cells closest to the plan's.
+    Systematic sampling (equally spaced marks on the cumulative mass) stays closest to the plan.
     """
     if n >= len(mass):
         return np.arange(len(mass))

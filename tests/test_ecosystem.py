@@ -186,3 +186,28 @@ def test_cellrank_takes_the_latent_space(cells):
     kernel = PseudotimeKernel(adata, time_key="position").compute_transition_matrix()
     rows = kernel.transition_matrix.sum(axis=1)
     np.testing.assert_allclose(np.asarray(rows).ravel(), 1.0, rtol=1e-6)
+
+
+def test_the_hub_of_scvi_tools(cells, tmp_path):
+    """A model is packed with its metadata and a card, read back from the folder, and is the same.
+
+    The card is written by hand: scvi-tools writes those of its own models only.
+    """
+    hub = pytest.importorskip("huggingface_hub", reason="there is no huggingface_hub")
+    from importlib.metadata import version
+
+    from scvi.hub import HubMetadata, HubModel
+
+    adata, model = cells
+    folder = str(tmp_path / "model")
+    model.save(folder, save_anndata=True)
+    metadata = HubMetadata.from_dir(
+        folder, anndata_version=version("anndata"), model_parent_module="scivae.model"
+    )
+    assert metadata.model_cls_name == "CIVAE"
+    card = hub.ModelCard("---\nlicense: bsd-3-clause\n---\nThree synthetic types.\n")
+    HubModel(folder, metadata=metadata, model_card=card).save(overwrite=True)
+    loaded = HubModel(folder).model
+    assert type(loaded) is CIVAE
+    np.testing.assert_array_equal(loaded.predict(), model.predict())
+    np.testing.assert_allclose(loaded.get_latent_representation(), adata.obsm["X_civae"], atol=1e-5)

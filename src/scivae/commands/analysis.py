@@ -31,12 +31,25 @@ def add_umap(adata: AnnData, model: CIVAE, seed: int) -> None:
     sc.tl.umap(adata, random_state=seed)
 
 
-def ends_of_path(adata: AnnData, request: Request, label: str | None) -> tuple[int, int]:
-    """Positions of the two cells of the path: the middle ones of their groups, or two far apart in the class."""
+def ends_of_path(
+    adata: AnnData, model: CIVAE, request: Request, label: str | None
+) -> tuple[int, int]:
+    """Positions of the two cells of the path: the middle ones of their groups, or two far apart in the class.
+
+    They are cells that are classified as the class, if there are any: a path between such cells stays in it.
+    """
     inside = np.ones(adata.n_obs, dtype=bool)
+    z = adata.obsm[_keys.LATENT]
     if label is not None:
         inside = (adata.obs[request.key] == label).to_numpy()
-    z = adata.obsm[_keys.LATENT]
+        classes = model.classes.astype(str)[model.linear_classes.predict(z)]
+        recognized = inside & (classes == label)
+        groups = [inside]
+        if request.groupby is not None:
+            of_cell = adata.obs[request.groupby]
+            groups = [(of_cell == g).to_numpy() for g in (request.source, request.target)]
+        if all((recognized & group).sum() > 1 for group in groups):
+            inside = recognized
     if request.groupby is None:
         own = np.flatnonzero(inside)
         centered = z[own] - z[own].mean(axis=0)

@@ -82,7 +82,7 @@ def _after_training(
     log.say("Placing cells on a map …")
     add_umap(adata, model, request.seed)
     log.say("Tracing paths …")
-    ends = ends_of_path(adata, request, label)
+    ends = ends_of_path(adata, model, request, label)
     path = model.interpolate(*ends, n_steps=N_STEPS, seed=request.seed)
     bundle, trends, ranked = path, None, None
     if request.groupby is not None:

@@ -21,6 +21,8 @@ UP, DOWN = OKABE_ITO[3], OKABE_ITO[0]
 LEVEL = 0.05
 # Letters of a name.
 MOST_LETTERS = 28
+# Collections that names of gene sets begin with.
+COLLECTIONS = ("HALLMARK", "REACTOME", "KEGG", "GOBP", "GOCC", "GOMF", "WP", "BIOCARTA", "PID")
 
 
 def enrichment(
@@ -75,7 +77,8 @@ def enrichment(
     colors = [GRAY if not s else UP if v > 0 else DOWN for s, v in zip(sure, z, strict=True)]
     collection = _collection([str(name) for name in table.index])
     names = [
-        f"{_short(str(name)[len(collection) :])} ({n:,.0f})" for name, n in table["n_genes"].items()
+        f"{short_set_name(str(name)[len(collection) :])} ({n:,.0f})"
+        for name, n in table["n_genes"].items()
     ]
     row = np.arange(len(table))
     with drawing(ax, size=(WIDTH, 0.85 + 0.15 * max(len(row), 2)), show=show) as drawn:
@@ -124,6 +127,8 @@ def _collection(names: list[str]) -> str:
     return common[: common.rfind("_") + 1]
 
 
-def _short(name: Any) -> str:
-    """A name in one line, without the underscores of gene-set collections."""
-    return shortened(" ".join(str(name).replace("_", " ").split()), MOST_LETTERS)
+def short_set_name(name: Any, letters: int = MOST_LETTERS) -> str:
+    """A name of a gene set in one line, without underscores and the name of its collection."""
+    first, _, rest = str(name).partition("_")
+    text = rest if rest and first in COLLECTIONS else str(name)
+    return shortened(" ".join(text.replace("_", " ").split()), letters)

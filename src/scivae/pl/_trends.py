@@ -13,6 +13,7 @@ from .._errors import shortened
 from .._validate.arguments import check_integer
 from .._validate.tables import check_genes, check_trends
 from ..tl import OF_SETS, curve_layers
+from ._enrichment import short_set_name
 from ._style import (
     GRAY,
     OKABE_ITO,
@@ -521,7 +522,7 @@ def _title(ax: Axes, gene: str, p_value: str, *, width: float, said: dict[str, A
     """Write the name of a gene or set, smaller if it is long, and the p-value below it."""
     style: Any = "italic"
     if said.get("of") == OF_SETS:
-        gene, style = shortened(" ".join(gene.replace("_", " ").split()), LETTERS_OF_SET), "normal"
+        gene, style = short_set_name(gene, LETTERS_OF_SET), "normal"
     title = ax.set_title(gene, loc="left", style=style, pad=10 if p_value else None)
     usual = float(title.get_fontsize())
     # Letters are about 0.6 times as wide as high; a quarter of the panel is for tick labels.

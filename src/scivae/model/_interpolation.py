@@ -67,56 +67,56 @@ def interpolate(
         Points per path, both ends included.
     method
         ``"linear"``: the straight line, which never leaves the class of its ends.
-        ``"spherical"``: a great circle between the directions of z. ``"geodesic"``: the shortest path where cells are
-        dense, inside the class where both ends are of one.
+        ``"spherical"``: a great circle between the directions of z. ``"geodesic"``: a shortest path
+        through regions with many cells, inside the class if both ends have the same class.
     adata
         Cells to connect; ``None`` for the training data.
     key_added
         Name under which the path is written back into the AnnData; ``None`` writes nothing.
     transform_batch
-        Decode every point as a cell of this batch. ``None``: of the batch of the ends. Where they
-        differ in batch or in a categorical covariate, a point is the mixture of what is decoded
-        under either, in proportions ``1 - t`` and ``t``, so that both ends are what they were;
-        its ``obs`` names the nearer end's. Continuous covariates are interpolated linearly.
+        Decode all points as cells of this batch. ``None``: the batch of the ends. If the ends
+        differ in batch or in a categorical covariate, a point is a mixture of the values decoded
+        for each end, in proportions ``1 - t`` and ``t``, and its ``obs`` has the values of the
+        nearer end. Continuous covariates are interpolated linearly.
     library_size
-        Counts of every point. ``None``: interpolated between the ends on the log scale.
+        Total counts of every point. ``None``: interpolated between the ends on the log scale.
     n_samples
-        Draw as many samples from the posteriors of the ends and from the likelihood, and add
-        their 5 % and 95 % quantiles as layers ``q05`` and ``q95``.
+        Number of samples from the posteriors of the ends and from the likelihood; their 5 % and 95
+        % quantiles are the layers ``q05`` and ``q95``. ``None``: no quantiles.
     seed
         Seed of these draws.
 
     Returns
     -------
-    AnnData of ``n_pairs · n_steps`` rows, expected values, path by path. ``obs`` has the position
-    ``civae_t``, the path ``civae_path``, its ends ``civae_source`` and ``civae_target``, the class
-    by the discriminator ``civae_predicted``, and ``civae_margin``: the logit of the path's class
-    minus the best other. The path's class is the class of its source. Genes keep their
-    annotation (``var``, ``varm``), columns of the setup the type and the colors that they have in
-    ``adata``, so that both can be joined.
+    AnnData with ``n_pairs · n_steps`` rows of expected values, path by path. ``obs`` has the
+    position ``civae_t``, the path ``civae_path``, its ends ``civae_source`` and ``civae_target``,
+    the predicted class ``civae_predicted``, and ``civae_margin``: the logit of the class of the
+    path minus the largest other logit. The class of a path is the class of its source. Genes keep
+    their annotation (``var``, ``varm``), and columns of the setup keep their dtypes and colors, so
+    the result can be concatenated with ``adata``.
 
-    Written back: ``adata.obs[key_added + "_t"]``, the position along the nearest path of every
-    real cell of the classes at the ends, and ``adata.uns[key_added]["paths"]``, for each call
-    the tables ``pairs`` (ends and their labels, a row a path), ``points`` (path, t, margin and
-    z, a row a point) and ``crossings`` (where a path changes class), and the ``parameters``.
+    Written to ``adata``: ``obs[key_added + "_t"]``, the position along the nearest path of each
+    real cell of the classes at the ends; and ``uns[key_added]["paths"]``, with the tables ``pairs``
+    (ends and labels, one row per path), ``points`` (path, t, margin and z, one row per point) and
+    ``crossings`` (where a path changes class), and the ``parameters``, for each call.
 
     Raises
     ------
     KeyError, IndexError
-        If a cell is not there.
+        If a cell does not exist.
     ValueError
         If ``cell_a`` and ``cell_b`` differ in length, or an argument is out of its range.
 
     Warns
     -----
     UserWarning
-        If both ends of a path have one label but an end is classified otherwise: then the line
+        If both ends of a path have the same label but one is classified differently: the line then
         begins or ends outside the class.
 
     Notes
     -----
-    Margins and the points where a straight path crosses from class to class are exact: on a line
-    the difference of two logits is affine in t.
+    Margins and class crossings of straight paths are exact, because the difference of two logits is
+    linear in t on a line.
 
     Examples
     --------
@@ -239,7 +239,7 @@ def _path_obs(
 
 
 def _nearer(paths: Paths) -> Covariates:
-    """Library sizes and covariates of every point, categories of the nearer end."""
+    """Library sizes and covariates of every point, with the categories of the nearer end."""
     pair, t = paths.rows
     start, end = paths.start.covariates.take(pair), paths.end.covariates.take(pair)
     return interpolate_covariates(start, end, t)

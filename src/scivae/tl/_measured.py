@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..model.paths import Paths
     from ..stats import Curves
 
-# Fewer cells than this carry no curve.
+# Fewest cells for a curve.
 MIN_CELLS = 20
 # Bins of position of which figures show measured means.
 N_BINS = 10
@@ -30,12 +30,12 @@ _GENES = 512  # of one block of genes
 
 
 class Measured(NamedTuple):
-    """What measured cells say.
+    """Results of the fit to measured cells.
 
     Attributes
     ----------
     curves
-        Of every gene.
+        Curves of every gene.
     cells
         Positions of the cells that were placed, shape ``(n_cells,)``.
     table
@@ -45,7 +45,7 @@ class Measured(NamedTuple):
     axis
         The mean path.
     free_ends
-        Whether source and target have levels of their own.
+        Whether source and target have separate levels.
     """
 
     curves: Curves
@@ -166,7 +166,7 @@ def measure(
             f"{len(near)} of {len(cells)}; pair larger groups, name groups in between=, or pass "
             "evidence='decoded'."
         )
-    # What is known of a cell goes before where it lies, if other cells tell what is between.
+    # The known group of a cell overrides its position, if there are enough other cells in between.
     group = groups.group[cells].astype(np.int64)
     fixed = np.where(group == SOURCE, 0.0, np.where(group == TARGET, 1.0, np.nan))
     if np.isnan(fixed[near]).sum() < MIN_CELLS:
@@ -220,7 +220,7 @@ class _OnAxis(NamedTuple):
         t = Axis.through(self.paths, of_path).place(self.z)[0]
         if np.isnan(self.fixed).all():
             return t
-        # The very ends are for cells that are known to lie there.
+        # Exactly 0 and 1 are for cells of source and target.
         return np.where(np.isnan(self.fixed), np.clip(t, _INSIDE, 1 - _INSIDE), self.fixed)
 
 

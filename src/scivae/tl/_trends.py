@@ -1,4 +1,4 @@
-"""Genes along the paths between two populations, from measured cells or as decoded."""
+"""Gene expression along the paths between two populations, from measured cells or decoded."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def gene_trends(
     model
         A trained model.
     pairs
-        Pairs of cells, as :func:`pair_cells` returns them: the columns ``source`` and ``target``
-        hold obs names; ``donor`` is used where it is there.
+        Pairs of cells from :func:`pair_cells`: columns ``source`` and ``target`` with obs names,
+        and optionally ``donor``.
     evidence
-        ``"measured"``: curves are fitted to measured cells, placed on the paths. ``"decoded"``: curves
-        are what the model decodes along the paths, a prediction.
+        ``"measured"``: curves are fitted to measured cells at their positions on the paths.
+        ``"decoded"``: curves are decoded along the paths; they are predictions.
     n_steps
-        Points of a curve, its ends included.
+        Number of points of each curve, including both ends.
     method
         Path between two cells, as in :meth:`scivae.model.CIVAE.interpolate`.
     adata
@@ -76,35 +76,35 @@ def gene_trends(
     genes
         Genes to return, in this order; ``None`` for all. Counts are normalized over all genes.
     donor_key
-        Column of ``obs`` with the donors, which have an effect of their own in the fit, are resampled
-        for intervals where there are three or more, and are the units of :func:`rank_genes`. ``None``:
-        the column ``donor`` of ``pairs``, if there is one. Where no donor has both groups, the test
+        Column of ``obs`` with the donors. Donors have random effects in the fit, are resampled for
+        intervals (if there are at least three), and are the units of :func:`rank_genes`. ``None``:
+        the column ``donor`` of ``pairs``, if it exists. If no donor has both groups, the test
         compares donors between the groups.
     between
-        Groups that lie between source and target. Their cells are placed on the paths, and tell
-        :func:`rank_genes` of transient genes. ``None``: those between the two where the groups are
-        an ordered categorical, else none.
+        Groups between source and target. Their cells are placed on the paths, and
+        :func:`rank_genes` uses them to test for transient genes. ``None``: the categories between
+        the two if the groups are an ordered categorical, otherwise none.
     transform_batch
-        Decode every point as a cell of this batch; ``None``: of the batch of the ends (as
-        ``interpolate`` does, mixing where these differ).
+        Decode all points as cells of this batch. ``None``: the batch of the ends (if they differ, a
+        mixture, as in ``interpolate``).
     quantile_pairs
-        Decoded bands are exact quantiles over at most this many paths, drawn at random where there
-        are more (fewer where the values would take more than 64 MiB).
+        Maximum number of paths, drawn at random, for the quantiles of the decoded bands (fewer if
+        the values would need more than 64 MiB).
     n_bootstraps
-        Resamples for bands and intervals; 0 leaves them out.
+        Number of resamples for bands and intervals; 0 omits them.
     max_cells
-        Most measured cells that are fitted, drawn at random where there are more.
+        Maximum number of measured cells in the fit; if there are more, a random subset.
     key_added
-        The positions of the measured cells are written to ``adata.obs[key_added + "_t"]``, their
-        distances to ``adata.obs[key_added + "_distance"]`` (NaN for other cells). ``None`` writes
-        nothing; nor does ``evidence="decoded"``.
+        Positions of the measured cells are written to ``adata.obs[key_added + "_t"]``, distances to
+        ``adata.obs[key_added + "_distance"]`` (NaN for other cells). Nothing is written for
+        ``None`` or ``evidence="decoded"``.
     seed
-        Seed of all that is random.
+        Seed of all random choices.
 
     Returns
     -------
-    AnnData of ``n_steps × n_genes``. One scale holds for all curves: for counts, ``log1p`` of the mean
-    counts per 10,000; else units of the data.
+    AnnData of shape ``(n_steps, n_genes)``. All curves have one scale: for counts, ``log1p`` of the mean
+    counts per 10,000; otherwise the units of the data.
 
     - ``obs["civae_t"]``: the position
     - ``layers["fit"]`` (also X), ``layers["fit_low"]``, ``layers["fit_high"]``: curves of the measured
@@ -112,29 +112,30 @@ def gene_trends(
     - ``layers["decoded"]``: the mean over decoded paths (256 at most), a prediction
     - ``var``: ``change`` from start to end (counts: log2) and ``switch``, the position at which
       half of it is reached on the scale of the curves, with 90 % intervals (``_low``, ``_high``);
-      ``resolved``: whether the interval of the change excludes zero and the interval of the switch no wider than 0.3
+      ``resolved``: whether the interval of the change excludes zero and that of the switch is at most
+      0.3 wide
     - ``varm["civae_switch"]``: the switch in each resample, for :func:`gene_order`
     - ``varm["civae_bins"]``, ``varm["civae_bins_se"]``: measured means (per 10,000) in bins of position
-      and donor, and their standard errors; ``uns["civae"]["bins"]`` says which
+      and donor, and their standard errors; ``uns["civae"]["bins"]`` describes the columns
     - ``varm["civae_samples"]``: sums of the counts (means of other data) of each donor and group,
-      shape ``(n_genes, n_samples)``; ``uns["civae"]["samples"]`` says which. What
-      :func:`rank_genes` tests
+      shape ``(n_genes, n_samples)``; ``uns["civae"]["samples"]`` describes the columns.
+      :func:`rank_genes` tests these
     - ``varm["civae_null"]``: measured values of single cells of the groups (at most 5,000 each), shape
-      ``(n_genes, n_cells)``; tested where there are too few donors
-    - ``uns["civae"]``: ``kind="trends"``, ``evidence``, ``scale``, ``cells`` (position, distance,
-      weight, donor and group of each measured cell), how many there are (``n_cells``), how many
-      near enough to count (``n_used``) and how many of them in the middle half (``n_between``),
-      ``unit`` (what was resampled), parameters, ``donors``, ``share_in_class`` (share of the pairs of
-      one label of which both ends are classified as it), model, versions
+      ``(n_genes, n_cells)``; tested if there are too few donors
+    - ``uns["civae"]``: ``kind="trends"``, ``evidence``, ``scale``; ``cells`` (position, distance,
+      weight, donor and group of each measured cell); the number of cells (``n_cells``), of cells near
+      enough to be used (``n_used``), and of these in the middle half of the path (``n_between``);
+      ``unit`` (resampled: donors or cells), parameters, ``donors``, ``share_in_class`` (proportion of
+      the pairs of one label with both ends classified as it), model, versions
 
-    With ``evidence="decoded"`` there are ``layers["decoded"]`` (also X), and over paths, of ``log1p`` of
-    the expected counts per 10,000 of each: ``mean``, ``sd``, ``q05`` and ``q95``. ``switch`` and
+    With ``evidence="decoded"``, the layers are ``decoded`` (also X) and, over paths, ``mean``, ``sd``,
+    ``q05`` and ``q95`` of ``log1p`` of the expected counts per 10,000 of each path. ``switch`` and
     ``change`` then have no intervals.
 
     Raises
     ------
     KeyError
-        If a cell, a gene or a column is not there.
+        If a cell, a gene or a column does not exist.
     RuntimeError
         If the model is not trained.
     ValueError
@@ -148,21 +149,21 @@ def gene_trends(
 
     Notes
     -----
-    *Which cells.* The cells of source, target and the groups between; with a label in ``pairs``, all
-    cells of the label, too. For pairs of your own, which name no groups: all cells with the labels of
+    *Cells.* The cells of source, target and the groups in between, and, if ``pairs`` has a label,
+    all cells of this label. For custom pairs without group names: all cells with the labels of
     their ends.
 
-    *Positions.* A cell lies at the nearest place on the mean path, where distances are in units of the
-    spread within the ends (for straight paths: Fisher's linear discriminant). Cells of the source lie at
-    0 and those of the target at 1, unless fewer than 20 other cells tell what is between. Cells farther
-    from the mean path than 95 % of the ends of paths, and than half of its length, weigh less, and
-    nothing from twice that distance on.
+    *Positions.* The position of a cell is the nearest point on the mean path, with distances scaled
+    by the covariance within the ends (for straight paths, this is Fisher's linear discriminant).
+    Source cells are placed at 0 and target cells at 1, unless there are fewer than 20 other cells.
+    Cells that are farther from the mean path than 95 % of the ends of paths and than half of its
+    length get smaller weights, and zero weight from twice that distance on.
 
-    *Fit.* See :func:`scivae.stats.measured_curves`. Resamples are of donors, where there are three or
-    more, else of cells; the paths are resampled with them.
+    *Fit.* See :func:`scivae.stats.measured_curves`. Donors are resampled if there are at least
+    three, otherwise cells; paths are resampled with them.
 
-    *Decoded values* are not observations: more paths do not add evidence. They
-    are summed up as they are decoded, one position at a time (Chan, Golub and LeVeque, "Algorithms for
+    *Decoded values* are not observations: more paths do not add evidence. Their moments are
+    accumulated during decoding, one position at a time (Chan, Golub and LeVeque, "Algorithms for
     computing the sample variance", The American Statistician 37, 1983).
 
     Examples
@@ -300,7 +301,7 @@ def _decoded(paths: Paths, columns: np.ndarray, held: int) -> dict[str, np.ndarr
 
 
 def _described(curve: np.ndarray, t: np.ndarray, unit: float) -> pd.DataFrame:
-    """Change and switch of decoded curves, which have no intervals."""
+    """Change and switch of decoded curves, without intervals."""
     from ..stats import switch_position
 
     values = curve.astype(float)
@@ -335,7 +336,7 @@ def _check_position(adata: AnnData, key_added: str) -> None:
 
 
 def check_pairs(pairs: Any) -> None:
-    """Raise unless it is a table of pairs."""
+    """Raise unless the value is a table of pairs."""
     if not isinstance(pairs, pd.DataFrame):
         raise TypeError(
             f"pairs must be the DataFrame of scivae.tl.pair_cells, got {type(pairs).__name__}; pass "
@@ -386,7 +387,7 @@ def positions_of(adata: AnnData, names: pd.Series, end: str) -> np.ndarray:
 
 
 def _share_in_class(model: CIVAE, start: Posterior, end: Posterior) -> float | None:
-    """Of the pairs of one label, the share with both ends classified as it; ``None`` without any."""
+    """Proportion of the pairs of one label with both ends classified as it; ``None`` without any."""
     classes = model.linear_classes
     same = (start.labels == end.labels) & (start.labels < len(model.classes))
     if not same.any():

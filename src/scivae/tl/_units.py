@@ -28,16 +28,16 @@ ONE_SAMPLE = "one sample per group"
 
 
 class Unit(NamedTuple):
-    """What is counted, and how a reader is told.
+    """The unit of a test, with texts for the reader.
 
     Attributes
     ----------
     name
         ``"donors"`` or ``"cells"``.
     text
-        How many, and how they are tested.
+        Number of units, and the test.
     note
-        What p-values do not say, and why; empty for donors of whom all take part.
+        Limits of the p-values; empty if all donors are used.
     """
 
     name: str
@@ -53,7 +53,7 @@ class MeasuredSamples(NamedTuple):
     values
         Shape ``(n_samples, n_genes)``.
     variance
-        Variance of these values that is due to which cells were measured; ``None`` where it is unknown.
+        Sampling variance of these values from the finite number of cells; ``None`` if unknown.
     totals
         Counts of each sample over all genes; ``None`` if the values are not counts.
     donor
@@ -63,7 +63,7 @@ class MeasuredSamples(NamedTuple):
     n_cells
         Cells of each sample.
     named
-        Whether donors are known; else each group is one sample.
+        Whether donors are known; otherwise each group is one sample.
     left_out
         Donors with a sample of too few cells.
     """
@@ -102,7 +102,7 @@ class MeasuredSamples(NamedTuple):
         )
 
     def least(self, plan: DonorDesign) -> np.ndarray | None:
-        """What the variance of each gene is at least, by its cells."""
+        """Lower bound of the variance of each gene: the sampling variance of its cells."""
         return least_variance(self.values, self.totals, self.variance, plan)
 
     def on_log_scale(self, plan: DonorDesign) -> np.ndarray:
@@ -127,7 +127,7 @@ class MeasuredSamples(NamedTuple):
 
 
 def samples_of(trends: AnnData, *, counts: bool, min_cells: int) -> MeasuredSamples:
-    """Sums that trends carry, without the samples of too few cells.
+    """Sums stored in trends, without the samples of too few cells.
 
     Raises a ValueError where there are none, as the AnnData was minified.
     """
@@ -216,7 +216,7 @@ class MeasuredCells(NamedTuple):
         cells = np.flatnonzero(np.isin(self.group, (source, target)))
         is_target = self.group[cells] == target
         donor = self.donor[cells]
-        # Donors that have one group each tell nothing by themselves: their cells are one stratum.
+        # Cells of donors with one group cannot be permuted within the donor: they are one stratum.
         if not design(is_target, donor).strata:
             donor = np.zeros_like(donor)
         return self.values[:, cells], is_target, donor
@@ -237,7 +237,7 @@ class MeasuredCells(NamedTuple):
 
 
 def cells_of_trends(trends: AnnData, cure: str) -> MeasuredCells:
-    """Single cells that trends carry.
+    """Single cells stored in trends.
 
     Raises a ValueError, ending in the cure, where they are missing or too few.
     """

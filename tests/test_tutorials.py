@@ -38,6 +38,7 @@ EXPECTED = (
 )
 # Data that a tutorial cannot do without.
 DATA = dict.fromkeys(["7_interferon", "8_your_own_data"], "pbmc_kang.h5ad")
+DATA["3_colon"] = "colon_lee_epithelial.h5ad"
 # Folders that exist on some machines only.
 MACHINE = re.compile(r"(?<![\w:/.])/(home|root|work|tmp|usr|opt|var|Users|private)/")
 

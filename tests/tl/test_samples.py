@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 
 from scivae import tl
-from scivae.tl._samples import cells_of, donor_column
+from scivae.tl._donors import donor_column
+from scivae.tl._samples import cells_of
 
 
 @pytest.fixture(scope="module")

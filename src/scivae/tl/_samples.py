@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +11,7 @@ import pandas as pd
 from .. import _keys
 from .._validate import tables
 from .._validate.arguments import check_type
+from ._donors import donor_candidate
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -25,13 +24,6 @@ NONE = -1
 # Measured cells of a group that are kept for the permutation of cells.
 _NULL_CELLS = 5000
 _ROWS = 4096  # of one block of cells
-# A column whose name consists of these words, and of fillers, holds donors, or samples of donors.
-_DONORS = {"donor", "donors", "patient", "patients", "individual", "individuals", "subject", "subjects",
-           "participant", "participants", "person", "mouse", "mice", "animal", "animals"}  # fmt: skip
-_SAMPLES = {"sample", "samples", "biosample", "specimen", "replicate", "orig"}
-_FILLERS = {"id", "ids", "name", "names", "no", "nr", "number", "key", "code", "ident"}
-# Bounds for a column that has the structure of donors, but not the name.
-_FEWEST, _MOST, _CELLS_EACH = 3, 100, 5
 
 
 class Cells(NamedTuple):
@@ -133,7 +125,7 @@ def cells_of(
         group[donor == NONE] = NONE
         _check_donors(donor, names, group, donor_key, attrs)
     else:
-        candidate = _donor_candidate(adata, group, attrs)
+        candidate = donor_candidate(adata, group == SOURCE, group == TARGET, attrs)
     return Cells(group, donor, names, of_pair, levels, label, named, candidate)
 
 
@@ -382,124 +374,3 @@ def _between(
                     "out."
                 )
     return levels, adata.obs[key].isin(levels).to_numpy(dtype=bool, na_value=False)
-
-
-def _donor_candidate(adata: AnnData, group: np.ndarray, attrs: Mapping[Any, Any]) -> str | None:
-    """A column that looks like donors, which one warning names."""
-    name = donor_column(
-        adata.obs,
-        np.isin(group, (SOURCE, TARGET)),
-        group == TARGET,
-        exclude=[attrs.get("groupby"), attrs.get("labels_key"), *_clusterings(adata)],
-        labels=attrs.get("labels_key"),
-    )
-    if name is not None:
-        values = adata.obs[name]
-        sides = [values[group == code].dropna().unique() for code in (SOURCE, TARGET)]
-        both = len(set(sides[0]) & set(sides[1]))
-        cure = (
-            f"pass donor_key={name!r} to pair_cells"
-            if both
-            else f"pass donor_key={name!r} to gene_trends"
-        )
-        warnings.warn(
-            f"adata.obs[{name!r}] looks like donors ({len(set(sides[0]) | set(sides[1]))} values, "
-            f"{both} with both groups), but donor_key is None, so p-values are valid only within "
-            f"one sample; {cure} to use donors as replicates.",
-            UserWarning,
-            stacklevel=4,
-        )
-    return name
-
-
-def _clusterings(adata: AnnData) -> list[str]:
-    """Columns that scanpy's clusterings wrote: their settings stand in ``uns`` under the same name."""
-    return [str(name) for name in adata.uns if isinstance(adata.uns[name], Mapping)]
-
-
-def donor_column(
-    obs: pd.DataFrame,
-    used: np.ndarray,
-    target: np.ndarray,
-    *,
-    exclude: Iterable[Any] = (),
-    labels: str | None = None,
-) -> str | None:
-    """Name of the column that looks most like donors, by its name, else by its structure.
-
-    Parameters
-    ----------
-    obs
-        Annotation of all cells.
-    used, target
-        Which cells are compared, and which of these are targets.
-    exclude
-        Columns that are known to be something else.
-    labels
-        Column of cell types. A donor has cells of most types, a state or cluster has not.
-
-    Notes
-    -----
-    By structure, donors are text or categories of three levels or more on a side, each with cells of
-    most types. Anything else would be noticed too often: a subtype is nested in the groups, too.
-    """
-    found: list[tuple[int, str]] = []
-    excluded = {name for name in exclude if isinstance(name, str)}
-    for name in obs.columns:
-        if not isinstance(name, str) or name in excluded or name.startswith("_scvi"):
-            continue
-        values = obs[name]
-        if values.dtype.kind in "fcbmM" and not isinstance(values.dtype, pd.CategoricalDtype):
-            continue
-        codes = pd.factorize(values.astype(object))[0]
-        here = used & (codes >= 0)
-        n_here = int(here.sum())
-        sides = [np.unique(codes[here & side]) for side in (~target, target)]
-        n_levels = len(np.union1d(*sides))
-        if n_levels < 2 or min(map(len, sides)) < 1 or n_levels > n_here / 2:
-            continue
-        if max(map(len, sides)) == 1:  # one value a side: the groups themselves
-            continue
-        rank = _name_rank(name)
-        if rank is None and _has_structure(obs, codes, here, sides, labels, name):
-            rank = 2
-        if rank is not None:
-            found.append((rank, name))
-    return min(found, key=lambda item: item[0])[1] if found else None
-
-
-def _name_rank(name: str) -> int | None:
-    """0 for a name of donors, 1 for one of samples, None for any other."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
-    words = {re.sub(r"(?<=[a-z]{4})id$", "", word) for word in re.findall("[a-z]+", spaced)}
-    words -= _FILLERS
-    if not words or words - _DONORS - _SAMPLES:
-        return None
-    return 0 if words & _DONORS else 1
-
-
-def _has_structure(
-    obs: pd.DataFrame,
-    codes: np.ndarray,
-    here: np.ndarray,
-    sides: list[np.ndarray],
-    labels: str | None,
-    name: str,
-) -> bool:
-    """Whether a column of an unknown name could hold donors: each has cells of most types."""
-    if labels is None or labels not in obs or obs[name].dtype.kind in "iu":
-        return False
-    types = pd.factorize(obs[labels].astype(object))[0]
-    levels = np.union1d(*sides)
-    sizes = np.bincount(codes[here])
-    if min(map(len, sides)) < _FEWEST or len(levels) > _MOST:
-        return False
-    if np.median(sizes[levels]) < _CELLS_EACH:
-        return False
-    n_types = len(np.unique(types[types >= 0]))
-    if n_types < 2:
-        return False
-    known = (codes >= 0) & (types >= 0)
-    table = np.zeros((codes.max() + 1, types.max() + 1), dtype=int)
-    np.add.at(table, (codes[known], types[known]), 1)
-    return bool(np.median((table[levels] > 0).mean(axis=1)) > 0.5)

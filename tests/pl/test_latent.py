@@ -94,6 +94,13 @@ def test_withheld_cells_are_placed_and_drawn_as_circles():
         scivae.pl.augmentation(real, synthetic, withheld=withheld[:, :3].copy())
 
 
+def test_cells_without_a_label_are_in_the_legend():
+    adata = make.make_cells()
+    adata.obs.loc[adata.obs_names[:5], "cell_type"] = np.nan
+    (legend,) = scivae.pl.latent(adata, method="pca").get_figure().legends
+    assert [t.get_text() for t in legend.get_texts()] == ["A", "B", "no label"]
+
+
 def test_many_classes_are_numbered():
     adata = make.make_cells(60)
     adata.obs["cell_type"] = [f"a long name of class {i % 30}" for i in range(60)]

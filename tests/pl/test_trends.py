@@ -84,6 +84,16 @@ def said(ax) -> list[str]:
     return [text.get_text() for text in ax.texts]
 
 
+def test_a_transient_gene_has_the_value_of_its_own_test(trends):
+    ranked = pd.DataFrame(
+        {"fdr": [0.97, 0.02], "fdr_transient": [0.001, 0.5], "shape": ["transient", "down"]},
+        index=["late", "early"],
+    )
+    axes = scivae.pl.gene_trends(trends, ranked)
+    said = [" ".join(t.get_text() for t in ax.texts) for ax in axes]
+    assert said == ["transient, FDR = 0.001 (donors)", "FDR = 0.02 (donors)"]
+
+
 def test_a_long_name_does_not_run_into_the_next_panel_or_its_p_value(trends):
     trends.var_names = ["APOBEC3A_ENSG00000128383", *trends.var_names[1:]]
     ranked = pd.DataFrame({"p_value": [0.2, 1e-5]}, index=trends.var_names[:2])
@@ -209,9 +219,9 @@ class TestOrder:
         points = {str(x.get_label()): x.get_xdata() for x in ax.get_lines()}
         np.testing.assert_allclose(points["rising"], [0.5, 0.8])
         np.testing.assert_allclose(points["falling"], [0.2])
-        # early before middle before late: two lines, none from early to late
-        joined = [x.get_ydata().tolist() for x in ax.get_lines() if x.get_color() == "0.8"]
-        assert joined == [[0, 1], [1, 2]]
+        # early before middle before late: two arrows, none from early to late
+        arrows = [t for t in ax.texts if t.arrow_patch is not None]
+        assert [(a.xyann[1], a.xy[1]) for a in arrows] == [(0, 1), (1, 2)]
 
     def test_those_that_change_most_all_over_the_path(self):
         n = 40
@@ -225,10 +235,19 @@ class TestOrder:
         names = [t.get_text() for t in ax.get_yticklabels()]
         assert names == ["g28", "g29", "g33", "g34", "g38", "g39"]
 
+    def test_arrows_that_nobody_could_follow_are_not_drawn(self):
+        switch = np.repeat([0.1, 0.9], 6)
+        genes = pd.DataFrame(
+            {"switch": switch, "direction": "up"}, index=[f"g{i}" for i in range(12)]
+        ).assign(switch_low=switch - 0.01, switch_high=switch + 0.01)
+        before = np.zeros((12, 12), dtype=bool)
+        before[:6, 6:] = True  # 36 pairs
+        assert not scivae.pl.gene_order(scivae.tl.GeneOrder(genes, before)).texts
+
     def test_no_lines(self, trends):
         ax = scivae.pl.gene_order(scivae.tl.gene_order(trends), n_genes=1, arrows=False)
         assert len(ax.get_yticklabels()) == 1
-        assert not [x for x in ax.get_lines() if x.get_color() == "0.8"]
+        assert not ax.texts
         with pytest.raises(TypeError, match="arrows must be True or False"):
             scivae.pl.gene_order(trends, arrows="no")
         with pytest.raises(ValueError, match="trends must be made by scivae.tl.gene_trends"):

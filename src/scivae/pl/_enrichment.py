@@ -131,4 +131,6 @@ def short_set_name(name: Any, letters: int = MOST_LETTERS) -> str:
     """A name of a gene set in one line, without underscores and the name of its collection."""
     first, _, rest = str(name).partition("_")
     text = rest if rest and first in COLLECTIONS else str(name)
-    return shortened(" ".join(text.replace("_", " ").split()), letters)
+    if text.isupper():  # as collections write them; other names stay as they are
+        text = text.replace("_", " ")
+    return shortened(" ".join(text.split()), letters)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 UP, DOWN = OKABE_ITO[3], OKABE_ITO[0]
 # Letters of the name of a gene.
 LETTERS = 16
+# With more arrows than this, none is drawn.
+MOST_ARROWS = 25
 
 
 def gene_order(
@@ -40,8 +42,9 @@ def gene_order(
     n_genes
         Maximum number of genes, spread over the path; genes with the largest change come first.
     arrows
-        Whether to draw a line from each gene to its direct successors: genes that change after it,
-        with no other gene in between.
+        Whether to draw an arrow from each gene to its direct successors: genes that change after it,
+        with no other gene in between. More than 25 arrows are not drawn, as they could not be
+        followed; the intervals then show what is ordered.
     ax
         Axes to draw in; ``None`` creates a figure.
     show
@@ -49,7 +52,7 @@ def gene_order(
 
     Returns
     -------
-    The Axes. Two genes that are not connected, directly or through other genes, are not ordered.
+    The Axes. Two genes whose arrows do not connect them, directly or through other genes, are not ordered.
 
     Raises
     ------
@@ -87,11 +90,15 @@ def gene_order(
     row = np.arange(len(kept))
     height = 0.75 + 0.13 * len(kept)
     with drawing(ax, size=(WIDTH, max(height, 1.6)), show=show) as drawn:
-        if arrows:
+        if arrows and len(part.pairs) <= MOST_ARROWS:
             place = {name: i for i, name in enumerate(part.genes.index)}
             for first, second in part.pairs.itertuples(index=False):
                 a, b = place[first], place[second]
-                drawn.plot([switch[a], switch[b]], [a, b], color="0.8", lw=0.5, zorder=1)
+                drawn.annotate(
+                    "", xy=(switch[b], b), xytext=(switch[a], a), zorder=1,
+                    arrowprops={"arrowstyle": "-|>", "color": "0.55", "lw": 0.6, "shrinkA": 3,
+                                "shrinkB": 3, "mutation_scale": 6},
+                )  # fmt: skip
         kinds = ((rising, UP, "^", "rising"), (~rising, DOWN, "v", "falling"))
         for mask, color, marker, label in kinds:
             if mask.any():

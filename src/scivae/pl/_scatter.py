@@ -136,7 +136,10 @@ def color_points(
     if legend:
         present = [c for c in categories if (name[rows if named is None else named] == c).any()]
         groups = {c: rows & (name == c) for c in present}
-        class_legend(ax, points, groups, colors, below=own and legend != ON_DATA)
+        unlabeled = bool((rows & values.isna().to_numpy()).any())
+        class_legend(
+            ax, points, groups, colors, below=own and legend != ON_DATA, unlabeled=unlabeled
+        )
 
 
 def quantity(adata: AnnData, color: str) -> str:
@@ -200,6 +203,7 @@ def class_legend(
     colors: dict[Any, str],
     *,
     below: bool,
+    unlabeled: bool = False,
 ) -> None:
     """Name classes below new axes (many of them by numbers on the cells) or on the cells.
 
@@ -215,6 +219,8 @@ def class_legend(
         Color of each class.
     below
         Whether there may be a legend below the axes.
+    unlabeled
+        Whether there are cells without a class, which are pale gray; a legend names them.
     """
     names = list(groups)
     kind = _legend_kind(names) if below else ON_DATA
@@ -222,6 +228,8 @@ def class_legend(
         _name_on_data(ax, points, groups)
     elif kind == NAMED:
         handles = class_handles(names, colors)
+        if unlabeled:
+            handles += class_handles(["no label"], {"no label": PALE})
         legend_below(ax, handles, own=True, ncols=legend_columns(names))
     else:
         numbers = {c: i + 1 for i, c in enumerate(names)}
@@ -229,6 +237,8 @@ def class_legend(
         handles, columns = class_handles(names, colors), _numbered_columns(names)
         for handle, (c, i) in zip(handles, numbers.items(), strict=True):
             handle.set_label(f"{i} {shortened(str(c), LETTERS[columns])}")
+        if unlabeled:
+            handles += class_handles(["no label"], {"no label": PALE})
         legend_below(ax, handles, own=True, ncols=columns, fontsize=SMALLEST, labelspacing=0.3)
 
 

@@ -151,12 +151,15 @@ def gene_trends(
             _title(one, gene, _p_value(ranked, gene), width=72 * panel[0], said=said)
             _draw(one, trends, gene, OKABE_ITO[0], shown)
             _t_axis(one)
+        scale = _scale(said, two_lines=True)
+        if ax is None and len(names) <= n_cols:  # one row is lower than two lines are long
+            scale = scale.replace(" of ", " of\n", 1)
         if ax is None and not single:
             figure = axes[0].get_figure()
             figure.supxlabel(_t_label(said), fontsize="medium")
-            figure.supylabel(_scale(said, two_lines=True), fontsize="medium")
+            figure.supylabel(scale, fontsize="medium")
         else:
-            label_outer(list(axes), x=_t_label(said), y=_scale(said, two_lines=True))
+            label_outer(list(axes), x=_t_label(said), y=scale)
         handles, labels = axes[0].get_legend_handles_labels()
         if len(handles) > 1 and ax is None:
             axes[0].get_figure().legend(handles, labels, loc="outside upper center", ncols=2)
@@ -270,7 +273,7 @@ def trend_heatmap(
         n_strips = _strips(drawn, rows["change"].to_numpy(), names, gene_sets, said, n_rising)
         shrink = min(0.8, 1.2 / height)
         bar = colorbar(
-            image, drawn, "z-score over steps", shrink=shrink, pad=0.03 + 0.055 * n_strips
+            image, drawn, "z-score over steps", shrink=shrink, pad=0.03 + 0.09 * n_strips
         )
         bar.ax.yaxis.set_label_position("right")
     return drawn
@@ -299,7 +302,7 @@ def _strips(
         cells = np.where(inside[:, None, None], np.array(to_rgb(color)), 1.0)
         strips.append((str(name), cells, {}))
     for i, (name, values, look) in enumerate(strips):
-        strip = ax.inset_axes((1.02 + 0.065 * i, 0, 0.05, 1))
+        strip = ax.inset_axes((1.03 + 0.1 * i, 0, 0.065, 1))
         strip.imshow(
             values, aspect="auto", interpolation="nearest",
             extent=(0, 1, len(names) - 0.5, -0.5), **look,
@@ -504,6 +507,11 @@ def _p_value(ranked: pd.DataFrame | None, gene: str) -> str:
     """Text with the p-value of a gene and the unit of the test."""
     if ranked is None or gene not in ranked.index:
         return ""
+    if "shape" in ranked and "fdr_transient" in ranked:
+        row = ranked.loc[ranked.index == gene].iloc[0]
+        if row["shape"] == "transient":
+            unit = "donors" if "fdr" in ranked else "cells"
+            return f"transient, {_written('FDR', float(row['fdr_transient']))} ({unit})"
     for column, unit in (("fdr", "donors"), ("fdr_cells", "cells"),
                          ("p_value", "donors"), ("p_cells", "cells")):  # fmt: skip
         value = (
@@ -513,9 +521,13 @@ def _p_value(ranked: pd.DataFrame | None, gene: str) -> str:
         )
         if np.isfinite(value):
             name = "FDR" if column.startswith("fdr") else "p"
-            sign = "< 0.001" if value < 0.001 else f"= {value:.2g}"
-            return f"{name} {sign} ({unit})"
+            return f"{_written(name, value)} ({unit})"
     return ""
+
+
+def _written(name: str, value: float) -> str:
+    """A p-value or false discovery rate."""
+    return f"{name} < 0.001" if value < 0.001 else f"{name} = {value:.2g}"
 
 
 def _title(ax: Axes, gene: str, p_value: str, *, width: float, said: dict[str, Any]) -> None:

@@ -78,7 +78,8 @@ def _part(
     weight, bias, theta = last
     n_obs, n_vars = rows.n_obs, len(bias)
     inverse = (theta + EPS).reciprocal()
-    log_prob, by_theta, by_bias = map(theta.new_zeros, (n_obs, theta.shape, n_vars))
+    log_prob, by_bias = theta.new_zeros(n_obs), theta.new_zeros(n_vars)
+    by_theta = theta.new_zeros(theta.shape)
     by_weight, by_hidden = theta.new_zeros(weight.shape), torch.empty_like(hidden)
     size = min(n_obs, max(CHUNK_VALUES // n_vars, FEWEST_CELLS))
     starts, libraries = rows.bounds.numpy(), rows.totals.numpy()[:, 0]

@@ -31,7 +31,7 @@ def test_lines_and_bands_are_the_layers(trends):
         edge = np.column_stack([trends.obs["civae_t"], trends.layers[layer][:, gene]])
         assert all((np.isclose(vertices, point).all(axis=1)).any() for point in edge)
     assert ax.get_xlabel() == "position along path, t\n(0: normal, 1: tumor)"
-    assert ax.get_ylabel() == "log1p of mean counts\nper 10,000"
+    assert ax.get_ylabel() == "log1p of\nmean counts\nper 10,000"
     assert ax.get_title(loc="left") == "late"
 
 
@@ -130,7 +130,7 @@ def test_panels_share_their_labels(trends):
     axes = scivae.pl.gene_trends(trends, ["late", "early", "flat"])
     assert axes.shape == (3,)
     figure = axes[0].get_figure()
-    assert figure.get_supylabel() == "log1p of mean counts\nper 10,000"
+    assert figure.get_supylabel() == "log1p of\nmean counts\nper 10,000"
     assert "normal" in figure.get_supxlabel()
     assert len(figure.axes) == 3
 

@@ -105,9 +105,12 @@ def test_weights_and_files(walk, tmp_path):
 
 def test_is_drawn_like_trends(walk):
     adata, trends, sets = walk
-    found = tl.set_trends(adata, trends, {f"HALLMARK_{k}_OF_GENES": v for k, v in sets.items()})
+    names = [k.upper() for k in sets]
+    found = tl.set_trends(
+        adata, trends, {f"HALLMARK_{k.upper()}_OF_GENES": v for k, v in sets.items()}
+    )
     axes = pl.gene_trends(found, list(found.var_names))
-    assert [ax.get_title(loc="left") for ax in axes] == [f"{k} OF GENES" for k in sets]
+    assert [ax.get_title(loc="left") for ax in axes] == [f"{k} OF GENES" for k in names]
     assert axes[0].title.get_style() == "normal"  # names of genes are in italics
     assert axes[0].get_figure().get_supylabel() == "mean z-score of the genes"
     assert len(pl.trend_heatmap(found).get_yticklabels()) == 3

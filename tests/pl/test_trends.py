@@ -130,7 +130,7 @@ def test_panels_share_their_labels(trends):
     axes = scivae.pl.gene_trends(trends, ["late", "early", "flat"])
     assert axes.shape == (3,)
     figure = axes[0].get_figure()
-    assert figure.get_supylabel() == "log1p of\nmean counts\nper 10,000"
+    assert figure.get_supylabel() == "log1p of mean counts\nper 10,000"
     assert "normal" in figure.get_supxlabel()
     assert len(figure.axes) == 3
 

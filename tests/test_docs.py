@@ -289,6 +289,15 @@ def test_formulas_are_set_without_a_network(browser, address):
     assert WebDriverWait(browser, 20).until(lambda b: b.execute_script(count)) > 100
 
 
+@pytest.mark.parametrize("page", ["tutorials/1_quickstart.html", "evidence.html"])
+def test_the_dark_theme_puts_no_gray_box_around_figures(browser, address, page):
+    browser.get(address + page)
+    browser.execute_script("document.documentElement.dataset.theme = 'dark'")
+    style = "const s = getComputedStyle(document.querySelector('.bd-article img'));"
+    found = browser.execute_script(f"{style} return [s.filter, s.backgroundColor, s.padding]")
+    assert found == ["none", "rgb(255, 255, 255)", "0px"]
+
+
 def test_figures_load_and_no_page_is_wider_than_a_telephone(browser, address, pages):
     # Pages of single functions are much alike: the ten with the most links stand for them.
     functions = [page for page in pages if page.startswith(("api/generated/", "_modules/"))]

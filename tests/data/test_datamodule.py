@@ -465,6 +465,6 @@ def test_files_that_are_none(tmp_path):
         ValueError, match="must hold an AnnData, but .*empty.zarr holds something else"
     ):
         BlockDataModule(tmp_path / "empty.zarr")
-    with pytest.raises(TypeError, match="or from an AnnData, got int"):
+    with pytest.raises(TypeError, match="must be an AnnData or the path of .*, got int"):
         BlockDataModule(3)
     shutil.rmtree(tmp_path / "empty.zarr")

@@ -165,7 +165,7 @@ def test_model_of_a_copy_or_part_says_what_to_call(adata):
     read_back = anndata.AnnData(X=adata.X, obs=adata.obs, uns=dict(adata.uns), layers=adata.layers)
     for other in (adata.copy(), adata[:50].copy(), read_back):
         with pytest.raises(
-            ValueError, match=r"not a copy.*call CIVAE\.setup_anndata on it first\.$"
+            ValueError, match=r"is a copy.*call CIVAE\.setup_anndata on it first\.$"
         ):
             CIVAE(other)
     CIVAE(adata)

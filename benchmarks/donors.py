@@ -46,14 +46,18 @@ class Design(NamedTuple):
     donor_sd: float = 0.2
     sample_sd: float = 0.0
     unalike: bool = False  # genes differ in how much they vary, by an inverse chi-squared with 4 df
+    cells: tuple[int, int] | None = None  # in a sample of source and of target; 30 to 120 at random
+    n_target: int | None = None  # donors of the target, if they are another number
 
     @property
     def donor(self) -> np.ndarray:
-        return np.tile(np.arange(self.n), 2) if self.paired else np.arange(2 * self.n)
+        if self.paired:
+            return np.tile(np.arange(self.n), 2)
+        return np.arange(self.n + (self.n_target or self.n))
 
     @property
     def target(self) -> np.ndarray:
-        return np.repeat([False, True], self.n)
+        return np.repeat([False, True], [self.n, self.n_target or self.n])
 
 
 DESIGNS = {
@@ -66,6 +70,10 @@ DESIGNS = {
     "6 pairs, samples 0.4": Design(True, 6, sample_sd=0.4),
     "6 pairs, samples 0.3, genes vary unalike": Design(True, 6, 0.3, 0.3, unalike=True),
     "8 pairs, samples 0.2": Design(True, 8, sample_sd=0.2),
+    "6 pairs, samples 0.2, 300 against 10 cells": Design(True, 6, sample_sd=0.2, cells=(300, 10)),
+    "4 + 4 donors, 100 against 10 cells": Design(False, 4, cells=(100, 10)),
+    "3 + 3 donors, 300 against 10 cells": Design(False, 3, cells=(300, 10)),
+    "3 donors of 30 cells + 9 of 300": Design(False, 3, cells=(30, 300), n_target=9),
 }
 
 
@@ -78,13 +86,13 @@ class Cells(NamedTuple):
 
 
 def simulate(design: Design, rng: np.random.Generator, effect: np.ndarray) -> Cells:
-    """Overdispersed counts of 30 to 120 cells a sample, with effects of donors and samples on each gene."""
+    """Overdispersed counts of cells, with effects of donors and samples on each gene."""
     mean = np.exp(rng.normal(-1.5, 1.5, N_GENES))  # counts of a gene in a cell
     spread = np.sqrt(4 / rng.chisquare(4, N_GENES)) if design.unalike else np.ones(N_GENES)
     of_donor = rng.normal(0, design.donor_sd, (design.donor.max() + 1, N_GENES)) * spread
     counts, sample = [], []
     for i, (donor, target) in enumerate(zip(design.donor, design.target, strict=True)):
-        n = int(rng.integers(30, 121))
+        n = design.cells[int(target)] if design.cells else int(rng.integers(30, 121))
         of_sample = rng.normal(0, design.sample_sd, N_GENES) * spread
         rate = mean * np.exp(of_donor[donor] + of_sample + target * effect)
         size = np.exp(rng.normal(0, 0.3, (n, 1)))

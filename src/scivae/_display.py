@@ -234,7 +234,7 @@ def _trends(data: AnnData, said: Mapping[str, Any]) -> Description:
         f"{data.n_vars:,})",
         tuple(facts),
         (
-            ("genes = scivae.tl.rank_genes(trends)", "which genes differ, by cells"),
+            ("genes = scivae.tl.rank_genes(trends)", "which genes differ"),
             ("scivae.pl.gene_trends(trends, genes.index[:6])", "curves of the first six"),
             ("scivae.pl.trend_heatmap(trends, genes)", "rising and falling, by position"),
         ),

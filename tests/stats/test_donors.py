@@ -244,6 +244,41 @@ class TestDesign:
 
 
 class TestDonorTest:
+    @pytest.mark.parametrize("design", [paired(6), unpaired(3, 3), unpaired(3, 9)])
+    @pytest.mark.parametrize("cells", [(300, 10), (10, 300)])
+    def test_groups_of_few_cells_differ_in_nothing(self, design, cells):
+        """Nothing changes, but the mean logarithm of few counts is low, and noisy."""
+        donor, target = design
+        called, tested = [], []
+        for seed in range(6):
+            rng = np.random.default_rng([seed, 3])
+            x = rng.normal(-1.5, 1.5, 300)
+            rows, noise = [], rng.normal(0, 0.2, (donor.max() + 1, 300))
+            for d, t in zip(donor, target, strict=True):
+                mean = np.exp(x + noise[d] + rng.normal(0, 0.2, 300)) * cells[int(t)]
+                shape = 2 * cells[int(t)]  # of the sum of as many cells
+                rows.append(rng.poisson(mean * rng.gamma(shape, 1 / shape, 300)))
+            counts = np.array(rows, dtype=float)
+            size = np.array([cells[int(t)] for t in target])[:, None]
+            test = donors.donor_test(
+                counts,
+                counts.sum(axis=1),
+                donor,
+                target,
+                cell_variance=counts + counts**2 / (2 * size),
+            )
+            called.append((multiple.false_discovery_rate(test.p_value) <= 0.05).sum())
+            tested.append(np.isfinite(test.p_value).sum())
+        assert np.mean(called) < 1
+        assert 20 < np.mean(tested) < 200
+
+    def test_equally_many_cells_leave_nothing_out(self):
+        rng = np.random.default_rng(4)
+        donor, target = unpaired(4, 4)
+        counts = rng.poisson(3, (8, 50)).astype(float)
+        counts[:, 0] = rng.multinomial(2400, np.ones(8) / 8)  # totals that are nearly equal
+        assert donors.testable(counts, counts.sum(axis=1), donors.donor_design(donor, target)).all()
+
     def test_genes_without_counts_are_not_tested(self):
         rng = np.random.default_rng(9)
         donor, target = paired(4)

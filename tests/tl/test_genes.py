@@ -341,7 +341,9 @@ class TestTransient:
         genes = tl.rank_genes(trends)
         assert not (genes["shape"] == "transient").any()
         assert genes["p_transient"].isna().all()
-        assert genes.attrs["transient"] == "not tested: no measured groups in between"
+        assert genes.attrs["transient"] == (
+            "not tested: no samples of groups in between; name them in gene_trends(between=...)"
+        )
         assert genes["excursion"].abs().max() > 1
 
     def test_a_middle_near_one_end_is_not_transient(self):
@@ -421,7 +423,7 @@ def test_not_trends(trends):
     trends.uns["civae"]["kind"] = "interpolated"
     with pytest.raises(
         ValueError,
-        match=r"must be made by scivae.tl.gene_trends\(model, pairs\), got another AnnData",
+        match=r"must be made by scivae.tl.gene_trends\(model, pairs\), got an AnnData of kind",
     ):
         tl.rank_genes(trends)
 

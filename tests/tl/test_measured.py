@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from scivae import tl
 from scivae._names import layer_names
 from scivae.datasets import synthetic
 from scivae.stats import roughness_penalty, spline_basis
+from scivae.tl._measured import Measured
 from scivae.tl._placing import Axis
 
 
@@ -322,3 +325,19 @@ def test_bad_input(along, change, error, message):
         tl.gene_trends(model, pairs, **change)
     assert "\n" not in str(caught.value)
     assert_unchanged(adata, before)
+
+
+@pytest.mark.parametrize(("n_between", "resolved"), [(0, False), (19, False), (20, True)])
+def test_no_position_is_known_without_cells_in_between(n_between, resolved):
+    """A change between two groups does not say where between them it happens."""
+    names = [f"{n}{e}" for n in ("change", "switch") for e in ("", "_low", "_high")]
+    curves = SimpleNamespace(
+        **{name: np.full(4, 0.5) for name in names},
+        resolved=np.ones(4, bool),
+        dispersion=np.ones(4),
+    )
+    t = np.r_[np.full(30, 0.1), np.full(n_between, 0.5), np.full(9, 0.4)]
+    weight = np.r_[np.ones(30 + n_between), np.zeros(9)]  # the last are far from the path
+    table = pd.DataFrame({"t": t, "weight": weight})
+    measured = Measured(curves, np.arange(len(t)), table, {}, pd.DataFrame(), None, True)
+    assert measured.var(1.0)["resolved"].tolist() == [resolved] * 4

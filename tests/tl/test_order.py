@@ -16,11 +16,31 @@ class TestPartialOrder:
         rng = np.random.default_rng(0)
         middle = np.array([0.1, 0.15, 0.5, 0.9])
         switches = middle[:, None] + rng.normal(0, 0.04, (4, 400))
-        before = partial_order(switches)
+        before = partial_order(switches, switch=middle)
         for a in range(4):
             for b in range(4):
-                low = np.quantile(switches[b] - switches[a], 0.05)
-                assert before[a, b] == (low > 0), (a, b)
+                # the 90 % interval of the difference, widened by a quarter
+                low = 1.25 * (
+                    np.quantile(switches[b] - switches[a], 0.05) - (middle[b] - middle[a])
+                )
+                assert before[a, b] == (middle[b] - middle[a] + low > 0), (a, b)
+
+    @pytest.mark.parametrize("n_donors", [3, 6, 20])
+    def test_genes_that_change_together_are_rarely_ordered(self, n_donors):
+        """Bayesian bootstrap of few donors that differ: a tenth of the ties at most, for any number."""
+        rng = np.random.default_rng(0)
+        wrong = []
+        for _ in range(40):
+            donors = rng.normal(0.5, 0.1, (30, n_donors))  # switches of genes that change at 0.5
+            weights = rng.dirichlet(np.ones(n_donors), 100)
+            before = partial_order(
+                donors @ weights.T, switch=donors.mean(axis=1), n_donors=n_donors
+            )
+            wrong.append(before.sum() / (30 * 29 / 2))
+        assert 0.005 < np.mean(wrong) < 0.1
+        early = np.concatenate([donors - 0.45, donors])
+        ordered = partial_order(early @ weights.T, switch=early.mean(axis=1), n_donors=n_donors)
+        assert ordered[:30, 30:].mean() > (0.2 if n_donors == 3 else 0.95)
 
     def test_shared_errors_cancel(self):
         """Genes that move together in every resample are ordered though their intervals overlap."""
@@ -41,8 +61,12 @@ class TestPartialOrder:
         assert (before | ~chained).all()
 
     def test_bad_input(self):
-        with pytest.raises(ValueError, match="at least one resample, got"):
+        with pytest.raises(ValueError, match="at least two resamples, got"):
             partial_order(np.empty((3, 0)))
+        with pytest.raises(ValueError, match="switch must have one value for each of the 3 genes"):
+            partial_order(np.zeros((3, 4)), switch=[0.5])
+        with pytest.raises(ValueError, match="n_donors must be at least 3, got 2"):
+            partial_order(np.zeros((3, 4)), n_donors=2)
         with pytest.raises(ValueError, match="switches must be finite"):
             partial_order([[np.nan, 1.0]])
 

@@ -121,7 +121,7 @@ def test_donors_with_one_group_are_left_out_and_said_so(cloud):
     donor = cloud.obs["donor"].astype(str).to_numpy()
     donor[(donor == "d2") & (cloud.obs["group"] == "b")] = "d1"
     cloud.obs["donor"] = donor
-    with pytest.warns(UserWarning, match=r"cells are not paired.*lack.*'d0', 'd1'"):
+    with pytest.warns(UserWarning, match=r"cells are not paired: .* is missing.*'d0', 'd1'"):
         pairs = tl.pair_cells(cloud, "group", "a", "b", donor_key="donor")
     assert set(pairs["donor"]) == {"d0", "d1"}
 
@@ -172,7 +172,7 @@ def test_bad_cells(cloud):
 
 def test_a_table_of_too_many_pairs_is_refused():
     adata = line(np.arange(2000), np.arange(1500))
-    with pytest.raises(ValueError, match="3000000 pairs.*n_pairs="):
+    with pytest.raises(ValueError, match="make 3000000; pass n_pairs="):
         tl.pair_cells(adata, "group", "a", "b", method="all")
     assert len(tl.pair_cells(adata, "group", "a", "b", method="all", n_pairs=10)) == 10
 

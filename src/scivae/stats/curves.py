@@ -520,12 +520,25 @@ def _interval(
     return np.minimum(low, center), np.maximum(high, center)
 
 
-def _widening(n: int) -> float:
+def _widening(n: int, level: float = LEVEL) -> float:
     """Factor that widens Bayesian bootstrap percentiles of n units to a t distribution."""
     from scipy.stats import norm, t
 
-    upper = (1 + LEVEL) / 2
+    upper = (1 + level) / 2
     return float(t.ppf(upper, n - 1) / norm.ppf(upper) * np.sqrt((n + 1) / (n - 1)))
+
+
+def half_width(level: float, n_donors: int | None = None) -> float:
+    """Half of the width of an interval, in standard deviations of the resamples.
+
+    Widened as the intervals of :func:`measured_curves` are; ``n_donors`` is ``None`` if cells were resampled.
+    """
+    from scipy.stats import norm
+
+    if not 0 < level < 1:
+        return 0.0 if level <= 0 else np.inf
+    widening = _WIDER * (1.0 if n_donors is None else _widening(n_donors, level))
+    return float(norm.ppf((1 + level) / 2) * widening)
 
 
 def _reach(low: FloatArray, high: FloatArray, switch: FloatArray, t: FloatArray) -> None:

@@ -24,7 +24,7 @@ from .pseudobulk import PRIOR_COUNT, log_cpm
 METHODS = ("moderated", "deseq2")
 # Fewest donors with both groups, or fewest donors in each group, for a test between donors.
 MIN_DONORS = 3
-# Fewest counts of a gene over all samples for a test.
+# Fewest counts of a gene over all samples, and in a sample of a group of few cells, for a test.
 MIN_COUNT = 10
 # Fewest possible assignments of donors for a permutation: with fewer, p < 0.05 is impossible.
 MIN_PERMUTATIONS = 20
@@ -186,20 +186,19 @@ def donor_test(
         same effects.
     cell_variance
         Variance of each value due to sampling cells (``SampleSums.variance``), shape ``(n_samples,
-        n_genes)``. The moderated test uses it as a lower bound of the variance between samples.
-        ``None``: no lower bound.
+        n_genes)``. The moderated test takes into account that samples of few cells vary more.
+        ``None``: the values of all samples are equally precise.
 
     Returns
     -------
-    The test. Genes with fewer than 10 counts, or with counts in fewer samples than the size of the
-    smaller group, are not tested.
+    The test. Genes that :func:`testable` leaves out have NaN.
 
     Notes
     -----
     The moderated test is the default because it controls false positives even if genes differ in
     how much they vary between donors. With three donors per group, PyDESeq2 often calls genes in
     such data although nothing differs. If all genes vary to the same degree, both tests have the
-    same power.
+    same power. No test is safe if one group has few donors that vary much more than those of the other.
 
     Raises
     ------
@@ -243,18 +242,17 @@ def donor_test(
             "if the values are counts."
         )
     used = values[design.samples]
-    tested = np.isfinite(used).all(axis=0)
-    if totals is not None:
-        smaller = min(design.target.sum(), (~design.target).sum())
-        tested &= (used.sum(axis=0) >= MIN_COUNT) & ((used > 0).sum(axis=0) >= smaller)
+    tested = testable(values, totals, design)
     estimate, statistic, p_value = (np.full(values.shape[1], np.nan) for _ in range(3))
     if tested.any():
         if method == "deseq2":
             found = _deseq2(used[:, tested], design)
         else:
             y = on_log_scale(used, totals, design)[:, tested]
-            least = least_variance(values, totals, cell_variance, design)
-            found = _last_coefficient(y, design.matrix, None if least is None else least[tested])
+            sampling = sampling_variance(values, totals, cell_variance, design)
+            found = _last_coefficient(
+                y, design.matrix, None if sampling is None else sampling[:, tested]
+            )
         estimate[tested], statistic[tested], p_value[tested] = found
     with np.errstate(invalid="ignore"):
         z = np.sign(statistic) * stats.norm.isf(np.maximum(p_value, 1e-300) / 2)
@@ -276,13 +274,54 @@ def on_log_scale(values: np.ndarray, totals: np.ndarray | None, design: DonorDes
     return values if totals is None else log_cpm(values, totals[design.samples])
 
 
-def least_variance(
+def testable(values: np.ndarray, totals: np.ndarray | None, design: DonorDesign) -> np.ndarray:
+    """Which genes have enough counts for a test, shape ``(n_genes,)``.
+
+    Parameters
+    ----------
+    values, totals
+        Of all samples, as for :func:`donor_test`.
+    design
+        From :func:`donor_design`.
+
+    Notes
+    -----
+    All genes whose values are finite, if these are not counts. Else a gene needs 10 counts, and counts in
+    as many samples as the smaller group has. If one group has fewer counts a sample than the other, by a
+    factor of r, a gene also needs :math:`10 (1 - 1/r)` expected counts in its samples (harmonic mean): the
+    mean logarithm of few counts is too low, which would look like a difference between the groups.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.stats import donor_design
+    >>> from scivae.stats.donors import testable
+    >>> design = donor_design(np.arange(6), np.repeat([False, True], 3))
+    >>> counts = np.array([[180.0, 20.0]] * 3 + [[18.0, 2.0]] * 3)
+    >>> testable(counts, counts.sum(axis=1), design)
+    array([ True, False])
+    """
+    used = values[design.samples]
+    enough = np.isfinite(used).all(axis=0)
+    if totals is None:
+        return enough
+    total, target = np.maximum(totals[design.samples], 1.0), design.target
+    smaller = min(target.sum(), (~target).sum())
+    enough &= (used.sum(axis=0) >= MIN_COUNT) & ((used > 0).sum(axis=0) >= smaller)
+    low, high = sorted(1 / (1 / total[side]).mean() for side in (target, ~target))
+    expected = used.sum(axis=0) / total.sum() * low
+    return enough & (expected >= MIN_COUNT * (1 - low / high))
+
+
+def sampling_variance(
     values: np.ndarray,
     totals: np.ndarray | None,
     cell_variance: np.ndarray | None,
     design: DonorDesign,
 ) -> np.ndarray | None:
-    """Variance of each gene due to sampling cells, on the scale of the moderated test.
+    """Variance of each value due to sampling cells, on the scale of the moderated test.
+
+    Where groups do not differ: that of a count is at least its mean, over all samples.
 
     Parameters
     ----------
@@ -294,18 +333,22 @@ def least_variance(
     if cell_variance is None:
         return None
     own = cell_variance[design.samples]
-    if totals is not None:  # delta method: Var(log x) ≈ Var(x) / x²
-        own = own / ((values[design.samples] + PRIOR_COUNT) * np.log(2)) ** 2
-    return own.mean(axis=0)
+    if totals is None:
+        return own
+    total = np.maximum(totals[design.samples], 1.0)[:, None]
+    mean = values[design.samples].sum(axis=0) / total.sum() * total
+    prior = PRIOR_COUNT * total / total.mean()
+    # delta method: Var(log x) ≈ Var(x) / x²
+    return np.maximum(own, mean) / ((mean + prior) * np.log(2)) ** 2
 
 
 def _last_coefficient(
-    y: np.ndarray, matrix: np.ndarray, least: np.ndarray | None = None
+    y: np.ndarray, matrix: np.ndarray, sampling: np.ndarray | None = None
 ) -> tuple[np.ndarray, ...]:
     """Estimate, t and p-value of the last coefficient of the design."""
     contrast = np.zeros(matrix.shape[1])
     contrast[-1] = 1
-    test = moderated_test(y, matrix, contrast, least=least)
+    test = moderated_test(y, matrix, contrast, sampling=sampling)
     return test.estimate, test.t, test.p_value
 
 
@@ -375,7 +418,7 @@ def permute_donors(
     design: DonorDesign,
     *,
     level: float = 0.05,
-    least: np.ndarray | None = None,
+    sampling: np.ndarray | None = None,
     seed: int = 0,
 ) -> DonorPermutation | None:
     """Check a result by permuting group labels between donors.
@@ -392,7 +435,7 @@ def permute_donors(
         From :func:`donor_design`.
     level
         False discovery rate at which a gene is called significant.
-    least
+    sampling
         As for :func:`moderated_test`.
     seed
         Seed for drawing 200 assignments, if there are more.
@@ -421,7 +464,7 @@ def permute_donors(
     called = []
     for target in [design.target, *others]:
         matrix = design._replace(target=target).matrix
-        p_value = _last_coefficient(values, matrix, least)[2]
+        p_value = _last_coefficient(values, matrix, sampling)[2]
         called.append(int((false_discovery_rate(p_value) <= level).sum()))
     permuted = np.array(called[1:])
     p_value = (1 + (permuted >= called[0]).sum()) / (1 + len(permuted))

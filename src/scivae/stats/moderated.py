@@ -161,7 +161,7 @@ def moderated_test(
     contrast: np.ndarray,
     *,
     trend: bool = True,
-    least: np.ndarray | None = None,
+    sampling: np.ndarray | None = None,
 ) -> ModeratedTest:
     """Test a contrast in a linear model of each gene, with variances shrunk toward a trend.
 
@@ -175,9 +175,9 @@ def moderated_test(
         Weights of the coefficients, shape ``(n_coefficients,)``.
     trend
         Let the prior variance depend on the mean expression of a gene.
-    least
-        Lower bound of the variance of each gene, shape ``(n_genes,)``, such as the variance due to
-        sampling cells. ``None``: zero.
+    sampling
+        The part of the variance of each value that is known, such as that due to sampling cells, shape
+        ``(n_samples, n_genes)``. ``None``: nothing is known of it.
 
     Returns
     -------
@@ -187,6 +187,12 @@ def moderated_test(
     ------
     ValueError
         If there are no residual degrees of freedom, or the design is not of full rank.
+
+    Notes
+    -----
+    The variance of a gene is pooled over samples. Where the samples that a contrast depends on have more
+    sampling variance than the pooled residuals, as those of a group of few cells, the difference is added;
+    and the variance is at least the sampling variance.
 
     References
     ----------
@@ -233,8 +239,9 @@ def moderated_test(
         shrunk = prior.variance
     else:
         shrunk = (prior.df * prior.variance + df * variance) / (prior.df + df)
-    if least is not None:
-        shrunk = np.maximum(shrunk, np.nan_to_num(least[varies]))
+    if sampling is not None:
+        of_contrast, pooled = _sampling_variance(design, inverse, contrast, sampling[:, varies])
+        shrunk = np.maximum(shrunk + np.maximum(of_contrast - pooled, 0), of_contrast)
     # The total degrees of freedom cannot exceed the residual degrees of freedom of all genes.
     total = min(df + prior.df, df * int(varies.sum()))
     sd[varies] = np.sqrt(np.maximum(shrunk, np.finfo(float).tiny))
@@ -242,6 +249,19 @@ def moderated_test(
     p_value[varies] = 2 * stats.t.sf(np.abs(t[varies]), total)
     whole[varies] = prior.variance
     return ModeratedTest(estimate, t, float(total), p_value, sd, VariancePrior(whole, prior.df))
+
+
+def _sampling_variance(
+    design: np.ndarray, inverse: np.ndarray, contrast: np.ndarray, sampling: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Known variance of the values that a contrast depends on, and that in the residual variance.
+
+    Both are means over samples, of shape ``(n_genes,)``.
+    """
+    known = np.nan_to_num(sampling)
+    weight = (design @ inverse @ contrast) ** 2
+    residual = 1 - np.einsum("ij,jk,ik->i", design, inverse, design)
+    return weight @ known / weight.sum(), residual @ known / residual.sum()
 
 
 def _natural_spline(x: np.ndarray, n_knots: int) -> np.ndarray:

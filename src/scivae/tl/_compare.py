@@ -26,7 +26,8 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
         Trends from :func:`gene_trends`, of one scale. Genes that both have are compared; where the
         positions differ, ``b`` is interpolated linearly to those of ``a``.
     center
-        Compare changes from the start of each path, not levels.
+        Compare changes from the start of each path, not levels. The uncertainty of the start widens the
+        bands, as if it were independent of that of the other positions.
 
     Returns
     -------
@@ -96,13 +97,8 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
         [unit * _at(trends, layer, genes, t) for layer in curve_layers(trends)] for trends in (a, b)
     )
     if center:
-        starts = mean_a[0].copy(), mean_b[0].copy()
-        for layers, start in (
-            ((mean_a, low_a, high_a), starts[0]),
-            ((mean_b, low_b, high_b), starts[1]),
-        ):
-            for layer in layers:
-                layer -= start
+        mean_a, low_a, high_a = _from_start(mean_a, low_a, high_a)
+        mean_b, low_b, high_b = _from_start(mean_b, low_b, high_b)
     gap = mean_b - mean_a  # (n_steps, n_genes)
     length = t[-1] - t[0]
     where = np.abs(gap).argmax(axis=0)
@@ -123,6 +119,13 @@ def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFr
         index=genes,
     )
     return table.sort_values("area", ascending=False, kind="stable")
+
+
+def _from_start(mean: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, ...]:
+    """A curve minus its start; its band is wider by the uncertainty of the start."""
+    down, up = mean - low, high - mean
+    change = mean - mean[0]
+    return change, change - np.hypot(down, up[0]), change + np.hypot(up, down[0])
 
 
 def _at(trends: AnnData, layer: str | None, genes: pd.Index, t: np.ndarray) -> np.ndarray:

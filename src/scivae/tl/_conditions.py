@@ -107,10 +107,11 @@ def predict_condition(
 
     Notes
     -----
-    The held-out error of ``"transfer"`` is valid: each other level is predicted without its target cells.
-    The latent methods have no such error, because the model was trained on the target cells of the other
-    levels; to measure it, train a model without them. A level that differs from all others (see ``weights``)
-    is predicted worse than ``held_out`` suggests.
+    The held-out error of ``"transfer"`` is that of the other levels, each predicted without its target cells.
+    It applies to this level if this level responds as the others do; neither the error nor ``weights`` can
+    show that it does not. If each batch holds one condition only, the difference between batches is
+    predicted and scored. The latent methods have no such error, because the model was trained on the
+    target cells of the other levels; to measure it, train a model without them.
 
     References
     ----------

@@ -189,10 +189,10 @@ def _standardized(samples: MeasuredSamples) -> np.ndarray:
     """Samples of the comparison, standardized for each gene."""
     plan = samples.design()
     y = samples.on_log_scale(plan)
-    sd = moderated_test(
-        y, plan.matrix, np.eye(plan.matrix.shape[1])[-1], least=samples.least(plan)
-    ).sd
-    return np.nan_to_num((y - y.mean(axis=0)) / sd)
+    contrast = np.eye(plan.matrix.shape[1])[-1]
+    sd = moderated_test(y, plan.matrix, contrast, sampling=samples.sampling(plan)).sd
+    standardized = np.nan_to_num((y - y.mean(axis=0)) / sd)
+    return np.where(samples.testable(plan), standardized, 0.0)
 
 
 def _between_donors(

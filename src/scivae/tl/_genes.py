@@ -196,7 +196,7 @@ def rank_genes(
         "test": test if unit.name == DONORS else "permutation of cells",
         "permutation": _check(samples, unit, seed),
         "transient": "measured groups in between" if has_between(samples) else "not tested: no "
-        "measured groups in between",
+        "samples of groups in between; name them in gene_trends(between=...)",
         "min_cells": min_cells,
         "n_permutations": n_permutations,
         "min_change": _min_change(trends) if min_change is None else min_change,
@@ -259,8 +259,15 @@ def _check(samples: MeasuredSamples, unit: Unit, seed: int) -> dict[str, float] 
     if unit.name == CELLS:
         return None
     plan = samples.design()
+    genes, sampling = samples.testable(plan), samples.sampling(plan)
+    if not genes.any():
+        return None
     found = permute_donors(
-        samples.on_log_scale(plan), plan, level=LEVEL, least=samples.least(plan), seed=seed
+        samples.on_log_scale(plan)[:, genes],
+        plan,
+        level=LEVEL,
+        sampling=None if sampling is None else sampling[:, genes],
+        seed=seed,
     )
     if found is None:
         return None

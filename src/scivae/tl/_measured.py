@@ -73,23 +73,26 @@ class Measured(NamedTuple):
             {
                 **{f"{_keys.CHANGE}{e}": unit * getattr(found, f"change{e}") for e in ENDS},
                 **{f"{_keys.SWITCH}{e}": getattr(found, f"switch{e}") for e in ENDS},
-                _keys.RESOLVED: found.resolved,
+                _keys.RESOLVED: found.resolved & (self.n_between >= MIN_CELLS),
                 "dispersion": found.dispersion,
             }
         )
 
     @property
+    def n_between(self) -> int:
+        """Cells near the path in its middle half: without them, no position of a change is known."""
+        weight, t = self.table["weight"].to_numpy(), self.table["t"].to_numpy()
+        return int(((weight > 0) & (t > 0.25) & (t < 0.75)).sum())
+
+    @property
     def uns(self) -> dict[str, Any]:
         """What ``uns`` says of the cells."""
-        weight, t = self.table["weight"].to_numpy(), self.table["t"].to_numpy()
-        used = weight > 0
-        middle = used & (t > 0.25) & (t < 0.75)
         return {
             "cells": self.table,
             "bins": self.bins,
             "n_cells": len(self.table),
-            "n_used": int(used.sum()),
-            "n_between": int(middle.sum()),
+            "n_used": int((self.table["weight"] > 0).sum()),
+            "n_between": self.n_between,
             "unit": self.curves.unit,
             "n_bootstraps": self.curves.switches.shape[1],
             "penalty": float(self.curves.penalty),

@@ -24,8 +24,8 @@ class GeneOrder(NamedTuple):
     ----------
     genes
         One row a gene, by switch: ``change``, ``switch`` and its interval ``switch_low``,
-        ``switch_high``, ``direction`` (``up`` or ``down``), and ``level``: how many genes at least
-        change one after another before it.
+        ``switch_high``, ``direction`` (``up`` or ``down``), and ``level``: the length of the longest
+        chain of genes that change one after another before it.
     before
         Whether the gene of the row changes before that of the column, shape ``(n_genes, n_genes)``.
 
@@ -43,9 +43,20 @@ class GeneOrder(NamedTuple):
     genes: pd.DataFrame
     before: np.ndarray
 
+    def __repr__(self) -> str:
+        """Number of genes and of ordered pairs, and the first genes."""
+        n = len(self.genes)
+        text = (
+            f"GeneOrder of {n} genes, {int(self.before.sum())} of {n * (n - 1) // 2} pairs ordered"
+        )
+        return f"{text}\n{self.genes.head(10).round(3)}"
+
     @property
     def pairs(self) -> pd.DataFrame:
-        """Table of ordered genes, ``first`` before ``second``, that have no third one in between."""
+        """Direct successors: ``first`` before ``second``, without a third gene in between.
+
+        ``before`` holds all ordered pairs.
+        """
         direct = self.before & ~((self.before.astype(np.float32) @ self.before) > 0)
         first, second = np.nonzero(direct)
         names = self.genes.index.to_numpy()
@@ -68,10 +79,11 @@ def gene_order(
     trends
         From :func:`gene_trends`, of measured cells and with resamples.
     genes
-        Genes to order, or the table of :func:`rank_genes`; ``None`` for all. *Unresolved* genes, whose
-        interval is wider than 0.3, are left out.
+        Genes to order: names, or rows of the table of :func:`rank_genes`, as
+        ``ranked[ranked["fdr"] <= 0.05]``; ``None`` for all. *Unresolved* genes, whose interval is wider
+        than 0.3, are left out. Whether a gene changes at all is not tested here.
     level
-        Level of the interval of the difference of two switches.
+        Confidence level of the interval of the difference of two switches.
 
     Returns
     -------
@@ -88,8 +100,10 @@ def gene_order(
     Notes
     -----
     Both switches of a pair are taken from the same resample of donors or cells, with the same positions
-    of the cells. A pair is ordered only if the interval of its difference does not hold 0. Rising and
-    falling genes are compared on one scale.
+    of the cells. A pair is ordered only if the interval of its difference does not hold 0; it is widened
+    for few donors, as the interval of a switch is (:func:`scivae.stats.partial_order`). Each pair has
+    this level of its own: of many pairs of genes that change together, up to a tenth are ordered by
+    chance. Rising and falling genes are compared on one scale.
 
     Examples
     --------
@@ -127,7 +141,13 @@ def gene_order(
     table = trends.var.iloc[rows]
     order = np.argsort(table[_keys.SWITCH].to_numpy(dtype=float), kind="stable")
     rows, table = rows[order], table.iloc[order]
-    before = partial_order(np.asarray(switches)[rows], level=level)
+    said = trends.uns[_keys.UNS]
+    before = partial_order(
+        np.asarray(switches)[rows],
+        switch=table[_keys.SWITCH],
+        level=level,
+        n_donors=len(said["donors"]) if said.get("unit") == "donor" else None,
+    )
     columns = [_keys.CHANGE, _keys.SWITCH, f"{_keys.SWITCH}_low", f"{_keys.SWITCH}_high"]
     found = table[columns].copy()
     found["direction"] = np.where(found[_keys.CHANGE] > 0, "up", "down")

@@ -217,8 +217,8 @@ def _donors(
     left_out = int(sources.sum() + targets.sum() - sum(len(a) + len(b) for _, a, b in out))
     if left_out:
         warnings.warn(
-            f"{left_out} cells are not paired: their donors (adata.obs[{donor_key!r}]) lack "
-            f"{source!r} or {target!r} cells. Paired donors: {shown(n for n, _, _ in out)}.",
+            f"{left_out} cells are not paired: their donor (adata.obs[{donor_key!r}]) is missing, or "
+            f"has no {source!r} or no {target!r} cells. Paired donors: {shown(n for n, _, _ in out)}.",
             UserWarning,
             stacklevel=3,
         )

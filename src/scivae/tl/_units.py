@@ -14,8 +14,9 @@ from ..stats.donors import (
     differences_of_donors,
     donor_design,
     donor_test,
-    least_variance,
     on_log_scale,
+    sampling_variance,
+    testable,
 )
 from ..stats.permutation import MIN_ASSIGNMENTS, Evidence, design, permutation_test
 from ._samples import BETWEEN, GROUPS, SOURCE, TARGET
@@ -101,9 +102,13 @@ class MeasuredSamples(NamedTuple):
             self.values[rows], totals, donor, is_target, method=method, cell_variance=variance
         )
 
-    def least(self, plan: DonorDesign) -> np.ndarray | None:
-        """Lower bound of the variance of each gene: the sampling variance of its cells."""
-        return least_variance(self.values, self.totals, self.variance, plan)
+    def sampling(self, plan: DonorDesign) -> np.ndarray | None:
+        """Variance of each value of the samples of a design due to its cells, on that scale."""
+        return sampling_variance(self.values, self.totals, self.variance, plan)
+
+    def testable(self, plan: DonorDesign) -> np.ndarray:
+        """Which genes are tested between the donors of a design."""
+        return testable(self.values, self.totals, plan)
 
     def on_log_scale(self, plan: DonorDesign) -> np.ndarray:
         """Values of the samples of a design, on the scale of the moderated test."""
@@ -122,8 +127,10 @@ class MeasuredSamples(NamedTuple):
         if self.totals is not None:
             values = np.log2(1 + 1e4 * values / np.maximum(self.totals, 1)[:, None])
         plan = self.design()
-        sides = [values[plan.samples[plan.target == side]] for side in (True, False)]
-        return sides[0].mean(axis=0) - sides[1].mean(axis=0)
+        target, source = (values[plan.samples[plan.target == side]] for side in (True, False))
+        if not (len(target) and len(source)):  # each sample has too few cells
+            return np.full(values.shape[1], np.nan)
+        return target.mean(axis=0) - source.mean(axis=0)
 
 
 def samples_of(trends: AnnData, *, counts: bool, min_cells: int) -> MeasuredSamples:

@@ -36,7 +36,7 @@ from scipy.stats import spearmanr
 
 import scivae
 from scivae import stats
-from scivae.pl._style import GREY, OKABE_ITO, STYLE
+from scivae.pl._style import GRAY, OKABE_ITO, STYLE
 from scivae.stats.permutation import permutation_test
 
 ENDS, BORDER = ("normal", "tumor"), "border"
@@ -238,7 +238,7 @@ def border_figure(table: pd.DataFrame, name: str) -> None:
     """Median and quartiles of each tissue, a row a patient; the mean over seeds."""
     mean = table.groupby(["patient", "tissue"], sort=False).mean(numeric_only=True).reset_index()
     patients = sorted(mean["patient"].unique())
-    colors = dict(zip((ENDS[0], BORDER, ENDS[1]), (OKABE_ITO[0], GREY, OKABE_ITO[1]), strict=True))
+    colors = dict(zip((ENDS[0], BORDER, ENDS[1]), (OKABE_ITO[0], GRAY, OKABE_ITO[1]), strict=True))
     fig, ax = plt.subplots(figsize=(5.5, 0.8 + 0.45 * len(patients)), layout="constrained")
     for i, who in enumerate(patients):
         for j, (tissue, color) in enumerate(colors.items()):

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 
 from scivae import tl
-from scivae.tl._donors import donor_column
+from scivae.tl._donors import donor_column, warn_of_batches
 from scivae.tl._samples import cells_of
 
 
@@ -143,6 +143,34 @@ class TestDonors:
         pairs = tl.pair_cells(adata, "stage", "a", "c")
         with pytest.raises(ValueError, match="'1' occurs as text and as a number"):
             tl.gene_trends(model, pairs, adata=adata, donor_key="who")
+
+
+def test_cells_without_a_donor_are_left_out_and_said_so(model, adata):
+    cells = adata.obs_names[(adata.obs["stage"] == "a").to_numpy()][:3]
+    adata.obs["who"] = adata.obs["who"].astype(object)
+    adata.obs.loc[cells, "who"] = np.nan
+    pairs = tl.pair_cells(adata, "stage", "a", "c")
+    with pytest.warns(UserWarning, match="3 cells of the groups are left out, because their donor"):
+        tl.gene_trends(model, pairs, n_steps=3, adata=adata, donor_key="who")
+
+
+@pytest.mark.parametrize(
+    ("batch", "donor", "warns"),
+    [
+        ("aabb", [0, 0, 0, 0], True),
+        ("aabb", [-1, -1, -1, -1], True),
+        ("abab", [0, 0, 0, 0], False),  # both batches have both groups
+        ("aabb", [0, 0, 1, 1], False),  # a batch is a donor: the unit of the test
+        ("aabb", [0, 1, 0, 1], True),
+        (["a", "a", None, None], [0, 1, 0, 1], False),
+    ],
+)
+def test_a_batch_that_is_the_condition(batch, donor, warns):
+    source, column = np.array([1, 1, 0, 0], bool), pd.Series(list(batch), dtype=object)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_batches(column, "run", source, ~source, np.array(donor))
+    assert [("no batch in common" in str(w.message)) for w in caught] == [True] * warns
 
 
 class TestCandidate:

@@ -57,6 +57,33 @@ def donor_candidate(
     return name
 
 
+def warn_of_batches(
+    batch: pd.Series, key: str, source: np.ndarray, target: np.ndarray, donor: np.ndarray
+) -> None:
+    """Warn if no batch has cells of both groups, unless each batch is of one donor.
+
+    Parameters
+    ----------
+    batch, key
+        Batch of each cell, and the name of that column.
+    source, target
+        Which cells are sources and targets, each of shape ``(n_obs,)``.
+    donor
+        Code of the donor of each cell; negative for none.
+    """
+    ends = source | target
+    first, second = (set(batch[side].dropna().unique()) for side in (source, target))
+    of_one_donor = len(np.unique(donor[ends & (donor >= 0)])) > 1 and (
+        pd.Series(donor[ends]).groupby(batch[ends].to_numpy(), observed=True).nunique() == 1
+    ).all()
+    if first and second and not first & second and not of_one_donor:
+        warn(
+            f"the two groups have no batch in common (adata.obs[{key!r}], the batch_key of the model), "
+            "so their differences may be differences of batches; set up the model with batches that "
+            "hold cells of both groups."
+        )
+
+
 def _clusterings(adata: AnnData) -> list[str]:
     """Columns written by the clustering functions of scanpy, which store settings in ``uns`` under the same name."""
     return [str(name) for name in adata.uns if isinstance(adata.uns[name], Mapping)]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from .._errors import warn
 from .._validate import tables
 from .._validate.arguments import check_type
 from ._donors import donor_candidate
@@ -112,7 +113,7 @@ def cells_of(
     Warns
     -----
     UserWarning
-        If no donors are given, and a column looks like donors.
+        If no donors are given, and a column looks like donors; or if cells have no donor.
     """
     attrs = pairs.attrs
     label = _label(adata, attrs)
@@ -122,11 +123,26 @@ def cells_of(
     donor, of_pair, names = _donors(adata, pairs, donor_key, first, second)
     candidate = None
     if names:
+        nameless = _without_donor(adata, pairs, donor_key)
+        unknown = int((nameless & np.isin(group, (SOURCE, TARGET))).sum())
+        if unknown:
+            warn(
+                f"{unknown} cells of the groups are left out, because their donor is missing; fill in "
+                "the column of donors, or pass donor_key=None to pair_cells to use all cells."
+            )
         group[donor == NONE] = NONE
         _check_donors(donor, names, group, donor_key, attrs)
     else:
         candidate = donor_candidate(adata, group == SOURCE, group == TARGET, attrs)
     return Cells(group, donor, names, of_pair, levels, label, named, candidate)
+
+
+def _without_donor(adata: AnnData, pairs: pd.DataFrame, donor_key: str | None) -> np.ndarray:
+    """Which cells have no donor in the column of donors."""
+    key = donor_key if donor_key is not None else pairs.attrs.get("donor_key")
+    if key is None or key not in adata.obs:
+        return np.zeros(adata.n_obs, dtype=bool)
+    return adata.obs[key].isna().to_numpy()
 
 
 def collect(

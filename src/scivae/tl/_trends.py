@@ -14,10 +14,11 @@ from .._names import as_text
 from .._validate import tables
 from .._validate.arguments import check_choice, check_integer, check_key, check_type
 from ..geometry.methods import PATH_METHODS
+from ._donors import warn_of_batches
 from ._measured import ENDS, MIN_CELLS, measure
 from ._model import check_model
 from ._placing import MAX_PATHS
-from ._samples import cells_of, collect
+from ._samples import SOURCE, TARGET, cells_of, collect
 from ._walk import path_statistics
 
 if TYPE_CHECKING:
@@ -203,6 +204,9 @@ def gene_trends(
         groups = cells_of(
             adata, pairs, donor_key=donor_key, between=between, first=first, second=second
         )
+        if (key := model.setup.batch_key) is not None and key in adata.obs:
+            ends = (groups.group == SOURCE, groups.group == TARGET)
+            warn_of_batches(adata.obs[key], key, *ends, groups.donor)
         kept = collect(model, adata, groups, columns, rng)
 
         start, end = encode_ends(model.codec, adata, first, second, batch=code)

@@ -485,7 +485,8 @@ def patients() -> tuple[pd.DataFrame, dict[str, object]]:
 
 
 TEXT = """
-**Simulations.** {n_genes} genes, negative binomial counts of 30 to 120 cells a sample. Donors differ by 0.2 (standard deviation of natural
+**Simulations.** {n_genes} genes, negative binomial counts of 30 to 120 cells a sample, where the row says
+nothing else. Donors differ by 0.2 (standard deviation of natural
 logarithms, gene by gene), samples of a donor by what the row says; "genes vary unalike": this standard deviation is 0.3 times the root of
 an inverse chi-squared variable with 4 degrees of freedom, drawn for each gene. Null runs have no true difference: at most 5 % of them should
 call any gene at 5 % FDR. Power: {n_true} genes change by ±{effect} (natural logarithm). "At equal level": the threshold is the one below

@@ -254,7 +254,7 @@ def donors(rows: pd.DataFrame, path: Path) -> None:
         path,
         xlabel="% of studies that call a gene at 5 % FDR (dashed: 5)",
         by="",
-        groups={column: "no true difference: nine designs"},
+        groups={column: f"no true difference: {rows.design.nunique()} designs"},
         kinds={"moderated t (rank_genes)": "ours", "cells as units (control)": "reference"},
         line=5.0,
     )

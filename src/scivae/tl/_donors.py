@@ -73,9 +73,12 @@ def warn_of_batches(
     """
     ends = source | target
     first, second = (set(batch[side].dropna().unique()) for side in (source, target))
-    of_one_donor = len(np.unique(donor[ends & (donor >= 0)])) > 1 and (
-        pd.Series(donor[ends]).groupby(batch[ends].to_numpy(), observed=True).nunique() == 1
-    ).all()
+    of_one_donor = (
+        len(np.unique(donor[ends & (donor >= 0)])) > 1
+        and (
+            pd.Series(donor[ends]).groupby(batch[ends].to_numpy(), observed=True).nunique() == 1
+        ).all()
+    )
     if first and second and not first & second and not of_one_donor:
         warn(
             f"the two groups have no batch in common (adata.obs[{key!r}], the batch_key of the model), "

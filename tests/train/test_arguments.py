@@ -52,7 +52,7 @@ CASES = [
     ({"datasplitter_kwargs": {"batch_size": 20}}, "datasplitter_kwargs has no 'batch_size'; pass batch_size=…."),
     ({"datasplitter_kwargs": {"lr": 20}}, "datasplitter_kwargs has no 'lr'; pass plan_kwargs={'lr': …}."),
     ({"trainer_config": {"use_gpu": True}}, "trainer_config has no 'use_gpu'; pass accelerator='gpu' (or 'cpu'), and devices=… to choose among several."),
-    ({"trainer_config": "fast"}, "trainer_config must be a dict of arguments, got 'fast' (str)."),
+    ({"trainer_config": "fast"}, "trainer_config must be a dict of arguments, got 'fast' (str); write {argument: value}."),
     (plan(optimizer="SGD"), "plan_kwargs['optimizer'] must be one of 'Adam', 'AdamW', 'Custom', got 'SGD'."),
     (plan(n_epochs_kl_warmup=2.5), "plan_kwargs['n_epochs_kl_warmup'] must be an integer, got 2.5 (float)."),
     ({"early_stopping": "yes"}, "early_stopping must be True or False, got 'yes' (str)."),
@@ -67,11 +67,11 @@ CASES = [
     ({"devices": "cpu"}, "devices must say how many or which devices to use, or be 'auto', got 'cpu'; pass accelerator='cpu'."),
     ({"callbacks": [print]}, "callbacks must be callbacks of lightning.pytorch, got <built-in function print> (builtin_function_or_method)."),
     ({"datasplitter_kwargs": {"external_indexing": np.arange(120) < 90}}, "external_indexing must be [train, validation, test], each with positions of cells or a mask, got one array of 120; pass [train] or [train, validation]."),
-    (split(np.arange(90) < 50), "a mask of external_indexing must have one value for each of 120 cells, got shape (90,) for train."),
-    (split(np.arange(121)), "external_indexing must hold positions from 0 to 119, got 120 for train."),
+    (split(np.arange(90) < 50), "a mask of external_indexing must have one value for each of 120 cells, got shape (90,) for train; make it from the AnnData of the model."),
+    (split(np.arange(121)), "external_indexing must hold positions from 0 to 119, got 120 for train; use positions in the AnnData of the model."),
     (split(np.arange(100), np.arange(99, 120)), "external_indexing must hold each cell once, but cell 99 appears 2 times; 1 cells appear more than once."),
     (split(np.arange(100), np.arange(100, 110)), "external_indexing must hold every cell, but 10 of 120 are in none of the parts; put unused cells into the third part, the test cells."),
-    (split(["cell_1", "cell_2"]), "external_indexing must be [train, validation, test], each with positions of cells or a mask, got ['cell_1', 'cell_2'] (list) for train."),
+    (split(["cell_1", "cell_2"]), "external_indexing must be [train, validation, test], each with positions of cells or a mask, got ['cell_1', 'cell_2'] (list) for train; convert it with np.flatnonzero or .astype(int)."),
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .curves import Curves, measured_curves, switch_position
-from .donors import DonorDesign, donor_design, donor_test, permute_donors
+from .donors import DonorDesign, donor_design, donor_test, permute_donors, testable
 from .gaussian import fit_gaussian
 from .moderated import moderated_test, variance_prior
 from .multiple import false_discovery_rate, intersection_union, sign_test
@@ -38,6 +38,7 @@ __all__ = [
     "spline_basis",
     "sum_by",
     "switch_position",
+    "testable",
     "transfer_change",
     "variance_prior",
 ]

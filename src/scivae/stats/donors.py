@@ -294,8 +294,7 @@ def testable(values: np.ndarray, totals: np.ndarray | None, design: DonorDesign)
     Examples
     --------
     >>> import numpy as np
-    >>> from scivae.stats import donor_design
-    >>> from scivae.stats.donors import testable
+    >>> from scivae.stats import donor_design, testable
     >>> design = donor_design(np.arange(6), np.repeat([False, True], 3))
     >>> counts = np.array([[180.0, 20.0]] * 3 + [[18.0, 2.0]] * 3)
     >>> testable(counts, counts.sum(axis=1), design)

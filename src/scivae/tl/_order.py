@@ -53,9 +53,9 @@ class GeneOrder(NamedTuple):
 
     @property
     def pairs(self) -> pd.DataFrame:
-        """Direct successors: ``first`` before ``second``, without a third gene in between.
+        """Table of ordered genes, ``first`` before ``second``, without a third one in between.
 
-        ``before`` holds all ordered pairs.
+        All ordered pairs are in ``before``.
         """
         direct = self.before & ~((self.before.astype(np.float32) @ self.before) > 0)
         first, second = np.nonzero(direct)

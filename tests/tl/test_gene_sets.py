@@ -138,3 +138,19 @@ def test_files_that_are_no_gene_sets(tmp_path):
         (tmp_path / "a.gmt").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             tl.read_gene_sets(tmp_path / "a.gmt")
+
+
+@pytest.mark.parametrize(("n_between", "resolved"), [(10, False), (60, True)])
+def test_no_set_is_resolved_without_cells_in_between(walk, n_between, resolved):
+    """As for genes: the same curve, with few or many cells in the middle half of the path."""
+    adata, trends, sets = walk
+    trends = trends.copy()
+    cells = trends.uns["civae"]["cells"].query("weight > 0").copy()
+    order = np.argsort(scores(adata, trends, sets["rising"]), kind="stable")
+    n = len(cells)
+    ends = np.linspace(0, 0.24, (n - n_between) // 2)
+    t = np.concatenate([ends, np.linspace(0.26, 0.74, n - 2 * len(ends)), 1 - ends[::-1]])
+    cells.iloc[order, cells.columns.get_loc("t")] = t
+    trends.uns["civae"].update(cells=cells, free_ends=False)
+    found = tl.set_trends(adata, trends, {"rising": sets["rising"]}, n_bootstraps=20)
+    assert found.var["resolved"].tolist() == [resolved]

@@ -211,7 +211,11 @@ def counts_elsewhere(adata: AnnData, layer: str) -> str:
 
 def _are_counts(x: Any, n: int = 100) -> bool:
     """Whether the first rows of a matrix hold counts."""
-    rows = rows_of(x, slice(0, n))
+    return are_counts(rows_of(x, slice(0, n)))
+
+
+def are_counts(rows: Any) -> bool:
+    """Whether values in memory, dense or sparse, are counts: whole, not negative, and some above 1."""
     values = np.asarray(rows.data if sparse.issparse(rows) else rows)
     if not values.size or values.dtype.kind not in "fiu":
         return False

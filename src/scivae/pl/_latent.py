@@ -320,6 +320,7 @@ def _comparable(
 ) -> np.ndarray:
     """Values of all kinds of cells, normalized the same way, shape ``(n_cells, n_vars)``."""
     from ..data.generated import log_normalize
+    from ..data.likelihoods import are_counts
 
     if layer is None and all(_keys.COUNTS_LAYER in d.layers for d in kinds.values()):
         layer = _keys.COUNTS_LAYER
@@ -333,17 +334,10 @@ def _comparable(
             )
         values = (data.X if layer is None else data.layers[layer])[kept[argument]]
         parts.append(values if sparse.issparse(values) else np.asarray(values))
-    if all(_are_counts(p) for p in parts):
+    if all(are_counts(p) for p in parts):
         parts = [log_normalize(p.astype(np.float32)) for p in parts]
     dense = [p.toarray() if sparse.issparse(p) else p for p in parts]
     return np.concatenate(dense).astype(float)
-
-
-def _are_counts(values: Any) -> bool:
-    stored = values.data if sparse.issparse(values) else values
-    return bool(stored.size and stored.min() >= 0 and stored.max() > 1) and bool(
-        (stored == np.round(stored)).all()
-    )
 
 
 def _colors(kinds: dict[str, AnnData], color: str | None) -> tuple[dict[Any, str], list]:

@@ -19,7 +19,7 @@ from .moderated import (
     moderated_test,
 )
 from .multiple import false_discovery_rate
-from .pseudobulk import PRIOR_COUNT, log_cpm
+from .pseudobulk import log_cpm, prior_count
 
 METHODS = ("moderated", "deseq2")
 # Fewest donors with both groups, or fewest donors in each group, for a test between donors.
@@ -336,7 +336,7 @@ def sampling_variance(
         return own
     total = np.maximum(totals[design.samples], 1.0)[:, None]
     mean = values[design.samples].sum(axis=0) / total.sum() * total
-    prior = PRIOR_COUNT * total / total.mean()
+    prior = prior_count(total)
     # delta method: Var(log x) ≈ Var(x) / x²
     return np.maximum(own, mean) / ((mean + prior) * np.log(2)) ** 2
 

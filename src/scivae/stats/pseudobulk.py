@@ -195,5 +195,10 @@ def log_cpm(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
     """
     factors = size_factors(counts, totals)
     size = factors * np.exp(np.log(np.maximum(totals, 1.0)).mean())
-    prior = PRIOR_COUNT * size / size.mean()
+    prior = prior_count(size)
     return np.log2((counts + prior[:, None]) / (size + 2 * prior)[:, None] * 1e6)
+
+
+def prior_count(size: np.ndarray) -> np.ndarray:
+    """Prior count of samples by their sizes: 2 on average, and the same share of each sample."""
+    return PRIOR_COUNT * size / size.mean()

@@ -10,7 +10,7 @@ import pandas as pd
 from .._errors import warn
 from .._progress import track
 from .._validate.arguments import check_choice, check_integer
-from ._model import check_model
+from ._model import check_measured, check_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -117,7 +117,6 @@ def attribute(
     import torch
 
     from .._random import seeded
-    from .._scvi import get_minify_type
     from ..module import encoder_values, integrated_gradients
 
     check_choice("baseline", baseline, (MEAN, ZERO))
@@ -127,11 +126,7 @@ def attribute(
     check_model(model)
     code, others = _contrast(model, label, other)
     with model.reading(adata) as adata:
-        if get_minify_type(adata) is not None:
-            raise ValueError(
-                "attribute needs measured values, but a minified AnnData keeps none; pass adata= "
-                "with the cells and their values."
-            )
+        check_measured(adata, "attribute", "adata= with the cells and their values")
         codec = model.codec
         classes = codec.class_codes(codec.encode(adata, np.arange(adata.n_obs)))
         cells = _some(classes, [code, *others], max_cells, seed)

@@ -364,11 +364,9 @@ def _position(z: np.ndarray, target: np.ndarray, learned: np.ndarray) -> np.ndar
 
 def _auc(score: np.ndarray, target: np.ndarray) -> float:
     """The chance that a target cell has a higher score than a source cell."""
-    from scipy.stats import rankdata
+    from sklearn.metrics import roc_auc_score
 
-    n = int(target.sum())
-    ranks = float(rankdata(score)[target].sum())
-    return (ranks - n * (n + 1) / 2) / (n * (len(target) - n))
+    return float(roc_auc_score(target, score))
 
 
 def _split(

@@ -13,7 +13,7 @@ from .._validate import tables
 from .._validate.arguments import check_choice, check_integer
 from ..stats.pseudobulk import sum_by
 from ..stats.transfer import change_counts, dispersion, transfer_change
-from ._model import check_model
+from ._model import check_measured, check_model
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -200,16 +200,11 @@ def _values(model: CIVAE, adata: AnnData) -> tuple[Any, bool]:
     """Measured values of all cells, sparse or dense, and whether they are counts."""
     from scipy import sparse
 
-    from .._scvi import get_minify_type
     from .._storage import rows_of
     from ..data.checks import resolve_layer, values_of
     from ..module import COUNT_LIKELIHOODS
 
-    if get_minify_type(adata) is not None:
-        raise ValueError(
-            "predict_condition needs measured values, but a minified AnnData keeps none; pass "
-            "adata= with the cells and their values."
-        )
+    check_measured(adata, "predict_condition", "adata= with the cells and their values")
     values = rows_of(values_of(adata, resolve_layer(adata, model.setup.layer)), slice(None))
     counts = model.likelihood in COUNT_LIKELIHOODS
     return sparse.csr_matrix(values) if sparse.issparse(values) else np.asarray(values), counts

@@ -101,7 +101,7 @@ def set_trends(
     from anndata import AnnData
 
     from ..stats import measured_curves
-    from ._measured import ENDS, NONE, bins_of
+    from ._measured import NONE, bins_of, count_between, layers_of, table_of
 
     tables.check_adata("adata", adata)
     said = tables.check_trends("trends", trends)
@@ -128,24 +128,15 @@ def set_trends(
         free_ends=bool(said.get("free_ends", False)), n_steps=trends.n_obs, n_bootstraps=n_bootstraps, seed=seed,
     )  # fmt: skip
     varm, bins = bins_of(scores, t, weight, None, donors)
-    var = {
-        **{f"{_keys.CHANGE}{end}": getattr(curves, f"change{end}") for end in ENDS},
-        **{f"{_keys.SWITCH}{end}": getattr(curves, f"switch{end}") for end in ENDS},
-        _keys.RESOLVED: curves.resolved,
-        "n_genes": sizes.to_numpy(),
-    }
-    layers = {
-        _keys.FIT_LAYER: curves.fit.astype(np.float32),
-        _keys.FIT_LOW_LAYER: curves.low.astype(np.float32),
-        _keys.FIT_HIGH_LAYER: curves.high.astype(np.float32),
-    }
+    var = table_of(curves, n_between=count_between(weight, t)).assign(n_genes=sizes.to_numpy())
+    layers = layers_of(curves)
     kept = ("kind", "evidence", "source", "target", "groupby", "label", "donors", "donor_key",
             "free_ends", "n_between", "cells", "versions")  # fmt: skip
     about = {key: said[key] for key in kept if key in said}
     return AnnData(
         X=layers[_keys.FIT_LAYER].copy(),
         obs=trends.obs[[_keys.T]].copy(),
-        var=pd.DataFrame(var, index=pd.Index(names, dtype=object)),
+        var=var.set_axis(pd.Index(names, dtype=object)),
         layers=layers,
         varm={**varm, _keys.SWITCHES: curves.switches},
         uns={_keys.UNS: {**about, "scale": SCALE, "of": OF_SETS, "bins": bins, "seed": seed}},
@@ -254,6 +245,7 @@ def _scores(
     from .._storage import rows_of
     from ..data.checks import resolve_layer, values_of
     from ..data.generated import log_normalize
+    from ..data.likelihoods import are_counts
 
     available = layer_names(adata)
     if layer is None and _keys.COUNTS_LAYER in available:
@@ -284,10 +276,7 @@ def _scores(
             block = block[:, columns]
             yield np.asarray(block.toarray() if sparse.issparse(block) else block, dtype=float)
 
-    first = rows_of(source, rows[:_ROWS])
-    stored = first.data if sparse.issparse(first) else np.asarray(first)
-    counts = bool(stored.size and stored.min() >= 0 and stored.max() > 1)
-    counts = counts and bool((stored == np.round(stored)).all())
+    counts = are_counts(rows_of(source, rows[:_ROWS]))
     sums, squares = np.zeros((2, len(used)))
     for block in blocks():
         sums += block.sum(axis=0)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from ._model import check_measured
 from ._placing import Axis
 from ._samples import NONE, SOURCE, TARGET, Cells
 
@@ -59,30 +60,17 @@ class Measured(NamedTuple):
     @property
     def by_layer(self) -> dict[str, np.ndarray]:
         """Curves and bands."""
-        found = self.curves
-        return {
-            _keys.FIT_LAYER: found.fit.astype(np.float32),
-            _keys.FIT_LOW_LAYER: found.low.astype(np.float32),
-            _keys.FIT_HIGH_LAYER: found.high.astype(np.float32),
-        }
+        return layers_of(self.curves)
 
     def var(self, unit: float) -> pd.DataFrame:
         """Change, in units of ``unit``, switch and intervals of every gene."""
-        found = self.curves
-        return pd.DataFrame(
-            {
-                **{f"{_keys.CHANGE}{e}": unit * getattr(found, f"change{e}") for e in ENDS},
-                **{f"{_keys.SWITCH}{e}": getattr(found, f"switch{e}") for e in ENDS},
-                _keys.RESOLVED: found.resolved & (self.n_between >= MIN_CELLS),
-                "dispersion": found.dispersion,
-            }
-        )
+        table = table_of(self.curves, n_between=self.n_between, unit=unit)
+        return table.assign(dispersion=self.curves.dispersion)
 
     @property
     def n_between(self) -> int:
-        """Cells near the path in its middle half: without them, no position of a change is known."""
-        weight, t = self.table["weight"].to_numpy(), self.table["t"].to_numpy()
-        return int(((weight > 0) & (t > 0.25) & (t < 0.75)).sum())
+        """Cells near the path in its middle half."""
+        return count_between(self.table["weight"].to_numpy(), self.table["t"].to_numpy())
 
     @property
     def uns(self) -> dict[str, Any]:
@@ -107,6 +95,34 @@ class Measured(NamedTuple):
             column = np.full(adata.n_obs, np.nan)
             column[self.cells] = self.table[name].to_numpy()
             adata.obs[key(key_added)] = column
+
+
+def layers_of(curves: Curves) -> dict[str, np.ndarray]:
+    """Curves and bands, by layer."""
+    return {
+        _keys.FIT_LAYER: curves.fit.astype(np.float32),
+        _keys.FIT_LOW_LAYER: curves.low.astype(np.float32),
+        _keys.FIT_HIGH_LAYER: curves.high.astype(np.float32),
+    }
+
+
+def count_between(weight: np.ndarray, t: np.ndarray) -> int:
+    """Cells near the path (with a weight) in its middle half."""
+    return int(((weight > 0) & (t > 0.25) & (t < 0.75)).sum())
+
+
+def table_of(curves: Curves, *, n_between: int, unit: float = 1.0) -> pd.DataFrame:
+    """Change, in units of ``unit``, switch and intervals of every curve.
+
+    Without enough cells in between, the position of no change is known: nothing is resolved.
+    """
+    return pd.DataFrame(
+        {
+            **{f"{_keys.CHANGE}{e}": unit * getattr(curves, f"change{e}") for e in ENDS},
+            **{f"{_keys.SWITCH}{e}": getattr(curves, f"switch{e}") for e in ENDS},
+            _keys.RESOLVED: curves.resolved & (n_between >= MIN_CELLS),
+        }
+    )
 
 
 def measure(
@@ -142,15 +158,10 @@ def measure(
     n_steps, n_bootstraps, max_cells, rng
         As for :func:`scivae.tl.gene_trends`.
     """
-    from .._scvi import get_minify_type
     from ..data.checks import LABEL_CODES
     from ..stats import measured_curves
 
-    if get_minify_type(adata) is not None:
-        raise ValueError(
-            "evidence='measured' needs measured values, but a minified AnnData keeps none; pass "
-            "evidence='decoded', or adata= with the counts."
-        )
+    check_measured(adata, "evidence='measured'", "evidence='decoded', or adata= with the counts")
     at_end = np.zeros(adata.n_obs, dtype=bool)
     at_end[ends.ravel()] = True
     codes = adata.obs[LABEL_CODES].to_numpy()

@@ -1,10 +1,13 @@
-"""The check of the model that functions on AnnData take."""
+"""Checks of what functions on a model take."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._validate.arguments import check_trained, check_type
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
 def check_model(model: Any) -> None:
@@ -13,3 +16,13 @@ def check_model(model: Any) -> None:
 
     check_type("model", model, CIVAE, "a CIVAE")
     check_trained(model)
+
+
+def check_measured(adata: AnnData, what: str, cure: str) -> None:
+    """Raise if an AnnData is minified: it has no measured values."""
+    from .._scvi import get_minify_type
+
+    if get_minify_type(adata) is not None:
+        raise ValueError(
+            f"{what} needs measured values, but a minified AnnData keeps none; pass {cure}."
+        )

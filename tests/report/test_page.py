@@ -14,6 +14,7 @@ from tests.conftest import HARD, NARROW, resize
 def page(browser, results):
     """The report, opened from its file."""
     resize(browser, 1280)
+    browser.get_log("browser")  # of pages that other tests have opened: reading empties it
     browser.get((results / "report.html").as_uri())
     browser.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
     return browser

@@ -121,7 +121,9 @@ def execute(name: str, folder: Path, *, small: bool, kernel: Any = None) -> nbfo
         cell = parameters_cell(notebook)
         cell.source += "".join(f"\n{k} = {v!r}" for k, v in SMALL.get(name, {}).items())
     if kernel is not None:
-        notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+        # A kernel that runs already stays in the folder of the notebook before.
+        begin = f"import os\nos.chdir({str(folder)!r})\n%reset -f"
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(begin))
     client = NotebookClient(
         notebook,
         km=kernel,

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
@@ -87,9 +88,15 @@ class CIVAETrainingPlan(TrainingPlan):
             group["lr"] = self.lr * min(1.0, left)
 
     def _optimizer_creator_fn(self, optimizer_cls):
-        """The optimizer of scvi-tools, all weights in one pass."""
+        """The optimizer of scvi-tools, all weights in one pass.
+
+        Lightning refuses to clip gradients of mixed precision for such an optimizer, so there the weights
+        are updated one by one.
+        """
+        mixed = isinstance(self.trainer.precision_plugin, MixedPrecision)
+        fused = not (mixed and self.trainer.gradient_clip_val)
         return lambda params: optimizer_cls(
-            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=True
+            params, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fused
         )
 
     @property

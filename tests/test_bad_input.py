@@ -301,7 +301,8 @@ def embed(m, a, **change):
 # call of a verb, error, its text
 VERBS = {
     "pairs: adata": (lambda m, a: tl.pair_cells(a.X, "a", "b", "c"), TypeError, "adata must be an AnnData, got ndarray."),
-    "pairs: groupby": (lambda m, a: pairs(a, groupby=["cell_type"]), TypeError, "groupby must be the name of a column of adata.obs, got ['cell_type'] (list)."),
+    "pairs: groupby": (lambda m, a: pairs(a, groupby=["cell_type"]), TypeError, "groupby must be the name of one column of adata.obs, got ['cell_type'] (list); pass 'cell_type'."),
+    "pairs: groupby two": (lambda m, a: pairs(a, groupby=["site", "batch"]), TypeError, "groupby must be the name of one column of adata.obs, got ['site', 'batch'] (list); join them first: adata.obs['both'] = adata.obs['site'].astype(str) + ' ' + adata.obs['batch'].astype(str)."),
     "pairs: source": (lambda m, a: pairs(a, source="delta"), ValueError, PAIRED.format("source", "delta") + " Did you mean 'beta'?"),
     "pairs: source a list": (lambda m, a: pairs(a, source=["alpha"]), TypeError, "source must be a single value of adata.obs['cell_type'], got ['alpha']; pass one value."),
     "pairs: target": (lambda m, a: pairs(a, target="alpha"), ValueError, "source and target must be two groups of adata.obs['cell_type'], got 'alpha' twice; available groups: 'alpha', 'beta', 'gamma'."),

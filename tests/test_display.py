@@ -37,7 +37,15 @@ def results():
     adata.obsm["X_civae"] = model.get_latent_representation()
     pairs = tl.pair_cells(adata, "stage", "early", "late", label="alpha")
     trends = tl.gene_trends(model, pairs, n_steps=5, adata=adata)
+    both = adata.copy()
+    both.obs["stage"] = pd.Categorical(both.obs["stage"])
+    predicted = tl.predict_condition(model, "stage", "early", "late", level="alpha", adata=both)
+    halves = {"half": trends.var_names[:20], "other": trends.var_names[20:]}
     return {
+        "predicted": predicted,
+        "sets": tl.enrich(trends, halves, n_permutations=100),
+        "curves": tl.set_trends(adata, trends, halves, n_bootstraps=0),
+        "net": halves,
         "model": model,
         "path": model.interpolate([0, 0], [3, 1], n_steps=5, adata=adata),
         "cells": model.augment({"alpha": 3, "beta": 4}, adata=adata),
@@ -116,6 +124,21 @@ def test_names_cannot_break_the_page(adata):
         ("pairs", ["pairs of cells", "stage: early → late in alpha", "ot", "tl.gene_trends"]),
         ("trends", ["40 genes", "early → late in alpha", "per 10,000", "tl.rank_genes"]),
         ("genes", ["40 ranked genes", "one sample per group", "of 40 genes", "trend_heatmap"]),
+        (
+            "predicted",
+            ["20 predicted cells", "transfer", "learned from", "left-out levels", "var['change']"],
+        ),
+        (
+            "sets",
+            [
+                "2 gene sets",
+                "one sample per group",
+                "of 2 sets",
+                "ulm of decoupler",
+                "pl.enrichment",
+            ],
+        ),
+        ("curves", ["2 gene sets", "half, other", "mean z-score", "early → late", "no test"]),
     ],
 )
 def test_results_say_what_they_hold_and_what_comes_next(results, shell, name, phrases):
@@ -132,7 +155,10 @@ def test_steps_that_are_proposed_can_be_run(results):
     names = {**results, "scivae": scivae, "anndata": anndata}
     names["adata"].obsm["X_umap"] = names["adata"].obsm["X_civae"][:, :2].copy()
     names |= {"cell_a": 0, "cell_b": 3}
-    steps = [tl.describe(results[name]).steps for name in ("pairs", "path", "trends", "genes")]
+    steps = [
+        tl.describe(results[name]).steps
+        for name in ("pairs", "path", "trends", "genes", "sets", "curves")
+    ]
     for code, _ in [*itertools.chain(*steps), *describe(results["model"]).steps]:
         exec(code, dict(names))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _keys
 from ._names import layer_names
-from ._validate.tables import TRENDS
+from ._validate.tables import CONDITION, OF_SETS, TRENDS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -110,6 +110,7 @@ _NEEDED = {
     _keys.INTERPOLATED: (_keys.KIND, _keys.PATH, _keys.PREDICTED, _keys.MARGIN),
     _keys.AUGMENTED: (_keys.KIND,),
     TRENDS: (_keys.T,),
+    CONDITION: (_keys.KIND, _keys.SOURCE),
 }
 
 
@@ -120,6 +121,8 @@ def describe(data: Any) -> Description | None:
     if isinstance(attrs, dict) and columns >= {"source", "target", "cost"} and "use_rep" in attrs:
         return _pairs(data)
     tested = {"fdr", "fdr_cells"} & columns
+    if isinstance(attrs, dict) and columns >= {"score", "n_genes"} and "min_size" in attrs:
+        return _sets(data)
     if isinstance(attrs, dict) and "shape" in columns and tested and "unit_text" in attrs:
         return _ranks(data, tested.pop())
     uns = getattr(data, "uns", None)
@@ -127,7 +130,9 @@ def describe(data: Any) -> Description | None:
     if not isinstance(said, Mapping):
         return None
     kind = said.get("kind")
-    make = {_keys.INTERPOLATED: _path, _keys.AUGMENTED: _augmented, TRENDS: _trends}.get(str(kind))
+    makers = {_keys.INTERPOLATED: _path, _keys.AUGMENTED: _augmented, TRENDS: _trends,
+              CONDITION: _condition}  # fmt: skip
+    make = makers.get(str(kind))
     if make is None or not set(_NEEDED[str(kind)]) <= set(data.obs) or not data.n_obs:
         return None
     if _keys.KIND in data.obs and (data.obs[_keys.KIND].astype(str) == _keys.REAL).any():
@@ -206,16 +211,38 @@ def _augmented(data: AnnData, said: Mapping[str, Any]) -> Description:
     )
 
 
+def _condition(data: AnnData, said: Mapping[str, Any]) -> Description:
+    facts = [
+        ("method", str(said.get("method"))),
+        ("values", f"{_values(said)} of {data.n_vars:,} variables in {_layers(data)}"),
+    ]
+    weights, held_out = said.get("weights"), said.get("held_out")
+    if weights is not None and len(weights):
+        used = weights["weight"].sort_values(ascending=False)
+        facts.append(("learned from", listed((f"{name} {w:.0%}" for name, w in used.items()), 4)))
+    r2 = {} if held_out is None else held_out.groupby("method")["r2"].mean()
+    error = ", ".join(f"R² of {name} {value:.2f}" for name, value in r2.items())
+    facts.append(("left-out levels", error or "none: the error of the prediction is unknown"))
+    return Description(
+        f"{counted(data.n_obs, 'predicted cell')} (AnnData, {data.n_obs:,} × {data.n_vars:,})",
+        tuple(facts),
+        (("cells.var['change'].sort_values()", "predicted changes of genes, in log2"),),
+    )
+
+
 def _trends(data: AnnData, said: Mapping[str, Any]) -> Description:
+    of_sets = said.get("of") == OF_SETS
     source, target = said.get("source"), said.get("target")
     way = f"{source} → {target}" if source is not None and target is not None else "along pairs"
     share = said.get("share_in_class")
     facts = [
         ("way", way + (f" in {said['label']}" if said.get("label") is not None else "")),
-        ("paths", f"{said.get('n_pairs', 0):,} of {data.n_obs:,} steps, {said.get('method')}"),
-        ("genes", f"{listed(data.var_names)}, {said.get('scale')}"),
+        ("sets" if of_sets else "genes", f"{listed(data.var_names)}, {said.get('scale')}"),
         ("layers", listed(layer_names(data), 4)),
     ]
+    if "n_pairs" in said:
+        paths = f"{said['n_pairs']:,} of {data.n_obs:,} steps, {said.get('method')}"
+        facts.insert(1, ("paths", paths))
     if "n_used" in said:
         used, n_cells = int(said["n_used"]), int(said["n_cells"])
         facts.append(
@@ -229,15 +256,22 @@ def _trends(data: AnnData, said: Mapping[str, Any]) -> Description:
         facts.append(("stay in their class", f"{share:.0%} of the paths within a class"))
     if len(said.get("donors", ())):
         facts.append(("donors", listed(said["donors"])))
+    steps = (
+        ("genes = scivae.tl.rank_genes(trends)", "which genes differ"),
+        ("scivae.pl.gene_trends(trends, genes.index[:6])", "curves of the first six"),
+        ("scivae.pl.trend_heatmap(trends, genes)", "rising and falling, by position"),
+    )
+    if of_sets:
+        steps = (
+            ("scivae.pl.gene_trends(curves, curves.var_names[:6])", "curves of the first six"),
+            ("scivae.pl.trend_heatmap(curves)", "rising and falling, by position"),
+            ("scivae.tl.enrich(trends, net)", "which sets differ: these curves are no test"),
+        )
     return Description(
-        f"trends of {counted(data.n_vars, 'gene')} (AnnData, {data.n_obs:,} steps × "
-        f"{data.n_vars:,})",
+        f"trends of {counted(data.n_vars, 'gene set' if of_sets else 'gene')} (AnnData, "
+        f"{data.n_obs:,} steps × {data.n_vars:,})",
         tuple(facts),
-        (
-            ("genes = scivae.tl.rank_genes(trends)", "which genes differ"),
-            ("scivae.pl.gene_trends(trends, genes.index[:6])", "curves of the first six"),
-            ("scivae.pl.trend_heatmap(trends, genes)", "rising and falling, by position"),
-        ),
+        steps,
     )
 
 
@@ -258,6 +292,29 @@ def _pairs(data: Any) -> Description:
             ("trends = scivae.tl.gene_trends(model, pairs)", "genes along all of them"),
             ("path = model.interpolate(*pairs.loc[0, ['source', 'target']])", "one of them"),
         ),
+    )
+
+
+def _sets(data: Any) -> Description:
+    said = data.attrs
+    found = data[data["fdr" if "fdr" in data else "fdr_cells"] <= 0.05]
+    facts = [
+        ("unit", f"{said['unit']}: {said['unit_text']}"),
+        *([("note", str(said["note"]))] if said.get("note") else []),
+        (
+            "change",
+            f"{len(found):,} of {counted(len(data), 'set')} (false discovery rate 5 %)",
+        ),
+        ("method", f"{said['method']} of decoupler, sets of at least {said['min_size']} genes"),
+    ]
+    if said.get("left_out"):
+        facts.append(
+            ("left out", f"{counted(said['left_out'], 'set')} with other numbers of genes")
+        )
+    return Description(
+        f"{counted(len(data), 'gene set')} (DataFrame)",
+        tuple(facts),
+        (("scivae.pl.enrichment(sets)", "scores with their significance"),),
     )
 
 

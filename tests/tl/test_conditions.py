@@ -135,9 +135,21 @@ def test_donors_as_levels(model):
 
 def test_one_other_level_has_no_error(model):
     adata = model.adata[(model.adata.obs["cell_type"] != "class_2").to_numpy()].copy()
-    said = predict(model, adata=adata).uns["civae"]
+    with pytest.warns(UserWarning, match="only 'class_1' has cells of both conditions") as told:
+        said = predict(model, adata=adata).uns["civae"]
+    assert len(told) == 1
     assert len(said["held_out"]) == 0
     assert np.isnan(said["held_out_r"])
+
+
+def test_levels_that_respond_in_opposite_directions_are_told(model):
+    """The stages of one of two other levels are exchanged, so neither predicts the other."""
+    adata = model.adata.copy()
+    stage, one = adata.obs["stage"].astype(str), (adata.obs["cell_type"] == "class_1")
+    exchanged = stage.map({"early": "late", "late": "early"}).fillna("middle")
+    adata.obs["stage"] = stage.where(~one, exchanged).astype("category")
+    with pytest.warns(UserWarning, match="no better than by no change"):
+        predict(model, adata=adata)
 
 
 def test_values_that_are_no_counts():

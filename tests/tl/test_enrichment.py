@@ -93,6 +93,16 @@ class TestEnrich:
             table = tl.enrich(trends, {"all": GENES, **SETS}, n_permutations=100)
         pd.testing.assert_frame_equal(table, tl.enrich(trends, SETS, n_permutations=100))
 
+    def test_sets_that_are_not_in_the_trends_are_named(self):
+        trends = correlated_trends(0, shift=2.0)
+        odd = {"unknown": ["x", "y"], "short": GENES[:2]}
+        with pytest.warns(
+            UserWarning, match=r"2 of 8 sets are left out \('unknown', 'short'\)"
+        ) as told:
+            table = tl.enrich(trends, {**SETS, **odd}, n_permutations=100)
+        assert len(told) == 1
+        assert (table.attrs["left_out"], len(table)) == (2, 6)
+
     def test_without_donors_it_says_one_sample_per_group(self):
         table = tl.enrich(correlated_trends(0), SETS, n_permutations=100)
         assert table.attrs["unit_text"] == "one sample per group"

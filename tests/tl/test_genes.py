@@ -342,7 +342,8 @@ class TestTransient:
         assert not (genes["shape"] == "transient").any()
         assert genes["p_transient"].isna().all()
         assert genes.attrs["transient"] == (
-            "not tested: no samples of groups in between; name them in gene_trends(between=...)"
+            "not tested: no samples of groups in between; name them in gene_trends(between=...), "
+            "or make the column of the groups an ordered categorical"
         )
         assert genes["excursion"].abs().max() > 1
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _keys
-from .._errors import near_matches, shown
+from .._errors import got, near_matches, shown
 from .._names import as_text
 from .arguments import check_type
 from .arrays import check_positions
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 TRENDS = "trends"  # value of uns["civae"]["kind"] in trends
+CONDITION = "condition"  # that of predicted cells
+OF_SETS = "gene sets"  # value of uns["civae"]["of"] in trends of sets
 MAKERS = {
     "trends": "scivae.tl.gene_trends(model, pairs)",
     "synthetic": "model.augment(label, n)",
     "generated": "model.interpolate(cell_a, cell_b)",
+    "condition": "scivae.tl.predict_condition(model, groupby, source, target, level=level)",
     "joint": "scivae.tl.embed(adata, path)",
 }
 
@@ -50,6 +53,16 @@ def check_names(adata: AnnData) -> None:
 
 def column(adata: AnnData, argument: str, key: Any) -> pd.Series:
     """Return a column of ``adata.obs``, or raise a KeyError that lists the available columns."""
+    if isinstance(key, list | tuple) and key and all(isinstance(k, str) for k in key):
+        joined = " + ' ' + ".join(f"adata.obs[{k!r}].astype(str)" for k in key)
+        cure = (
+            f"pass {key[0]!r}"
+            if len(key) == 1
+            else f"join them first: adata.obs['both'] = {joined}"
+        )
+        raise TypeError(
+            f"{argument} must be the name of one column of adata.obs, got {got(key)}; {cure}."
+        )
     check_type(argument, key, str, "the name of a column of adata.obs")
     if key not in adata.obs.columns:
         columns = [c for c in adata.obs.columns if not str(c).startswith("_scvi")]

@@ -11,8 +11,8 @@ import pandas as pd
 from .. import _keys
 from .._errors import shortened
 from .._validate.arguments import check_integer
-from .._validate.tables import check_genes, check_trends
-from ..tl import OF_SETS, curve_layers
+from .._validate.tables import OF_SETS, check_genes, check_trends
+from ..tl import curve_layers
 from ._enrichment import short_set_name
 from ._style import (
     GRAY,

@@ -9,7 +9,6 @@ from ._conditions import predict_condition
 from ._describe import describe
 from ._embed import embed
 from ._enrichment import enrich
-from ._gene_sets import OF_SETS as OF_SETS
 from ._gene_sets import as_network as as_network
 from ._gene_sets import read_gene_sets as read_gene_sets
 from ._gene_sets import set_trends

@@ -255,7 +255,8 @@ def _middle(
         why = (
             f"{n} cells lie in {shown(levels)}, but {2 * MIN_SCORED} are needed"
             if levels
-            else "no groups between source and target are given; pass between="
+            else "no groups between source and target are given; pass between=, or make "
+            "the column of the groups an ordered categorical"
         )
         return Check(np.nan, np.nan, None, n, f"Not tested: {why}.")
     every = np.ones(len(ends.z), dtype=bool)

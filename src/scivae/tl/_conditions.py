@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import shown
+from .._errors import shown, warn
 from .._validate import tables
 from .._validate.arguments import check_choice, check_integer
 from ..stats.pseudobulk import sum_by
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from ..model import CIVAE
 
 METHODS = ("transfer", "arithmetic", "ot", "none")
-KIND = "condition"
 _PER = 1e4  # counts of a cell on the scale of log profiles
 _TOP = 100
 _NEIGHBORS = 10
@@ -105,6 +104,12 @@ def predict_condition(
     ValueError
         If the level has no source cells, or no other level has at least five cells of both conditions.
 
+    Warns
+    -----
+    UserWarning
+        If only one other level has both conditions, so that the error is unknown; or if ``"transfer"`` predicts
+        levels that were left out no better than ``"none"``.
+
     Notes
     -----
     The held-out error of ``"transfer"`` is that of the other levels, each predicted without its target cells.
@@ -139,6 +144,7 @@ def predict_condition(
         groups = _groups(adata, groupby, source, target, by, level)
         values, counts = _values(model, adata)
         held_out = _held_out(values, groups, counts)
+        _warn_of_error(held_out, groups, method, by)
         rng = np.random.default_rng(seed)
         found = _transfer(values, groups, counts)
         obs = adata.obs.iloc[groups.own].copy()
@@ -246,6 +252,25 @@ def _held_out(values: Any, groups: _Groups, counts: bool) -> pd.DataFrame:
             )
     columns = ["level", "method", "r2", "r2_top", "r", "slope"]
     return pd.DataFrame(rows, columns=columns).rename(index=str)
+
+
+def _warn_of_error(held_out: pd.DataFrame, groups: _Groups, method: str, by: str) -> None:
+    """Warn if the error of the prediction is unknown, or as large as that of no change."""
+    if method == "none":
+        return
+    if not len(held_out):
+        warn(
+            f"only {groups.names[0]!r} has cells of both conditions, so the prediction cannot be "
+            f"checked on other values of adata.obs[{by!r}]; add cells of one that has both."
+        )
+        return
+    r2 = held_out.groupby("method")["r2"].mean()
+    if method == "transfer" and not r2["transfer"] > r2["none"]:
+        warn(
+            f"values of adata.obs[{by!r}] that were left out are predicted no better than by no change "
+            f"(R² {r2['transfer']:.2f} and {r2['none']:.2f}), so they share no response; do not use "
+            "this prediction, or pass only values that respond alike in adata=."
+        )
 
 
 def agreement(source: np.ndarray, target: np.ndarray, change: np.ndarray) -> dict[str, float]:
@@ -377,7 +402,7 @@ def _assembled(
 
     sources = obs.index.astype(str)
     obs = obs.drop(columns=[c for c in obs.columns if str(c).startswith("_scvi")])
-    obs[_keys.KIND] = pd.Categorical([KIND] * len(obs))
+    obs[_keys.KIND] = pd.Categorical([tables.CONDITION] * len(obs))
     obs[_keys.SOURCE] = sources.to_numpy()
     obs.index = pd.Index([f"predicted_{i}" for i in range(len(obs))])
     own = held_out[held_out["method"] == "transfer"]
@@ -390,7 +415,7 @@ def _assembled(
         counts=counts,
         uns=provenance(
             model.init_params_["non_kwargs"],
-            kind=KIND,
+            kind=tables.CONDITION,
             method=method,
             values="sampled",
             seed=seed,

@@ -10,7 +10,7 @@ from .._errors import got
 
 
 def describe(data: Any) -> Description:
-    """Say what a path, synthetic cells, trends, pairs or ranked genes hold, and what to do next.
+    """Say what paths, generated cells, trends, pairs, genes or sets hold, and what to do next.
 
     Jupyter and IPython show this by themselves for what scivae made; elsewhere, print it.
 
@@ -18,7 +18,8 @@ def describe(data: Any) -> Description:
     ----------
     data
         What :meth:`~scivae.model.CIVAE.interpolate`, :meth:`~scivae.model.CIVAE.augment`,
-        :func:`gene_trends`, :func:`pair_cells` or :func:`rank_genes` returned.
+        :func:`gene_trends`, :func:`set_trends`, :func:`pair_cells`, :func:`rank_genes`, :func:`enrich` or
+        :func:`predict_condition` returned.
 
     Returns
     -------
@@ -43,7 +44,7 @@ def describe(data: Any) -> Description:
     found = describe_known(data)
     if found is None:
         raise TypeError(
-            "data must be what interpolate, augment, gene_trends, pair_cells or rank_genes "
-            f"returned, got {got(data)}; pass one of these."
+            "data must be what interpolate, augment, gene_trends, set_trends, pair_cells, rank_genes, "
+            f"enrich or predict_condition returned, got {got(data)}; pass one of these."
         )
     return found

@@ -17,7 +17,7 @@ from .._validate.arguments import check_choice, check_integer
 from ..stats.moderated import moderated_test
 from ..stats.multiple import false_discovery_rate
 from ..stats.permutation import permuted_z
-from ._gene_sets import known_sets
+from ._gene_sets import as_network, known_sets
 from ._genes import curves, is_log_scale
 from ._samples import SOURCE, TARGET
 from ._units import DONORS, MeasuredSamples, cells_of_trends, samples_of, unit_of
@@ -71,7 +71,8 @@ def enrich(
       NaN if there are none
     - ``n_genes``: number of genes of the set in the trends
 
-    ``attrs`` has ``unit``, ``unit_text`` and ``note``, as for :func:`rank_genes`.
+    ``attrs`` has ``unit``, ``unit_text`` and ``note``, as for :func:`rank_genes`, and ``left_out``, the
+    number of sets that were left out.
 
     Raises
     ------
@@ -85,7 +86,8 @@ def enrich(
     Warns
     -----
     UserWarning
-        If a set has every gene of the trends. It cannot be compared with other genes and is left out.
+        If sets are left out: those with fewer than ``min_size`` genes in the trends, and those with all
+        of them, which cannot be compared with other genes.
 
     Notes
     -----
@@ -181,7 +183,14 @@ def enrich(
         index=pd.Index(scores.columns, name="source"),
     )
     table = table.iloc[np.lexsort([-np.abs(table["z"]), np.nan_to_num(p_value, nan=2.0)])]
-    table.attrs = {"unit": unit.name, "unit_text": unit.text, "note": unit.note, "method": method}
+    table.attrs = {
+        "unit": unit.name,
+        "unit_text": unit.text,
+        "note": unit.note,
+        "method": method,
+        "min_size": min_size,
+        "left_out": as_network(net)["source"].nunique() - len(table),
+    }
     return table
 
 

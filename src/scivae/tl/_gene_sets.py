@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import near_matches, shown
+from .._errors import near_matches, shown, warn
 from .._names import as_text, layer_names
 from .._validate import tables
 from .._validate.arguments import check_integer
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 SCALE = "mean z-score of the genes"
-OF_SETS = "gene sets"
 _ROWS = 2048  # cells whose values are dense at a time
 
 
@@ -67,6 +66,11 @@ def set_trends(
         If cells of the trends are not in ``adata``, or the layer is not found.
     ValueError
         If the trends have no measured cells, or no set has enough genes.
+
+    Warns
+    -----
+    UserWarning
+        If sets are left out.
 
     Notes
     -----
@@ -139,7 +143,9 @@ def set_trends(
         var=var.set_axis(pd.Index(names, dtype=object)),
         layers=layers,
         varm={**varm, _keys.SWITCHES: curves.switches},
-        uns={_keys.UNS: {**about, "scale": SCALE, "of": OF_SETS, "bins": bins, "seed": seed}},
+        uns={
+            _keys.UNS: {**about, "scale": SCALE, "of": tables.OF_SETS, "bins": bins, "seed": seed}
+        },
     )
 
 
@@ -208,17 +214,24 @@ def as_network(net: Any) -> pd.DataFrame:
 def known_sets(net: Any, trends: AnnData, min_size: int) -> tuple[pd.DataFrame, pd.Series]:
     """Sets as a table of the genes that are in the trends, and the sizes of those that are large enough.
 
-    Raises a ValueError if no set is.
+    Raises a ValueError if no set is, and warns of those that are not.
     """
     net = as_network(net)
     known = net[net["target"].isin(trends.var_names)]
     sizes = known.groupby("source", sort=False)["target"].nunique()
+    small = [name for name in net["source"].unique() if sizes.get(name, 0) < min_size]
     if not (sizes >= min_size).any():
         raise ValueError(
             f"net must have a set with at least min_size={min_size} genes of the trends, but the "
             f"largest of {net['source'].nunique()} has {sizes.max() if len(sizes) else 0} (a gene "
             f"of net: {str(net['target'].iloc[0])!r}, of the trends: {trends.var_names[0]!r}); use "
             "the same kind of names, or a smaller min_size."
+        )
+    if small:
+        warn(
+            f"{len(small)} of {net['source'].nunique()} sets are left out ({shown(small, 3)}): fewer "
+            f"than min_size={min_size} of their genes are in the trends; use a smaller min_size, or "
+            "trends of more genes."
         )
     return known, sizes[sizes >= min_size]
 

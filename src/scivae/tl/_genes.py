@@ -196,7 +196,8 @@ def rank_genes(
         "test": test if unit.name == DONORS else "permutation of cells",
         "permutation": _check(samples, unit, seed),
         "transient": "measured groups in between" if has_between(samples) else "not tested: no "
-        "samples of groups in between; name them in gene_trends(between=...)",
+        "samples of groups in between; name them in gene_trends(between=...), or make the column of "
+        "the groups an ordered categorical",
         "min_cells": min_cells,
         "n_permutations": n_permutations,
         "min_change": _min_change(trends) if min_change is None else min_change,

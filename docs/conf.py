@@ -6,6 +6,7 @@ import base64
 import builtins
 import json
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -30,6 +31,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from scivae._validate.arrays import SparseLike  # noqa
 
 sys.path.insert(0, str(HERE))
+import addresses  # noqa
 import error_texts  # noqa
 
 (HERE / "errors.md").write_text(error_texts.page(), encoding="utf-8")
@@ -170,6 +172,43 @@ html_theme_options = {
     "use_fullscreen_button": False,
 }
 
+# With the address of the repository in pyproject.toml: links to it, and a menu of versions.
+REPOSITORY = addresses.repository(ROOT / "pyproject.toml")
+VERSIONS = "_static/versions.json"
+if REPOSITORY:
+    documentation = addresses.urls(ROOT / "pyproject.toml")["Documentation"]
+    html_theme_options |= {
+        "repository_url": REPOSITORY,
+        "repository_branch": addresses.BRANCH,
+        "repository_provider": "gitlab" if "gitlab" in REPOSITORY else "github",
+        "use_repository_button": True,
+        "use_issues_button": True,
+        "use_edit_page_button": True,
+        "switcher": {
+            "json_url": f"{documentation}en/latest/{VERSIONS}",
+            "version_match": os.environ.get("READTHEDOCS_VERSION", "latest"),
+        },
+        "check_switcher": False,  # it is published with these pages
+    }
+    html_context = {
+        "edit_page_provider_name": "GitLab" if "gitlab" in REPOSITORY else "GitHub",
+        "edit_page_url_template": f"{REPOSITORY}/edit/{addresses.BRANCH}/{{{{ file_of_page(file_name) }}}}",
+        "file_of_page": addresses.file_of_page,
+    }
+    html_sidebars = {
+        "**": ["navbar-logo.html", "version-switcher.html", "search-button-field.html", "sbt-sidebar-nav.html"]
+    }  # fmt: skip
+
+
+def write_versions(app, error: Exception | None) -> None:
+    """The versions that the menu offers: this one, and those that were released."""
+    if error or not REPOSITORY:
+        return
+    notes = sorted((HERE / "releases").glob("*.md"), reverse=True)
+    released = [note.stem for note in notes if "not released" not in note.read_text("utf-8")]
+    versions = [{"version": v, "url": f"{documentation}en/{v}/"} for v in ("latest", *released)]
+    (Path(app.outdir) / VERSIONS).write_text(json.dumps(versions), encoding="utf-8")
+
 
 def pictures(notebook: dict[str, Any]) -> list[bytes]:
     """All figures of a notebook, as PNG."""
@@ -188,6 +227,8 @@ def copy_notebooks() -> None:
         # One that was stored without being run does not name its language.
         contents["metadata"].setdefault("language_info", {"name": "python"})
         link = f"{{download}}`Download this notebook <{notebook.name}>`"
+        if online := addresses.colab(REPOSITORY, f"tutorials/{notebook.name}"):
+            link += f" · [Open in Colab]({online})"
         cell = {"cell_type": "markdown", "id": "download", "metadata": {}, "source": link}
         contents["cells"].insert(1, cell)
         if figures := pictures(contents):
@@ -208,6 +249,16 @@ def keep_spread(app, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace(" ± ", "\u00a0±\u00a0")
 
 
+def add_colab(app, docname: str, source: list[str]) -> None:
+    """Each card of the gallery opens its notebook in Colab, if the repository is on GitHub."""
+    if docname == "tutorials" and addresses.colab(REPOSITORY, ""):
+        source[0] = re.sub(
+            r"\{download\}`Download <(tutorials/.*?)>`",
+            lambda m: f"{m[0]} · [Open in Colab]({addresses.colab(REPOSITORY, m[1])})",
+            source[0],
+        )
+
+
 def source_of(app, module: str) -> tuple[str, dict[str, Any]] | None:
     """The source of a module. Functions of scivae.model are methods of CIVAE, too."""
     if not module.startswith("scivae.model._"):
@@ -222,5 +273,7 @@ def setup(app) -> None:
     """Connect the above."""
     app.connect("viewcode-find-source", source_of)
     app.connect("source-read", keep_spread)
+    app.connect("source-read", add_colab)
+    app.connect("build-finished", write_versions)
     app.connect("autodoc-process-signature", fields_only, priority=600)
     app.connect("autodoc-skip-member", skip_inherited)

@@ -6,6 +6,7 @@ import doctest
 import functools
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shutil
@@ -106,6 +107,15 @@ def test_links_beside_the_site_lead_somewhere(name):
     assert not broken
 
 
+def test_every_version_has_release_notes():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    versions = re.findall(r"^## \[(\d[\w.]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    for name in {version, *versions}:
+        note = (DOCS / "releases" / f"{name}.md").read_text()
+        assert note.startswith(f"# {name}")
+        assert ("not released" in note) == (name not in versions)
+
+
 def test_one_version_and_one_licence():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation, entry = (
@@ -138,6 +148,113 @@ def test_the_entry_for_scverse_follows_its_schema():
     assert urls["Documentation"] == entry["documentation_home"]
 
 
+# --- the address of the repository ---------------------------------------------------------------
+
+SOURCE_URL = "https://github.com/made-up/scivae"
+
+
+def load_addresses():
+    spec = importlib.util.spec_from_file_location("addresses", DOCS / "addresses.py")
+    addresses = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(addresses)
+    return addresses
+
+
+def with_source(project: str, address: str = SOURCE_URL) -> str:
+    """The text of pyproject.toml with an address of the repository."""
+    lines = [line for line in project.splitlines() if not line.startswith("urls.Source")]
+    lines.insert(lines.index("[project]") + 1, f'urls.Source = "{address}"')
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    (tmp_path / "pyproject.toml").write_text(with_source((ROOT / "pyproject.toml").read_text()))
+    return tmp_path / "pyproject.toml"
+
+
+def test_readme_fits_the_address_in_pyproject():
+    text = (ROOT / "README.md").read_text()
+    written = load_addresses().readme(text, ROOT / "pyproject.toml")
+    assert text == written, "run python docs/addresses.py"
+
+
+def test_readme_with_an_address_has_badges_and_absolute_links(project):
+    addresses, text = load_addresses(), (ROOT / "README.md").read_text()
+    written = addresses.readme(text, project)
+    assert addresses.readme(written, project) == written
+    links = re.findall(r"\]\(([^)\s]+)\)", written)
+    assert all(urlparse(link).scheme == "https" for link in links)
+    assert f"({SOURCE_URL}/raw/main/docs/_static/readme.png)" in written
+    assert f"[FAQ]({SOURCE_URL}/blob/main/docs/faq.md)" in written
+    assert written.count("[![") == 5
+    assert f"[![tests]({SOURCE_URL}/actions/workflows/test.yaml/badge.svg)]" in written
+    inside = re.findall(rf"{SOURCE_URL}/(?:raw|blob)/main/([^)#\s]+)", written)
+    assert len(inside) > 10
+    assert all((ROOT / path).exists() for path in inside)
+    # Back to no address, and on to another.
+    plain = project.with_name("plain.toml")
+    plain.write_text('[project]\nname = "scivae-tools"\n')
+    relative = addresses.readme(written, plain)
+    assert SOURCE_URL not in relative
+    assert "[![" not in relative
+    assert "(docs/faq.md)" in relative
+    assert addresses.readme(relative, project) == written
+
+
+@pytest.mark.parametrize(
+    ("address", "known"),
+    [
+        (f"{SOURCE_URL}.git", True),
+        ("https://github.com/OWNER/scivae", False),
+        ("https://example.org/scivae", False),
+        ("", False),
+    ],
+)
+def test_placeholders_are_no_address(project, address, known):
+    project.write_text(with_source(project.read_text(), address))
+    assert load_addresses().repository(project) == (SOURCE_URL if known else "")
+
+
+def test_pages_link_to_the_file_they_are_made_from(site, pages):
+    from scivae.tl import _enrichment, _genes
+
+    edit = f"{SOURCE_URL}/edit/main/"
+    for page, file in {
+        "faq": "docs/faq.md",
+        "changelog": "CHANGELOG.md",
+        "tutorials/1_quickstart": "tutorials/1_quickstart.ipynb",
+        "api/generated/scivae.tl.rank_genes": inspect.getsourcefile(_genes),
+        "api/generated/scivae.tl.enrich": inspect.getsourcefile(_enrichment),
+        "api/generated/scivae.model.CIVAE.setup_anndata": "src/scivae/model/_base.py",
+    }.items():
+        file = str(file)[str(file).find("src/scivae") :] if "src/scivae" in str(file) else file
+        assert edit + file in pages[f"{page}.html"].links, page
+        assert SOURCE_URL in pages[f"{page}.html"].links
+    edited = {x.removeprefix(edit) for page in pages.values() for x in page.links if edit in x}
+    assert len(edited) > 50
+    assert [file for file in edited if not (ROOT / file).exists()] == []
+
+
+def test_notebooks_open_in_colab(pages):
+    start = "https://colab.research.google.com/github/made-up/scivae/blob/main/tutorials/"
+    names = {notebook.name for notebook in (ROOT / "tutorials").glob("*.ipynb")}
+    assert {start + name for name in names} <= pages["tutorials.html"].links
+    for name in names:
+        assert start + name in pages[f"tutorials/{Path(name).stem}.html"].links
+
+
+def test_the_menu_of_versions_reads_a_list_that_is_published_with_the_pages(site):
+    versions = json.loads((site / "_static" / "versions.json").read_text())
+    assert versions[0] == {
+        "version": "latest",
+        "url": "https://scivae-tools.readthedocs.io/en/latest/",
+    }
+    text = (site / "index.html").read_text()
+    assert "https://scivae-tools.readthedocs.io/en/latest/_static/versions.json" in text
+    assert "version-switcher" in text
+
+
 # --- the site -----------------------------------------------------------------------------------
 
 
@@ -164,6 +281,9 @@ def site(tmp_path_factory) -> Path:
             shutil.copytree(DOCS, folder / "docs", ignore=ignored)
             for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
                 shutil.copy(ROOT / name, folder)
+            # With a made-up address of the repository, so that all that depends on it is there.
+            project = (ROOT / "pyproject.toml").read_text()
+            (folder / "pyproject.toml").write_text(with_source(project))
             for name in ("src", "tutorials"):
                 if (ROOT / name).exists():
                     (folder / name).symlink_to(ROOT / name)

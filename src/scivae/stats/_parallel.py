@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING
 
 from .._progress import track
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 # Values in one block of genes, small enough for a processor's cache.
 _VALUES_PER_BLOCK = 2**18
@@ -31,13 +36,26 @@ def over_blocks(one: Callable[[slice], None], n_genes: int, n_cells: int, what: 
     what
         Title of the progress bar.
     """
-    from threadpoolctl import threadpool_limits
-
     # The block size must not depend on the number of cores, which would change how sums are
     # rounded.
     rows = max(1, _VALUES_PER_BLOCK // max(n_cells, 1))
     blocks = [slice(first, min(first + rows, n_genes)) for first in range(0, n_genes, rows)]
+    n_threads = min(n_cores(), len(blocks))
     # One thread per block: multithreaded BLAS would synchronize after every small matrix product.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_cores()) as pool:
-        for _ in track(pool.map(one, blocks), what, len(blocks), unit="blocks of genes"):
-            pass
+    with _loaded_libraries().limit(limits=1, user_api="blas"):
+        if n_threads == 1:  # no thread has to be started
+            for block in track(blocks, what, unit="blocks of genes"):
+                one(block)
+            return
+        with ThreadPoolExecutor(n_threads) as pool:
+            done = pool.map(one, blocks)
+            for _ in track(done, what, len(blocks), unit="blocks of genes"):
+                pass
+
+
+@cache
+def _loaded_libraries() -> ThreadpoolController:
+    """The BLAS of this process. Finding it reads the list of all its libraries, so it is kept."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

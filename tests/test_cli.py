@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import tomllib
 
@@ -299,6 +300,14 @@ def test_help_fits_a_terminal(capsys, command):
     text = capsys.readouterr().out
     assert (EXAMPLES.strip() in text) == (command in ([], ["demo"], ["run"]))
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_package_is_run_as_a_module(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["scivae", "--version"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("scivae", run_name="__main__")
+    assert left.value.code in (0, None)
+    assert scivae.__version__ in capsys.readouterr().out
 
 
 def test_version(capsys):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import shutil
+
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
@@ -43,9 +46,69 @@ def test_points_travel_over_an_embedding(joint, tmp_path):
     assert plt.get_fignums() == [figure.number]
 
 
-def test_bad_input(images, joint, tmp_path):
-    with pytest.raises(ValueError, match="must end in .gif or .html, got 'walk.mp4'"):
+@pytest.mark.parametrize("n_genes", [1, 3])
+def test_markers_travel_along_curves_of_genes(joint, trends, n_genes):
+    genes = ["late", "early", "middle"][:n_genes]
+    animation = scivae.pl.animate(
+        joint, basis="umap", paths=None, color="cell_type", trends=trends, genes=genes
+    )
+    animation._draw_was_started = True  # it is looked at here, not played
+    figure = animation._fig
+    assert [ax.get_title(loc="left") for ax in figure.axes[1:]] == genes
+    for step in (0, 5, 8):
+        *_, title = (p for p in animation._func(step) if isinstance(p, mpl.text.Text))
+        markers = animation._func(step)[-n_genes:]
+        t = step / 8
+        assert title.get_text() == f"t = {t:.2f}"
+        at = trends.obs["civae_t"].to_numpy()
+        for gene, marker in zip(genes, markers, strict=True):
+            column = trends.var_names.get_loc(gene)
+            level = np.interp(t, at, trends.layers["fit"][:, column])
+            np.testing.assert_allclose(marker.get_xydata(), [[t, level]])
+    labels = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
+    assert labels == ["normal", "tumor"]
+
+
+def test_genes_are_drawn_in_axes_that_are_given(joint, trends):
+    figure, axes = plt.subplots(1, 3)
+    options = {"basis": "umap", "trends": trends, "genes": ["late", "early"]}
+    animation = scivae.pl.animate(joint, **options, ax=axes)
+    animation._draw_was_started = True
+    assert [ax.get_title(loc="left") for ax in axes] == ["", "late", "early"]
+    with pytest.raises(ValueError, match="one Axes for each of 3 panels, got 1"):
+        scivae.pl.animate(joint, **options, ax=axes[0])
+    assert plt.get_fignums() == [figure.number]
+
+
+def test_a_video_is_written_with_ffmpeg(images, tmp_path, monkeypatch):
+    from matplotlib.animation import FuncAnimation
+
+    saved = []
+    monkeypatch.setattr("matplotlib.animation.writers.is_available", lambda name: name == "ffmpeg")
+    monkeypatch.setattr(FuncAnimation, "save", lambda self, file, **how: saved.append((file, how)))
+    animation = scivae.pl.animate(images, filename=tmp_path / "walk.mp4", fps=7)
+    animation._draw_was_started = True
+    assert saved == [(tmp_path / "walk.mp4", {"writer": "ffmpeg", "fps": 7})]
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_video(images, tmp_path):
+    scivae.pl.animate(images, filename=tmp_path / "walk.mp4")
+    assert (tmp_path / "walk.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def test_bad_input(images, joint, trends, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="must end in .gif, .mp4 or .html, got 'walk.avi'"):
+        scivae.pl.animate(images, filename=tmp_path / "walk.avi")
+    monkeypatch.setattr("matplotlib.animation.writers.is_available", lambda name: False)
+    with pytest.raises(RuntimeError, match="an .mp4 file needs ffmpeg, .* or write a .gif"):
         scivae.pl.animate(images, filename=tmp_path / "walk.mp4")
+    with pytest.raises(ValueError, match="passed together, got only genes and basis; pass all"):
+        scivae.pl.animate(joint, basis="umap", genes="late")
+    with pytest.raises(KeyError, match="genes must be"):
+        scivae.pl.animate(joint, basis="umap", trends=trends, genes="lat")
+    with pytest.raises(ValueError, match="genes must be at most 6, got 7"):
+        scivae.pl.animate(joint, basis="umap", trends=trends, genes=["late"] * 7)
     with pytest.raises(ValueError, match="pass shape="):
         scivae.pl.animate(joint)
     with pytest.raises(ValueError, match="generated must contain a path"):

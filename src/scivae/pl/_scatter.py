@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 RASTERIZE_FROM = 2_000
 # Largest part of the height of a figure that a legend takes; classes are then numbered.
 MOST_LEGEND = 0.4
+# Names on cells are above cells and paths.
+NAMES: Final = 7
 ON_DATA: Final = "on data"
 NAMED, NUMBERED = "named", "numbered"
 # Letters of a name in a legend of numbers, by its number of columns.
@@ -257,7 +259,7 @@ def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) ->
     for name, rows in sorted(groups.items(), key=lambda g: np.median(points[g[1], 1])):
         middle = np.median(points[rows], axis=0)
         text = ax.text(
-            *middle, str(name), fontsize="x-small", ha="center", va="center", zorder=3,
+            *middle, str(name), fontsize="x-small", ha="center", va="center", zorder=NAMES,
             path_effects=lettering(), clip_on=True,
         )  # fmt: skip
         if points.shape[1] != 2:

@@ -18,6 +18,8 @@ WIDTH: Final = 3.35
 HEIGHT: Final = 2.6
 # Smallest font size in points that is legible in print.
 SMALLEST: Final = 5.5
+# A place of a grid without axes.
+EMPTY: Final = -1
 
 # Okabe and Ito's eight colors, which can be distinguished with all common types of color blindness.
 OKABE_ITO: Final = (
@@ -141,12 +143,14 @@ def panels(
     n_cols: int = 2,
     panel: tuple[float, float] = (WIDTH / 2, 1.25),
     shared: float = 0.0,
+    places: np.ndarray | None = None,
     projection: str | None = None,
     show: bool = False,
 ) -> Iterator[np.ndarray]:
     """Like :func:`drawing`, for ``n`` axes; yields an array of shape ``(n,)``.
 
-    ``shared`` is the height in inches of labels and legends shared by all panels.
+    ``shared`` is the height in inches of labels and legends shared by all panels. ``places`` is the
+    grid of new axes: each place has the number of the axes that cover it. Default: one place each.
     """
     from matplotlib import pyplot as plt
 
@@ -161,21 +165,22 @@ def panels(
         if show:
             plt.show()
         return
-    n_cols = min(n_cols, n)
-    n_rows = -(-n // n_cols)
+    if places is None:
+        n_cols = min(n_cols, n)
+        places = np.arange(-(-n // n_cols) * n_cols).reshape(-1, n_cols)
+        places[places >= n] = EMPTY
+    n_rows, n_cols = places.shape
+    mosaic: Any = places.tolist()
     with _style():
-        figure, grid = plt.subplots(
-            n_rows,
-            n_cols,
+        figure, grid = plt.subplot_mosaic(
+            mosaic,
+            empty_sentinel=EMPTY,
             figsize=(panel[0] * n_cols, panel[1] * n_rows + shared),
             layout="constrained",
-            squeeze=False,
             subplot_kw={"projection": projection},
         )
         try:
-            for one in grid.ravel()[n:]:
-                one.remove()
-            own = grid.ravel()[:n]
+            own = np.array([grid[i] for i in range(n)], dtype=object)
             for one in own:
                 fix_tick_labels(one)
             yield own

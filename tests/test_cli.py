@@ -190,6 +190,8 @@ GROUPS = ["--groupby", "stage", "--source", "early", "--target", "late"]
         ("run", [*GROUPS, "--genes", "gene_1", "gene_X1"], "--genes must be among.*'gene_X1' is not"),
         ("run", ["--gene-sets", "none.gmt"], "--gene-sets must be a file, got none.gmt, which does not exist."),
         ("run", ["--between", "late"], "--between needs --groupby"),
+        ("run", ["--gene-sets", "{tmp}/odd.gmt"], "--gene-sets must have a set with at least 5 genes of the data"),
+        ("run", ["--gene-symbols", "symbol"], "--gene-symbols must be a column of var, got 'symbol'"),
         ("run", ["--layer", "raw"], "layer must be a key of adata.layers"),
         ("train", ["--labels-key", "celltype"], "--labels-key must be a column of obs"),
         ("train", ["--batch-key", "Batch"], "--batch-key must be a column of obs.*Did you mean 'batch'"),
@@ -201,6 +203,8 @@ GROUPS = ["--groupby", "stage", "--source", "early", "--target", "late"]
     ],
 )  # fmt: skip
 def test_mistakes_are_refused_before_training(cells, tmp_path, capsys, command, more, message):
+    (tmp_path / "odd.gmt").write_text("odd\tof no genes\tA\tB\tgene_1", encoding="utf-8")
+    more = [word.replace("{tmp}", str(tmp_path)) for word in more]
     assert main([command, str(cells), "--out", str(tmp_path / "out"), *more]) == 2
     assert re.search(message, last_error(capsys))
     assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from html.parser import HTMLParser
 
 import anndata
@@ -102,7 +103,7 @@ def test_units_are_named(results, model):
     trends = scivae.tl.gene_trends(model, pairs, n_steps=5, n_bootstraps=20, key_added=None)
     report = composed(model, trends)
     assert "One sample per group" in words(report)
-    assert report.contents["unit"].startswith("One sample per group: p-values are between cells")
+    assert report.contents["unit"].startswith("p-values are between cells within these samples")
     assert "within one sample" in " ".join(c["label"] for c in report.contents["table"]["columns"])
     assert "do not extend to other donors" in report.contents["methods"]
     decoded = scivae.tl.gene_trends(model, pairs, evidence="decoded", n_steps=5)
@@ -249,3 +250,55 @@ def test_genes_that_are_not_there(results):
     trends = anndata.read_h5ad(results / "trends.h5ad")
     with pytest.raises(KeyError, match="genes must be among the 40 genes.*Did you mean 'gene_5'"):
         compose(model, trends, None, None, genes=["gene5"])
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_genes_are_named_by_symbol(model):
+    """In the page; the results that were given keep their names. Two genes of one symbol stay two."""
+    adata = model.adata
+    adata.var["symbol"] = [f"S{max(i, 1)}" for i in range(adata.n_vars)]
+    adata.obsm["X_civae"] = model.get_latent_representation()
+    pairs = scivae.tl.pair_cells(adata, "site", "left", "right", label="alpha")
+    trends = scivae.tl.gene_trends(model, pairs, n_steps=5, n_bootstraps=20, key_added=None)
+    before = trends.var_names.tolist()
+    sets = {"odd": [f"S{i}" for i in range(1, 40, 2)]}
+    report = composed(model, trends, genes=["S7", "gene_3"], gene_symbols="symbol", gene_sets=sets)
+    assert report.contents["shown"] == ["S7", "S3"]
+    table = report.contents["table"]
+    at = {c["key"]: c["at"] for c in table["columns"]}
+    of_name = {row[at["id"]]: row[at["gene"]] for row in table["rows"]}
+    assert of_name == {f"gene_{i}": ("S1-1" if i == 1 else f"S{max(i, 1)}") for i in range(40)}
+    assert report.sets["n_genes"].tolist() == [20]
+    assert trends.var_names.tolist() == before
+    with pytest.raises(KeyError, match="gene_symbols must be a column of adata.var, got 'name'"):
+        composed(model, trends, gene_symbols="name")
+
+
+def test_a_model_of_other_values_than_counts_is_noted():
+    """Log values in X, counts in a layer of another name."""
+    from scivae.report import _notes
+
+    adata = make_adata()
+    adata.layers["umi"] = adata.layers.pop("counts")
+    adata.X = np.log1p(adata.layers["umi"].toarray())
+    for layer, noted in ((None, True), ("umi", False)):
+        scivae.model.CIVAE.setup_anndata(adata, layer=layer)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = scivae.model.CIVAE(adata)
+        text = " ".join(_notes._of_values(model))
+        assert ("not on counts (likelihood normal)" in text and "layer='umi'" in text) == noted
+        assert bool(text) == noted
+
+
+def test_genes_that_differ_are_counted_once():
+    """Genes with a sure position that do not differ are in neither number."""
+    from scivae.report import _data
+
+    ranked = pd.DataFrame(
+        {"fdr": [0.01, 0.01, 0.5, np.nan], "resolved": [True, False, True, True]},
+        index=list("abcd"),
+    )
+    ranked.attrs["unit"] = "donors"
+    numbers = [n for n, _ in _data.headline({"evidence": "measured"}, ranked, None, None)]
+    assert numbers == ["2", "1"]

@@ -154,3 +154,34 @@ def test_no_set_is_resolved_without_cells_in_between(walk, n_between, resolved):
     trends.uns["civae"].update(cells=cells, free_ends=False)
     found = tl.set_trends(adata, trends, {"rising": sets["rising"]}, n_bootstraps=20)
     assert found.var["resolved"].tolist() == [resolved]
+
+
+def test_sets_of_symbols_are_those_of_names(walk):
+    """The symbols of ``adata.var`` are in the trends; several genes may share one."""
+    adata, trends, sets = walk
+    adata = adata.copy()
+    symbols = {name: f"S{i // 2}" for i, name in enumerate(adata.var_names)}
+    adata.var["symbol"] = pd.Categorical(list(symbols.values()))
+    adata.var["length"] = 7
+    named = tl.gene_trends(
+        make_model(adata, epochs=1), pairs_of(adata), n_steps=3, evidence="decoded"
+    )
+    assert named.var["symbol"].to_dict() == symbols
+    assert "length" not in named.var
+    trends = trends.copy()
+    trends.var["symbol"] = named.var["symbol"]
+    net = {name: {symbols[gene] for gene in genes} for name, genes in sets.items()}
+    expected = tl.set_trends(adata, trends, sets, n_bootstraps=0)
+    found = tl.set_trends(adata, trends, net, gene_symbols="symbol", n_bootstraps=0)
+    np.testing.assert_allclose(found.layers["fit"], expected.layers["fit"], rtol=1e-5)
+    pd.testing.assert_frame_equal(
+        tl.enrich(trends, net, gene_symbols="symbol", n_permutations=100),
+        tl.enrich(trends, sets, n_permutations=100),
+    )
+    with pytest.raises(KeyError, match="gene_symbols must be a column of trends.var, got 'name'"):
+        tl.enrich(trends, net, gene_symbols="name")
+
+
+def pairs_of(adata):
+    adata.obsm["X_civae"] = np.zeros((adata.n_obs, 4))
+    return tl.pair_cells(adata, "site", "left", "right", label="alpha", n_pairs=3)

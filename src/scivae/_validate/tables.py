@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,9 +162,63 @@ def check_obs(adata: AnnData, columns: Iterable[str], argument: str, maker: str)
         )
 
 
-def check_genes(adata: AnnData, genes: str | Sequence[str], argument: str = "genes") -> list[str]:
+def gene_symbols_of(table: pd.DataFrame, key: Any, of: str = "trends.var") -> dict[str, str]:
+    """Name to show for each gene of a table: its symbol, or its own name where that is missing.
+
+    ``key`` is the column of symbols; ``None`` for no symbols. Raises a KeyError if it is not there.
+    """
+    names = as_text(table.index)
+    if key is None:
+        return dict(zip(names, names, strict=True))
+    check_type("gene_symbols", key, str, f"the name of a column of {of}, or None")
+    if key not in table:
+        columns = [c for c in table if not is_numeric(table[c])]
+        raise KeyError(
+            f"gene_symbols must be a column of {of}, got {key!r}; available columns of text: "
+            f"{shown(columns, 20) or 'none'}.{near_matches(key, table.columns)}"
+        )
+    given = table[key].astype(object)
+    symbols = [
+        str(symbol) if known and str(symbol).strip() else name
+        for symbol, known, name in zip(given, given.notna(), names, strict=True)
+    ]
+    return dict(zip(names, symbols, strict=True))
+
+
+def is_numeric(values: pd.Series) -> bool:
+    """Whether a column holds numbers or truth values."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    return bool(is_numeric_dtype(values) or is_bool_dtype(values))
+
+
+def by_symbol(argument: str, genes: Iterable[Any], symbols: Mapping[str, str]) -> list[str]:
+    """Genes by their own names, where they were given by symbol; a ValueError if a symbol is ambiguous."""
+    of_symbol: dict[str, list[str]] = {}
+    for name, symbol in symbols.items():
+        of_symbol.setdefault(symbol, []).append(name)
+    found = []
+    for gene in map(str, genes):
+        names = [gene] if gene in symbols else of_symbol.get(gene, [gene])
+        if len(names) > 1:
+            raise ValueError(
+                f"{argument} must name each gene clearly, but {gene!r} is the symbol of "
+                f"{len(names)} genes ({shown(names, 3)}); pass one of these names."
+            )
+        found.append(names[0])
+    return found
+
+
+def check_genes(
+    adata: AnnData,
+    genes: str | Sequence[str],
+    argument: str = "genes",
+    symbols: Mapping[str, str] | None = None,
+) -> list[str]:
     """Return gene names as a list; a KeyError names the first unknown gene."""
     names = [genes] if isinstance(genes, str) else [str(g) for g in genes]
+    if symbols is not None:
+        names = by_symbol(argument, names, symbols)
     if not names:
         raise ValueError(f"{argument} must name at least one gene, got none; pass var_names.")
     known = set(adata.var_names)

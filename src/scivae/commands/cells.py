@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Measured cells that a curve needs; see :func:`scivae.tl.gene_trends`.
 MIN_CELLS = 20
+# Genes that a set needs; see :func:`scivae.tl.enrich`.
+MIN_IN_SET = 5
 
 
 def read_cells(path: Path, argument: str, *, backed: bool = False) -> AnnData:
@@ -82,12 +84,13 @@ def as_words(column: pd.Series) -> pd.Series:
     )
 
 
-def check_column(adata: AnnData, option: str, name: str | None) -> None:
-    """Raise unless the AnnData has the column."""
-    if name is not None and name not in adata.obs:
+def check_column(adata: AnnData, option: str, name: str | None, *, of_genes: bool = False) -> None:
+    """Raise unless the AnnData has the column, in ``obs`` or, of genes, in ``var``."""
+    where, columns = ("var", adata.var.columns) if of_genes else ("obs", adata.obs.columns)
+    if name is not None and name not in columns:
         raise KeyError(
-            f"{option} must be a column of obs, got {name!r}; available columns: "
-            f"{shown(adata.obs.columns, 20)}.{near_matches(name, adata.obs.columns)}"
+            f"{option} must be a column of {where}, got {name!r}; available columns: "
+            f"{shown(columns, 20) or 'none'}.{near_matches(name, columns)}"
         )
 
 
@@ -207,3 +210,25 @@ def read_gene_sets(path: Path | None) -> dict[str, list[str]] | None:
     from .. import tl
 
     return None if path is None else tl.read_gene_sets(path, "--gene-sets")
+
+
+def check_gene_sets(sets: dict[str, list[str]] | None, symbols: Mapping[str, str]) -> None:
+    """Raise before training if the sets could not be tested: without decoupler, or with too few genes."""
+    from importlib.util import find_spec
+
+    if sets is None:
+        return
+    if find_spec("decoupler") is None:
+        raise ValueError(
+            "--gene-sets needs decoupler, which is not installed; pip install decoupler, or leave "
+            "--gene-sets out."
+        )
+    known = {*symbols, *symbols.values()}
+    largest = max(len(known.intersection(genes)) for genes in sets.values())
+    if largest < MIN_IN_SET:
+        gene, name = next(iter(sets.values()))[0], next(iter(symbols.values()))
+        raise ValueError(
+            f"--gene-sets must have a set with at least {MIN_IN_SET} genes of the data, but the largest "
+            f"has {largest} (a gene of the file: {gene!r}, of the data: {name!r}); use the same kind of "
+            "names, or --gene-symbols."
+        )

@@ -274,6 +274,10 @@ def _add_report(parser: Parser) -> None:
         "--genes", nargs="+", help="genes whose curves are shown (default: the surest)"
     )
     group.add_argument("--gene-sets", type=Path, metavar="FILE.gmt", help="sets of genes to test")
+    group.add_argument(
+        "--gene-symbols",
+        help="column of var with the names of genes in the report, and in the two options above",
+    )
     group.add_argument("--title", help="heading of the report")
 
 

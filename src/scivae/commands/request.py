@@ -32,6 +32,8 @@ class Request(NamedTuple):
         Genes whose curves are shown.
     gene_sets
         File of gene sets (GMT).
+    gene_symbols
+        Column of ``var`` with the names of genes in the report.
     out
         Folder of the results.
     title
@@ -63,6 +65,7 @@ class Request(NamedTuple):
     between: list[str] | None = None
     genes: list[str] | None = None
     gene_sets: Path | None = None
+    gene_symbols: str | None = None
     out: Path = Path("scivae_results")
     title: str | None = None
     epochs: int | None = None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._names import any_text_written
+from .._validate.tables import gene_symbols_of
 from . import cells
 from .analysis import (
     N_STEPS,
@@ -49,6 +50,8 @@ def run(request: Request, log: Log, command: str = "run") -> dict[str, Any]:
     sets = cells.read_gene_sets(request.gene_sets)
     adata = load(request, log)
     adata, split = prepare(request, adata)
+    symbols = gene_symbols_of(adata.var, request.gene_symbols, "var")
+    cells.check_gene_sets(sets, symbols)
     label, pairable = check_question(request, adata, log)
     model = set_up(request, adata, log)
     out.mkdir(parents=True, exist_ok=True)
@@ -102,10 +105,10 @@ def _after_training(
         "trends": trends,
         "synthetic": synthetic,
     }
-    _write(out, results, ranked)
+    _write(out, results, ranked, request.gene_symbols)
     report = write_report(
         model, trends, bundle, synthetic, ranked=ranked, gene_sets=sets, genes=request.genes,
-        title=request.title, seed=request.seed, out=out, settings=options,
+        gene_symbols=request.gene_symbols, title=request.title, seed=request.seed, out=out, settings=options,
     )  # fmt: skip
     if report.sets is not None:
         report.sets.to_csv(out / "gene_sets.csv", encoding="utf-8")
@@ -118,12 +121,22 @@ def _after_training(
     return numbers
 
 
-def _write(out: Path, results: dict[str, AnnData | None], ranked: pd.DataFrame | None) -> None:
+def _write(
+    out: Path,
+    results: dict[str, AnnData | None],
+    ranked: pd.DataFrame | None,
+    gene_symbols: str | None,
+) -> None:
     with any_text_written():
         for name, data in results.items():
             if data is not None and (name != "paths" or data is not results["path"]):
                 data.write_h5ad(out / f"{name}.h5ad")
     if ranked is not None:
+        cells_of_run = results["cells"]
+        if gene_symbols is not None and cells_of_run is not None:
+            symbols = gene_symbols_of(cells_of_run.var, gene_symbols, "var")
+            ranked = ranked.copy()
+            ranked.insert(0, "symbol", [symbols[str(name)] for name in ranked.index])
         ranked.to_csv(out / "genes.csv", encoding="utf-8")
 
 

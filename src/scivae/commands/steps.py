@@ -53,7 +53,7 @@ class Step(NamedTuple):
         Make expected values, not samples.
     key_added
         Word in the names of what is written.
-    genes, gene_sets, title
+    genes, gene_sets, gene_symbols, title
         For the report.
     seed
         Seed of everything.
@@ -71,6 +71,7 @@ class Step(NamedTuple):
     key_added: str = _keys.KEY_ADDED
     genes: list[str] | None = None
     gene_sets: Path | None = None
+    gene_symbols: str | None = None
     title: str | None = None
     seed: int = 0
 
@@ -287,7 +288,7 @@ def report(step: Step, log: Log) -> None:
     log.say("Writing the report …")
     write_report(
         model, trends, paths if paths is not None else path, synthetic, gene_sets=sets, genes=step.genes,
-        title=step.title, seed=step.seed, out=out,
+        gene_symbols=step.gene_symbols, title=step.title, seed=step.seed, out=out,
     )  # fmt: skip
     log.say(f"Open {printable_path(out / 'report.html')} ({log.seconds:.0f} s)")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._validate.tables import check_known_genes
+from .._validate.tables import by_symbol, check_known_genes, gene_symbols_of
 from . import cells
 from .log import Log, printable_path
 from .request import Request
@@ -54,7 +54,10 @@ def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray]
         *(("--between", level, request.groupby) for level in request.between or ()),
     ):
         cells.check_value(adata, option, value, column)
-    check_known_genes("--genes", request.genes or (), adata.var_names.astype(str), "the data")
+    cells.check_column(adata, "--gene-symbols", request.gene_symbols, of_genes=True)
+    symbols = gene_symbols_of(adata.var, request.gene_symbols, "var")
+    genes = by_symbol("--genes", request.genes or (), symbols)
+    check_known_genes("--genes", genes, [*symbols], "the data")
     if adata.obs[key].isna().any() and request.unlabeled_category is None:
         keep_cells(adata, adata.obs[key].notna().to_numpy())
     # Names on the command line are text, whatever the columns hold.
@@ -68,9 +71,7 @@ def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray]
     split = stratified_split(
         codes - codes.min(), train_size=0.9, validation_size=None, batch_size=128, seed=request.seed
     )
-    kept = cells.training_genes(
-        adata, request.layer, split[0], request.n_top_genes, request.genes or ()
-    )
+    kept = cells.training_genes(adata, request.layer, split[0], request.n_top_genes, genes)
     return adata[:, kept].copy(), split
 
 

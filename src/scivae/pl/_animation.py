@@ -19,6 +19,7 @@ from .._validate.tables import (
     check_obs,
     check_paths,
     check_trends,
+    gene_symbols_of,
 )
 from ..tl import curve_layers
 from ._path import FEW, axis_name
@@ -50,6 +51,7 @@ def animate(
     color: str | None = None,
     trends: AnnData | None = None,
     genes: str | Sequence[str] | None = None,
+    gene_symbols: str | None = None,
     layer: str | None = None,
     fps: int = 10,
     bounce: bool = True,
@@ -81,6 +83,8 @@ def animate(
     genes
         Up to six genes of ``trends``. Their curves are drawn beside the embedding, with a marker at
         the position of the moving points.
+    gene_symbols
+        Column of ``trends.var`` with the names to show; ``genes`` may be such names, too.
     layer
         Layer of the pixels; ``None`` for X.
     fps
@@ -126,7 +130,7 @@ def animate(
     check_obs(generated, (_keys.KIND, _keys.PATH, _keys.T), "generated", "generated")
     check_integer("fps", fps, minimum=1)
     target = None if filename is None else _checked_target(Path(filename))
-    names = _checked_genes(trends, genes, basis)
+    names = _checked_genes(trends, genes, basis, gene_symbols)
     walked = (generated.obs[_keys.KIND].astype(str) == _keys.INTERPOLATED).to_numpy()
     name = generated.obs[_keys.PATH].astype(str).to_numpy()
     t = generated.obs[_keys.T].to_numpy(dtype=float)
@@ -168,7 +172,7 @@ def animate(
             )  # fmt: skip
             update = _moving_points(drawn, [points[rows] for rows in walks], t[walks[0]])
             if trends is not None:
-                update = _with_genes(update, beside, trends, names, t[walks[0]])
+                update = _with_genes(update, beside, trends, names, t[walks[0]], gene_symbols)
     animation = _animation(drawn, update, frames, fps, target, show)
     if ax is None and target is not None and not show:
         plt.close(drawn.figure)
@@ -192,7 +196,9 @@ def _checked_target(target: Path) -> Path:
     return target
 
 
-def _checked_genes(trends: Any, genes: Any, basis: str | None) -> list[str]:
+def _checked_genes(
+    trends: Any, genes: Any, basis: str | None, gene_symbols: str | None
+) -> list[str]:
     """Names of genes to draw beside the embedding; none without trends."""
     if trends is None and genes is None:
         return []
@@ -203,7 +209,7 @@ def _checked_genes(trends: Any, genes: Any, basis: str | None) -> list[str]:
             f"{' and '.join(k for k, v in given.items() if v is not None)}; pass all three."
         )
     check_trends("trends", trends)
-    names = check_genes(trends, genes)
+    names = check_genes(trends, genes, symbols=gene_symbols_of(trends.var, gene_symbols))
     if len(names) > MOST_GENES:
         raise ValueError(
             f"genes must be at most {MOST_GENES}, got {len(names)}; choose some of them."
@@ -279,10 +285,15 @@ def _moving_points(ax: Axes, walks: list[np.ndarray], t: np.ndarray) -> Any:
 
 
 def _with_genes(
-    update: Any, axes: np.ndarray, trends: AnnData, genes: list[str], t: np.ndarray
+    update: Any,
+    axes: np.ndarray,
+    trends: AnnData,
+    genes: list[str],
+    t: np.ndarray,
+    gene_symbols: str | None,
 ) -> Any:
     """Draw curves of genes; return a function that moves a marker on each, after ``update``."""
-    gene_trends(trends, genes, decoded=False, donors=False, ax=axes)
+    gene_trends(trends, genes, decoded=False, donors=False, gene_symbols=gene_symbols, ax=axes)
     said = trends.uns[_keys.UNS]
     ends = [
         shortened(str(said.get(end) or t), LETTERS) for end, t in (("source", 0), ("target", 1))

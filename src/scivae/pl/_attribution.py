@@ -9,6 +9,7 @@ import pandas as pd
 
 from .._errors import shortened
 from .._validate.arguments import check_integer, check_type
+from .._validate.tables import gene_symbols_of
 from ._style import OKABE_ITO, SMALLEST, WIDTH, drawing, height_in_points
 
 if TYPE_CHECKING:
@@ -21,7 +22,12 @@ COLUMNS = ("attribution", "sd", "value", "baseline")
 
 
 def attribution(
-    genes: pd.DataFrame, *, n_genes: int = 20, ax: Axes | None = None, show: bool = False
+    genes: pd.DataFrame,
+    *,
+    n_genes: int = 20,
+    gene_symbols: str | None = None,
+    ax: Axes | None = None,
+    show: bool = False,
 ) -> Axes:
     """Plot the genes that count most for or against a class.
 
@@ -31,6 +37,9 @@ def attribution(
         From :func:`scivae.tl.attribute`.
     n_genes
         Maximum number of genes; those with the largest attributions are shown.
+    gene_symbols
+        Column of ``genes`` with the names to show; ``genes["symbol"] = adata.var["symbol"]`` adds
+        one. Default: the index.
     ax
         Axes to draw in; ``None`` creates a figure.
     show
@@ -44,6 +53,8 @@ def attribution(
 
     Raises
     ------
+    KeyError
+        If ``gene_symbols`` is not found.
     TypeError
         If ``genes`` is not a table.
     ValueError
@@ -74,6 +85,7 @@ def attribution(
             "genes must be made by scivae.tl.attribute(model, label), got "
             f"{f'no column {missing[0]!r}' if missing else 'no rows'}; pass its result."
         )
+    symbols = gene_symbols_of(genes, gene_symbols, "genes")
     size = genes["attribution"].abs().to_numpy(dtype=float)
     table = genes.iloc[np.argsort(-size, kind="stable")[:n_genes]]
     table = table.iloc[np.argsort(-table["attribution"].to_numpy(dtype=float), kind="stable")]
@@ -91,7 +103,7 @@ def attribution(
         drawn.axvline(0, color="black", lw=0.6)
         drawn.set_ylim(len(row) - 0.4, -0.6)
         size_of_names = min(7.0, max(SMALLEST, 0.8 * height_in_points(drawn) / len(row)))
-        names = [shortened(str(name), LETTERS) for name in table.index]
+        names = [shortened(symbols[str(name)], LETTERS) for name in table.index]
         drawn.set_yticks(row, names, style="italic", fontsize=size_of_names)
         drawn.tick_params(axis="y", length=0)
         drawn.spines["left"].set_visible(False)

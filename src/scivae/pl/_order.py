@@ -10,6 +10,7 @@ import pandas as pd
 from .. import _keys
 from .._errors import shortened
 from .._validate.arguments import check_integer
+from .._validate.tables import gene_symbols_of
 from ..tl import GeneOrder
 from ..tl import gene_order as find_order
 from ._style import OKABE_ITO, SMALLEST, WIDTH, drawing, height_in_points
@@ -30,6 +31,7 @@ def gene_order(
     *,
     n_genes: int = 30,
     arrows: bool = True,
+    gene_symbols: str | None = None,
     ax: Axes | None = None,
     show: bool = False,
 ) -> Axes:
@@ -45,6 +47,9 @@ def gene_order(
         Whether to draw an arrow from each gene to its direct successors: genes that change after it,
         with no other gene in between. More than 25 arrows are not drawn, as they could not be
         followed; the intervals then show what is ordered.
+    gene_symbols
+        Column of ``trends.var``, or of the table of ``order``, with the names to show, as in scanpy.
+        Default: ``var_names``.
     ax
         Axes to draw in; ``None`` creates a figure.
     show
@@ -56,6 +61,8 @@ def gene_order(
 
     Raises
     ------
+    KeyError
+        If ``gene_symbols`` is not found.
     ValueError
         If the order cannot be calculated from the trends.
 
@@ -81,6 +88,7 @@ def gene_order(
     check_arrows(arrows)
     found = order if isinstance(order, GeneOrder) else find_order(order)
     table = found.genes
+    symbols = gene_symbols_of(table, gene_symbols, "the genes of order")
     low, high = (table[f"{_keys.SWITCH}{end}"].to_numpy(dtype=float) for end in ("_low", "_high"))
     kept = spread_over_path(table, n_genes)
     part = GeneOrder(table.iloc[kept], found.before[np.ix_(kept, kept)])
@@ -111,7 +119,7 @@ def gene_order(
         size = min(7.0, max(SMALLEST, 0.8 * height_in_points(drawn) / len(kept)))
         drawn.set_yticks(
             row,
-            [shortened(str(name), LETTERS) for name in part.genes.index],
+            [shortened(symbols[str(name)], LETTERS) for name in part.genes.index],
             style="italic",
             fontsize=size,
         )

@@ -185,7 +185,7 @@ def panels(
                 fix_tick_labels(one)
             yield own
             # The layout of axes with a fixed aspect ratio needs a second pass.
-            figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+            figure.get_layout_engine().execute(figure)
         except BaseException:
             plt.close(figure)
             raise

@@ -11,7 +11,7 @@ import pandas as pd
 from .. import _keys
 from .._errors import shortened
 from .._validate.arguments import check_integer
-from .._validate.tables import OF_SETS, check_genes, check_trends
+from .._validate.tables import OF_SETS, check_genes, check_trends, gene_symbols_of
 from ..tl import curve_layers
 from ._enrichment import short_set_name
 from ._style import (
@@ -51,6 +51,7 @@ def gene_trends(
     genes: str | Sequence[str] | pd.DataFrame,
     *,
     ranked: pd.DataFrame | None = None,
+    gene_symbols: str | None = None,
     overlay: bool = False,
     bands: bool | None = None,
     measured: bool = True,
@@ -71,6 +72,9 @@ def gene_trends(
     ranked
         The table of :func:`scivae.tl.rank_genes`. Each panel then shows the p-value of its gene and
         the unit of the test. Not needed if ``genes`` is such a table.
+    gene_symbols
+        Column of ``trends.var`` with the names to show, as in scanpy; ``genes`` may be such names,
+        too. Default: ``var_names``.
     overlay
         Draw all genes in one Axes, with names at the ends of the lines. ``False``: one panel per
         gene.
@@ -101,7 +105,7 @@ def gene_trends(
     Raises
     ------
     KeyError
-        If a gene is not found.
+        If a gene or ``gene_symbols`` is not found.
     ValueError
         If ``trends`` is not made by ``gene_trends``.
 
@@ -128,7 +132,8 @@ def gene_trends(
     if isinstance(genes, pd.DataFrame):
         ranked = genes if ranked is None else ranked
         genes = [str(gene) for gene in genes.index]
-    names = check_genes(trends, genes)
+    symbols = gene_symbols_of(trends.var, gene_symbols)
+    names = check_genes(trends, genes, symbols=symbols)
     check_integer("n_cols", n_cols, minimum=1)
     overlaid = len(names) > 1 and (overlay or _is_single(ax))
     if bands is None:
@@ -136,7 +141,7 @@ def gene_trends(
     shown = _Shown(bands, measured, decoded and not overlaid, donors and not overlaid)
     if overlaid:
         with drawing(ax, show=show) as drawn:
-            _overlay(drawn, trends, names, shown)
+            _overlay(drawn, trends, names, shown, symbols)
             drawn.set_xlabel(_t_label(said))
             drawn.set_ylabel(_scale(said, two_lines=True))
         return drawn
@@ -148,7 +153,7 @@ def gene_trends(
         ax, len(names), n_cols=n_cols, panel=panel, shared=0.0 if single else 0.6, show=show
     ) as axes:
         for one, gene in zip(axes, names, strict=True):
-            _title(one, gene, _p_value(ranked, gene), width=72 * panel[0], said=said)
+            _title(one, symbols[gene], _p_value(ranked, gene), width=72 * panel[0], said=said)
             _draw(one, trends, gene, OKABE_ITO[0], shown)
             _t_axis(one)
         scale = _scale(said, two_lines=True)
@@ -175,6 +180,7 @@ def trend_heatmap(
     n_genes: int = 40,
     mark_switch: bool = True,
     gene_sets: Mapping[str, Sequence[str]] | None = None,
+    gene_symbols: str | None = None,
     max_z: float = 2.0,
     ax: Axes | None = None,
     show: bool = False,
@@ -194,6 +200,9 @@ def trend_heatmap(
         Whether to mark the switch of each gene, with its 90 % interval if available.
     gene_sets
         Gene sets by name. Each is drawn as a narrow column that marks its genes.
+    gene_symbols
+        Column of ``trends.var`` with the names to show, as in scanpy; ``genes`` and ``gene_sets``
+        may hold such names, too. Default: ``var_names``.
     max_z
         Limit of the color scale.
     ax
@@ -211,7 +220,7 @@ def trend_heatmap(
     Raises
     ------
     KeyError
-        If a gene is not found.
+        If a gene or ``gene_symbols`` is not found.
     ValueError
         If ``trends`` is not made by ``gene_trends``, or ``max_z`` is not positive.
 
@@ -238,7 +247,8 @@ def trend_heatmap(
     check_integer("n_genes", n_genes, minimum=1)
     if not max_z > 0:
         raise ValueError(f"max_z must be positive, got {max_z}; pass, for example, 2.")
-    rows = _rows(trends, genes, n_genes)
+    symbols = gene_symbols_of(trends.var, gene_symbols)
+    rows = _rows(trends, genes, n_genes, symbols)
     names = list(rows.index)
     z = standardize(_layer(trends, curve_layers(trends)[0], names))
     t = trends.obs[_keys.T].to_numpy(dtype=float)
@@ -265,12 +275,16 @@ def trend_heatmap(
         if 0 < n_rising < len(names):
             drawn.axhline(n_rising - 0.5, color="white", lw=2.5)
         drawn.tick_params(axis="y", length=0)
-        _fit_names(drawn, names, unresolved)
+        _fit_names(drawn, [symbols[name] for name in names], unresolved)
         _t_axis(drawn)
         drawn.spines[:].set_visible(False)
         note = "\ngray names: unresolved" if unresolved.any() else ""
         drawn.set_xlabel(_t_label(said) + note)
-        n_strips = _strips(drawn, rows["change"].to_numpy(), names, gene_sets, said, n_rising)
+        sets = {
+            name: [g for g in names if {g, symbols[g]} & {str(member) for member in members}]
+            for name, members in (gene_sets or {}).items()
+        }
+        n_strips = _strips(drawn, rows["change"].to_numpy(), names, sets, said, n_rising)
         shrink = min(0.8, 1.2 / height)
         bar = colorbar(
             image, drawn, "z-score over steps", shrink=shrink, pad=0.03 + 0.09 * n_strips
@@ -354,7 +368,7 @@ class _Shown(NamedTuple):
     donors: bool
 
 
-def _rows(trends: AnnData, genes: Any, n_genes: int) -> pd.DataFrame:
+def _rows(trends: AnnData, genes: Any, n_genes: int, symbols: dict[str, str]) -> pd.DataFrame:
     """Genes to show, with change, switch and interval: rising genes first, sorted by switch."""
     from ..stats import switch_position
 
@@ -367,7 +381,7 @@ def _rows(trends: AnnData, genes: Any, n_genes: int) -> pd.DataFrame:
         widest = np.argsort(-np.ptp(curves, axis=0), kind="stable")[:n_genes]
         names = list(trends.var_names[widest])
     else:
-        names = check_genes(trends, genes)
+        names = check_genes(trends, genes, symbols=symbols)
     curves = _layer(trends, curve_layers(trends)[0], names)
     unit = 1 / np.log(2) if "10,000" in str(trends.uns[_keys.UNS].get("scale")) else 1.0
     t = trends.obs[_keys.T].to_numpy(dtype=float)
@@ -546,7 +560,9 @@ def _title(ax: Axes, gene: str, p_value: str, *, width: float, said: dict[str, A
         )  # fmt: skip
 
 
-def _overlay(ax: Axes, trends: AnnData, names: list[str], shown: _Shown) -> None:
+def _overlay(
+    ax: Axes, trends: AnnData, names: list[str], shown: _Shown, symbols: dict[str, str]
+) -> None:
     """Draw several genes in one Axes, with names at the ends of the lines."""
     colors = palette(len(names))
     for gene, color in zip(names, colors, strict=True):
@@ -561,7 +577,7 @@ def _overlay(ax: Axes, trends: AnnData, names: list[str], shown: _Shown) -> None
     ax.set_ylim(min(low, places.min() - gap / 2), max(high, places.max() + gap / 2))
     for gene, color, place in zip(names, colors, places, strict=True):
         ax.annotate(
-            gene, (1, place), xytext=(4, 0), textcoords="offset points", va="center",
+            symbols[gene], (1, place), xytext=(4, 0), textcoords="offset points", va="center",
             color=color, style="italic", fontsize="small", annotation_clip=False,
         )  # fmt: skip
 

@@ -54,6 +54,11 @@ def question(model: CIVAE, said: Mapping[str, Any], ranked: pd.DataFrame | None)
     )
 
 
+def changed(ranked: pd.DataFrame) -> np.ndarray:
+    """Which genes differ between the ends, at a false discovery rate of :data:`LEVEL`."""
+    return (ranked[_keys.columns_of_significance(ranked)[1]] <= LEVEL).to_numpy(dtype=bool)
+
+
 def headline(
     said: Mapping[str, Any],
     ranked: pd.DataFrame | None,
@@ -63,18 +68,18 @@ def headline(
     """The most important numbers with their captions."""
     found = []
     if ranked is not None:
-        n = int((ranked[_keys.columns_of_significance(ranked)[1]] <= LEVEL).sum())
+        n = int(changed(ranked).sum())
         unit = (
             "between donors"
             if ranked.attrs.get("unit") == "donors"
-            else "within one sample per group"
+            else "cells within these samples"
         )
         found.append(
             (f"{n:,}", f"of {len(ranked):,} genes differ (false discovery rate 5 %, {unit})")
         )
     if ranked is not None and "resolved" in ranked and said.get("evidence") == "measured":
-        n = int(ranked["resolved"].sum())
-        found.append((f"{n:,}", "genes with a position that is sure enough to be ordered"))
+        n = int((ranked["resolved"].to_numpy(dtype=bool) & changed(ranked)).sum())
+        found.append((f"{n:,}", "of these have a position that is sure enough to be ordered"))
     if held_out is not None:
         first, control = held_out.scores[:2]
         found.append(
@@ -252,7 +257,7 @@ def unit_sentence(ranked: pd.DataFrame) -> str:
     if said.get("unit") == "donors":
         return f"p-values are between donors: {said.get('unit_text')}.{note}"
     return (
-        "One sample per group: p-values are between cells within these samples (permutation of cells)."
+        "p-values are between cells within these samples (permutation of cells), and not between donors."
         f"{note}"
     )
 
@@ -265,6 +270,7 @@ def gene_table(ranked: pd.DataFrame) -> dict[str, Any]:
     unit = "between donors" if between_donors else "within one sample"
     wanted: list[dict[str, Any]] = [
         {"key": "gene", "label": "gene", "kind": "text", "title": "Name of the gene"},
+        {"key": "id", "label": "id", "kind": "text", "title": "Name of the gene in the data"},
         {"key": "shape", "label": "shape", "kind": "text",
          "title": "up, down, transient (measured groups in between are above or below both ends), or flat"},
         {"key": "change", "label": "change, log2" if log2 else "change", "kind": "fixed" if log2 else "number",

@@ -84,7 +84,11 @@ class Drawer:
 
 
 def of_model(
-    draw: Drawer, model: CIVAE, held_out: HeldOut | None, label: str | None
+    draw: Drawer,
+    model: CIVAE,
+    held_out: HeldOut | None,
+    label: str | None,
+    symbols: dict[str, str],
 ) -> dict[str, Figure | None]:
     """How training went, which classes are taken for which, and by which genes one is recognized."""
     from .. import pl, tl
@@ -105,7 +109,9 @@ def of_model(
             figures["attribution"] = draw(
                 "attribution",
                 f"Genes by which the classifier recognizes {label}",
-                lambda: pl.attribution(tl.attribute(model, label, max_cells=200, n_steps=20)),
+                lambda: pl.attribution(
+                    tl.attribute(model, label, max_cells=200, n_steps=20).rename(index=symbols)
+                ),
             )
     return figures
 

@@ -9,10 +9,13 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import shortened
+from .._errors import shortened, shown
+from ._quality import some
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from ..model import CIVAE
 
 # A code of two bytes; the last one is for missing values.
 MISSING = 2**16 - 1
@@ -139,3 +142,57 @@ def _paths(joint: AnnData, scaled: np.ndarray, n: int) -> list[list[int]]:
         rows = rows[np.argsort(t[rows], kind="stable")]
         out.append(scaled[n + rows].astype(int).ravel().tolist())
     return out
+
+
+def on_map(model: CIVAE, adata: AnnData, max_cells: int, seed: int) -> tuple[AnnData, str]:
+    """Some of the cells, without values, with their latent points and an embedding in ``obsm``."""
+    from anndata import AnnData
+
+    rows = some(np.arange(adata.n_obs), max_cells, seed)
+    z = np.asarray(model.get_latent_representation(indices=rows))
+    basis = "X_umap"
+    if basis in adata.obsm and np.isfinite(np.asarray(adata.obsm[basis])[rows]).all():
+        places = np.asarray(adata.obsm[basis])[rows][:, :2]
+    else:
+        places = _embedded(z, seed)
+    obs = adata.obs.iloc[rows]
+    colors = {k: v for k, v in adata.uns.items() if str(k).endswith("_colors")}
+    small = AnnData(
+        obs=obs[[c for c in obs if not str(c).startswith("_scvi")]].copy(),
+        var=pd.DataFrame(index=adata.var_names),
+        obsm={_keys.LATENT: z, basis: places},
+        uns=colors,
+    )
+    return small, basis
+
+
+def _embedded(z: np.ndarray, seed: int) -> np.ndarray:
+    """A map of latent points, shape ``(n, 2)``."""
+    if len(z) < 10 or z.shape[1] <= 2:
+        return np.pad(z[:, :2], ((0, 0), (0, max(0, 2 - z.shape[1]))))
+    from umap import UMAP
+
+    return UMAP(n_neighbors=min(15, len(z) - 1), random_state=seed, n_jobs=1).fit_transform(z)
+
+
+def joined(small: AnnData, basis: str, paths: AnnData | None) -> AnnData | None:
+    """Cells and paths on the embedding; without values, which the map does not need."""
+    from anndata import AnnData
+
+    from .. import tl
+
+    if paths is None:
+        return None
+    bare = AnnData(
+        obs=paths.obs,
+        var=pd.DataFrame(index=paths.var_names),
+        obsm={_keys.LATENT: np.asarray(paths.obsm[_keys.LATENT])},
+        uns={_keys.UNS: paths.uns[_keys.UNS]},
+    )
+    missing = bare.var_names.difference(small.var_names)
+    if len(missing):
+        raise ValueError(
+            f"paths must be of this model, but {len(missing)} of their genes are not among its own "
+            f"({shown(missing, 3)}); pass what this model's interpolate returns."
+        )
+    return tl.embed(small, bare, basis=basis)

@@ -151,8 +151,8 @@ def _of_trends(text: _Text, said: dict[str, Any], attrs: Mapping[str, Any], enri
         )
     else:
         text.add(
-            f"Differences between the groups were tested by permutation of cells within one sample per "
-            f"group {text.cite('winkler')}, with control of the false discovery rate "
+            f"Differences between the groups were tested by permutation of cells within these samples "
+            f"{text.cite('winkler')}, with control of the false discovery rate "
             f"{text.cite('benjamini')}; these p-values do not extend to other donors."
         )
     if enriched:

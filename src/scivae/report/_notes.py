@@ -10,6 +10,7 @@ import pandas as pd
 
 from .. import _keys
 from .._display import listed
+from . import _data
 from ._data import percent
 
 if TYPE_CHECKING:
@@ -33,12 +34,34 @@ def notes(
     minified: bool,
 ) -> list[str]:
     """Sentences; none where there is nothing to warn of."""
-    found = [*_of_data(qc, minified=minified), *_of_model(held_out, minified=minified)]
+    found = [
+        *_of_values(model),
+        *_of_data(qc, minified=minified),
+        *_of_model(held_out, minified=minified),
+    ]
     if ranked is not None:
         found += _of_trends(said, ranked)
     if made is not None:
         found += _of_synthetic(made)
     return found
+
+
+def _of_values(model: CIVAE) -> list[str]:
+    """A model of other values than the counts that the cells have."""
+    from ..data.checks import resolve_layer
+    from ..data.likelihoods import counts_elsewhere
+    from ..module import COUNT_LIKELIHOODS
+
+    if model.likelihood in COUNT_LIKELIHOODS or model.adata is None:
+        return []
+    layer = model.setup.layer or resolve_layer(model.adata, None)
+    cure = counts_elsewhere(model.adata, layer)
+    if not cure:
+        return []
+    return [
+        f"The model was trained on {layer}, not on counts (likelihood {model.likelihood}), but these cells have "
+        f"counts. {cure}; scivae run has --layer."
+    ]
 
 
 def _of_data(qc: Mapping[str, Any], *, minified: bool) -> list[str]:
@@ -110,9 +133,14 @@ def _of_trends(said: Mapping[str, Any], ranked: pd.DataFrame) -> list[str]:
             if candidate
             else ""
         )
+        why = (
+            "Too few donors to compare"
+            if len(said.get("donors", ())) > 1
+            else "One sample per group"
+        )
         found.append(
-            "One sample per group: the p-values compare cells of these samples. A difference between the groups may "
-            f"be one between two donors, and no p-value here can tell.{cure}"
+            f"{why}: the p-values compare cells of these samples. A difference between the groups may be one "
+            f"between donors, and no p-value here can tell.{cure}"
         )
     check = ranked.attrs.get("permutation")
     if check and check.get("p_value", 0) > 0.1:
@@ -139,11 +167,11 @@ def _of_trends(said: Mapping[str, Any], ranked: pd.DataFrame) -> list[str]:
             "at which genes change are guided by the shape of the curve."
         )
     if _keys.RESOLVED in ranked:
-        moved = ranked[ranked["shape"] != "flat"]
+        moved = ranked[_data.changed(ranked)]
         unresolved = float(1 - moved[_keys.RESOLVED].mean()) if len(moved) else 0.0
         if unresolved > 0.5:
             found.append(
-                f"{percent(unresolved, 0)} of the genes that move are unresolved: their position along the path is too unsure "
+                f"{percent(unresolved, 0)} of the genes that differ are unresolved: their position along the path is too unsure "
                 "to be ordered. Do not read the order of their rows as an order in time."
             )
     return found

@@ -10,13 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import shown
+from .._names import as_text
 from .._validate.arguments import check_integer, check_trained, check_type
-from .._validate.tables import check_kind, check_known_genes, check_trends
+from .._validate.tables import (
+    by_symbol,
+    check_kind,
+    check_known_genes,
+    check_trends,
+    gene_symbols_of,
+)
 from . import _data, _figures, _map, _methods, _notes, _page, _quality
 
 if TYPE_CHECKING:
@@ -73,6 +78,7 @@ def write(
     ranked: pd.DataFrame | None = None,
     gene_sets: Mapping[str, Sequence[str]] | pd.DataFrame | None = None,
     genes: Sequence[str] | None = None,
+    gene_symbols: str | None = None,
     title: str | None = None,
     max_cells: int = MAX_CELLS,
     seed: int = 0,
@@ -97,6 +103,9 @@ def write(
         Sets of genes for :func:`scivae.tl.enrich`: ``{set: genes}``, or a table as decoupler has it.
     genes
         Genes whose curves are shown; ``None``: the surest of each direction.
+    gene_symbols
+        Column of ``adata.var`` with the names of genes in the page; ``genes`` and ``gene_sets`` may
+        hold such names, too. ``None``: ``var_names``.
     title
         Heading of the page; ``None``: the question, from the trends.
     max_cells
@@ -113,7 +122,7 @@ def write(
     TypeError
         If an argument is of another kind.
     KeyError
-        If a gene is not there.
+        If a gene or ``gene_symbols`` is not there.
     RuntimeError
         If the model is not trained.
     ValueError
@@ -146,8 +155,8 @@ def write(
     """
     target = checked_target(out)
     report = compose(
-        model, trends, paths, synthetic, ranked=ranked, gene_sets=gene_sets, genes=genes, title=title,
-        max_cells=max_cells, seed=seed,
+        model, trends, paths, synthetic, ranked=ranked, gene_sets=gene_sets, genes=genes,
+        gene_symbols=gene_symbols, title=title, max_cells=max_cells, seed=seed,
     )  # fmt: skip
     target.parent.mkdir(parents=True, exist_ok=True)
     return report.write(target)
@@ -177,6 +186,7 @@ def compose(
     ranked: pd.DataFrame | None = None,
     gene_sets: Any = None,
     genes: Sequence[str] | None = None,
+    gene_symbols: str | None = None,
     title: str | None = None,
     max_cells: int = MAX_CELLS,
     seed: int = 0,
@@ -187,7 +197,7 @@ def compose(
 
     Parameters
     ----------
-    model, trends, paths, synthetic, ranked, gene_sets, genes, title, max_cells, seed
+    model, trends, paths, synthetic, ranked, gene_sets, genes, gene_symbols, title, max_cells, seed
         As for :func:`write`.
     figures
         Folder in which each figure is kept as a PNG too.
@@ -221,23 +231,29 @@ def compose(
             ranked = tl.rank_genes(trends, seed=seed)
         if trends is None:
             ranked = None
+        symbols = gene_symbols_of(adata.var, gene_symbols, "adata.var")
+        fitted = trends
+        if gene_symbols is not None:
+            trends, ranked, genes, gene_sets, symbols = _named(
+                trends, ranked, genes, gene_sets, symbols
+            )
         names = _shown_genes(trends, ranked, genes)
         sets = (
-            None if gene_sets is None or trends is None else tl.enrich(trends, gene_sets, seed=seed)
+            None if gene_sets is None or fitted is None else tl.enrich(fitted, gene_sets, seed=seed)
         )
         cells = None if minified else _quality.cells_of(model, adata, seed)
         held_out = None if cells is None else _quality.held_out(model, cells, seed)
         made = None
         if synthetic is not None and cells is not None:
             made = _quality.made(model, cells, synthetic, seed)
-        small, basis = _on_map(model, adata, max_cells, seed)
-        joint = _joined(small, basis, paths)
+        small, basis = _map.on_map(model, adata, max_cells, seed)
+        joint = _map.joined(small, basis, paths)
 
         draw = _figures.Drawer(figures)
         label = None if trends is None else trends.uns[_keys.UNS].get("label")
         if label is None or label not in model.classes.astype(str):
             label = _figures.largest_class(model)
-        drawn = _figures.of_model(draw, model, held_out, label)
+        drawn = _figures.of_model(draw, model, held_out, label, symbols)
         if paths is not None and joint is not None:
             drawn |= _figures.of_paths(
                 draw,
@@ -250,9 +266,9 @@ def compose(
                 drawn |= _figures.of_images(draw, paths, adata.uns["image"])
         if trends is not None and ranked is not None:
             drawn |= _figures.of_trends(draw, trends, ranked, names)
-        if sets is not None and trends is not None:
+        if sets is not None and fitted is not None:
             measured = None if minified else adata
-            drawn |= _figures.of_sets(draw, sets, gene_sets, measured, trends, setup.layer or "X")
+            drawn |= _figures.of_sets(draw, sets, gene_sets, measured, fitted, setup.layer or "X")
         if synthetic is not None and _quality.is_sampled(synthetic) and not minified:
             drawn |= _figures.of_synthetic(
                 draw, adata, synthetic, setup.labels_key, model.validation_indices
@@ -311,6 +327,39 @@ def compose(
     return Report(contents, held_out, made, notes, sets)
 
 
+def _named(
+    trends: AnnData | None,
+    ranked: pd.DataFrame | None,
+    genes: Sequence[str] | None,
+    gene_sets: Any,
+    symbols: dict[str, str],
+) -> tuple[AnnData | None, pd.DataFrame | None, Sequence[str] | None, Any, dict[str, str]]:
+    """Results with genes under their symbols, made unique as anndata does, and gene sets with their names."""
+    from anndata.utils import make_index_unique
+
+    from .. import tl
+
+    if genes is not None:
+        genes = by_symbol("genes", [genes] if isinstance(genes, str) else genes, symbols)
+    unique = make_index_unique(pd.Index(list(symbols.values()), dtype=object))
+    symbols = dict(zip(symbols, unique.astype(str), strict=True))
+
+    def renamed(names: Any) -> list[str]:
+        return [symbols.get(str(name), str(name)) for name in names]
+
+    if trends is not None:
+        trends = trends.copy()
+        trends.var_names = renamed(trends.var_names)
+    if ranked is not None:
+        ranked = ranked.assign(id=as_text(ranked.index)).set_axis(renamed(ranked.index))
+    if gene_sets is not None:
+        own = {symbol: name for name, symbol in symbols.items()}
+        net = tl.as_network(gene_sets)
+        known = [str(g) if str(g) in symbols else own.get(str(g), str(g)) for g in net["target"]]
+        gene_sets = net.assign(target=known).drop_duplicates(["source", "target"])
+    return trends, ranked, None if genes is None else renamed(genes), gene_sets, symbols
+
+
 def _shown_genes(
     trends: AnnData | None, ranked: pd.DataFrame | None, genes: Sequence[str] | None
 ) -> list[str]:
@@ -329,57 +378,3 @@ def _shown_genes(
     chosen += [name for name in moved.index if name not in chosen]
     wanted = set(chosen[: _figures.N_CURVES])
     return [str(name) for name in ranked.index if name in wanted]
-
-
-def _on_map(model: CIVAE, adata: AnnData, max_cells: int, seed: int) -> tuple[AnnData, str]:
-    """Some of the cells, without values, with their latent points and an embedding in ``obsm``."""
-    from anndata import AnnData
-
-    rows = _quality.some(np.arange(adata.n_obs), max_cells, seed)
-    z = np.asarray(model.get_latent_representation(indices=rows))
-    basis = "X_umap"
-    if basis in adata.obsm and np.isfinite(np.asarray(adata.obsm[basis])[rows]).all():
-        places = np.asarray(adata.obsm[basis])[rows][:, :2]
-    else:
-        places = _embedded(z, seed)
-    obs = adata.obs.iloc[rows]
-    colors = {k: v for k, v in adata.uns.items() if str(k).endswith("_colors")}
-    small = AnnData(
-        obs=obs[[c for c in obs if not str(c).startswith("_scvi")]].copy(),
-        var=pd.DataFrame(index=adata.var_names),
-        obsm={_keys.LATENT: z, basis: places},
-        uns=colors,
-    )
-    return small, basis
-
-
-def _embedded(z: np.ndarray, seed: int) -> np.ndarray:
-    """A map of latent points, shape ``(n, 2)``."""
-    if len(z) < 10 or z.shape[1] <= 2:
-        return np.pad(z[:, :2], ((0, 0), (0, max(0, 2 - z.shape[1]))))
-    from umap import UMAP
-
-    return UMAP(n_neighbors=min(15, len(z) - 1), random_state=seed, n_jobs=1).fit_transform(z)
-
-
-def _joined(small: AnnData, basis: str, paths: AnnData | None) -> AnnData | None:
-    """Cells and paths on the embedding; without values, which the map does not need."""
-    from anndata import AnnData
-
-    from .. import tl
-
-    if paths is None:
-        return None
-    bare = AnnData(
-        obs=paths.obs,
-        var=pd.DataFrame(index=paths.var_names),
-        obsm={_keys.LATENT: np.asarray(paths.obsm[_keys.LATENT])},
-        uns={_keys.UNS: paths.uns[_keys.UNS]},
-    )
-    missing = bare.var_names.difference(small.var_names)
-    if len(missing):
-        raise ValueError(
-            f"paths must be of this model, but {len(missing)} of their genes are not among its own "
-            f"({shown(missing, 3)}); pass what this model's interpolate returns."
-        )
-    return tl.embed(small, bare, basis=basis)

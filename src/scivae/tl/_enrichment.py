@@ -33,6 +33,7 @@ def enrich(
     net: pd.DataFrame | Mapping[str, Sequence[str]] | str | Path,
     *,
     method: Literal["ulm", "mlm", "zscore"] = "ulm",
+    gene_symbols: str | None = None,
     min_size: int = 5,
     min_cells: int = 5,
     n_permutations: int = 1000,
@@ -49,6 +50,8 @@ def enrich(
         the columns ``source`` (the set), ``target`` (the gene) and optionally ``weight`` (signed).
     method
         Method of decoupler: ``"ulm"``, ``"mlm"`` or ``"zscore"``.
+    gene_symbols
+        Column of ``trends.var`` with the names that genes have in ``net``. Default: ``var_names``.
     min_size
         Sets with fewer genes in the trends are left out.
     min_cells
@@ -78,6 +81,8 @@ def enrich(
     ------
     ImportError
         If decoupler is not installed.
+    KeyError
+        If ``gene_symbols`` is not found.
     ValueError
         If no set has enough genes, or all have every gene of the trends; if sets are too many or too
         much alike for the method; if there are too few cells for the null; or if an argument is out of
@@ -134,7 +139,7 @@ def enrich(
     min_cells = check_integer("min_cells", min_cells, minimum=1)
     n_permutations = check_integer("n_permutations", n_permutations, minimum=100)
     seed = check_integer("seed", seed, minimum=0)
-    known, sizes = known_sets(net, trends, min_size)
+    known, sizes = known_sets(net, trends, min_size, gene_symbols)
     whole = sizes.index[sizes == trends.n_vars].tolist()
     if whole:
         if len(whole) == (sizes >= min_size).sum():

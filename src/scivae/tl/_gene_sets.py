@@ -28,6 +28,7 @@ def set_trends(
     net: pd.DataFrame | Mapping[str, Sequence[str]] | str | Path,
     *,
     layer: str | None = None,
+    gene_symbols: str | None = None,
     min_size: int = 5,
     n_bootstraps: int = 100,
     seed: int = 0,
@@ -46,6 +47,8 @@ def set_trends(
     layer
         Layer of the values, which are log-normalized if they are counts. ``None``: ``counts`` if
         there is one, otherwise X. ``"X"``: X.
+    gene_symbols
+        Column of ``trends.var`` with the names that genes have in ``net``. Default: ``var_names``.
     min_size
         Sets with fewer genes in the trends are left out.
     n_bootstraps
@@ -63,7 +66,7 @@ def set_trends(
     Raises
     ------
     KeyError
-        If cells of the trends are not in ``adata``, or the layer is not found.
+        If cells of the trends are not in ``adata``, or the layer or ``gene_symbols`` is not found.
     ValueError
         If the trends have no measured cells, or no set has enough genes.
 
@@ -118,7 +121,7 @@ def set_trends(
             "trends must be fitted to measured cells, got evidence="
             f"{said.get('evidence')!r}; call scivae.tl.gene_trends(model, pairs)."
         )
-    known, sizes = known_sets(net, trends, min_size)
+    known, sizes = known_sets(net, trends, min_size, gene_symbols)
     known = known[known["source"].isin(sizes.index)]
     cells = cells[cells["weight"].to_numpy(dtype=float) > 0]
     rows = _rows_of(adata, cells.index)
@@ -211,13 +214,21 @@ def as_network(net: Any) -> pd.DataFrame:
     return net.drop_duplicates(["source", "target"])
 
 
-def known_sets(net: Any, trends: AnnData, min_size: int) -> tuple[pd.DataFrame, pd.Series]:
+def known_sets(
+    net: Any, trends: AnnData, min_size: int, gene_symbols: str | None = None
+) -> tuple[pd.DataFrame, pd.Series]:
     """Sets as a table of the genes that are in the trends, and the sizes of those that are large enough.
 
     Raises a ValueError if no set is, and warns of those that are not.
     """
     net = as_network(net)
+    named = tables.gene_symbols_of(trends.var, gene_symbols)
     known = net[net["target"].isin(trends.var_names)]
+    if gene_symbols is not None:
+        others = net[~net["target"].isin(trends.var_names)].rename(columns={"target": "symbol"})
+        names = pd.DataFrame({"target": list(named), "symbol": list(named.values())})
+        others = others.merge(names, on="symbol").drop(columns="symbol")
+        known = pd.concat([known, others]).drop_duplicates(["source", "target"])
     sizes = known.groupby("source", sort=False)["target"].nunique()
     small = [name for name in net["source"].unique() if sizes.get(name, 0) < min_size]
     if not (sizes >= min_size).any():

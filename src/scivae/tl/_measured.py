@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from .._names import as_text
+from .._validate.tables import is_numeric
 from ._model import check_measured
 from ._placing import Axis
 from ._samples import NONE, SOURCE, TARGET, Cells
@@ -95,6 +97,18 @@ class Measured(NamedTuple):
             column = np.full(adata.n_obs, np.nan)
             column[self.cells] = self.table[name].to_numpy()
             adata.obs[key(key_added)] = column
+
+
+def with_names(table: pd.DataFrame, genes: np.ndarray, var: pd.DataFrame) -> pd.DataFrame:
+    """A table of genes with their names, and the columns of text that ``adata.var`` has of them."""
+    table = table.set_axis(pd.Index(as_text(genes)))
+    for key in var:
+        if key not in table and isinstance(key, str) and not is_numeric(var[key]):
+            values = var[key].astype(object)
+            table[key] = [
+                str(v) if known else "" for v, known in zip(values, values.notna(), strict=True)
+            ]
+    return table
 
 
 def layers_of(curves: Curves) -> dict[str, np.ndarray]:

@@ -152,6 +152,8 @@ def gene_order(
     found = table[columns].copy()
     found["direction"] = np.where(found[_keys.CHANGE] > 0, "up", "down")
     found["level"] = _levels(before)
+    names = [key for key in table if key not in found and not tables.is_numeric(table[key])]
+    found[names] = table[names]  # symbols, for figures
     return GeneOrder(found, before)
 
 

@@ -15,7 +15,7 @@ from .._validate import tables
 from .._validate.arguments import check_choice, check_integer, check_key, check_type
 from ..geometry.methods import PATH_METHODS
 from ._donors import warn_of_batches
-from ._measured import ENDS, MIN_CELLS, measure
+from ._measured import ENDS, MIN_CELLS, measure, with_names
 from ._model import check_model
 from ._placing import MAX_PATHS
 from ._samples import SOURCE, TARGET, cells_of, collect
@@ -113,8 +113,8 @@ def gene_trends(
     - ``layers["decoded"]``: the mean over decoded paths (256 at most), a prediction
     - ``var``: ``change`` from start to end (counts: log2) and ``switch``, the position at which
       half of it is reached on the scale of the curves, with 90 % intervals (``_low``, ``_high``);
-      ``resolved``: whether the interval of the change excludes zero and that of the switch is at most
-      0.3 wide
+      ``resolved``: the interval of the change excludes zero, and that of the switch is at most 0.3
+      wide; and the columns of text of ``adata.var``, for ``gene_symbols`` in figures
     - ``varm["civae_switch"]``: the switch in each resample, for :func:`gene_order`
     - ``varm["civae_bins"]``, ``varm["civae_bins_se"]``: measured means (per 10,000) in bins of position
       and donor, and their standard errors; ``uns["civae"]["bins"]`` describes the columns
@@ -267,7 +267,7 @@ def gene_trends(
         **kept.uns,
         **said,
     )
-    var.index = pd.Index(as_text(model.setup.genes[columns]))
+    var = with_names(var, model.setup.genes[columns], adata.var.iloc[columns])
     return AnnData(
         X=next(iter(layers.values())).copy(),
         obs=pd.DataFrame({_keys.T: t}, index=[f"step_{i}" for i in range(n_steps)]),

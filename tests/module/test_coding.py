@@ -4,8 +4,7 @@ import torch
 from tests.conftest import make_adata, make_model
 
 from scivae.module import COUNT_LIKELIHOODS, LIKELIHOODS
-from scivae.module._coding import decoded_blocks, likelihood
-from scivae.module._covariates import Covariates
+from scivae.module._coding import Covariates, decoded_blocks, likelihood
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
@@ -87,8 +86,8 @@ def test_covariates_of_decode():
 
 
 def test_concatenated_conditions():
-    part = Covariates(np.zeros(2), np.arange(2), None, np.ones((2, 1)))
+    part = Covariates(np.zeros(2), np.arange(2), np.empty((2, 0), int), np.ones((2, 1)))
     whole = Covariates.concatenate([part, part.take(slice(0, 1))])
     assert whole.batch.tolist() == [0, 1, 0]
-    assert whole.categorical is None
+    assert whole.categorical.shape == (3, 0)
     assert whole.continuous.shape == (3, 1)

@@ -107,7 +107,7 @@ def augment_classes(model: CIVAE, adata: AnnData, request: Request, log: Log) ->
 
     sizes = adata.obs[request.key].value_counts()
     # Binary draws of gray pixels are no images: those are judged by what is expected.
-    sample = model.likelihood != "bernoulli"
+    sample = not model.module.family.in_unit_interval
     parts = []
     for label in model.classes[[sizes[c] > 1 for c in model.classes]]:
         try:

@@ -84,7 +84,7 @@ def check_values(
                 f"{summary.zero_rows.size} cells of {here} are all zero ({shown(names, 3)}); "
                 "remove them with scanpy.pp.filter_cells(adata, min_counts=1)."
             )
-    elif likelihood == "bernoulli" and (summary.minimum < 0 or summary.maximum > 1):
+    elif LIKELIHOODS[likelihood].in_unit_interval and (summary.minimum < 0 or summary.maximum > 1):
         raise ValueError(
             f"likelihood='bernoulli' needs values in [0, 1], but those of {here} lie in "
             f"[{summary.minimum:g}, {summary.maximum:g}]; scale them (pixels / 255), or choose "
@@ -119,7 +119,7 @@ def check_like_training(
                 "RNA."
             )
         return
-    if trained_on is None or likelihood == "bernoulli":
+    if trained_on is None or LIKELIHOODS[likelihood].in_unit_interval:
         return
     counts = ("counts", "near counts")
     were_counts, are_counts = trained_on.kind in counts, summary.kind in counts

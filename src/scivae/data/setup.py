@@ -152,16 +152,14 @@ class Setup(NamedTuple):
         named: list[tuple[str, np.ndarray, np.ndarray]] = []
         if self.batch_key is not None:
             named.append((self.batch_key, covariates.batch, self.batches))
-        if covariates.categorical is not None:
-            for i, (key, categories) in enumerate(self.categorical.items()):
-                named.append((key, covariates.categorical[:, i], categories))
+        for i, (key, categories) in enumerate(self.categorical.items()):
+            named.append((key, covariates.categorical[:, i], categories))
         for key, codes, categories in named:
             values = pd.Categorical.from_codes(codes, pd.Index(categories).infer_objects())
             columns[key] = column_like(values, real.get(key))
-        if covariates.continuous is not None:
-            own_units = self._own_units(np.asarray(covariates.continuous))
-            for i, key in enumerate(self.continuous):
-                columns[key] = numbers_like(own_units[:, i], real.get(key))
+        own_units = self._own_units(covariates.continuous)
+        for i, key in enumerate(self.continuous):
+            columns[key] = numbers_like(own_units[:, i], real.get(key))
         if self.size_factor_key is not None:
             size = np.exp(covariates.log_library)
             columns[self.size_factor_key] = numbers_like(size, real.get(self.size_factor_key))
@@ -257,15 +255,14 @@ class Setup(NamedTuple):
                 )
             return found.astype(np.int64)
 
+        def columns(found: list[np.ndarray], dtype: type) -> np.ndarray:
+            return np.array(found, dtype=dtype).reshape(len(found), n).T
+
         return Covariates(
             log_library=log_library,
             batch=codes(self.batch_key, self.batches),
-            categorical=np.stack([codes(k, v) for k, v in self.categorical.items()], axis=1)
-            if self.categorical
-            else None,
-            continuous=np.stack([numbers(i, k) for i, k in enumerate(self.continuous)], axis=1)
-            if self.continuous
-            else None,
+            categorical=columns([codes(k, v) for k, v in self.categorical.items()], np.int64),
+            continuous=columns([numbers(i, k) for i, k in enumerate(self.continuous)], np.float64),
         )
 
 

@@ -250,7 +250,7 @@ def augment(
     sources = []
     for code in counts:  # in a comprehension, a warning would name this line, not the caller's
         sources.append(_source(self, adata, code, min_confidence, shared))
-    factor = _overdispersion(self, adata, shared) if sample else None
+    factor = _overdispersion(self, adata, shared) if sample else 1.0
     drawn: dict[int, int] = {}
     rounds = (
         made
@@ -374,7 +374,7 @@ def _rounds(
     sample: bool,
     seed: int,
     drawn: dict[int, int],
-    overdispersion: np.ndarray | None,
+    overdispersion: np.ndarray | float,
 ) -> Iterator[Augmented]:
     """Draw cells of one class until n are accepted; count them in ``drawn``."""
     code = source.code
@@ -435,7 +435,7 @@ def _draw(model: CellsModel, source: Source, size: int, rng: np.random.Generator
 
 def _overdispersion(
     model: CellsModel, adata: AnnData, shared: np.ndarray | None
-) -> np.ndarray | None:
+) -> np.ndarray | float:
     """Factor on the overdispersion of each gene that gives new cells the variance of ``adata``."""
 
     def draw(code: int, cells: Posterior) -> Drawn:
@@ -480,7 +480,7 @@ def _decode_and_encode(
     sample: bool,
     rng: np.random.Generator,
     code: int,
-    overdispersion: np.ndarray | None,
+    overdispersion: np.ndarray | float,
 ) -> tuple[Any, np.ndarray, np.ndarray]:
     """Decode latent points and encode the cells again: cells, probability of the class, predicted class."""
     counts = model.likelihood in COUNT_LIKELIHOODS

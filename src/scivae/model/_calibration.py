@@ -18,7 +18,7 @@ from .._validate.arguments import check_integer, check_trained
 from ..data import checks
 from ..data.cells import resolve_indices
 from ..metrics import conformal_thresholds
-from ..module import COUNT_LIKELIHOODS, CIVAEModule, Posterior, encoded_minibatches
+from ..module import CIVAEModule, Posterior, encoded_minibatches
 from ..train.calibration import (
     MAX_CELLS,
     MAX_RESIDUALS,
@@ -327,7 +327,7 @@ def _describe_classes(
                 ((x, log_library_of(part.covariates)) for part, x in with_residuals(module, few()))
                 for _ in range(2)
             ),
-            degree=2 if module.likelihood in COUNT_LIKELIHOODS else 0,
+            degree=2 if module.family.counts else 0,
         )
         found |= {f"residual_{name}": values for name, values in scale._asdict().items()}
     return found

@@ -87,7 +87,7 @@ def overdispersion_factor(
 
 def match_dispersion(
     model: CellsModel, adata: AnnData, draw: Callable[[int, Posterior], Drawn]
-) -> np.ndarray | None:
+) -> np.ndarray | float:
     r"""Factor on :math:`1 / \theta` of each gene with which generated cells vary as real ones do.
 
     A decoder's dispersion covers what the latent point of a cell does not describe. Over a population, part of
@@ -104,10 +104,10 @@ def match_dispersion(
 
     Returns
     -------
-    Shape ``(n_vars,)``; ``None`` where there is no dispersion, or no real values.
+    Shape ``(n_vars,)``; 1 where there is no dispersion, or no real values.
     """
-    if model.likelihood not in ("nb", "zinb") or model.module.minified_data_type is not None:
-        return None
+    if not model.module.family.dispersed or model.module.minified_data_type is not None:
+        return 1.0
     n_classes = len(model.classes)
     cells = np.flatnonzero(np.asarray(adata.obs[checks.LABEL_CODES]) < n_classes)
     if len(cells) > MAX_COMPARED:

@@ -112,7 +112,7 @@ def inherited(method: Callable) -> Callable:
             try:
                 return selected.of(drawing(self, **given, **further))
             except AttributeError as error:  # of a distribution that has no such parameter
-                if self.likelihood in ("nb", "zinb"):
+                if self.module.family.dispersed:
                     raise
                 raise NotImplementedError(
                     f"{method.__name__} of scvi-tools needs likelihood='nb' or 'zinb', but the model "

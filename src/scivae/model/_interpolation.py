@@ -27,11 +27,10 @@ from ..data.generated import (
 )
 from ..geometry.methods import PATH_METHODS
 from ..module import (
-    COUNT_LIKELIHOODS,
     CIVAEModule,
     Covariates,
+    Mixture,
     decoded_blocks,
-    draw,
     interpolate_covariates,
     likelihood,
 )
@@ -174,7 +173,7 @@ def interpolate(
         setup=self.setup,
         obs=obs,
         latent=paths.points.reshape(len(obs), -1),
-        counts=self.likelihood in COUNT_LIKELIHOODS,
+        counts=paths.counts,
         uns=uns,
         layers=layers,
     )
@@ -251,16 +250,16 @@ def _path_values(
     """Expected values of every row and, with samples, their bands."""
     pair, t = paths.rows
     z = paths.points.reshape(len(t), -1)
-    at_start, at_end = paths.covariates(pair, t)
+    covariates = paths.covariates(pair, t)
     values = np.empty((len(z), model.module.n_input), dtype=np.float32)
     layers: dict[str, np.ndarray] = {}
     with model.codec.evaluating() as module:
         with progress("decoding paths", len(z), unit="cells"):
-            for rows, mean in decoded_blocks(module, z, at_start, other=at_end, weight=t):
+            for rows, mean in decoded_blocks(module, z, covariates):
                 values[rows] = mean
                 advance(len(mean))
         if n_samples is not None:
-            low, high = _bands(module, paths, at_start, at_end, n_samples, seed)
+            low, high = _bands(module, paths, covariates, n_samples, seed)
             layers = {_keys.Q05_LAYER: low, _keys.Q95_LAYER: high}
     return values, layers
 
@@ -335,8 +334,7 @@ def _write_back(
 def _bands(
     module: CIVAEModule,
     paths: Paths,
-    at_start: Covariates,
-    at_end: Covariates,
+    mixture: Mixture,
     n_samples: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -361,12 +359,12 @@ def _bands(
         index = np.tile(np.arange(rows.start, rows.stop), n_samples)
         # A mixture is sampled by choosing one of its parts.
         to_end = rng.random(len(index)) < t[index]
-        first_part, second_part = at_start.take(index), at_end.take(index)
+        first_part, second_part, _ = mixture.take(index)
         covariates = interpolate_covariates(first_part, second_part, to_end.astype(float))
         covariates = covariates._replace(
             log_library=first_part.log_library, continuous=first_part.continuous
         )
-        samples = draw(module.likelihood, likelihood(module, drawn, covariates), rng)
+        samples = module.family.draw(likelihood(module, drawn, covariates), rng)
         samples = samples.reshape(n_samples, -1, module.n_input)
         low[rows], high[rows] = np.quantile(samples, (0.05, 0.95), axis=0)
     return low, high

@@ -17,13 +17,7 @@ from ..data import checks
 from ..data.generated import TARGET_SUM
 from ..geometry import Crossings, LinearClasses
 from ..geometry.methods import PATH_METHODS
-from ..module import (
-    COUNT_LIKELIHOODS,
-    Covariates,
-    Posterior,
-    interpolate_covariates,
-    normalized_means,
-)
+from ..module import Mixture, Posterior, interpolate_covariates, normalized_means
 from .codec import Codec
 
 # Fewer cells than this of the classes at the ends say nothing about where cells are dense.
@@ -96,7 +90,8 @@ class Paths:
     ):
         self.codec, self.start, self.end, self.t = codec, start, end, t
         self.method = PATH_METHODS[method]
-        self.counts = codec.module.likelihood in COUNT_LIKELIHOODS
+        self.counts = codec.module.family.counts
+        self.scale = TARGET_SUM if self.counts else 1.0
         # Points of paths that follow the cells; those of the others are calculated where they are needed.
         self._geodesics = np.empty(0)
         if self.method.curve is None:
@@ -168,11 +163,10 @@ class Paths:
         n_pairs, n_steps = len(self.start.mean), len(self.t)
         return np.repeat(np.arange(n_pairs), n_steps), np.tile(self.t, n_pairs)
 
-    def covariates(self, pair: np.ndarray | slice, t: np.ndarray) -> tuple[Covariates, Covariates]:
-        """Covariates to decode points with: once with the batch of the start, once with that of the end.
+    def covariates(self, pair: np.ndarray | slice, t: np.ndarray) -> Mixture:
+        """Covariates to decode points with, with the batches of both ends.
 
-        A point between two batches is the mixture of both results. Numbers (library size, continuous
-        covariates) are those of the point itself.
+        Numbers (library size, continuous covariates) are those of the point itself.
 
         Parameters
         ----------
@@ -184,7 +178,7 @@ class Paths:
         a, b = self.start.covariates.take(pair), self.end.covariates.take(pair)
         here = interpolate_covariates(a, b, t)
         at_a = here._replace(batch=a.batch, categorical=a.categorical)
-        return at_a, here._replace(batch=b.batch, categorical=b.categorical)
+        return Mixture(at_a, here._replace(batch=b.batch, categorical=b.categorical), t)
 
     def normalized_blocks(self, i: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """Expected values (per 10,000 counts) at one position, a block of paths at a time.
@@ -193,17 +187,11 @@ class Paths:
         """
         module = self.codec.module
         z = self.points_at(i)
-        at_start, at_end = self.covariates(slice(None), np.full(len(z), self.t[i]))
+        covariates = self.covariates(slice(None), np.full(len(z), self.t[i]))
         size = max(32, VALUES_PER_BLOCK // module.n_input)
         for rows in row_blocks(len(z), size):
-            values = normalized_means(
-                module,
-                z[rows],
-                at_start.take(rows),
-                other=at_end.take(rows),
-                weight=np.full(rows.stop - rows.start, self.t[i]),
-            )
-            yield rows, values.mul_(TARGET_SUM) if self.counts else values
+            values = normalized_means(module, z[rows], covariates.take(rows))
+            yield rows, values.mul_(self.scale)
 
 
 def geodesics(

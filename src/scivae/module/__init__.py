@@ -5,18 +5,24 @@ from __future__ import annotations
 from ._attribution import encoder_values, integrated_gradients
 from ._civae import CIVAEModule, NotADistributionError, check_finite
 from ._coding import (
-    MAX_RATE,
+    Covariates,
+    Mixture,
+    Posterior,
     decoded_blocks,
-    draw,
     encode_values,
     encoded_minibatches,
+    interpolate_covariates,
     likelihood,
-    mixed_means,
     normalized_means,
     sample_blocks,
 )
-from ._covariates import Covariates, Posterior, interpolate_covariates
-from ._likelihoods import CONTINUOUS_LIKELIHOODS, COUNT_LIKELIHOODS, LIKELIHOODS
+from ._likelihoods import (
+    CONTINUOUS_LIKELIHOODS,
+    COUNT_LIKELIHOODS,
+    LIKELIHOODS,
+    MAX_RATE,
+    Family,
+)
 from ._ordered import OrderedLinear
 from ._thinning import mask, thin
 
@@ -27,12 +33,13 @@ __all__ = [
     "MAX_RATE",
     "CIVAEModule",
     "Covariates",
+    "Family",
+    "Mixture",
     "Posterior",
     "NotADistributionError",
     "OrderedLinear",
     "check_finite",
     "decoded_blocks",
-    "draw",
     "encode_values",
     "encoded_minibatches",
     "encoder_values",
@@ -40,7 +47,6 @@ __all__ = [
     "interpolate_covariates",
     "likelihood",
     "mask",
-    "mixed_means",
     "normalized_means",
     "sample_blocks",
     "thin",

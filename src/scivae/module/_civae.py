@@ -16,9 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..nb.counts import DenseCounts, SparseCounts, sparse_linear, store_by_input
-from ..nb.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 from ..nb.loss import negative_binomial_loss
-from ._likelihoods import CONTINUOUS_LIKELIHOODS, ContinuousDecoder, continuous_likelihood
+from ._likelihoods import LIKELIHOODS, ContinuousDecoder
 from ._ordered import OrderedLinear
 from ._thinning import mask, thin
 
@@ -130,27 +129,25 @@ class CIVAEModule(VAE):
         sigmoid: bool = False,
         **kwargs,
     ):
-        continuous = gene_likelihood in CONTINUOUS_LIKELIHOODS
-        if continuous:
+        family = LIKELIHOODS[gene_likelihood]
+        if not family.counts:
             kwargs["log_variational"] = False
-        # For continuous data the parent builds its normal distribution and ``generative`` converts it.
-        super().__init__(
-            n_input, gene_likelihood="normal" if continuous else gene_likelihood, **kwargs
-        )
+        # The parent builds its own distribution, which ``generative`` converts.
+        super().__init__(n_input, gene_likelihood=family.vae, **kwargs)
         self.likelihood = gene_likelihood
-        self.continuous = continuous
+        self.family = family
         self.n_classes = n_classes
         self.discriminator_weight = discriminator_weight
         self.kl_weight = kl_weight
         self.warm_up_discriminator = warm_up_discriminator
         self.sample_latent = sample_latent
-        if continuous:
+        if not family.counts:
             layers = self.decoder.px_decoder  # type: ignore[has-type]
             n_latent_and_covariates = layers.fc_layers[0][0].in_features - layers.n_cov
             self.decoder = ContinuousDecoder(
                 n_latent_and_covariates,
                 n_input,
-                sigmoid=sigmoid or gene_likelihood == "bernoulli",
+                sigmoid=sigmoid or family.in_unit_interval,
                 n_cat_list=layers.n_cat_list,
                 n_layers=self.n_layers,
                 n_hidden=self.n_hidden,
@@ -189,7 +186,7 @@ class CIVAEModule(VAE):
             check_finite(inputs["x"])
         if thinning > 0 and "x" in inputs:
             inputs["library"] = inputs["x"].sum(1, keepdim=True).log()
-            inputs["x"] = (mask if self.continuous else thin)(inputs["x"], thinning)
+            inputs["x"] = (thin if self.family.counts else mask)(inputs["x"], thinning)
         return inputs
 
     @auto_move_data
@@ -201,7 +198,7 @@ class CIVAEModule(VAE):
             outputs = super()._regular_inference(x, *args, **kwargs)
         if library is not None:
             outputs["library"] = library
-        if self.continuous:  # log of a sum that may be negative: there is no library
+        if not self.family.counts:  # log of a sum that may be negative: there is no library
             outputs["library"] = torch.zeros_like(outputs["library"])
         if not self.sample_latent:
             outputs["z"] = outputs["qz"].loc.expand_as(outputs["z"])
@@ -224,16 +221,35 @@ class CIVAEModule(VAE):
             outputs = super().generative(
                 z, library, batch_index, cont_covs, cat_covs, size_factor, y, transform_batch
             )
-        px = outputs["px"]
-        if self.continuous:
-            outputs["px"] = continuous_likelihood(self.likelihood, px)
-        elif self.likelihood == "nb":
-            outputs["px"] = NegativeBinomial(px.mu, px.theta, px.scale)
-        elif self.likelihood == "zinb":
-            outputs["px"] = ZeroInflatedNegativeBinomial(
-                mu=px.mu, theta=px.theta, zi_logits=px.zi_logits, scale=px.scale
-            )
+        outputs["px"] = self.family.distribution(outputs["px"])
         return outputs
+
+    def decode_hidden(self, z: torch.Tensor, tensors: Mapping[str, Any]) -> torch.Tensor:
+        """Last hidden layer of the decoder ``(..., n, n_hidden)`` at latent points.
+
+        ``tensors`` holds the covariates of the n points, as a minibatch does.
+        """
+        batch = tensors[REGISTRY_KEYS.BATCH_KEY]
+        inputs, categories = [z], []
+        if REGISTRY_KEYS.CONT_COVS_KEY in tensors:
+            inputs.append(tensors[REGISTRY_KEYS.CONT_COVS_KEY])
+        if self.batch_representation == "embedding":
+            inputs.append(self.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch))
+        else:
+            categories.append(batch)
+        if REGISTRY_KEYS.CAT_COVS_KEY in tensors:
+            categories += tensors[REGISTRY_KEYS.CAT_COVS_KEY].unsqueeze(-1).unbind(1)
+        return self.decoder.px_decoder(torch.cat(inputs, dim=-1), *categories)
+
+    @property
+    def needs_row_sums(self) -> bool:
+        """Whether decoded means of counts must be divided by their sum to add up to one.
+
+        Besides zero inflation, because beside size factors the decoder of scvi-tools ends in a
+        softplus, not in a softmax.
+        """
+        family = self.family
+        return family.counts and (self.use_size_factor_key or not family.sums_to_one)
 
     @auto_move_data
     def classify(self, z: torch.Tensor) -> torch.Tensor:
@@ -414,13 +430,7 @@ class CIVAEModule(VAE):
             if self.sample_latent:
                 z = mean + variance.sqrt() * torch.randn_like(mean)
             kl = 0.5 * (variance + mean.square() - 1 - variance.log()).sum(-1)
-            cont_covs = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)
-            cat_covs = tensors.get(REGISTRY_KEYS.CAT_COVS_KEY)
-            decoded = self.decoder.px_decoder(
-                z if cont_covs is None else torch.cat([z, cont_covs], dim=-1),
-                tensors[REGISTRY_KEYS.BATCH_KEY],
-                *(() if cat_covs is None else torch.split(cat_covs, 1, dim=1)),
-            )
+            decoded = self.decode_hidden(z, tensors)
             log_theta, groups = self.px_r, None
             if self.dispersion == "gene-batch":
                 log_theta, groups = self.px_r.t(), tensors[REGISTRY_KEYS.BATCH_KEY].long()[:, 0]

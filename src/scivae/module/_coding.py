@@ -1,9 +1,9 @@
-"""Encode and decode arrays: posteriors, expected values, samples."""
+"""Encode and decode arrays: posteriors, covariates, expected values, samples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,26 +13,138 @@ from .._scvi import MODULE_KEYS
 from .._storage import row_blocks
 from ..nb.counts import counts_of
 from ._civae import CIVAEModule, check_finite
-from ._covariates import Covariates, Posterior
-from ._likelihoods import COUNT_LIKELIHOODS
 
 ROWS_PER_BLOCK = 1024
-# A negative binomial's mean can be anything a softmax and a library give; a Poisson draw cannot.
-MAX_RATE = 1e8
 
 
-def _column(a: np.ndarray | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """A copy as a tensor with one row a point; ``None`` stays ``None``."""
-    if a is None:
-        return None
-    return torch.tensor(a if a.ndim == 2 else a[:, None], dtype=dtype)
+class Covariates(NamedTuple):
+    """Inputs of the decoder other than z. Every array has one row per point.
+
+    Attributes
+    ----------
+    log_library
+        Log of the library size (of the size factor, where there is one), shape ``(n,)``.
+    batch
+        Codes of the batches, shape ``(n,)``.
+    categorical
+        Codes of the categorical covariates, shape ``(n, n_covariates)``.
+    continuous
+        Continuous covariates, shape ``(n, n_covariates)``.
+    """
+
+    log_library: np.ndarray
+    batch: np.ndarray
+    categorical: np.ndarray
+    continuous: np.ndarray
+
+    def take(self, index: np.ndarray | slice) -> Covariates:
+        """The covariates of some of the points."""
+        return Covariates(*(a[index] for a in self))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Covariates]) -> Covariates:
+        """The covariates of the points of all parts, in their order."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def same_categories(self, other: Covariates) -> np.ndarray:
+        """Whether batch and categorical covariates agree, shape ``(n,)``."""
+        return (self.batch == other.batch) & (self.categorical == other.categorical).all(axis=1)
 
 
-def _covariate_tensors(covariates: Covariates) -> dict[str, torch.Tensor | None]:
+class Mixture(NamedTuple):
+    """Covariates of points between two ends, each a mixture of the results at both.
+
+    The decoder knows no state between two batches, so it is run under both.
+
+    Attributes
+    ----------
+    start, end
+        Covariates of the points, with the batch and the categories of either end.
+    weight
+        Weight of the end, shape ``(n,)``.
+    """
+
+    start: Covariates
+    end: Covariates
+    weight: np.ndarray
+
+    @property
+    def log_library(self) -> np.ndarray:
+        """Log of the library sizes, which both ends share."""
+        return self.start.log_library
+
+    def take(self, index: np.ndarray | slice) -> Mixture:
+        """The covariates of some of the points."""
+        return Mixture(self.start.take(index), self.end.take(index), self.weight[index])
+
+
+class Posterior(NamedTuple):
+    """Posterior of some cells, and the covariates under which they would be decoded.
+
+    Attributes
+    ----------
+    mean, scale
+        Of the normal posterior, shape ``(n, n_latent)``.
+    labels
+        Codes of the classes; ``n_classes`` for cells without a label. Shape ``(n,)``.
+    covariates
+        Library size and covariates of the cells.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    labels: np.ndarray
+    covariates: Covariates
+
+    def take(self, index: np.ndarray | slice) -> Posterior:
+        """Some of the cells."""
+        return Posterior(
+            self.mean[index], self.scale[index], self.labels[index], self.covariates.take(index)
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Posterior]) -> Posterior:
+        """The cells of all parts, in their order."""
+        means, scales, labels, covariates = zip(*parts, strict=True)
+        return cls(
+            np.concatenate(means),
+            np.concatenate(scales),
+            np.concatenate(labels),
+            Covariates.concatenate(covariates),
+        )
+
+
+def interpolate_covariates(start: Covariates, end: Covariates, t: np.ndarray) -> Covariates:
+    """Covariates between two ends.
+
+    Library sizes are interpolated on the log scale and continuous covariates linearly; batch and
+    categorical covariates are those of the nearer end.
+
+    Parameters
+    ----------
+    start, end
+        Covariates of n points.
+    t
+        Positions in [0, 1], shape ``(n,)``.
+    """
+    near, column = t < 0.5, t[:, None]
+    return Covariates(
+        log_library=(1 - t) * start.log_library + t * end.log_library,
+        batch=np.where(near, start.batch, end.batch),
+        categorical=np.where(near[:, None], start.categorical, end.categorical),
+        continuous=(1 - column) * start.continuous + column * end.continuous,
+    )
+
+
+def _tensors(covariates: Covariates) -> dict[str, torch.Tensor | None]:
+    """Copies as the network is given them; ``None`` for covariates that there are none of."""
+    batch = torch.tensor(covariates.batch[:, None], dtype=torch.long)
+    categorical = torch.tensor(covariates.categorical, dtype=torch.long)
+    continuous = torch.tensor(covariates.continuous, dtype=torch.float32)
+    further = {MODULE_KEYS.CAT_COVS_KEY: categorical, MODULE_KEYS.CONT_COVS_KEY: continuous}
     return {
-        MODULE_KEYS.BATCH_INDEX_KEY: _column(covariates.batch, torch.long),
-        MODULE_KEYS.CAT_COVS_KEY: _column(covariates.categorical, torch.long),
-        MODULE_KEYS.CONT_COVS_KEY: _column(covariates.continuous, torch.float32),
+        MODULE_KEYS.BATCH_INDEX_KEY: batch,
+        **{key: columns if columns.shape[1] else None for key, columns in further.items()},
     }
 
 
@@ -41,12 +153,12 @@ def likelihood(
     module: CIVAEModule, z: np.ndarray, covariates: Covariates
 ) -> torch.distributions.Distribution:
     """Likelihood of the data at latent points ``(n, n_latent)`` under n covariates."""
-    library = _column(covariates.log_library, torch.float32)
+    library = torch.tensor(covariates.log_library[:, None], dtype=torch.float32)
     outputs = module.generative(
         z=torch.as_tensor(z, dtype=torch.float32),
         library=library,
         size_factor=library,
-        **_covariate_tensors(covariates),
+        **_tensors(covariates),
     )
     return outputs[MODULE_KEYS.PX_KEY]
 
@@ -54,7 +166,7 @@ def likelihood(
 @torch.inference_mode()
 def encode_values(module: CIVAEModule, values: np.ndarray, covariates: Covariates) -> np.ndarray:
     """Posterior means ``(n, n_latent)`` of cells ``(n, n_vars)`` under n covariates."""
-    outputs = module.inference(x=torch.as_tensor(values), **_covariate_tensors(covariates))
+    outputs = module.inference(x=torch.as_tensor(values), **_tensors(covariates))
     return outputs[MODULE_KEYS.QZ_KEY].loc.cpu().numpy()
 
 
@@ -74,12 +186,9 @@ def encoded_minibatches(
             out = module.inference(**module._get_inference_input({**tensors}))
             qz, library = out[MODULE_KEYS.QZ_KEY], out[MODULE_KEYS.LIBRARY_KEY]
             mean, scale = qz.loc, qz.scale
-        size_factor = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-        library = library if size_factor is None else size_factor.log()
-        covariates = (
-            tensors.get(REGISTRY_KEYS.CAT_COVS_KEY),
-            tensors.get(REGISTRY_KEYS.CONT_COVS_KEY),
-        )
+        if REGISTRY_KEYS.SIZE_FACTOR_KEY in tensors:
+            library = tensors[REGISTRY_KEYS.SIZE_FACTOR_KEY].log()
+        none = torch.empty(len(mean), 0)
         yield Posterior(
             mean.cpu().numpy(),
             scale.cpu().numpy(),
@@ -87,18 +196,14 @@ def encoded_minibatches(
             Covariates(
                 library.cpu().numpy().ravel().astype(np.float64),
                 tensors[REGISTRY_KEYS.BATCH_KEY].numpy().ravel().astype(np.int64),
-                *(None if c is None else c.numpy() for c in covariates),
+                tensors.get(REGISTRY_KEYS.CAT_COVS_KEY, none.long()).numpy(),
+                tensors.get(REGISTRY_KEYS.CONT_COVS_KEY, none).numpy(),
             ),
         )
 
 
 def decoded_blocks(
-    module: CIVAEModule,
-    z: np.ndarray,
-    covariates: Covariates,
-    *,
-    other: Covariates | None = None,
-    weight: np.ndarray | None = None,
+    module: CIVAEModule, z: np.ndarray, covariates: Covariates | Mixture
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Expected values at latent points, a block of rows at a time.
 
@@ -110,9 +215,6 @@ def decoded_blocks(
         Latent points, shape ``(n, n_latent)``.
     covariates
         Their covariates.
-    other, weight
-        Where given, what is decoded is the mixture ``(1 - weight) · covariates + weight · other``:
-        the decoder is run under both, since it knows no state between two batches.
 
     Yields
     ------
@@ -120,15 +222,8 @@ def decoded_blocks(
     """
     for rows in row_blocks(len(z), ROWS_PER_BLOCK):
         part = covariates.take(rows)
-        mean = mixed_means(
-            module,
-            z[rows],
-            part,
-            other=None if other is None else other.take(rows),
-            weight=None if weight is None else weight[rows],
-        )
-        values = mean.cpu().numpy()
-        if module.likelihood in COUNT_LIKELIHOODS:
+        values = unscaled_means(module, z[rows], part).cpu().numpy()
+        if module.family.counts:
             values *= np.exp(part.log_library).astype(np.float32)[:, None]
         yield rows, values
 
@@ -139,7 +234,7 @@ def sample_blocks(
     covariates: Covariates,
     *,
     rng: np.random.Generator,
-    overdispersion: np.ndarray | None = None,
+    overdispersion: np.ndarray | float = 1.0,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Samples from the likelihood at latent points, a block of rows at a time.
 
@@ -156,7 +251,7 @@ def sample_blocks(
     rng
         Where random numbers come from.
     overdispersion
-        As :func:`draw` takes it.
+        As :meth:`.Family.draw` takes it.
 
     Yields
     ------
@@ -164,85 +259,43 @@ def sample_blocks(
     """
     for rows in row_blocks(len(z), ROWS_PER_BLOCK):
         px = likelihood(module, z[rows], covariates.take(rows))
-        yield rows, draw(module.likelihood, px, rng, overdispersion)
-
-
-def draw(
-    name: str, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | None = None
-) -> np.ndarray:
-    """One sample of every value from a likelihood, float32, drawn from ``rng``.
-
-    ``overdispersion``, shape ``(n_vars,)``, multiplies the inverse of a negative binomial's ``theta``.
-    """
-
-    def array(a: torch.Tensor) -> np.ndarray:
-        return a.cpu().numpy().astype(np.float64)
-
-    out: np.ndarray
-    if name in ("nb", "zinb"):
-        theta = array(px.theta) if overdispersion is None else array(px.theta) / overdispersion
-        theta = np.maximum(theta, 1e-8)
-        rate = rng.standard_gamma(theta) * (array(px.mu) / theta)
-        out = rng.poisson(np.minimum(rate, MAX_RATE))
-        if name == "zinb":
-            out = np.where(rng.random(out.shape) < array(px.zi_probs), 0, out)
-    elif name == "poisson":
-        out = rng.poisson(np.minimum(array(px.rate), MAX_RATE))
-    elif name == "bernoulli":
-        out = rng.random(px.probs.shape) < array(px.probs)
-    elif name == "laplace":
-        out = rng.laplace(array(px.loc), array(px.scale))
-    elif name == "normal":
-        out = rng.normal(array(px.loc), array(px.scale))
-    else:
-        raise NotImplementedError(
-            f"a likelihood must have a case in draw() to be sampled, but {name!r} has none; add it."
-        )
-    return out.astype(np.float32)
+        yield rows, module.family.draw(px, rng, overdispersion)
 
 
 @torch.inference_mode()
-def mixed_means(
-    module: CIVAEModule,
-    z: np.ndarray,
-    covariates: Covariates,
-    *,
-    other: Covariates | None = None,
-    weight: np.ndarray | None = None,
+def unscaled_means(
+    module: CIVAEModule, z: np.ndarray, covariates: Covariates | Mixture
 ) -> torch.Tensor:
-    """Means at latent points for a library of one count, mixed as :func:`decoded_blocks` says.
+    """Means at latent points for a library of one count.
 
     The same as the means of :func:`likelihood`, without what these do not need: a dispersion, a
     distribution. Values of continuous data are in their own units.
 
     Parameters
     ----------
-    module, z, covariates, other, weight
+    module, z, covariates
         As in :func:`decoded_blocks`.
 
     Returns
     -------
     float32, shape ``(n, n_vars)``, on the device of the module.
     """
-    mean = _unscaled_means(module, z, covariates)
-    if other is not None and weight is not None:
-        index = np.flatnonzero(~covariates.same_categories(other))
-        if index.size:
-            second = _unscaled_means(module, z[index], other.take(index))
-            w = torch.as_tensor(weight[index, None], dtype=mean.dtype, device=mean.device)
-            rows = torch.as_tensor(index, device=mean.device)
-            mean[rows] = (1 - w) * mean[rows] + w * second
+    if isinstance(covariates, Covariates):
+        return _means(module, z, covariates)
+    start, end, weight = covariates
+    mean = _means(module, z, start)
+    index = np.flatnonzero(~start.same_categories(end))
+    if index.size:
+        second = _means(module, z[index], end.take(index))
+        w = torch.as_tensor(weight[index, None], dtype=mean.dtype, device=mean.device)
+        rows = torch.as_tensor(index, device=mean.device)
+        mean[rows] = (1 - w) * mean[rows] + w * second
     return mean
 
 
 @torch.inference_mode()
 def normalized_means(
-    module: CIVAEModule,
-    z: np.ndarray,
-    covariates: Covariates,
-    *,
-    other: Covariates | None = None,
-    weight: np.ndarray | None = None,
+    module: CIVAEModule, z: np.ndarray, covariates: Covariates | Mixture
 ) -> torch.Tensor:
     """Expected values at latent points, each cell's counts divided by their sum.
 
@@ -251,7 +304,7 @@ def normalized_means(
 
     Parameters
     ----------
-    module, z, covariates, other, weight
+    module, z, covariates
         As in :func:`decoded_blocks`.
 
     Returns
@@ -259,31 +312,22 @@ def normalized_means(
     Shares of the counts, which add up to one, or values in the units of continuous data; float32,
     shape ``(n, n_vars)``, on the device of the module.
     """
-    mean = mixed_means(module, z, covariates, other=other, weight=weight)
-    # Zero inflation takes from some genes more than from others, and beside size factors the decoder
-    # of scvi-tools ends in a softplus, not in a softmax.
-    if module.likelihood == "zinb" or (module.use_size_factor_key and not module.continuous):
+    mean = unscaled_means(module, z, covariates)
+    if module.needs_row_sums:
         mean /= mean.sum(dim=1, keepdim=True)
     return mean
 
 
-def _unscaled_means(module: CIVAEModule, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
+def _means(module: CIVAEModule, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
     """Means for a library of one count, as the decoder of scvi-tools' VAE gives them."""
     device = module.discriminator.weight.device  # ``module.device`` walks over all parameters
-    batch, categorical, continuous = (
-        None if c is None else c.to(device) for c in _covariate_tensors(covariates).values()
-    )
-    x = torch.as_tensor(z, dtype=torch.float32, device=device)
-    if continuous is not None:
-        x = torch.cat([x, continuous], dim=-1)
-    categories: tuple[Any, ...] = () if categorical is None else torch.split(categorical, 1, dim=1)
-    if module.batch_representation == "embedding":
-        x = torch.cat([x, module.compute_embedding(REGISTRY_KEYS.BATCH_KEY, batch)], dim=-1)
-    else:
-        categories = (batch, *categories)
-    decoder = module.decoder
-    hidden = decoder.px_decoder(x, *categories)  # (n, n_hidden)
-    mean = decoder.px_scale_decoder(hidden)  # (n, n_vars)
-    if module.likelihood == "zinb":
-        mean *= torch.sigmoid(-decoder.px_dropout_decoder(hidden))
-    return mean
+    tensors = {
+        key: torch.tensor(a, dtype=dtype, device=device)
+        for key, a, dtype in (
+            (REGISTRY_KEYS.BATCH_KEY, covariates.batch[:, None], torch.long),
+            (REGISTRY_KEYS.CAT_COVS_KEY, covariates.categorical, torch.long),
+            (REGISTRY_KEYS.CONT_COVS_KEY, covariates.continuous, torch.float32),
+        )
+    }
+    points = torch.as_tensor(z, dtype=torch.float32, device=device)
+    return module.family.means(module.decoder, module.decode_hidden(points, tensors))

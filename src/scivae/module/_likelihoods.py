@@ -1,22 +1,24 @@
-"""The likelihoods of the decoder: which there are, and those that scvi-tools does not have."""
+"""The likelihoods of the decoder: one record for each, with all that depends on which it is."""
 
 from __future__ import annotations
 
-from typing import Final
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Final
 
+import numpy as np
 import torch
 from scvi.distributions import Normal
 from scvi.nn import DecoderSCVI
 from torch import nn
-from torch.distributions import Bernoulli, Laplace
+from torch.distributions import Bernoulli, Distribution, Laplace
 
-COUNT_LIKELIHOODS: Final = ("nb", "zinb", "poisson")
-CONTINUOUS_LIKELIHOODS: Final = ("normal", "laplace", "bernoulli")
-LIKELIHOODS: Final = COUNT_LIKELIHOODS + CONTINUOUS_LIKELIHOODS
+from ..nb.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 
 # Scales below this are not learned: a pixel that is always zero would otherwise drive the
 # likelihood of a continuous observation to infinity.
 MIN_SCALE: Final = 1e-2
+# A negative binomial's mean can be anything a softmax and a library give; a Poisson draw cannot.
+MAX_RATE: Final = 1e8
 
 
 class LaplaceLikelihood(Laplace):
@@ -61,19 +63,174 @@ class ContinuousDecoder(DecoderSCVI):
         return super().forward(dispersion, z, torch.zeros_like(library), *cat_list)
 
 
-def continuous_likelihood(name: str, px: Normal) -> torch.distributions.Distribution:
-    """Turn the normal distribution that scvi-tools' VAE builds into the one asked for.
+class Family(ABC):
+    """All that depends on which likelihood a model has.
 
-    Parameters
+    To add a likelihood, write a subclass and list it in :data:`LIKELIHOODS`. The methods take and
+    return what scvi-tools' VAE works with, for ``n`` cells.
+
+    Attributes
     ----------
-    name
-        One of :data:`CONTINUOUS_LIKELIHOODS`.
-    px
-        Normal distribution with mean and scale of shape ``(..., n_vars)``.
+    vae
+        Likelihood that scvi-tools' VAE is built with.
+    counts
+        Whether the values are counts, and decoded means are fractions of a library.
+    dispersed
+        Whether there is a dispersion ``theta`` for each gene.
+    in_unit_interval
+        Whether values and means lie in [0, 1].
+    sums_to_one
+        Whether the decoded fractions of a library add up to one.
     """
-    if name == "bernoulli":
+
+    vae: ClassVar[str]
+    counts: ClassVar[bool] = True
+    dispersed: ClassVar[bool] = False
+    in_unit_interval: ClassVar[bool] = False
+    sums_to_one: ClassVar[bool] = True
+
+    def distribution(self, px: Any) -> Distribution:
+        """The likelihood, made from that of scvi-tools' VAE."""
+        return px
+
+    def means(self, decoder: DecoderSCVI, hidden: torch.Tensor) -> torch.Tensor:
+        """Means for a library of one count ``(n, n_vars)``, from the last hidden layer."""
+        return decoder.px_scale_decoder(hidden)
+
+    def draw(
+        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float = 1.0
+    ) -> np.ndarray:
+        """One sample of every value, float32, drawn from ``rng``.
+
+        ``overdispersion``, shape ``(n_vars,)``, multiplies ``1 / theta`` where the family is
+        dispersed.
+        """
+        return self._drawn(px, rng, overdispersion).astype(np.float32)
+
+    @abstractmethod
+    def _drawn(
+        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
+    ) -> np.ndarray:
+        """The sample, of any dtype."""
+
+
+class NegativeBinomialFamily(Family):
+    """``"nb"``."""
+
+    vae = "nb"
+    dispersed = True
+
+    def distribution(self, px: Any) -> Distribution:
+        """The same distribution, faster."""
+        return NegativeBinomial(px.mu, px.theta, px.scale)
+
+    def _drawn(
+        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
+    ) -> np.ndarray:
+        """Poisson counts at gamma rates."""
+        theta = np.maximum(_double(px.theta) / overdispersion, 1e-8)
+        rate = rng.standard_gamma(theta) * (_double(px.mu) / theta)
+        return rng.poisson(np.minimum(rate, MAX_RATE))
+
+
+class ZeroInflatedFamily(NegativeBinomialFamily):
+    """``"zinb"``."""
+
+    vae = "zinb"
+    sums_to_one = False  # zero inflation takes from some genes more than from others
+
+    def distribution(self, px: Any) -> Distribution:
+        """The same distribution, faster."""
+        return ZeroInflatedNegativeBinomial(
+            mu=px.mu, theta=px.theta, zi_logits=px.zi_logits, scale=px.scale
+        )
+
+    def means(self, decoder: DecoderSCVI, hidden: torch.Tensor) -> torch.Tensor:
+        """Means of the negative binomial times the probability that a count is not zeroed."""
+        return decoder.px_scale_decoder(hidden) * torch.sigmoid(-decoder.px_dropout_decoder(hidden))
+
+    def _drawn(
+        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
+    ) -> np.ndarray:
+        """Counts of the negative binomial, some of them zeroed."""
+        counts = super()._drawn(px, rng, overdispersion)
+        return np.where(rng.random(counts.shape) < _double(px.zi_probs), 0, counts)
+
+
+class PoissonFamily(Family):
+    """``"poisson"``."""
+
+    vae = "poisson"
+
+    def _drawn(
+        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
+    ) -> np.ndarray:
+        """Poisson counts."""
+        return rng.poisson(np.minimum(_double(px.rate), MAX_RATE))
+
+
+class NormalFamily(Family):
+    """``"normal"``; the base of all continuous families."""
+
+    vae = "normal"
+    counts = False
+
+    def distribution(self, px: Any) -> Distribution:
+        """The normal distribution with a least scale."""
+        scale = px.scale.clamp_min(MIN_SCALE)
+        return Normal(px.loc, scale, normal_mu=px.loc, validate_args=False)
+
+    def _drawn(
+        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
+    ) -> np.ndarray:
+        """Normal values."""
+        return rng.normal(_double(px.loc), _double(px.scale))
+
+
+class LaplaceFamily(NormalFamily):
+    """``"laplace"``."""
+
+    def distribution(self, px: Any) -> Distribution:
+        """The Laplace distribution of the same mean and scale, with a least scale."""
+        return LaplaceLikelihood(px.loc, px.scale.clamp_min(MIN_SCALE), validate_args=False)
+
+    def _drawn(
+        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
+    ) -> np.ndarray:
+        """Laplace values."""
+        return rng.laplace(_double(px.loc), _double(px.scale))
+
+
+class BernoulliFamily(NormalFamily):
+    """``"bernoulli"``."""
+
+    in_unit_interval = True
+
+    def distribution(self, px: Any) -> Distribution:
+        """The Bernoulli distribution of the same mean."""
         return BernoulliLikelihood(probs=px.loc, validate_args=False)
-    scale = px.scale.clamp_min(MIN_SCALE)
-    if name == "laplace":
-        return LaplaceLikelihood(px.loc, scale, validate_args=False)
-    return Normal(px.loc, scale, normal_mu=px.loc, validate_args=False)
+
+    def _drawn(
+        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
+    ) -> np.ndarray:
+        """Zeros and ones."""
+        return rng.random(px.probs.shape) < _double(px.probs)
+
+
+def _double(values: torch.Tensor) -> np.ndarray:
+    """Values as a float64 array."""
+    return values.cpu().numpy().astype(np.float64)
+
+
+LIKELIHOODS: Final[dict[str, Family]] = {
+    "nb": NegativeBinomialFamily(),
+    "zinb": ZeroInflatedFamily(),
+    "poisson": PoissonFamily(),
+    "normal": NormalFamily(),
+    "laplace": LaplaceFamily(),
+    "bernoulli": BernoulliFamily(),
+}
+COUNT_LIKELIHOODS: Final = tuple(name for name, family in LIKELIHOODS.items() if family.counts)
+CONTINUOUS_LIKELIHOODS: Final = tuple(
+    name for name, family in LIKELIHOODS.items() if not family.counts
+)

@@ -10,7 +10,6 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from ..module import (
-    COUNT_LIKELIHOODS,
     CIVAEModule,
     Covariates,
     Posterior,
@@ -157,13 +156,12 @@ def with_residuals(
     minibatches
         Of a loader.
     """
-    counts = module.likelihood in COUNT_LIKELIHOODS
     for tensors in minibatches:
         (part,) = encoded_minibatches(module, [tensors])
         x = tensors[REGISTRY_KEYS.X_KEY]
         for rows, expected in decoded_blocks(module, part.mean, part.covariates):
             values = dense_rows(x, rows)
-            if counts:
+            if module.family.counts:
                 values, expected = (2 * np.sqrt(a + 0.375) for a in (values, expected))
             yield part.take(rows), values - expected
 

@@ -132,7 +132,7 @@ def test_annotate(results, tmp_path):
         assert found.obs["civae_predicted"].astype(str).tolist() == model.predict().tolist()
 
 
-def test_train_with_genes_of_the_training_cells(cells, tmp_path):
+def test_train_with_genes_of_the_training_cells(cells, tmp_path, capsys):
     """Genes that vary in held-out cells only are not chosen; the split is the model's."""
     adata = anndata.read_h5ad(cells)
     out = tmp_path / "model"
@@ -143,7 +143,12 @@ def test_train_with_genes_of_the_training_cells(cells, tmp_path):
     counts[held_out, 7] = 10_000
     adata.layers["counts"] = sparse.csr_matrix(counts)
     adata.write_h5ad(cells)
+    capsys.readouterr()
     assert main([*words, str(tmp_path / "again")]) == 0
+    assert "resampl" not in (told := capsys.readouterr().err)
+    assert "encoding" not in told  # quiet, although scvi-tools sets its level when it is imported
+    with pytest.warns(UserWarning, match="has a model of an earlier run, which is replaced"):
+        scivae.commands.cells.warn_of_results(tmp_path / "again")
     genes = [
         scivae.model.CIVAE.load(f / "model", adata=False).get_var_names().tolist()
         for f in (out, tmp_path / "again")
@@ -192,10 +197,10 @@ GROUPS = ["--groupby", "stage", "--source", "early", "--target", "late"]
         ("run", ["--between", "late"], "--between needs --groupby"),
         ("run", ["--gene-sets", "{tmp}/odd.gmt"], "--gene-sets must have a set with at least 5 genes of the data"),
         ("run", ["--gene-symbols", "symbol"], "--gene-symbols must be a column of var, got 'symbol'"),
-        ("run", ["--layer", "raw"], "layer must be a key of adata.layers"),
+        ("run", ["--layer", "raw"], "--layer must be a layer of the data, or X, got 'raw'; available: 'counts'"),
         ("train", ["--labels-key", "celltype"], "--labels-key must be a column of obs"),
         ("train", ["--batch-key", "Batch"], "--batch-key must be a column of obs.*Did you mean 'batch'"),
-        ("train", ["--layer", "raw"], "layer must be a key of adata.layers"),
+        ("train", ["--layer", "count"], "--layer must be a layer of the data.*Did you mean 'counts'"),
         ("train", ["--epochs", "0"], "--epochs: must be a whole number of at least 1, got '0'"),
         ("train", ["--epoch", "5"], "no option '--epoch'. Did you mean '--epochs'"),
         ("train", ["--devices", "none"], "--devices: must be a whole number"),
@@ -213,6 +218,7 @@ def test_mistakes_are_refused_before_training(cells, tmp_path, capsys, command, 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["predict", "{cells}", "{results}"], "got .*, a file of cells; name MODEL first, then FILE"),
         (["predict", "{tmp}", "{cells}"], "MODEL must be a folder .* holds no model.pt"),
         (["predict", "{results}", "{tmp}/none.h5ad"], "FILE must be a file, got .*, which does not exist"),
         (["predict", "{results}", "{cells}"], "adata must have the 40 genes .* 2 are missing"),

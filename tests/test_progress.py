@@ -239,3 +239,20 @@ def test_no_bar_needs_scvi_tools():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[0, 1] False"
+
+
+def test_hidden_progress_stays_hidden_when_scvi_tools_sets_its_level():
+    """Importing scvi-tools sets the level of its messages, which hides nothing any more."""
+    import logging
+
+    from scivae import _progress
+
+    logger = logging.getLogger("scvi")
+    before = logger.level
+    try:
+        with _progress.hidden():
+            logger.setLevel(logging.INFO)
+            assert _progress.is_hidden()
+        assert not _progress.is_hidden()
+    finally:
+        logger.setLevel(before)

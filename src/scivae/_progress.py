@@ -35,9 +35,23 @@ def without_widgets() -> Iterator[None]:
         yield
 
 
+_HIDDEN: ContextVar[bool] = ContextVar("hidden", default=False)
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Show no progress, also if scvi-tools, which sets its level of messages, is imported later."""
+    token = _HIDDEN.set(True)
+    try:
+        yield
+    finally:
+        _HIDDEN.reset(token)
+
+
 def is_hidden() -> bool:
-    """Whether the user has set scvi-tools to be quiet."""
-    return "scvi" in sys.modules and logging.getLogger("scvi").level >= logging.WARNING
+    """Whether progress is hidden, or the user has set scvi-tools to be quiet."""
+    quiet = "scvi" in sys.modules and logging.getLogger("scvi").level >= logging.WARNING
+    return _HIDDEN.get() or quiet
 
 
 class Bar(Protocol):

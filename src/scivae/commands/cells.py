@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._errors import near_matches, shown
+from .._errors import near_matches, shown, warn
+from .._names import layer_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,14 @@ def check_folder(out: Path) -> None:
     if not os.access(there, os.W_OK):
         raise ValueError(
             f"--out must be a folder that can be written to, but {there} is not; choose another."
+        )
+
+
+def warn_of_results(out: Path) -> None:
+    """Warn that the model of an earlier run is replaced."""
+    if (out / "model" / "model.pt").exists():
+        warn(
+            f"--out {out} has a model of an earlier run, which is replaced; pass another --out to keep it."
         )
 
 
@@ -91,6 +100,16 @@ def check_column(adata: AnnData, option: str, name: str | None, *, of_genes: boo
         raise KeyError(
             f"{option} must be a column of {where}, got {name!r}; available columns: "
             f"{shown(columns, 20) or 'none'}.{near_matches(name, columns)}"
+        )
+
+
+def check_layer(adata: AnnData, name: str | None) -> None:
+    """Raise unless the AnnData has the layer, or values in X if that is asked for."""
+    names = [*layer_names(adata), *(["X"] if adata.X is not None else [])]
+    if name is not None and name not in names:
+        raise KeyError(
+            f"--layer must be a layer of the data, or X, got {name!r}; available: "
+            f"{shown(names, 20) or 'none'}.{near_matches(name, names)}"
         )
 
 

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from .. import _progress
+
 PACKAGES = ("scivae-tools", "scvi-tools", "anndata", "scanpy", "torch", "numpy", "pandas")
 
 
@@ -92,7 +94,8 @@ def _progress_hidden(hidden: bool) -> Iterator[None]:
     before = logger.level
     logger.setLevel(logging.WARNING)
     try:
-        yield
+        with _progress.hidden():
+            yield
     finally:
         logger.setLevel(before)
 

@@ -54,6 +54,7 @@ def run(request: Request, log: Log, command: str = "run") -> dict[str, Any]:
     cells.check_gene_sets(sets, symbols)
     label, pairable = check_question(request, adata, log)
     model = set_up(request, adata, log)
+    cells.warn_of_results(out)
     out.mkdir(parents=True, exist_ok=True)
     log.open(out / "log.txt")
     options = {k: v for k, v in request._asdict().items() if k != "argument"}

@@ -87,6 +87,7 @@ def train(request: Request, log: Log) -> None:
         )
     adata, split = prepare(request, adata)
     model = set_up(request, adata, log)
+    cells.warn_of_results(out)
     out.mkdir(parents=True, exist_ok=True)
     log.open(out / "log.txt")
     wanted = (
@@ -306,6 +307,11 @@ def _folder(path: Path) -> Path:
     for folder in (path, path / "model"):
         if (folder / MODEL_FILE).exists():
             return folder
+    if path.is_file() or path.suffix in GENERATED:
+        raise ValueError(
+            f"MODEL must be a folder that scivae train or scivae run wrote, got {printable_path(path)}, a file "
+            "of cells; name MODEL first, then FILE."
+        )
     raise ValueError(
         f"MODEL must be a folder that scivae train or scivae run wrote, but {printable_path(path)} "
         f"holds no {MODEL_FILE}; check its name."

@@ -54,6 +54,7 @@ def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray]
         *(("--between", level, request.groupby) for level in request.between or ()),
     ):
         cells.check_value(adata, option, value, column)
+    cells.check_layer(adata, request.layer)
     cells.check_column(adata, "--gene-symbols", request.gene_symbols, of_genes=True)
     symbols = gene_symbols_of(adata.var, request.gene_symbols, "var")
     genes = by_symbol("--genes", request.genes or (), symbols)

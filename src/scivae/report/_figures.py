@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from ._data import changed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -145,8 +146,9 @@ def of_trends(
     draw: Drawer, trends: AnnData, ranked: pd.DataFrame, shown: Sequence[str]
 ) -> dict[str, Figure | None]:
     """Curves over measured cells, all of them at once, and their order."""
-    from .. import pl
+    from .. import pl, tl
 
+    called = list(ranked.index[changed(ranked)])
     figures = {
         "genes": draw(
             "genes",
@@ -156,14 +158,16 @@ def of_trends(
         "heatmap": draw(
             "heatmap",
             "Genes by position along the path",
-            lambda: pl.trend_heatmap(trends, ranked, n_genes=N_HEATMAP),
+            lambda: pl.trend_heatmap(
+                trends, ranked.loc[called] if called else ranked, n_genes=N_HEATMAP
+            ),
         ),
     }
-    if _keys.SWITCHES in trends.varm and bool(trends.var[_keys.RESOLVED].any()):
+    if _keys.SWITCHES in trends.varm and bool(trends.var.loc[called, _keys.RESOLVED].any()):
         figures["order"] = draw(
             "order",
             "Which genes change before which",
-            lambda: pl.gene_order(trends, n_genes=N_ORDER),
+            lambda: pl.gene_order(tl.gene_order(trends, called), n_genes=N_ORDER),
         )
     return figures
 

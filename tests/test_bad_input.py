@@ -13,6 +13,7 @@ from tests.conftest import CLASSES, N_CELLS, assert_unchanged, make_adata, make_
 
 from scivae import tl
 from scivae._errors import shown
+from scivae._validate.tables import check_genes
 from scivae.geometry.methods import PATH_METHODS
 from scivae.model import CIVAE
 
@@ -79,6 +80,11 @@ def two_columns(adata):
     adata.obs = pd.concat([adata.obs, adata.obs[["cell_type"]]], axis=1)
 
 
+def renamed_genes(adata):
+    adata.var["symbol"] = adata.var_names
+    adata.var_names = [f"g{i}" for i in range(adata.n_vars)]
+
+
 def no_values(adata):
     return anndata.AnnData(obs=adata.obs, var=adata.var)
 
@@ -107,6 +113,7 @@ PAIRED = "{} must be a value that occurs in adata.obs['cell_type'], got {!r}; av
 # change of the AnnData, arguments of setup_anndata, error, its text
 SETUP = {
     "no AnnData": (lambda a: a.to_df(), {}, TypeError, "adata must be an AnnData, got DataFrame."),
+    "unknown argument": (None, {"label_key": "cell_type"}, TypeError, "setup_anndata's arguments must be adata and any of 'labels_key', 'unlabeled_category', 'layer', 'batch_key', 'size_factor_key', 'categorical_covariate_keys', 'continuous_covariate_keys', 'ordered', got 'label_key'; leave it out. Did you mean 'labels_key'?"),
     "view": (lambda a: a[:90], {}, ValueError, "adata is a view, but setup_anndata writes to adata.obs; pass adata.copy()."),
     "no cells": (part(slice(0)), {}, ValueError, "adata must have cells and genes, got 0 × 40; check the filter that made it."),
     "no genes": (part(slice(None), slice(0)), {}, ValueError, "adata must have cells and genes, got 120 × 0; check the filter that made it."),
@@ -206,7 +213,8 @@ QUERY = {
     "no AnnData": (lambda a: "adata", TypeError, "adata must be an AnnData, got 'adata' (str)."),
     "genes missing": (part(slice(None), slice(3, None)), ValueError, "adata must have the 40 genes that the model was trained on, but 3 are missing ('gene_0', 'gene_1', 'gene_2'); CIVAE.prepare_query_anndata(adata, model) fills them with zeros."),
     "genes reordered": (part(slice(None), slice(None, None, -1)), ValueError, "adata must have the 40 genes of the model in the same order, got 40 in another order; use adata[:, model.get_var_names()].copy()."),
-    "genes renamed": (names("var", lambda n: [f"g{name}" for name in n]), ValueError, "adata must have the 40 genes that the model was trained on, but 40 are missing ('gene_0', 'gene_1', 'gene_2', … (40 in all)); CIVAE.prepare_query_anndata(adata, model) fills them with zeros."),
+    "genes renamed": (names("var", lambda n: [f"g{name}" for name in n]), ValueError, "adata must have the 40 genes that the model was trained on, but 40 are missing ('gene_0', 'gene_1', 'gene_2', … (40 in all)); set adata.var_names to names of the same kind first."),
+    "genes under other names": (renamed_genes, ValueError, "adata must have the 40 genes that the model was trained on, but 40 are missing ('gene_0', 'gene_1', 'gene_2', … (40 in all)); set adata.var_names to adata.var['symbol'] first."),
     "no cells": (part(slice(0)), ValueError, "adata must have cells and genes, got 0 × 40; check the filter that made it."),
     "layer gone": (no_layer, KeyError, "layer must be a key of adata.layers or 'X', got 'counts'; available layers: none."),
     "unseen label": (labels("delta"), ValueError, "labels must be classes that the model was trained on, but adata.obs['cell_type'] holds 'delta'; set them to NaN, or drop the column: cells without a label can be encoded and predicted."),
@@ -573,3 +581,10 @@ def test_no_minibatch_of_one_cell_is_left_over(n_cells, batch_size):
     model.train(max_epochs=1, batch_size=batch_size, train_size=1.0, enable_progress_bar=False)
     assert np.isfinite(model.get_latent_representation()).all()
     assert len(model.train_indices) == n_cells
+
+
+def test_a_gene_under_another_name_is_pointed_at():
+    adata = make_adata()
+    adata.var["symbol"] = [f"G{i}" for i in range(adata.n_vars)]
+    with pytest.raises(KeyError, match=r"adata.var\['symbol'\] has it for 'gene_7'"):
+        check_genes(adata, ["gene_1", "G7"])

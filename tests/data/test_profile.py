@@ -116,6 +116,11 @@ def test_counts_that_lie_elsewhere_are_pointed_at():
         "adata.layers['counts'] holds log-normalized values, not counts. Put the raw counts"
         in told[0]
     )
+    adata = on_x(logs - logs.mean(axis=0))  # scaled
+    adata.layers["umi"] = counts_of()
+    assert "negative values, not counts. Pass layer='umi'" in chosen(adata)[1][0]
+    adata = on_x(logs)
+    adata.layers["counts"] = counts_of()
     CIVAE.setup_anndata(adata, layer="X")  # X was asked for, though there are counts
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -281,6 +281,13 @@ class TestDonors:
         assert "fewer than 5 cells are left out there: d0" in genes.attrs["note"]
         assert "4 donors with both" in tl.rank_genes(trends, min_cells=4).attrs["unit_text"]
 
+    def test_donors_that_are_too_few_are_told(self):
+        trends = donor_counts(pairs_of(3))
+        trends.uns["civae"]["samples"].loc[0, "n_cells"] = 4
+        with pytest.warns(UserWarning, match="cells are tested in place of .* smaller min_cells"):
+            genes = tl.rank_genes(trends, n_permutations=0)
+        assert genes.attrs["unit"] == "cells"
+
     def test_donors_with_one_group_are_said_to_be_left_out(self):
         genes = tl.rank_genes(donor_counts([*pairs_of(3), (7, 0), (8, 2)]))
         assert genes.attrs["note"] == "2 donors with one group only are left out"

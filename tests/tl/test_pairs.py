@@ -121,7 +121,7 @@ def test_donors_with_one_group_are_left_out_and_said_so(cloud):
     donor = cloud.obs["donor"].astype(str).to_numpy()
     donor[(donor == "d2") & (cloud.obs["group"] == "b")] = "d1"
     cloud.obs["donor"] = donor
-    with pytest.warns(UserWarning, match=r"cells are not paired: .* is missing.*'d0', 'd1'"):
+    with pytest.warns(UserWarning, match=r"cells are not paired .*'d2'\) have no 'a' .*'d0', 'd1'"):
         pairs = tl.pair_cells(cloud, "group", "a", "b", donor_key="donor")
     assert set(pairs["donor"]) == {"d0", "d1"}
 
@@ -187,3 +187,31 @@ def test_groups_of_20000(monkeypatch):
     start = time.process_time()
     assert len(tl.pair_cells(adata, "group", "a", "b")) == 2000
     assert time.process_time() - start < 30
+
+
+def test_pairs_that_join_two_labels_are_told(cloud):
+    with pytest.warns(
+        UserWarning, match=r"of the pairs join cells of two labels .*label= .*'x', 'y'"
+    ):
+        tl.pair_cells(cloud, "group", "a", "b")
+
+
+def test_groups_that_are_labels_or_differ_in_all_labels_are_joined_without_a_word(cloud, recwarn):
+    tl.pair_cells(cloud, "group", "a", "b", label="x")
+    tl.pair_cells(cloud, "cell_type", "x", "y")
+    cloud.obs["cell_type"] = cloud.obs["group"]
+    tl.pair_cells(cloud, "group", "a", "b")
+    assert not recwarn.list
+
+
+def test_why_cells_are_not_paired(cloud):
+    donor = cloud.obs["donor"].astype(object)
+    donor.iloc[:3] = None
+    donor[(cloud.obs["group"] == "b") & (donor == "d2")] = "d0"
+    cloud.obs["donor"] = donor
+    alone = int((donor == "d2").sum())
+    with pytest.warns(
+        UserWarning,
+        match=rf"{alone + 3} cells .*the donor of 3 is missing; the donors of {alone} \('d2'\) have no",
+    ):
+        tl.pair_cells(cloud, "group", "a", "b", donor_key="donor")

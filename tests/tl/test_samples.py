@@ -129,6 +129,12 @@ class TestDonors:
         assert "\n" not in str(e.value)
         assert_unchanged(adata, before)
 
+    def test_a_donor_of_each_cell(self, model, adata):
+        adata.obs["barcode"] = adata.obs_names
+        pairs = tl.pair_cells(adata, "stage", "a", "c")
+        with pytest.raises(ValueError, match="donors must have several cells.*obs.'barcode'"):
+            tl.gene_trends(model, pairs, adata=adata, donor_key="barcode")
+
     def test_missing_donors(self, model, adata):
         pairs = tl.pair_cells(adata, "stage", "a", "c")
         adata.obs["nobody"] = pd.Series(np.nan, index=adata.obs_names, dtype=object)

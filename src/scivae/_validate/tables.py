@@ -226,9 +226,18 @@ def check_genes(
         if name not in known:
             raise KeyError(
                 f"{argument} must be among the {adata.n_vars} var_names, got {name!r}."
-                f"{near_matches(name, adata.var_names)}"
+                f"{near_matches(name, adata.var_names) or _in_a_column(adata, name)}"
             )
     return names
+
+
+def _in_a_column(adata: AnnData, name: str) -> str:
+    """The variable that has a name in another column of ``var``, as a sentence; else nothing."""
+    for key in adata.var.columns:
+        found = np.flatnonzero(as_text(adata.var[key]) == name)
+        if len(found) == 1:
+            return f" adata.var[{key!r}] has it for {str(adata.var_names[found[0]])!r}."
+    return ""
 
 
 def check_known_genes(argument: str, genes: Iterable[str], known: Collection[str], of: str) -> None:

@@ -13,7 +13,7 @@ from anndata import AnnData
 
 from .. import _keys
 from .._errors import in_another_case, near_matches, shown
-from .._names import as_objects, layer_names, same_names
+from .._names import as_objects, as_text, layer_names, same_names
 from .._validate.arguments import check_type
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -150,6 +150,11 @@ def check_genes(
                 f"{len(found)} of them are there in another case, such as "
                 f"{next(iter(found.values()))!r}: rename adata.var_names first"
             )
+        if cure is None and len(missing) == len(genes):
+            table = getattr(adata, "var", pd.DataFrame())
+            columns = [c for c in table.columns if pd.Index(as_text(table[c])).isin(genes).any()]
+            other = f"adata.var[{columns[0]!r}]" if columns else "names of the same kind"
+            cure = f"set adata.var_names to {other} first"
         filled = f"CIVAE.prepare_query_anndata(adata, {model}) fills them with zeros"
         raise ValueError(f"{text}; {filled if cure is None else cure}.")
     order = f"use adata[:, {model}.get_var_names()].copy()"

@@ -175,14 +175,14 @@ def say_what_was_chosen(
     proportions = summary.transformed == "proportions"
     if likelihood != "normal" and not proportions:
         return
-    if kind == "signed" and layer != _keys.COUNTS_LAYER:
+    cure = "" if adata is None else counts_elsewhere(adata, layer)
+    if kind == "signed" and layer != _keys.COUNTS_LAYER and not cure:
         return  # these cannot be mistaken for counts
     what = {
         "fractions": "values that are neither whole numbers nor in [0, 1]",
         "signed": "negative values",
         "unit": "proportions",
     }.get(kind, f"{kind} values")
-    cure = "" if adata is None else counts_elsewhere(adata, layer)
     if not cure and kind == "fractions":
         cure = f"Round {here} if these are counts that were corrected for ambient RNA"
     elif not cure and layer == _keys.COUNTS_LAYER:

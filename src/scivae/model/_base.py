@@ -17,7 +17,7 @@ from scvi.data import AnnDataManager
 from scvi.model import SCVI
 
 from .. import _keys
-from .._errors import shown, warn
+from .._errors import near_matches, shown, warn
 from .._names import as_objects
 from .._quiet import quiet_transfer
 from .._scvi import get_minify_type
@@ -170,6 +170,13 @@ class CellsModel(SCVI):
         >>> scivae.model.CIVAE.setup_anndata(adata)
         """
         said = cls._get_setup_method_args(**locals())
+        if kwargs and "source_registry" not in kwargs:
+            names = [name for name in said["setup_args"] if name != "kwargs"]
+            unknown = next(iter(kwargs))
+            raise TypeError(
+                f"setup_anndata's arguments must be adata and any of {shown(names, 20)}, got "
+                f"{unknown!r}; leave it out.{near_matches(unknown, names)}"
+            )
         minify_type = None if not isinstance(adata, AnnData) else get_minify_type(adata)
         manager = register(
             adata,

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
+from .._errors import warn
 from .._validate import tables
 from .._validate.arguments import check_choice, check_integer, check_number
 from ..stats.donors import METHODS, permute_donors
@@ -174,6 +175,9 @@ def rank_genes(
     table = curves(trends, min_change)
     samples = samples_of(trends, counts=counts, min_cells=min_cells)
     unit = unit_of(samples, said.get("donor_candidate"), test, min_cells)
+    if samples.named and unit.name == CELLS:
+        cure = " Pass a smaller min_cells to use more donors." if samples.left_out else ""
+        warn(f"cells are tested in place of donors; {unit.note}.{cure}")
     result = _tests(trends, samples, unit, test, n_permutations, seed)
     table["observed"] = samples.observed()
     table["z"] = result.z

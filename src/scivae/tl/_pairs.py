@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import shown
+from .._errors import shown, warn
 from .._names import as_text
 from .._progress import track
 from .._validate import tables
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 METHODS = ("ot", "random", "all", "nearest")
 # A table with more pairs than this is too large to use.
 MAX_PAIRS = 2_000_000
+# Share of pairs between two labels above which the user is warned.
+_JOINED = 0.05
 _EMD_ITERATIONS = 10_000_000  # POT's default is too low for a few thousand points
 
 
@@ -135,6 +136,8 @@ def pair_cells(
         if labels_key in adata.obs
         else np.full(len(first), np.nan, dtype=object)
     )
+    if label is None and labels_key in adata.obs:
+        _warn_of_labels(adata.obs[labels_key], labels_key, sources, targets, first, second)
     names = as_text(adata.obs_names)  # a number would be read as a position
     pairs = pd.DataFrame(
         {
@@ -188,6 +191,28 @@ def _groups(
     return masks[0], masks[1]
 
 
+def _warn_of_labels(
+    column: pd.Series,
+    key: str,
+    sources: np.ndarray,
+    targets: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+) -> None:
+    """Warn if pairs join two labels, although labels occur in both groups."""
+    codes, levels = pd.factorize(column)
+    known = codes >= 0
+    both = np.intersect1d(codes[sources & known], codes[targets & known])
+    joined = (codes[first] != codes[second]) & known[first] & known[second]
+    joined &= np.isin(codes[first], both) | np.isin(codes[second], both)
+    share = joined.mean() if len(joined) else 0.0
+    if len(levels) > 1 and len(both) and share >= _JOINED:
+        warn(
+            f"{share:.0%} of the pairs join cells of two labels (adata.obs[{key!r}]), so their changes "
+            f"mix both; pass label= with one of those in both groups: {shown(sorted(levels[both], key=str))}."
+        )
+
+
 def _donors(
     adata: AnnData,
     donor_key: str | None,
@@ -214,13 +239,22 @@ def _donors(
             f"{shown(column[targets].dropna().unique()) or 'no donor'}; pass donor_key=None to "
             "pair across donors."
         )
-    left_out = int(sources.sum() + targets.sum() - sum(len(a) + len(b) for _, a, b in out))
+    ends = sources | targets
+    missing = int((ends & (codes < 0)).sum())
+    left_out = int(ends.sum() - missing - sum(len(a) + len(b) for _, a, b in out))
+    reasons = []
+    if missing:
+        reasons.append(f"the donor of {missing} is missing")
     if left_out:
-        warnings.warn(
-            f"{left_out} cells are not paired: their donor (adata.obs[{donor_key!r}]) is missing, or "
-            f"has no {source!r} or no {target!r} cells. Paired donors: {shown(n for n, _, _ in out)}.",
-            UserWarning,
-            stacklevel=3,
+        paired = {name for name, _, _ in out}
+        lacking = [n for n in column[ends].dropna().unique() if n not in paired]
+        reasons.append(
+            f"the donors of {left_out} ({shown(lacking)}) have no {source!r} or no {target!r} cells"
+        )
+    if reasons:
+        warn(
+            f"{missing + left_out} cells are not paired by adata.obs[{donor_key!r}]: "
+            f"{'; '.join(reasons)}. Paired donors: {shown(name for name, _, _ in out)}."
         )
     return out
 

@@ -341,6 +341,12 @@ def _check_donors(
                 f"both groups must have cells with a donor, but {where} is missing for every cell "
                 f"of {what}; fill it in, or pass donor_key=None."
             )
+    ends = donor[np.isin(group, (SOURCE, TARGET)) & (donor != NONE)]
+    if len(ends) > 2 and len(np.unique(ends)) == len(ends):
+        raise ValueError(
+            f"donors must have several cells, but each of the {len(ends)} cells of the groups has a "
+            f"donor of its own in {where}; name the column of the donors, or pass donor_key=None."
+        )
     if len(sides[0]) == len(sides[1]) == 1 and sides[0][0] != sides[1][0]:
         groups = attrs.get("groupby")
         raise ValueError(

@@ -1,3 +1,5 @@
+import warnings
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -266,3 +268,15 @@ def test_colon_is_taken_as_it_is():
     CIVAE.setup_anndata(adata)
     model = CIVAE(adata)
     assert (model.likelihood, len(model.classes), model.setup.layer) == ("nb", 12, "counts")
+
+
+def test_an_unlabeled_category_in_another_case_is_told(adata):
+    adata.obs["cell_type"] = adata.obs["cell_type"].cat.rename_categories({"alpha": "unk"})
+    with pytest.warns(
+        UserWarning, match=r"='Unk' is not spelled like 'unk'.*unlabeled_category='unk'"
+    ):
+        CIVAE.setup_anndata(adata, unlabeled_category="Unk")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CIVAE.setup_anndata(adata, unlabeled_category="unk")
+        CIVAE.setup_anndata(adata, unlabeled_category="Unknown")

@@ -288,6 +288,8 @@ def test_a_store_is_there_whole_or_not_at_all(adata, tmp_path, short_rounds, mon
     target.mkdir()
     with pytest.raises(ValueError, match="cells.zarr already exists; delete it, or choose another"):
         model.augment("alpha", 5, store=target)
+    with pytest.raises(ValueError, match="folder of a zarr store, got .*cells.h5ad.*'cells.zarr'"):
+        model.augment("alpha", 5, store=tmp_path / "cells.h5ad")
     with pytest.raises(TypeError, match="store must be a path, got bool"):
         model.augment("alpha", 5, store=True)
     assert_unchanged(adata, before)

@@ -164,6 +164,13 @@ class LabelsField(CategoricalObsField):
                 f"at least one cell must have a label, got none in adata.obs[{key!r}]; "
                 "check labels_key and unlabeled_category."
             )
+        like = [name for name in classes if _spelled_alike(name, self._unlabeled_category)]
+        if like:
+            warn(
+                f"unlabeled_category={self._unlabeled_category!r} is not spelled like "
+                f"{quoted(like[0])} in adata.obs[{key!r}], which is a class therefore; pass "
+                f"unlabeled_category={like[0]!r} if those cells have no label."
+            )
         ordered = isinstance(column.dtype, pd.CategoricalDtype) and bool(column.dtype.ordered)
         if self._needs_order and not ordered and not _is_numeric(classes):
             raise ValueError(
@@ -219,3 +226,10 @@ class LabelsField(CategoricalObsField):
     def get_summary_stats(self, state_registry: dict) -> dict:
         """Number of labels, the unlabeled category among them."""
         return {self.count_stat_key: len(state_registry[self.CATEGORICAL_MAPPING_KEY])}
+
+
+def _spelled_alike(name: Any, other: Any) -> bool:
+    """Whether two names differ at most in upper and lower case, and in spaces around them."""
+    if not (isinstance(name, str) and isinstance(other, str)):
+        return False
+    return name.strip().casefold() == other.strip().casefold()

@@ -81,6 +81,21 @@ class Annotation:
             _consolidate(self.root)
 
 
+# Endings of files that are not folders.
+_OTHER_FORMATS = (
+    ".h5ad",
+    ".h5",
+    ".hdf5",
+    ".h5mu",
+    ".loom",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".parquet",
+    ".npz",
+)
+
+
 def new_store(path: str | os.PathLike, argument: str = "store") -> Path:
     """The path of a store to be written; raise where there is something already."""
     if not isinstance(path, (str, os.PathLike)):
@@ -88,6 +103,11 @@ def new_store(path: str | os.PathLike, argument: str = "store") -> Path:
             f"{argument} must be a path, got {type(path).__name__}; pass the path as text."
         )
     target = Path(path).absolute()
+    if target.suffix.lower() in _OTHER_FORMATS:
+        raise ValueError(
+            f"{argument} must be the folder of a zarr store, got {str(path)!r}; call it "
+            f"{target.with_suffix('.zarr').name!r}, and write a file with anndata.read_zarr(...).write_h5ad."
+        )
     if target.exists():
         raise ValueError(f"{target} already exists; delete it, or choose another {argument}.")
     import_zarr()

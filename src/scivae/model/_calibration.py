@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -221,7 +222,8 @@ def sets_of(model: CellsModel, logits: np.ndarray, level: float) -> np.ndarray:
         classes=np.arange(len(model.classes)),
         level=check_level(level),
         min_cells=MIN_OF_CLASS,
-        seed=model._seed,
+        # Of the labels, too: with one seed for all data, the same classes would always get the same luck.
+        seed=model._seed ^ zlib.crc32(np.asarray(held["labels"], dtype=np.int64).tobytes()),
     )
     return log_odds_against(logits) <= thresholds
 

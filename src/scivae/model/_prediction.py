@@ -73,7 +73,7 @@ def predict(
     Notes
     -----
     Split conformal prediction on the odds against each class. The rank of the threshold among n
-    held-out scores is rounded at random, once, by the seed of the model, so that the coverage is
+    held-out scores is rounded at random, once, by the seed of the model and their labels, so that the coverage is
     ``level`` itself, not up to 1 / (n + 1) above it
     (:func:`scivae.metrics.conformal_thresholds`).
 

@@ -37,7 +37,7 @@ EXPECTED = (
     "8_your_own_data",
 )
 # Data that a tutorial cannot do without.
-DATA = dict.fromkeys(["7_interferon", "8_your_own_data"], "pbmc_kang.h5ad")
+DATA = dict.fromkeys(["5_few_labels", "7_interferon", "8_your_own_data"], "pbmc_kang.h5ad")
 DATA["3_colon"] = "colon_lee_epithelial.h5ad"
 # Folders that exist on some machines only.
 MACHINE = re.compile(r"(?<![\w:/.])/(home|root|work|tmp|usr|opt|var|Users|private)/")

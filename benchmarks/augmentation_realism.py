@@ -14,8 +14,8 @@ cell of the first part than a real cell of the third part is: 0.5 for fresh cell
 judges (mean over classes). "Real cells" are those of the second part: the ceiling.
 
 In the row with permuted labels, labels were shuffled before anything else: "called by their class" must lie at chance, or the protocol
-rewards memory. `augment` draws places on lines from Beta(0.2, 0.2), and lowers the dispersion of a gene where made cells would vary more than real ones; both steps were
-chosen on pbmc_kang, colon_crc and synthetic cells, and one row leaves them out. "The recipe" is the same network without the discriminator (β = 0).
+rewards memory. `augment` draws places on lines from Beta(0.2, 0.2), which was chosen on pbmc_kang, colon_crc and synthetic cells;
+in one row they are uniform. "The recipe" is the same network without the discriminator (β = 0).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from scivae.metrics import (
     path_purity,
     precision_recall,
 )
-from scivae.model import _augmentation, _drawing
+from scivae.model import _drawing
 
 KEY = "cell_type"
 RECIPE = "CI-VAE, β = 0 (the recipe), lines"
@@ -49,16 +49,15 @@ class Row(NamedTuple):
     permuted: bool = False
 
 
-class AugmentBefore(CIVAEAugment):
-    """``augment`` without two steps: places on lines are uniform, and dispersion is the decoder's."""
+class UniformPlaces(CIVAEAugment):
+    """``augment`` with places on lines that are uniform."""
 
     def augment(self, label, n, seed):
-        before = _drawing.PLACES, _augmentation.match_dispersion
-        _drawing.PLACES, _augmentation.match_dispersion = 1.0, lambda *args: None
+        before, _drawing.PLACES = _drawing.PLACES, 1.0
         try:
             return super().augment(label, n, seed)
         finally:
-            _drawing.PLACES, _augmentation.match_dispersion = before
+            _drawing.PLACES = before
 
 
 def prepare(setting, seed, args):
@@ -140,7 +139,7 @@ def options(parser):
 METHODS = {
     "real cells": Row(None),
     **{name: Row(make) for name, make in AUGMENTERS.items()},
-    "CI-VAE, augment, uniform places, decoder's dispersion": Row(AugmentBefore),
+    "CI-VAE, augment, uniform places": Row(UniformPlaces),
     "CI-VAE, posterior draws, no line": Row(CIVAEPosterior),
     f"CI-VAE, lines, {PERMUTED}": Row(CIVAE, permuted=True),
 }

@@ -8,8 +8,10 @@ import torch
 from scipy import sparse
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 
+from scivae.datasets import synthetic
 from scivae.model import _augmentation, _drawing
 from scivae.model._drawing import class_covariance
+from scivae.module import Covariates, Posterior
 
 
 def test_what_comes_back(trained):
@@ -293,3 +295,47 @@ def test_a_store_is_there_whole_or_not_at_all(adata, tmp_path, short_rounds, mon
     with pytest.raises(TypeError, match="store must be a path, got bool"):
         model.augment("alpha", 5, store=True)
     assert_unchanged(adata, before)
+
+
+def variance_within(values, labels):
+    """Pooled over classes, one class at a time."""
+    groups = [values[labels == label] for label in np.unique(labels)]
+    total = sum(((x - x.mean(axis=0)) ** 2).sum(axis=0) for x in groups)
+    return total / (len(values) - len(groups))
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb"])
+def test_variance_of_generated_cells_is_nearer_with_dispersions_from_moments(
+    likelihood, monkeypatch
+):
+    adata = synthetic(400, 60, 3, layout="across")
+    n = {label: 3 * size for label, size in adata.obs["cell_type"].value_counts().items()}
+    real = variance_within(adata.layers["counts"].toarray(), adata.obs["cell_type"].to_numpy())
+
+    def excess(method):
+        """Logarithm of the ratio of variances within classes, the median over genes."""
+        cells = model.augment(n, method=method, min_confidence=0.0, key_added=None, seed=1)
+        labels = cells.obs["cell_type"].to_numpy()
+        return np.log(np.median(variance_within(cells.layers["counts"].toarray(), labels) / real))
+
+    model = make_model(adata, epochs=30, likelihood=likelihood)
+    lines, normal = excess("linear"), excess("normal")
+    monkeypatch.setattr("scivae.model._train.start_dispersions", lambda *args: [])
+    model = make_model(adata, epochs=30, likelihood=likelihood)
+    assert abs(lines) < min(0.2, excess("linear") - 0.05)
+    assert 0 < normal < excess("normal") - 0.05
+
+
+@pytest.mark.parametrize(
+    ("n", "kept"), [(5, 2 / 3), (10, 2 / 3), (25, 1 - 0.4 / 1.8), (500, 6 / 7)]
+)
+def test_lines_keep_variance_between_cells(n, kept):
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((n, 3)).astype(np.float32)
+    covariates = Covariates(np.zeros(n), np.zeros(n, dtype=np.int64), *np.empty((2, n, 0)))
+    pool = Posterior(z, np.ones_like(z), np.zeros(n, dtype=np.int64), covariates)
+    source = _drawing.Source(0, "", pool, np.empty(0, dtype=str), 0.0, None, {})
+    new = _drawing.on_lines(source, 200_000, rng)
+    np.testing.assert_allclose(((1 - new.t) ** 2 + new.t**2).mean(), kept, rtol=0.01)
+    line = (1 - new.t[:, None]) * z[new.first] + new.t[:, None] * z[new.last]
+    np.testing.assert_allclose(new.z, line, atol=1e-5)

@@ -59,7 +59,7 @@ def test_storage_does_not_matter(kind):
 
 def test_more_cells_than_are_looked_at():
     x, known = factors(n_obs=5000)
-    seen = information._cells(len(x))
+    seen = information.spread_over(len(x))
     assert len(seen) == len(set(seen)) == information.MAX_CELLS
     assert (seen.min(), seen.max()) == (0, len(x) - 1)
     x[np.setdiff1d(np.arange(len(x)), seen)] = 1e6

@@ -17,8 +17,8 @@ MAX_CELLS, SIDE_BY_SIDE = 2_000, 50
 MAX_COMPONENTS = 64
 
 
-def _cells(n_obs: int) -> np.ndarray:
-    """Which cells are looked at."""
+def spread_over(n_obs: int) -> np.ndarray:
+    """Positions of the cells that are looked at: all, or runs at even intervals, in increasing order."""
     if n_obs <= MAX_CELLS:
         return np.arange(n_obs)
     starts = np.linspace(0, n_obs - SIDE_BY_SIDE, MAX_CELLS // SIDE_BY_SIDE).astype(int)
@@ -45,7 +45,7 @@ def pca_information(x: Any, *, counts: bool) -> np.ndarray:
     """
     from sklearn.decomposition import PCA
 
-    rows = rows_of(x, _cells(x.shape[0]))
+    rows = rows_of(x, spread_over(x.shape[0]))
     values = np.asarray(rows.toarray() if hasattr(rows, "toarray") else rows, dtype=np.float32)
     if counts:
         values = log_normalize(values)

@@ -31,13 +31,11 @@ from ..data.writers import new_store, write_blocks
 from ..module import (
     COUNT_LIKELIHOODS,
     Covariates,
-    Posterior,
     decoded_blocks,
     encode_values,
     sample_blocks,
 )
 from ._base import CellsModel
-from ._dispersion import match_dispersion
 from ._drawing import (
     MAX_DRAWS,
     Drawn,
@@ -171,8 +169,7 @@ def augment(
         20 cells), so a class of five cells is not limited to lines between them. Library size and
         covariates are those of a real cell of the class, the ``civae_source``.
     sample
-        Sample cells from the likelihood; ``False`` gives expected values. The dispersion of a gene is
-        lowered if generated cells would otherwise vary more within classes than the cells of ``adata``.
+        Sample cells from the likelihood; ``False`` gives expected values.
     min_confidence
         Probability of the class that a cell must reach. ``None``: the probability that 95 % of the
         held-out real cells of the class reach; with fewer than 20 of these, that 95 % of all
@@ -250,12 +247,11 @@ def augment(
     sources = []
     for code in counts:  # in a comprehension, a warning would name this line, not the caller's
         sources.append(_source(self, adata, code, min_confidence, shared))
-    factor = _overdispersion(self, adata, shared) if sample else 1.0
     drawn: dict[int, int] = {}
     rounds = (
         made
         for source in sources
-        for made in _rounds(self, adata, source, counts[source.code], sample, seed, drawn, factor)
+        for made in _rounds(self, adata, source, counts[source.code], sample, seed, drawn)
     )
 
     def uns() -> dict[str, Any]:
@@ -374,7 +370,6 @@ def _rounds(
     sample: bool,
     seed: int,
     drawn: dict[int, int],
-    overdispersion: np.ndarray | float,
 ) -> Iterator[Augmented]:
     """Draw cells of one class until n are accepted; count them in ``drawn``."""
     code = source.code
@@ -397,9 +392,7 @@ def _rounds(
         drawn[code] += new.rejected
         if len(z) == 0:
             continue
-        values, reached, predicted = _decode_and_encode(
-            model, z, covariates, sample, rng, code, overdispersion
-        )
+        values, reached, predicted = _decode_and_encode(model, z, covariates, sample, rng, code)
         good = np.flatnonzero((predicted == code) & (reached >= source.threshold))
         good = good[: n - accepted]
         # Cells drawn after the last accepted one do not count toward the yield.
@@ -431,19 +424,6 @@ def _draw(model: CellsModel, source: Source, size: int, rng: np.random.Generator
     if source.covariance is None:
         return on_lines(source, size, rng)
     return _in_class(model, source, source.covariance, size, rng)
-
-
-def _overdispersion(
-    model: CellsModel, adata: AnnData, shared: np.ndarray | None
-) -> np.ndarray | float:
-    """Factor on the overdispersion of each gene that gives new cells the variance of ``adata``."""
-
-    def draw(code: int, cells: Posterior) -> Drawn:
-        covariance = None if shared is None else class_covariance(cells, shared)
-        source = Source(code, "", cells, np.empty(0, dtype=str), 0.0, covariance, {})
-        return _draw(model, source, len(cells.mean), np.random.default_rng([0, code]))
-
-    return match_dispersion(model, adata, draw)
 
 
 def _held_out_confidence(model: CellsModel, adata: AnnData, code: int) -> np.ndarray:
@@ -480,7 +460,6 @@ def _decode_and_encode(
     sample: bool,
     rng: np.random.Generator,
     code: int,
-    overdispersion: np.ndarray | float,
 ) -> tuple[Any, np.ndarray, np.ndarray]:
     """Decode latent points and encode the cells again: cells, probability of the class, predicted class."""
     counts = model.likelihood in COUNT_LIKELIHOODS
@@ -488,7 +467,7 @@ def _decode_and_encode(
     # The encoder also draws samples; only its means are used.
     with model.codec.evaluating() as module, seeded(0):
         decoded = (
-            sample_blocks(module, z, covariates, rng=rng, overdispersion=overdispersion)
+            sample_blocks(module, z, covariates, rng=rng)
             if sample
             else decoded_blocks(module, z, covariates)
         )

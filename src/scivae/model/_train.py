@@ -35,6 +35,7 @@ from ..train.overfitting import find_rise, held_out_loss, overfitting_warning
 from ..train.plan import LEARNING_RATE, LR_DECAY, THINNING, WARMUP_SHARE, default_epochs
 from ._base import CellsModel
 from ._calibration import calibrate_held_out
+from ._dispersion import start_dispersions
 
 
 def train(
@@ -117,6 +118,9 @@ def train(
 
     A second call, or a call on a loaded model, trains further. On a query model
     (:meth:`load_query_data`), it trains the weights that scArches does not freeze.
+
+    The dispersions of a negative binomial start at the moments of at most 2,000 training cells, within
+    classes. With a datamodule other than :class:`BlockDataModule`, they start at random numbers.
 
     Progress is a bar in a terminal, one line in a notebook, and a line for each tenth of the
     epochs elsewhere.
@@ -246,6 +250,8 @@ def train(
     elif hasattr(datamodule, "take_together"):
         datamodule.take_together(engine.at_once, as_rows=self.module.supports_fused_nb)
     keeper = TrainingCheckpoint(seed, checkpoint, run)
+    # After it, so that a training that breaks off in its first epoch leaves the weights as they were.
+    callbacks = [*callbacks, keeper, *start_dispersions(self, indexing, datamodule, seed)]
     n_before = _n_held_out_epochs(self)
     was_training = self.module.training
     try:
@@ -267,7 +273,7 @@ def train(
                 plan_kwargs=plan,
                 datasplitter_kwargs=splitter,
                 datamodule=datamodule,
-                callbacks=[*callbacks, keeper],
+                callbacks=callbacks,
                 **trainer,
             )
     except BaseException as error:

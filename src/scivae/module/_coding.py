@@ -234,7 +234,6 @@ def sample_blocks(
     covariates: Covariates,
     *,
     rng: np.random.Generator,
-    overdispersion: np.ndarray | float = 1.0,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Samples from the likelihood at latent points, a block of rows at a time.
 
@@ -250,8 +249,6 @@ def sample_blocks(
         Their covariates.
     rng
         Where random numbers come from.
-    overdispersion
-        As :meth:`.Family.draw` takes it.
 
     Yields
     ------
@@ -259,7 +256,7 @@ def sample_blocks(
     """
     for rows in row_blocks(len(z), ROWS_PER_BLOCK):
         px = likelihood(module, z[rows], covariates.take(rows))
-        yield rows, module.family.draw(px, rng, overdispersion)
+        yield rows, module.family.draw(px, rng)
 
 
 @torch.inference_mode()

@@ -97,20 +97,12 @@ class Family(ABC):
         """Means for a library of one count ``(n, n_vars)``, from the last hidden layer."""
         return decoder.px_scale_decoder(hidden)
 
-    def draw(
-        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float = 1.0
-    ) -> np.ndarray:
-        """One sample of every value, float32, drawn from ``rng``.
-
-        ``overdispersion``, shape ``(n_vars,)``, multiplies ``1 / theta`` where the family is
-        dispersed.
-        """
-        return self._drawn(px, rng, overdispersion).astype(np.float32)
+    def draw(self, px: Any, rng: np.random.Generator) -> np.ndarray:
+        """One sample of every value, float32, drawn from ``rng``."""
+        return self._drawn(px, rng).astype(np.float32)
 
     @abstractmethod
-    def _drawn(
-        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
-    ) -> np.ndarray:
+    def _drawn(self, px: Any, rng: np.random.Generator) -> np.ndarray:
         """The sample, of any dtype."""
 
 
@@ -124,11 +116,9 @@ class NegativeBinomialFamily(Family):
         """The same distribution, faster."""
         return NegativeBinomial(px.mu, px.theta, px.scale)
 
-    def _drawn(
-        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
-    ) -> np.ndarray:
+    def _drawn(self, px: Any, rng: np.random.Generator) -> np.ndarray:
         """Poisson counts at gamma rates."""
-        theta = np.maximum(_double(px.theta) / overdispersion, 1e-8)
+        theta = np.maximum(_double(px.theta), 1e-8)
         rate = rng.standard_gamma(theta) * (_double(px.mu) / theta)
         return rng.poisson(np.minimum(rate, MAX_RATE))
 
@@ -149,11 +139,9 @@ class ZeroInflatedFamily(NegativeBinomialFamily):
         """Means of the negative binomial times the probability that a count is not zeroed."""
         return decoder.px_scale_decoder(hidden) * torch.sigmoid(-decoder.px_dropout_decoder(hidden))
 
-    def _drawn(
-        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
-    ) -> np.ndarray:
+    def _drawn(self, px: Any, rng: np.random.Generator) -> np.ndarray:
         """Counts of the negative binomial, some of them zeroed."""
-        counts = super()._drawn(px, rng, overdispersion)
+        counts = super()._drawn(px, rng)
         return np.where(rng.random(counts.shape) < _double(px.zi_probs), 0, counts)
 
 
@@ -162,9 +150,7 @@ class PoissonFamily(Family):
 
     vae = "poisson"
 
-    def _drawn(
-        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
-    ) -> np.ndarray:
+    def _drawn(self, px: Any, rng: np.random.Generator) -> np.ndarray:
         """Poisson counts."""
         return rng.poisson(np.minimum(_double(px.rate), MAX_RATE))
 
@@ -180,9 +166,7 @@ class NormalFamily(Family):
         scale = px.scale.clamp_min(MIN_SCALE)
         return Normal(px.loc, scale, normal_mu=px.loc, validate_args=False)
 
-    def _drawn(
-        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
-    ) -> np.ndarray:
+    def _drawn(self, px: Any, rng: np.random.Generator) -> np.ndarray:
         """Normal values."""
         return rng.normal(_double(px.loc), _double(px.scale))
 
@@ -194,9 +178,7 @@ class LaplaceFamily(NormalFamily):
         """The Laplace distribution of the same mean and scale, with a least scale."""
         return LaplaceLikelihood(px.loc, px.scale.clamp_min(MIN_SCALE), validate_args=False)
 
-    def _drawn(
-        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
-    ) -> np.ndarray:
+    def _drawn(self, px: Any, rng: np.random.Generator) -> np.ndarray:
         """Laplace values."""
         return rng.laplace(_double(px.loc), _double(px.scale))
 
@@ -210,9 +192,7 @@ class BernoulliFamily(NormalFamily):
         """The Bernoulli distribution of the same mean."""
         return BernoulliLikelihood(probs=px.loc, validate_args=False)
 
-    def _drawn(
-        self, px: Any, rng: np.random.Generator, overdispersion: np.ndarray | float
-    ) -> np.ndarray:
+    def _drawn(self, px: Any, rng: np.random.Generator) -> np.ndarray:
         """Zeros and ones."""
         return rng.random(px.probs.shape) < _double(px.probs)
 

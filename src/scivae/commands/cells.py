@@ -11,6 +11,7 @@ import numpy as np
 
 from .._errors import near_matches, shown, warn
 from .._names import layer_names
+from .._validate.tables import by_symbol, check_known_genes, gene_symbols_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,8 @@ def read_cells(path: Path, argument: str, *, backed: bool = False) -> AnnData:
         return anndata.read_h5ad(path, backed="r" if backed else None)
     except (OSError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
+        if "file signature not found" in reason:
+            reason = "it is not in HDF5 format; write it with adata.write_h5ad"
         kind = "a zarr store" if path.is_dir() else "an h5ad file"
         raise ValueError(f"{argument} must be {kind}, got {path}: {reason}.") from error
 
@@ -101,6 +104,15 @@ def check_column(adata: AnnData, option: str, name: str | None, *, of_genes: boo
             f"{option} must be a column of {where}, got {name!r}; available columns: "
             f"{shown(columns, 20) or 'none'}.{near_matches(name, columns)}"
         )
+
+
+def check_genes(adata: AnnData, genes: Sequence[str] | None, gene_symbols: str | None) -> list[str]:
+    """Names of the genes to show, which may be named by symbol; raise if one is not there."""
+    check_column(adata, "--gene-symbols", gene_symbols, of_genes=True)
+    symbols = gene_symbols_of(adata.var, gene_symbols, "var")
+    names = by_symbol("--genes", genes or (), symbols)
+    check_known_genes("--genes", names, [*symbols], "the data")
+    return names
 
 
 def check_layer(adata: AnnData, name: str | None) -> None:

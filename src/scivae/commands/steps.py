@@ -281,7 +281,9 @@ def report(step: Step, log: Log) -> None:
     from ..model import CIVAE
 
     log.say(f"Reading {printable_path(folder)} …")
-    model = CIVAE.load(_folder(folder), cells.read_cells(folder / "cells.h5ad", "RESULTS"))
+    adata = cells.read_cells(folder / "cells.h5ad", "RESULTS")
+    cells.check_genes(adata, step.genes, step.gene_symbols)
+    model = CIVAE.load(_folder(folder), adata)
     trends, paths, path, synthetic = (
         cells.read_cells(folder / name, "RESULTS") if (folder / name).exists() else None
         for name in ("trends.h5ad", "paths.h5ad", "path.h5ad", "synthetic.h5ad")

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._validate.tables import by_symbol, check_known_genes, gene_symbols_of
 from . import cells
 from .log import Log, printable_path
 from .request import Request
@@ -55,10 +54,7 @@ def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray]
     ):
         cells.check_value(adata, option, value, column)
     cells.check_layer(adata, request.layer)
-    cells.check_column(adata, "--gene-symbols", request.gene_symbols, of_genes=True)
-    symbols = gene_symbols_of(adata.var, request.gene_symbols, "var")
-    genes = by_symbol("--genes", request.genes or (), symbols)
-    check_known_genes("--genes", genes, [*symbols], "the data")
+    genes = cells.check_genes(adata, request.genes, request.gene_symbols)
     if adata.obs[key].isna().any() and request.unlabeled_category is None:
         keep_cells(adata, adata.obs[key].notna().to_numpy())
     # Names on the command line are text, whatever the columns hold.

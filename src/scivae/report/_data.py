@@ -199,7 +199,9 @@ def samples_table(said: Mapping[str, Any]) -> dict[str, Any] | None:
     table = said.get("samples")
     if table is None or not len(table):
         return None
-    named = {"source": said.get("source"), "target": said.get("target"), "between": "between"}
+    inner = [str(level) for level in said.get("between", ())]
+    between = inner[0] if len(inner) == 1 else "between"
+    named = {"source": said.get("source"), "target": said.get("target"), "between": between}
     groups = [g for g in ("source", "between", "target") if (table["group"].astype(str) == g).any()]
     donors = list(dict.fromkeys(table["donor"].astype(str)))
     rows = []

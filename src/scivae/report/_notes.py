@@ -116,7 +116,7 @@ def _worst_class(held_out: HeldOut) -> str | None:
         own = held_out.true == name
         right = (held_out.predicted[own] == name).mean()
         if own.sum() >= 5 and right < 0.5:
-            names.append(f"{name} ({percent(right, 0)} of {int(own.sum())})")
+            names.append(f"{name} (right: {percent(right, 0)} of {int(own.sum())})")
     return (
         f"Most held-out cells of these classes are labeled wrong: {listed(names)}."
         if names

@@ -347,3 +347,23 @@ def test_a_configuration_of_toml_is_that_of_yaml(tmp_path):
     assert (
         read_config(tmp_path / "a.yaml") == read_config(tmp_path / "a.toml") == tomllib.loads(toml)
     )
+
+
+def test_a_map_of_many_cells_needs_no_neighbors_of_scanpy(monkeypatch):
+    """From 8,192 cells on, scanpy 1.11.5 fails on the sparse array that pynndescent 0.7.0 returns."""
+    from scivae.commands.analysis import add_umap
+
+    def fails(*args, **kwargs):
+        raise AttributeError("'csr_array' object has no attribute 'getnnz'")
+
+    monkeypatch.setattr("scanpy.pp.neighbors", fails)
+    z = np.random.default_rng(0).normal(size=(60, 4))
+    adata = anndata.AnnData(np.zeros((60, 1), dtype=np.float32))
+
+    class Model:
+        def get_latent_representation(self):
+            return z
+
+    add_umap(adata, Model(), 0)
+    assert np.isfinite(adata.obsm["X_umap"]).all()
+    assert adata.obsm["X_umap"].shape == (60, 2)

@@ -27,8 +27,14 @@ def add_umap(adata: AnnData, model: CIVAE, seed: int) -> None:
     import scanpy as sc
 
     adata.obsm[_keys.LATENT] = model.get_latent_representation()
-    sc.pp.neighbors(adata, use_rep=_keys.LATENT, random_state=seed)
-    sc.tl.umap(adata, random_state=seed)
+    try:
+        sc.pp.neighbors(adata, use_rep=_keys.LATENT, random_state=seed)
+        sc.tl.umap(adata, random_state=seed)
+    except AttributeError:  # from 8,192 cells on, scanpy does not read what new pynndescent returns
+        from umap import UMAP
+
+        map_of = UMAP(random_state=seed, n_jobs=1)
+        adata.obsm["X_umap"] = map_of.fit_transform(adata.obsm[_keys.LATENT])
 
 
 def ends_of_path(

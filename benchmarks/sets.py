@@ -39,8 +39,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
 from scivae.metrics import conformal_thresholds, set_coverage
-from scivae.train.calibration import log_odds_against
-from scivae.train.novelty import ClassGaussians
+from scivae.train.calibration import ClassGaussians, log_odds_against
 
 KEY = "cell_type"
 LEVELS = (0.9, 0.95)

@@ -24,7 +24,6 @@ Item = TypeVar("Item")
 DELAY = 2.0
 # Lines printed if there is no terminal, and seconds between updates in a notebook.
 LINES, REFRESH = 10, 0.25
-_current: ContextVar[Any] = ContextVar("bar", default=None)
 
 
 @contextmanager
@@ -67,6 +66,22 @@ class Bar(Protocol):
         """Finish the display."""
 
 
+class _Hidden:
+    """No display."""
+
+    def update(self, n: int) -> None:
+        pass
+
+    def note(self, numbers: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+_current: ContextVar[Bar] = ContextVar("bar", default=_Hidden())  # noqa: B039  it has no state
+
+
 def bar(
     description: str, total: int | None, unit: str = "it", *, done: int = 0, stays: bool = False
 ) -> Bar:
@@ -97,12 +112,15 @@ def bar(
     return _TqdmBar(description, total, unit, done, delay, stays)
 
 
-def _bar(description: str, total: int | None, unit: str) -> Bar | None:
-    """Progress display of a call; ``None`` if none is shown.
-
-    A call of a single unit has no progress to show.
-    """
-    return None if is_hidden() or total == 1 else bar(description, total, unit)
+@contextmanager
+def _shown(description: str, total: int | None, unit: str) -> Iterator[Bar]:
+    """Progress display of a block; a call of a single unit has no progress to show."""
+    hidden = is_hidden() or total == 1
+    shown = _Hidden() if hidden else bar(description, total, unit)
+    try:
+        yield shown
+    finally:
+        shown.close()
 
 
 @contextmanager
@@ -118,21 +136,17 @@ def progress(description: str, total: int | None, *, unit: str = "it") -> Iterat
     unit
         Name of a unit, in the plural.
     """
-    bar = _bar(description, total, unit)
-    token = _current.set(bar)
-    try:
-        yield
-    finally:
-        _current.reset(token)
-        if bar is not None:
-            bar.close()
+    with _shown(description, total, unit) as shown:
+        token = _current.set(shown)
+        try:
+            yield
+        finally:
+            _current.reset(token)
 
 
 def advance(n: int = 1) -> None:
     """Advance the innermost progress bar, if there is one."""
-    bar = _current.get()
-    if bar is not None:
-        bar.update(n)
+    _current.get().update(n)
 
 
 def track(
@@ -141,15 +155,10 @@ def track(
     """Iterate over the items with a progress bar."""
     if total is None and isinstance(items, Sized):
         total = len(items)
-    bar = _bar(description, total, unit)
-    try:
+    with _shown(description, total, unit) as shown:
         for item in items:
             yield item
-            if bar is not None:
-                bar.update(1)
-    finally:
-        if bar is not None:
-            bar.close()
+            shown.update(1)
 
 
 def _in_notebook() -> bool:

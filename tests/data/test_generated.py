@@ -10,7 +10,7 @@ import scanpy as sc
 from tests.conftest import make_adata, make_model
 
 import scivae
-from scivae.data.columns import column_like, numbers_like
+from scivae.data.fields import column_like, numbers_like
 from scivae.data.generated import distinct, safe_key
 from scivae.model import CIVAE
 

@@ -95,7 +95,7 @@ def test_dense_and_sparse_and_blocks_agree(monkeypatch):
     }
     design = spline_basis(t, 6)
     whole = fit_negative_binomial(counts.toarray(), design, **settings)
-    monkeypatch.setattr("scivae.stats._parallel._VALUES_PER_BLOCK", 7 * N_CELLS)
+    monkeypatch.setattr("scivae.stats._matrices._VALUES_PER_BLOCK", 7 * N_CELLS)
     parts = fit_negative_binomial(sparse.csc_matrix(counts), design, **settings)
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9)
@@ -168,7 +168,7 @@ def test_memory_does_not_grow_with_dense_genes(monkeypatch):
     n_genes, n_cells = 4000, 1000  # dense: 32 MB
     counts = sparse.random(n_genes, n_cells, 0.02, format="csr", random_state=0)
     counts.data[:] = 1
-    monkeypatch.setattr("scivae.stats._parallel._VALUES_PER_BLOCK", 2**16)
+    monkeypatch.setattr("scivae.stats._matrices._VALUES_PER_BLOCK", 2**16)
     tracemalloc.start()
     fit_negative_binomial(
         counts, spline_basis(np.linspace(0, 1, n_cells), 6), library=np.ones(n_cells), dispersion=1,

@@ -11,8 +11,14 @@ from tests.model.make_saved_model import SAVED
 import scivae
 from scivae.metrics import set_coverage
 from scivae.model import CIVAE, BlockDataModule
-from scivae.train.calibration import log_odds_against, useful_temperature
-from scivae.train.novelty import ClassGaussians, ResidualScale, calibrated_rank, larger_of
+from scivae.train.calibration import (
+    ClassGaussians,
+    ResidualScale,
+    calibrated_rank,
+    larger_of,
+    log_odds_against,
+    useful_temperature,
+)
 
 
 def simulated(seed=0, n_cells=900, **options):

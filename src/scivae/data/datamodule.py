@@ -19,7 +19,7 @@ from .._validate.arguments import check_bool, check_choice, check_integer, check
 from ..module import COUNT_LIKELIHOODS
 from . import annbatch, checks, likelihoods, profile, sources
 from .blocks import BlockLoader
-from .cells import resolve_indices
+from .checks import resolve_indices
 from .fingerprint import Fingerprint
 from .information import pca_information
 from .registry import register

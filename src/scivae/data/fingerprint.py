@@ -7,7 +7,6 @@ decides, which depends on the values alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -38,12 +37,13 @@ class _Part(NamedTuple):
         """Sum of the words of each block, without regard to overflow, shape ``(n_blocks,)``."""
         sums = np.zeros(len(self.starts), dtype=np.uint64)
         filled = np.flatnonzero(self._ends > self.starts)
-        if len(filled):
-            sums[filled] = np.add.reduceat(self.words, self.starts[filled], dtype=self._kind)
+        sums[filled] = np.add.reduceat(self.words, self.starts[filled], dtype=self._kind)
         return sums
 
     def sums_of(self, blocks: np.ndarray) -> np.ndarray:
-        """Sums of some blocks."""
+        """Sums of some blocks; of all at once where these are many."""
+        if len(blocks) * 4 > len(self.starts):
+            return self.sums()[blocks]
         bounds = zip(self.starts[blocks], self._ends[blocks], strict=True)
         sums = [self.words[start:end].sum(dtype=self._kind) for start, end in bounds]
         return np.array(sums, dtype=np.uint64)
@@ -59,9 +59,9 @@ class Fingerprint:
     """
 
     def __init__(self, x: Any):
-        self._layout = _layout(x)
-        self._by_rows = _is_by_rows(x)
-        self._sums = [part.sums() for part in _parts(x)]
+        stored = _stored(x)
+        self._layout = stored.layout
+        self._sums = [part.sums() for part in stored.parts]
         self._order = _order(x)
 
     @staticmethod
@@ -81,40 +81,28 @@ class Fingerprint:
         every_row
             All rows must be.
         """
-        if not self.can_read(x) or _layout(x) != self._layout:
+        if not self.can_read(x):
             return False
-        every_row = every_row or (rows is not None and not self._by_rows)
-        for part, sums in zip(_parts(x), self._sums, strict=True):
-            if not len(sums):
-                continue
-            if every_row:
-                blocks = np.arange(len(sums))
-            elif rows is not None:
-                asked = np.zeros(len(sums), dtype=bool)
-                asked[rows // ROWS] = True
-                blocks = np.flatnonzero(asked)
-            else:
-                blocks = np.unique(np.linspace(0, len(sums) - 1, SAMPLED).astype(int))
-            if every_row:
-                same = np.array_equal(part.sums(), sums)
-            elif rows is not None and len(blocks) * 4 > len(sums):
-                same = (part.sums() == sums)[blocks].all()
-            else:
-                same = (part.sums_of(blocks) == sums[blocks]).all()
-            if not same:
+        now = _stored(x)
+        if now.layout != self._layout:
+            return False
+        every_row = every_row or (rows is not None and not now.by_rows)
+        for part, sums in zip(now.parts, self._sums, strict=True):
+            blocks = _looked_at(len(sums), rows, every_row)
+            if not np.array_equal(part.sums_of(blocks), sums[blocks]):
                 return False
         return (rows is not None and not every_row) or np.array_equal(_order(x), self._order)
 
 
-def _layout(x: Any) -> tuple:
-    """How a matrix is stored."""
-    if sparse.issparse(x):
-        return (x.format, x.shape, x.dtype.str, x.nnz)
-    return (x.flags.f_contiguous, x.shape, x.dtype.str)
-
-
-def _is_by_rows(x: Any) -> bool:
-    return x.format == "csr" if sparse.issparse(x) else x.flags.c_contiguous
+def _looked_at(n: int, rows: np.ndarray | None, every_row: bool) -> np.ndarray:
+    """Which of n blocks are read: all, those of some rows, or :data:`SAMPLED` of them."""
+    if every_row or not n:
+        return np.arange(n)
+    if rows is None:
+        return np.unique(np.linspace(0, n - 1, SAMPLED).astype(int))
+    asked = np.zeros(n, dtype=bool)
+    asked[rows // ROWS] = True
+    return np.flatnonzero(asked)
 
 
 def _words(array: np.ndarray) -> np.ndarray:
@@ -124,25 +112,34 @@ def _words(array: np.ndarray) -> np.ndarray:
     return flat.view(f"u{width}") if width in (1, 2, 4, 8) else flat.view("u1")
 
 
-def _parts(x: Any) -> Iterator[_Part]:
-    """The arrays of a matrix, in blocks of rows where it is stored by rows."""
-    if sparse.issparse(x) and x.format == "csr":
-        starts = np.asarray(x.indptr[:-1:ROWS], dtype=np.intp)
-        yield _Part(_words(x.data), starts)
-        yield _Part(_words(x.indices), starts)
-        yield _Part(_words(x.indptr[1:]), np.arange(0, x.shape[0], ROWS))
-    elif sparse.issparse(x):
-        if x.format not in ("csc", "bsr"):
-            x = x.tocoo()
-        names = ("row", "col") if x.format == "coo" else ("indices", "indptr")
-        for array in (x.data, *(getattr(x, name) for name in names)):
-            words = _words(np.asarray(array))
-            yield _Part(words, np.arange(0, len(words), VALUES))
-    else:
+class _Stored(NamedTuple):
+    """How a matrix is stored: its layout, whether by rows, and its arrays in blocks."""
+
+    layout: tuple
+    by_rows: bool
+    parts: list[_Part]
+
+
+def _stored(x: Any) -> _Stored:
+    """What is read of a matrix: blocks of rows where it is stored by rows, else of values."""
+    if not sparse.issparse(x):
         words = _words(x)
         per_row = len(words) // max(1, x.shape[0])
-        step = ROWS * per_row if x.flags.c_contiguous else VALUES
-        yield _Part(words, np.arange(0, len(words), max(step, 1)))
+        by_rows = x.flags.c_contiguous
+        step = max(ROWS * per_row if by_rows else VALUES, 1)
+        part = _Part(words, np.arange(0, len(words), step))
+        return _Stored((x.flags.f_contiguous, by_rows, x.shape, x.dtype.str), by_rows, [part])
+    layout: tuple = (x.format, x.shape, x.dtype.str, x.nnz)
+    if x.format == "csr":
+        starts = np.asarray(x.indptr[:-1:ROWS], dtype=np.intp)
+        pointers = _Part(_words(x.indptr[1:]), np.arange(0, x.shape[0], ROWS))
+        parts = [_Part(_words(x.data), starts), _Part(_words(x.indices), starts), pointers]
+        return _Stored(layout, True, parts)
+    if x.format not in ("csc", "bsr"):
+        x = x.tocoo()
+    names = ("row", "col") if x.format == "coo" else ("indices", "indptr")
+    arrays = [_words(np.asarray(a)) for a in (x.data, *(getattr(x, name) for name in names))]
+    return _Stored(layout, False, [_Part(a, np.arange(0, len(a), VALUES)) for a in arrays])
 
 
 def _order(x: Any) -> np.ndarray:
@@ -195,7 +192,6 @@ def _bits(values: np.ndarray) -> np.ndarray:
 def _sums_of_rows(products: np.ndarray, indptr: np.ndarray) -> np.ndarray:
     out = np.zeros(len(indptr) - 1, dtype=np.uint32)
     filled = np.flatnonzero(np.diff(indptr))
-    if len(filled):
-        starts = np.asarray(indptr)[:-1][filled]
-        out[filled] = np.add.reduceat(products, starts, dtype=np.uint32)
+    starts = np.asarray(indptr)[:-1][filled]
+    out[filled] = np.add.reduceat(products, starts, dtype=np.uint32)
     return out

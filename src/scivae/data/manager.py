@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,6 @@ class CellsManager(AnnDataManager):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._held: Any = None
-        self._locations: Any = None
         self.rounds = False  # whether values are whole numbers but for rounding errors
         self.said: set[str] = set()  # what the user was told of this AnnData
         self._rounded: tuple[Any, Any] | None = None
@@ -60,15 +60,14 @@ class CellsManager(AnnDataManager):
             "_held": self.adata,
         }  # nothing else keeps it alive in a worker process
 
-    @property
+    @cached_property
     def data_registry(self) -> Any:
         """Where the registered data are; looked up many times, and so kept."""
-        if self._locations is None:
-            self._locations = super().data_registry
-        return self._locations
+        return super().data_registry
 
     def _add_field(self, *args: Any, **kwargs: Any) -> None:
-        self._locations = None
+        """Register a field, and look up anew where the data are."""
+        self.__dict__.pop("data_registry", None)
         super()._add_field(*args, **kwargs)
 
     def get_from_registry(self, registry_key: str) -> Any:
@@ -91,10 +90,15 @@ class CellsManager(AnnDataManager):
     def slots(self) -> Iterator[tuple[str, str]]:
         """Slots that the setup wrote: the attribute of the AnnData, and the key in it."""
         for field in self._registry["field_registries"].values():
-            location = field["data_registry"]
-            key = location.get("attr_key") if location else None
-            if key is not None and str(key).startswith("_scvi"):
-                yield location["attr_name"], key
+            location = field["data_registry"] or {}
+            if str(location.get("attr_key")).startswith("_scvi"):
+                yield location["attr_name"], location["attr_key"]
+
+    @property
+    def unsaid_fields(self) -> list[Any]:
+        """Fields of columns that may change, and of which the user was not told yet that they did."""
+        columns = [f for f in self.fields if hasattr(f, "is_current") and not f.is_empty]
+        return [field for field in columns if field.registry_key not in self.said]
 
     def is_last(self) -> bool:
         """Whether what the setup wrote was not overwritten by that of another model."""

@@ -12,8 +12,14 @@ from .._errors import near_matches, shown
 from .._validate.arguments import check_type
 from ..module import Covariates
 from .checks import MAX_VALUE, X_LAYER, check_columns
-from .columns import column_like, numbers_like
-from .fields import ContinuousCovariatesField, SizeFactorField, codes_of, standardize
+from .fields import (
+    ContinuousCovariatesField,
+    SizeFactorField,
+    codes_of,
+    column_like,
+    numbers_like,
+    standardize,
+)
 from .labels import LabelsField
 
 # Digits of a standardized covariate that survive the single precision of the network.

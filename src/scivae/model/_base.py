@@ -22,7 +22,7 @@ from .._names import as_objects
 from .._quiet import quiet_transfer
 from .._scvi import get_minify_type
 from ..data import checks, profile
-from ..data.cells import resolve_indices
+from ..data.checks import resolve_indices
 from ..data.loader import BLOCK_VALUES, CellsLoader
 from ..data.manager import CellsManager
 from ..data.registry import register
@@ -31,8 +31,8 @@ from ..data.setup import Setup
 from ..geometry import LinearClasses
 from ..module import COUNT_LIKELIHOODS, CIVAEModule
 from ..train.checkpoint import SafeTrainRunner
+from ..train.engines import CellsSplitter
 from ..train.plan import CIVAETrainingPlan
-from ..train.splitter import CellsSplitter
 from .codec import Codec
 
 # Cells of a datamodule that was not checked that are looked at before training.
@@ -83,6 +83,7 @@ class CellsModel(SCVI):
     """How the last training took its steps, and why, in one sentence."""
 
     _split_names: pd.Index | None = None
+    _setup: tuple[dict[str, Any], Setup] | None = None
 
     # --- what the model was set up on ------------------------------------------------------------
 
@@ -212,8 +213,10 @@ class CellsModel(SCVI):
 
     @property
     def setup(self) -> Setup:
-        """Names and categories of what the model was set up on."""
-        return Setup.from_registry(self.registry_)
+        """Names and categories of what the model was set up on; read once from each registry."""
+        if self._setup is None or self._setup[0] is not self.registry_:
+            self._setup = (self.registry_, Setup.from_registry(self.registry_))
+        return self._setup[1]
 
     @property
     def classes(self) -> np.ndarray:
@@ -379,7 +382,7 @@ class CellsModel(SCVI):
         """Minibatches of some cells, after checking that their values have not changed."""
         index = resolve_indices(adata, indices)
         manager = self._manager_of(adata)
-        if manager is not None and not manager.minified:
+        if manager is not None:
             values = checks.values_of(adata, self.setup.layer)
             if not manager.holds(values, index) and not self._has_moved(adata, manager):
                 self._validate_anndata(adata)
@@ -399,15 +402,9 @@ class CellsModel(SCVI):
 
     def _warn_of_changed_columns(self, adata: AnnData) -> None:
         """Warn once if a column has changed since setup_anndata."""
-        manager = self._manager_of(adata)
-        if manager is None:
-            return
-        for field in manager.fields:
+        manager: CellsManager = self.get_anndata_manager(adata, required=True)
+        for field in manager.unsaid_fields:
             state = manager.get_state_registry(field.registry_key)
-            if field.is_empty or not hasattr(field, "is_current"):
-                continue
-            if field.registry_key in manager.said:
-                continue
             try:
                 current = field.is_current(adata, state)
             except (TypeError, ValueError):  # values that no column of a setup may hold

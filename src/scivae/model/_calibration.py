@@ -17,7 +17,7 @@ from .._quiet import quiet_about_sparse_tensors
 from .._random import seeded
 from .._validate.arguments import check_integer, check_trained
 from ..data import checks
-from ..data.cells import resolve_indices
+from ..data.checks import resolve_indices
 from ..metrics import conformal_thresholds
 from ..module import CIVAEModule, Posterior, encoded_minibatches
 from ..train.calibration import (
@@ -25,19 +25,17 @@ from ..train.calibration import (
     MAX_RESIDUALS,
     MIN_OF_CLASS,
     OF_TRAINING,
+    ClassGaussians,
     Loader,
+    ResidualScale,
     at_most,
+    calibrated_rank,
     check_level,
+    larger_of,
+    log_library_of,
     log_odds_against,
     misfits_of,
     useful_temperature,
-)
-from ..train.novelty import (
-    ClassGaussians,
-    ResidualScale,
-    calibrated_rank,
-    larger_of,
-    log_library_of,
     with_residuals,
 )
 from ._base import CellsModel

@@ -23,7 +23,7 @@ from .._errors import near_matches, shown
 from .._random import draws_by_seed
 from .._validate.arguments import check_bool, check_choice, check_integer, check_number
 from ..data import checks
-from ..data.cells import resolve_indices
+from ..data.checks import resolve_indices
 from ..data.fields import used_categories
 from ..module import CIVAEModule
 from ._genes import _Genes, gene_positions

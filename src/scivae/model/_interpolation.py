@@ -14,7 +14,7 @@ from .. import _keys, geometry
 from .._progress import advance, progress, track
 from .._validate.arguments import check_choice, check_integer, check_number, check_trained
 from ..data import checks
-from ..data.cells import resolve_cells
+from ..data.checks import resolve_cells
 from ..data.generated import (
     as_categories,
     assemble,

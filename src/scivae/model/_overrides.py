@@ -16,7 +16,7 @@ from .._random import seeded
 from .._scvi import ADATA_MINIFY_TYPE, get_minify_type
 from .._validate.arguments import check_choice, check_integer, check_trained, check_type
 from ..data import checks
-from ..data.cells import resolve_indices
+from ..data.checks import resolve_indices
 from ..data.manager import CellsManager
 from ._base import CellsModel
 from ._inherited import check_further
@@ -250,3 +250,4 @@ def update_setup_method_args(self: CellsModel, setup_method_args: dict[str, Any]
                 f"{near_matches(name, arguments)}"
             )
     arguments.update(setup_method_args)
+    self._setup = None  # it is read from the registry anew

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from .._validate.arguments import check_bool, check_integer, check_trained
 from ..data import checks
-from ..data.cells import resolve_indices
+from ..data.checks import resolve_indices
 from ..train.calibration import check_level
 from ._base import CellsModel
 from ._calibration import require_calibration, sets_of

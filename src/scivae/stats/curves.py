@@ -11,8 +11,7 @@ import numpy.typing as npt
 from .._progress import track
 from .._validate.arguments import check_integer
 from .._validate.arrays import as_positions, as_vector
-from ._matrices import genes_by_cells
-from ._parallel import over_blocks
+from ._matrices import genes_by_cells, over_blocks
 from .gaussian import fit_gaussian
 from .negative_binomial import RegressionFit, dispersion_trend, fit_negative_binomial
 from .splines import roughness_penalty, spline_basis

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .._validate.arrays import as_design, as_vector
-from ._matrices import dense, genes_by_cells
+from ._matrices import dense, genes_by_cells, over_blocks
 from ._normal_equations import NormalEquations
-from ._parallel import over_blocks
 from .negative_binomial import RegressionFit
 
 

@@ -9,9 +9,8 @@ import numpy.typing as npt
 
 from .._validate.arguments import check_integer, check_number
 from .._validate.arrays import as_design, as_vector
-from ._matrices import as_counts, dense
+from ._matrices import as_counts, dense, over_blocks
 from ._normal_equations import NormalEquations
-from ._parallel import over_blocks
 
 FloatArray = npt.NDArray[np.float64]
 

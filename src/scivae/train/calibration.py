@@ -1,29 +1,238 @@
-"""Temperature and prediction sets from held-out cells."""
+"""Temperature, prediction sets and novelty: what held-out cells say of a trained model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.special import logsumexp
+from scvi import REGISTRY_KEYS
 
 from .._validate.arguments import check_number
-from ..module import CIVAEModule, Posterior
-from .novelty import ClassGaussians, ResidualScale, log_library_of, with_residuals
+from ..module import (
+    CIVAEModule,
+    Covariates,
+    Posterior,
+    decoded_blocks,
+    encoded_minibatches,
+)
+
+# How many cells the covariance that all classes share counts for, relative to those of the class itself.
+SHARED_CELLS = 20
+# Added to the variance of a gene's residuals: a gene that is hardly ever seen has next to none.
+MIN_VARIANCE = 0.01
+
+
+class ClassGaussians(NamedTuple):
+    """Mean and covariance of each class in latent space.
+
+    Attributes
+    ----------
+    means
+        Shape ``(n_classes, n_latent)``; NaN for a class without cells.
+    whitening
+        Matrices that turn a difference from the mean into one of unit covariance, shape
+        ``(n_classes, n_latent, n_latent)``.
+    """
+
+    means: np.ndarray
+    whitening: np.ndarray
+
+    @classmethod
+    def fit(cls, z: np.ndarray, labels: np.ndarray, n_classes: int) -> ClassGaussians:
+        """Estimates from cells; the covariance of a class is shrunk toward the pooled one.
+
+        Parameters
+        ----------
+        z
+            Latent points, shape ``(n, n_latent)``.
+        labels
+            Codes of their classes, shape ``(n,)``.
+        n_classes
+            Number of classes.
+        """
+        z = np.asarray(z, dtype=np.float64)
+        n_latent = z.shape[1]
+        means = np.full((n_classes, n_latent), np.nan)
+        present = np.unique(labels)
+        for code in present:
+            means[code] = z[labels == code].mean(axis=0)
+        deviations = z - means[labels]
+        shared = deviations.T @ deviations / max(len(z) - len(present), 1)
+        # Fewer cells than dimensions leave directions without variance.
+        shared += np.eye(n_latent) * max(1e-3 * np.trace(shared) / n_latent, 1e-12)
+        whitening = np.zeros((n_classes, n_latent, n_latent))
+        for code in present:
+            own = deviations[labels == code]
+            scatter = own.T @ own + SHARED_CELLS * shared
+            covariance = scatter / (len(own) - 1 + SHARED_CELLS)
+            whitening[code] = np.linalg.inv(np.linalg.cholesky(covariance))
+        return cls(means, whitening)
+
+    def distance(self, z: np.ndarray) -> np.ndarray:
+        """Mahalanobis distance to the nearest class, shape ``(n,)``."""
+        nearest = np.full(len(z), np.inf)
+        for mean, whitening in zip(self.means, self.whitening, strict=True):
+            if np.isfinite(mean).all():
+                away = (z - mean) @ whitening.T
+                nearest = np.minimum(nearest, np.sqrt(np.square(away).sum(axis=1)))
+        return nearest
+
+
+class ResidualScale(NamedTuple):
+    """What residuals of training cells are like, gene by gene and by library size.
+
+    Attributes
+    ----------
+    mean, variance
+        Of each gene's residuals, shape ``(n_vars,)``.
+    trend, spread
+        Coefficients of polynomials in the log library size, for the misfit of a cell and for its mean
+        absolute deviation from that.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    trend: np.ndarray
+    spread: np.ndarray
+
+    def raw(self, residuals: np.ndarray) -> np.ndarray:
+        """Fourth root of the mean fourth power of standardized residuals, shape ``(n,)``.
+
+        A few genes that a cell should not express weigh more than many that are a little off.
+        """
+        standardized = (residuals - self.mean) / np.sqrt(self.variance + MIN_VARIANCE)
+        return np.sqrt(np.sqrt((np.square(np.square(standardized))).mean(axis=1)))
+
+    def misfit(self, residuals: np.ndarray, log_library: np.ndarray) -> np.ndarray:
+        """The same, less what is usual for a cell of this library size, over the usual deviation."""
+        usual = np.polyval(self.trend, log_library)
+        deviation = np.maximum(np.polyval(self.spread, log_library), 1e-3)
+        return (self.raw(residuals) - usual) / deviation
+
+    @classmethod
+    def fit(
+        cls, passes: Iterable[Iterable[tuple[np.ndarray, np.ndarray]]], *, degree: int
+    ) -> ResidualScale:
+        """Estimates from training cells, which are gone through twice.
+
+        Parameters
+        ----------
+        passes
+            Two passes over the same blocks of residuals ``(n, n_vars)`` and log library sizes
+            ``(n,)``.
+        degree
+            Of the polynomials in the log library size; 0 where it means nothing.
+        """
+        first, second = passes
+        n, total, squares = 0, np.zeros(1), np.zeros(1)
+        for residuals, _ in first:
+            n += len(residuals)
+            total = total + residuals.sum(axis=0, dtype=np.float64)
+            squares = squares + np.square(residuals, dtype=np.float64).sum(axis=0)
+        mean = total / n
+        variance = np.maximum(squares / n - np.square(mean), 0)
+        start = cls(mean, variance, np.zeros(1), np.ones(1))
+        parts = [(start.raw(residuals), log_library) for residuals, log_library in second]
+        raw, log_library = (np.concatenate(x) for x in zip(*parts, strict=True))
+        degree = min(degree, len(np.unique(log_library)) - 1)
+        trend = np.polyfit(log_library, raw, degree)
+        away = np.abs(raw - np.polyval(trend, log_library))
+        return cls(mean, variance, trend, np.polyfit(log_library, away, degree))
+
+
+def with_residuals(
+    module: CIVAEModule, minibatches: Iterable[dict[str, torch.Tensor]]
+) -> Iterator[tuple[Posterior, np.ndarray]]:
+    """Cells, and their values less those decoded from their latent means, ``(n, n_vars)``.
+
+    Counts are taken on the scale ``2 sqrt(x + 3/8)``, on which their variance hardly depends on their
+    mean (Anscombe, "The transformation of Poisson, binomial and negative-binomial data", 1948).
+
+    Parameters
+    ----------
+    module
+        The network, in evaluation mode.
+    minibatches
+        Of a loader.
+    """
+    for tensors in minibatches:
+        (part,) = encoded_minibatches(module, [tensors])
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        for rows, expected in decoded_blocks(module, part.mean, part.covariates):
+            values = dense_rows(x, rows)
+            if module.family.counts:
+                values, expected = (2 * np.sqrt(a + 0.375) for a in (values, expected))
+            yield part.take(rows), values - expected
+
+
+def dense_rows(x: torch.Tensor, rows: slice) -> np.ndarray:
+    """Some rows of a matrix, dense or in the layout CSR, as a dense array."""
+    if x.layout == torch.strided:
+        return x[rows].cpu().numpy()
+    pointers = x.crow_indices()[rows.start : rows.stop + 1]
+    inside = slice(int(pointers[0]), int(pointers[-1]))
+    block = torch.sparse_csr_tensor(
+        pointers - pointers[0],
+        x.col_indices()[inside],
+        x.values()[inside],
+        size=(rows.stop - rows.start, x.shape[1]),
+    )
+    return block.to_dense().cpu().numpy()
+
+
+def log_library_of(covariates: Covariates) -> np.ndarray:
+    """Log library sizes within what polynomials can take, shape ``(n,)``."""
+    return np.clip(covariates.log_library, -50, 50)
+
+
+def calibrated_rank(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    """Where scores lie among those of held-out cells, between 0 and 1, shape ``(n,)``.
+
+    One minus the conformal p-value, interpolated between two held-out cells and going on beyond the
+    least and the greatest, so that greater scores have greater ranks.
+
+    Parameters
+    ----------
+    scores
+        Shape ``(n,)``.
+    held_out
+        Those of held-out cells, shape ``(m,)``.
+    """
+    known, below = np.unique(held_out, return_counts=True)
+    ranks = np.cumsum(below) / (len(held_out) + 1)
+    rank = np.interp(scores, known, ranks)
+    under, over = known[0] - scores, scores - known[-1]
+    rank = np.where(under > 0, ranks[0] / (1 + np.maximum(under, 0)), rank)
+    return np.where(over > 0, 1 - (1 - ranks[-1]) / (1 + np.maximum(over, 0)), rank)
+
+
+def larger_of(scores: Iterable[np.ndarray], held_out: Iterable[np.ndarray]) -> np.ndarray:
+    """The largest of several scores, each in robust standard deviations of held-out cells.
+
+    Parameters
+    ----------
+    scores, held_out
+        Scores of cells, each of shape ``(n,)``, and the same ones of held-out cells, ``(m,)``.
+    """
+    found = []
+    for score, known in zip(scores, held_out, strict=True):
+        center = np.median(known)
+        width = 1.4826 * np.median(np.abs(known - center))
+        found.append((score - center) / (width if width > 0 else 1.0))
+    return np.max(found, axis=0)
+
 
 # Minibatches of the same cells each time that it is called.
 Loader = Callable[[], Iterable[dict[str, torch.Tensor]]]
 
-
 # Held-out cells from which a class has a threshold of its own.
 MIN_OF_CLASS = 20
 
-
 # Training cells that means and covariances of the classes come from, and the scale of residuals, at most.
 MAX_CELLS, MAX_RESIDUALS = 10_000, 2_000
-
 
 # Held-out cells from which a temperature is fitted, and the folds that say whether it helps.
 MIN_FOR_TEMPERATURE = 20

@@ -23,8 +23,8 @@ from .._storage import iter_blocks
 from ..data import files
 from ..data.plain import from_plain, to_plain
 from .device import IndexLoader
+from .engines import CellsSplitter
 from .progress import EpochBar
-from .splitter import CellsSplitter
 
 CHECKPOINT = "training.ckpt"
 

@@ -17,7 +17,7 @@ from scvi import REGISTRY_KEYS
 
 from ..data.information import spread_over
 from ..module import CIVAEModule
-from .novelty import dense_rows
+from .calibration import dense_rows
 
 # Fewer labeled cells than this tell too little, so that all cells are used.
 MIN_LABELED = 200

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -89,7 +90,8 @@ def calibrate(
     if batch_size is not None:
         check_integer("batch_size", batch_size, minimum=1)
     own = adata is None or adata is self.adata
-    training = _training_loaders(self)  # scvi-tools gives a model without cells the next it sees
+    # Before the cells are checked: scvi-tools gives a model without cells the next that it sees.
+    training = _training_loaders(self, _cells_of_training(self))
     adata = self._validate_anndata(adata)
     self._warn_of_changed_columns(adata)
     if own and indices is None:
@@ -249,25 +251,17 @@ def calibrate_held_out(model: CellsModel, datamodule: Any = None) -> None:
     """
     if not model.mapped_:
         model.temperature_, model.calibration_ = 1.0, None
-    if hasattr(datamodule, "inference_dataloader"):
-        index = datamodule.val_idx
-
-        def held_out() -> Iterable[dict[str, torch.Tensor]]:
-            return datamodule.inference_dataloader(index)
-    elif model.adata is None or model.validation_indices is None:
+    cells = _cells_of_training(model, datamodule)
+    if cells is None or not len(cells.held_out):
         return
-    else:
-        index, adata = np.sort(model.validation_indices), model.adata
 
-        def held_out() -> Iterable[dict[str, torch.Tensor]]:
-            return model._minibatches(adata, index)
+    def held_out() -> Iterable[dict[str, torch.Tensor]]:
+        return cells.minibatches(cells.held_out)
 
-    if not len(index):
-        return
     if model.mapped_:  # the classes of a query need not be all that the reference has
         _calibrate_on(model, held_out, None, min_labeled=MIN_OF_CLASS)
     else:
-        _calibrate_on(model, held_out, _training_loaders(model, datamodule))
+        _calibrate_on(model, held_out, _training_loaders(model, cells))
 
 
 def _calibrate_on(
@@ -333,28 +327,36 @@ def _describe_classes(
     return found
 
 
-def _training_loaders(model: CellsModel, datamodule: Any = None) -> tuple[Loader, Loader] | None:
-    """Loaders of training cells, of many and of few; ``None`` where there are none."""
+class _CellsOfTraining(NamedTuple):
+    """The cells that a model was trained on, those that were held out, and what reads them."""
+
+    minibatches: Callable[[np.ndarray], Iterable[dict[str, torch.Tensor]]]
+    training: np.ndarray
+    held_out: np.ndarray
+
+
+def _cells_of_training(model: CellsModel, datamodule: Any = None) -> _CellsOfTraining | None:
+    """Cells of the training, of a datamodule or of the model; ``None`` where neither has them."""
     if hasattr(datamodule, "inference_dataloader"):
-        index = datamodule.train_idx
-
-        def loader(cells: np.ndarray) -> Iterable[dict[str, torch.Tensor]]:
-            return datamodule.inference_dataloader(cells)
-    elif model.adata is None or not _holds_training_cells(model, model.adata):
-        return None
-    else:
-        index, adata = model.train_indices, model.adata
-
-        def loader(cells: np.ndarray) -> Iterable[dict[str, torch.Tensor]]:
-            return model._minibatches(adata, cells)
-
-    rng = np.random.default_rng(model._seed)
-    many, few = (at_most(np.asarray(index), n, rng) for n in (MAX_CELLS, MAX_RESIDUALS))
-    return lambda: loader(many), lambda: loader(few)
-
-
-def _holds_training_cells(model: CellsModel, adata: AnnData) -> bool:
-    """Whether the parts of the split can be positions in this AnnData."""
+        return _CellsOfTraining(
+            datamodule.inference_dataloader, datamodule.train_idx, datamodule.val_idx
+        )
     parts = (model.train_indices, model.validation_indices, model.test_indices)
-    sizes = [0 if part is None else len(part) for part in parts]
-    return sizes[0] > 0 and sum(sizes) == adata.n_obs
+    training, held_out, rest = (np.sort(np.zeros(0, int) if p is None else p) for p in parts)
+    n_obs = len(training) + len(held_out) + len(rest)
+    # The split can be positions in another AnnData than the one that the model has now.
+    if model.adata is None or not len(training) or n_obs != model.adata.n_obs:
+        return None
+    return _CellsOfTraining(partial(model._minibatches, model.adata), training, held_out)
+
+
+def _training_loaders(
+    model: CellsModel, cells: _CellsOfTraining | None
+) -> tuple[Loader, Loader] | None:
+    """Loaders of training cells, of many and of few; ``None`` where there are none."""
+    if cells is None:
+        return None
+    rng = np.random.default_rng(model._seed)
+    some = (at_most(np.asarray(cells.training), n, rng) for n in (MAX_CELLS, MAX_RESIDUALS))
+    many, few = (partial(cells.minibatches, index) for index in some)
+    return many, few

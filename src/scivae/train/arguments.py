@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -172,19 +173,54 @@ def settings(name: str, config: Any) -> dict[str, Any]:
     return {k: v for k, v in merge_kwargs(config, None, name=name).items() if v is not None}
 
 
+def _unless_none(check: Callable[..., Any], **bounds: Any) -> Callable[[str, Any], None]:
+    """The check with its bounds, for values of which ``None`` stands for the default."""
+
+    def checked(name: str, value: Any) -> None:
+        if value is not None:
+            check(name, value, **bounds)
+
+    return checked
+
+
+def _check_precision(name: str, precision: Any) -> None:
+    """Raise unless training has this precision."""
+    if str(precision) not in PRECISIONS:
+        raise ValueError(
+            f"{name} must be one of {shown(PRECISIONS[:4])}, got {precision!r}; weights of half "
+            "precision cannot hold counts and their gradients."
+        )
+
+
+_not_negative = partial(check_number, minimum=0)
+# Arguments of the training plan and of the trainer, with the check of each.
+_OF_PLAN: dict[str, Callable[[str, Any], Any]] = {
+    "lr": _not_negative,
+    "lr_decay": _not_negative,
+    "thinning": _not_negative,
+    "weight_decay": _not_negative,
+    "eps": _not_negative,
+    "n_epochs_kl_warmup": _unless_none(check_integer, minimum=0),
+    "n_steps_kl_warmup": _unless_none(check_integer, minimum=0),
+    "minibatch_size": _unless_none(check_integer, minimum=2),
+    "reduce_lr_on_plateau": check_bool,
+    "optimizer": partial(check_choice, choices=("Adam", "AdamW", "Custom")),
+}
+_OF_TRAINER: dict[str, Callable[[str, Any], Any]] = {
+    "early_stopping": check_bool,
+    "enable_progress_bar": check_bool,
+    "simple_progress_bar": check_bool,
+    "early_stopping_patience": partial(check_integer, minimum=0),
+    "early_stopping_min_delta": check_number,
+    "early_stopping_mode": partial(check_choice, choices=("min", "max")),
+    "precision": _unless_none(_check_precision),
+}
+
+
 def check_plan(options: Mapping[str, Any]) -> None:
     """Raise for a value of ``plan_kwargs`` that is out of its range."""
-    for name in options.keys() & {"lr", "lr_decay", "thinning", "weight_decay", "eps"}:
-        check_number(f"plan_kwargs[{name!r}]", options[name], minimum=0)
-    for name in ("n_epochs_kl_warmup", "n_steps_kl_warmup"):
-        if options.get(name) is not None:
-            check_integer(f"plan_kwargs[{name!r}]", options[name], minimum=0)
-    if options.get("minibatch_size") is not None:
-        check_integer("plan_kwargs['minibatch_size']", options["minibatch_size"], minimum=2)
-    if "reduce_lr_on_plateau" in options:
-        check_bool("plan_kwargs['reduce_lr_on_plateau']", options["reduce_lr_on_plateau"])
-    if "optimizer" in options:
-        check_choice("plan_kwargs['optimizer']", options["optimizer"], ("Adam", "AdamW", "Custom"))
+    for name in (name for name in _OF_PLAN if name in options):
+        _OF_PLAN[name](f"plan_kwargs[{name!r}]", options[name])
 
 
 def check_trainer(options: dict[str, Any]) -> None:
@@ -195,25 +231,11 @@ def check_trainer(options: dict[str, Any]) -> None:
     options
         Arguments of the trainer.
     """
-    for name in ("early_stopping", "enable_progress_bar", "simple_progress_bar"):
-        if name in options:
-            check_bool(name, options[name])
-    if "early_stopping_patience" in options:
-        check_integer("early_stopping_patience", options["early_stopping_patience"], minimum=0)
-    if "early_stopping_min_delta" in options:
-        check_number("early_stopping_min_delta", options["early_stopping_min_delta"])
-    if options.get("early_stopping") and str(options.get("early_stopping_monitor")).startswith(
-        "accuracy"
-    ):
+    for name in (name for name in _OF_TRAINER if name in options):
+        _OF_TRAINER[name](name, options[name])
+    monitor = str(options.get("early_stopping_monitor"))
+    if options.get("early_stopping") and monitor.startswith("accuracy"):
         options.setdefault("early_stopping_mode", "max")  # more of it is better
-    if "early_stopping_mode" in options:
-        check_choice("early_stopping_mode", options["early_stopping_mode"], ("min", "max"))
-    precision = options.get("precision")
-    if precision is not None and str(precision) not in PRECISIONS:
-        raise ValueError(
-            f"precision must be one of {shown(PRECISIONS[:4])}, got {precision!r}; weights of half "
-            "precision cannot hold counts and their gradients."
-        )
     _check_device(options.get("accelerator", "auto"), options.get("devices", "auto"))
 
 
@@ -269,14 +291,13 @@ def check_monitored(
     callbacks
         Those of the user, which may log numbers of their own.
     """
-    asked = []
-    if trainer.get("early_stopping"):
-        asked.append(("early_stopping", "early_stopping_monitor", "elbo_validation", trainer))
-    if trainer.get("enable_checkpointing"):
-        asked.append(("enable_checkpointing", "checkpointing_monitor", "validation_loss", trainer))
-    if plan.get("reduce_lr_on_plateau"):
-        asked.append(("reduce_lr_on_plateau", "lr_scheduler_metric", "elbo_validation", plan))
-    for what, argument, default, options in asked:
+    for what, argument, default, options in (
+        ("early_stopping", "early_stopping_monitor", "elbo_validation", trainer),
+        ("enable_checkpointing", "checkpointing_monitor", "validation_loss", trainer),
+        ("reduce_lr_on_plateau", "lr_scheduler_metric", "elbo_validation", plan),
+    ):
+        if not options.get(what):
+            continue
         metric = options.get(argument, default)
         if metric not in MONITORS and not callbacks:
             raise ValueError(

@@ -204,15 +204,14 @@ class CellsSplitter(DataSplitter):
 
     data_loader_cls = CellsLoader
 
-    def __init__(self, *args, engine: Engine | None = None, **kwargs):
+    def __init__(self, *args, engine: Engine, **kwargs):
         super().__init__(*args, **kwargs)
         self.engine = engine
         self.on_device: DeviceDataset | None = None
 
     def train_dataloader(self):
         """Loader of the cells to train on."""
-        if self.engine is not None:
-            self.on_device = self.engine.place(self.trainer, self.adata_manager)
+        self.on_device = self.engine.place(self.trainer, self.adata_manager)
         return self._index_loader(self.train_idx, shuffle=True) or super().train_dataloader()
 
     def val_dataloader(self):
@@ -220,10 +219,10 @@ class CellsSplitter(DataSplitter):
         return self._index_loader(self.val_idx, shuffle=False) or super().val_dataloader()
 
     def _index_loader(self, indices: np.ndarray, shuffle: bool) -> IndexLoader | None:
-        size = None if self.engine is None else self.engine.minibatch_size
-        if self.on_device is None or size is None or not len(indices):
+        """Loader of the positions of cells that the device holds; ``None`` where it holds none."""
+        if self.on_device is None or not len(indices):
             return None
-        return IndexLoader(self.on_device, indices, size, shuffle)
+        return IndexLoader(self.on_device, indices, self.engine.minibatch_size or 0, shuffle)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int):
         """Nothing is copied that is there."""

@@ -147,8 +147,9 @@ class CIVAETrainingPlan(TrainingPlan):
         self._log_step(self.stepper.losses(self, batch), self.val_metrics, "validation")
 
     def _log_step(self, output: LossOutput, metrics: dict, mode: str) -> None:
+        """Log the loss and its terms; ``mode`` is ``"train"`` or ``"validation"``."""
         self.log(
-            "train_loss" if mode == "train" else "validation_loss",
+            f"{mode}_loss",
             output.loss,
             on_step=self.on_step,
             on_epoch=self.on_epoch,

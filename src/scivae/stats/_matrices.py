@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._progress import track
-from .._validate.arrays import check_finite
+from .._validate.arrays import as_vector, check_finite
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -51,8 +51,20 @@ def as_counts(counts: Any) -> Any:
     return matrix
 
 
-def dense(matrix: Any, rows: slice) -> FloatArray:
-    """Selected genes as a dense float64 array."""
+def as_weights(weights: Any, n: int) -> FloatArray:
+    """Weights of n cells; ones for ``None``. Raise unless they are numbers of which none is negative."""
+    weight = np.ones(n) if weights is None else as_vector("weights", weights, n)
+    if (weight < 0).any() or not weight.any():
+        raise ValueError(
+            f"weights must not be negative and at least one must be positive, got a minimum of "
+            f"{weight.min():g} and a maximum of {weight.max():g}; remove cells instead of "
+            "weighting them below zero."
+        )
+    return weight
+
+
+def dense(matrix: Any, rows: slice = slice(None)) -> FloatArray:
+    """Selected genes (default: all) as a dense float64 array."""
     part = matrix[rows]
     return np.asarray(part.toarray() if hasattr(part, "toarray") else part, dtype=np.float64)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .._progress import track
 from .._validate.arguments import check_integer
 from .._validate.arrays import as_positions, as_vector
-from ._matrices import genes_by_cells, over_blocks
+from ._matrices import as_weights, dense, genes_by_cells, over_blocks
 from .gaussian import fit_gaussian
 from .negative_binomial import RegressionFit, dispersion_trend, fit_negative_binomial
 from .splines import roughness_penalty, spline_basis
@@ -209,12 +209,12 @@ def measured_curves(
         raise ValueError(
             f"position must have the shape ({n_cells},), got {t.shape}; pass one position per cell."
         )
-    weight = np.ones(n_cells) if weights is None else as_vector("weights", weights, n_cells)
+    weight = as_weights(weights, n_cells)
     size = None if library is None else as_vector("library", library, n_cells)
-    donors = None if donor is None else _codes("donor", donor, n_cells)
+    donors = _codes("donor", donor, n_cells)
     groups = donors if group is None else _codes("group", group, n_cells)
-    if groups is not None and len(np.unique(groups[groups >= 0])) < 2:
-        groups = None
+    if groups.max(initial=-1) < 1:  # one group has no effect of its own
+        groups = np.full(n_cells, -1, dtype=np.int64)
     model = _Model.chosen(matrix, t, size, weight, groups, free_ends=free_ends)
     fit = model.fit(matrix, t, size, weight, groups)
     grid = np.linspace(0, 1, n_steps)
@@ -222,9 +222,8 @@ def measured_curves(
     curve = model.scaled(basis @ model.average(fit).T)
     switch = switch_position(curve, grid)
 
-    unit, by_donor = np.arange(n_cells, dtype=np.int64), False
-    if donors is not None and len(np.unique(donors[donors >= 0])) >= MIN_UNITS:
-        unit, by_donor = donors, True
+    by_donor = int(donors.max(initial=-1)) + 1 >= MIN_UNITS
+    unit = donors if by_donor else np.arange(n_cells, dtype=np.int64)
     settings = _Resamples(matrix, place, t, size, weight, groups, unit, model, fit)
     resampled = settings.run(n_bootstraps, rng)
     widening = _WIDER * (_widening(len(np.unique(unit[unit >= 0]))) if by_donor else 1.0)
@@ -264,8 +263,8 @@ def measured_curves(
         switches=switches,
         position=t,
         penalty=model.penalty,
-        group_variance=model.variance if groups is not None else np.nan,
-        dispersion=nan if model.dispersion is None else model.dispersion,
+        group_variance=model.variance if (groups >= 0).any() else np.nan,
+        dispersion=model.dispersion,
         effective_df=fit.effective_df,
         unit="donor" if by_donor else "cell",
     )
@@ -316,7 +315,7 @@ class _Model(NamedTuple):
     counts: bool
     penalty: float
     variance: float
-    dispersion: FloatArray | None
+    dispersion: FloatArray
     free_ends: bool
 
     @classmethod
@@ -326,13 +325,13 @@ class _Model(NamedTuple):
         t: FloatArray,
         library: FloatArray | None,
         weight: FloatArray,
-        group: npt.NDArray[np.int64] | None,
+        group: npt.NDArray[np.int64],
         *,
         free_ends: bool,
     ) -> _Model:
         """Choose penalty and group variance by cross-validation; estimate the dispersion."""
         counts = library is not None
-        model = cls(counts, 1.0, 0.1, None, free_ends)
+        model = cls(counts, 1.0, 0.1, np.full(matrix.shape[0], np.nan), free_ends)
         if library is not None:
             dispersion = dispersion_trend(
                 matrix, model.design(t), library=library, weights=weight,
@@ -342,10 +341,7 @@ class _Model(NamedTuple):
         total = np.asarray(abs(matrix) @ weight).ravel()
         telling = np.argsort(-total, kind="stable")[: max(1, int((total > 0).sum()) // 2)]
         some = telling[np.unique(np.linspace(0, len(telling) - 1, _GENES_OF_CHOICE).astype(int))]
-        few = (
-            model if model.dispersion is None else model._replace(dispersion=model.dispersion[some])
-        )
-        part = matrix[some]
+        few, part = model._replace(dispersion=model.dispersion[some]), matrix[some]
 
         def score(candidate: _Model) -> float:
             found = candidate.fit(part, t, library, weight, group, tolerance=1e-3)
@@ -355,7 +351,7 @@ class _Model(NamedTuple):
             left = np.maximum(n - found.effective_df, 1)
             return float(np.log(np.maximum(found.deviance, 1e-300) / left**2).sum())
 
-        if group is not None:
+        if (group >= 0).any():
             few = min((few._replace(variance=v) for v in _VARIANCES), key=score)
         few = min((few._replace(penalty=p) for p in _PENALTIES), key=score)
         return model._replace(penalty=_UNDERSMOOTHING * few.penalty, variance=few.variance)
@@ -365,21 +361,13 @@ class _Model(NamedTuple):
         basis = spline_basis(t, N_BASIS)
         return np.column_stack([basis, t == 0, t == 1]) if self.free_ends else basis
 
-    @property
-    def alpha(self) -> FloatArray:
-        """Dispersion of each gene."""
-        return np.empty(0) if self.dispersion is None else self.dispersion
-
-    def settings(self, group: npt.NDArray[np.int64] | None) -> dict[str, Any]:
+    def settings(self, group: npt.NDArray[np.int64]) -> dict[str, Any]:
         """Keyword arguments of the fit: penalty and groups."""
         smooth = self.penalty * roughness_penalty(N_BASIS)
         smooth += _LEAST_PENALTY * roughness_penalty(N_BASIS, order=1)
         whole = np.eye(N_BASIS + 2 * self.free_ends)  # end levels: variance 1 (log scale)
         whole[:N_BASIS, :N_BASIS] = smooth
-        out: dict[str, Any] = {"penalty": whole}
-        if group is not None:
-            out |= {"group": group, "group_precision": 1 / self.variance}
-        return out
+        return {"penalty": whole, "group": group, "group_precision": 1 / self.variance}
 
     def fit(
         self,
@@ -387,7 +375,7 @@ class _Model(NamedTuple):
         t: FloatArray,
         library: FloatArray | None,
         weight: FloatArray,
-        group: npt.NDArray[np.int64] | None,
+        group: npt.NDArray[np.int64],
         **more: Any,
     ) -> RegressionFit:
         """Fit genes against positions with these settings."""
@@ -398,7 +386,7 @@ class _Model(NamedTuple):
             return fit_gaussian(matrix, basis, weights=weight, **self.settings(group))
         more = {"tolerance": 1e-8, **more}
         return fit_negative_binomial(
-            matrix, basis, library=library, dispersion=self.alpha, weights=weight,
+            matrix, basis, library=library, dispersion=self.dispersion, weights=weight,
             **self.settings(group), **more,
         )  # fmt: skip
 
@@ -430,7 +418,7 @@ class _Resamples(NamedTuple):
     t: FloatArray
     library: FloatArray | None
     weight: FloatArray
-    group: npt.NDArray[np.int64] | None
+    group: npt.NDArray[np.int64]
     unit: npt.NDArray[np.int64]
     model: _Model
     fit: RegressionFit
@@ -446,10 +434,8 @@ class _Resamples(NamedTuple):
             out[i] = self.model.average(found, self._of_groups(factor)) + center
         return out
 
-    def _of_groups(self, factor: FloatArray) -> FloatArray | None:
+    def _of_groups(self, factor: FloatArray) -> FloatArray:
         """Mean resampling weight of the cells of each group."""
-        if self.group is None:
-            return None
         known = self.group >= 0
         total = np.bincount(self.group[known], factor[known])
         return (total / np.bincount(self.group[known])).astype(np.float64)
@@ -468,7 +454,7 @@ class _Resamples(NamedTuple):
         """Sum cells in bins and fit the bins."""
         from scipy import sparse
 
-        group = np.zeros(len(t), dtype=np.int64) if self.group is None else self.group + 1
+        group = self.group + 1
         n_groups = int(group.max()) + 1
         n_bins = max(8, min(_BINS, _MAX_ENTRIES // n_groups))
         inner = np.minimum((t * n_bins).astype(np.int64), n_bins - 1) + 1
@@ -480,25 +466,21 @@ class _Resamples(NamedTuple):
         sums = sparse.csr_matrix((w, (cells, code)), shape=(len(t), len(used)))
         size: FloatArray = np.bincount(code, w).astype(np.float64)
         middle: FloatArray = np.clip(np.bincount(code, w * t[cells]) / size, 0, 1)
-        group_of = None if self.group is None else used % n_groups - 1
+        group_of = used % n_groups - 1
         if self.library is None:
-            means = _dense(self.matrix @ sums) / size
+            means = dense(self.matrix @ sums) / size
             return self.model.fit(means, middle, None, size, group_of)
         library: FloatArray = np.bincount(code, w * self.library[cells]).astype(np.float64)
         squares = np.bincount(code, w * self.library[cells] ** 2)
         return self.model.fit(
-            _dense(self.matrix @ sums), middle, library, np.ones(len(used)), group_of,
+            dense(self.matrix @ sums), middle, library, np.ones(len(used)), group_of,
             dispersion_scale=squares / library**2, start=start, max_iterations=iterations,
         )  # fmt: skip
 
 
-def _dense(matrix: Any) -> FloatArray:
-    return np.asarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float64)
-
-
 def _codes(name: str, value: Any, n: int) -> npt.NDArray[np.int64]:
-    """Renumber codes as 0, 1, … without gaps; -1 for none."""
-    code = np.asarray(value)
+    """Renumber codes as 0, 1, … without gaps; -1 for none, as for all cells if ``value`` is ``None``."""
+    code = np.full(n, -1) if value is None else np.asarray(value)
     if code.shape != (n,) or code.dtype.kind not in "iu":
         raise ValueError(
             f"{name} must hold an integer for each of {n} cells, got shape {code.shape} and dtype "
@@ -543,13 +525,9 @@ def half_width(level: float, n_donors: int | None = None) -> float:
 def _reach(low: FloatArray, high: FloatArray, switch: FloatArray, t: FloatArray) -> None:
     """Widen intervals in place so that they include enough cells on either side."""
     known = np.isfinite(switch)
-    for bound, sign in ((low, -1), (high, 1)):
-        at = np.searchsorted(t, switch[known], side="left" if sign < 0 else "right")
-        if sign < 0:
-            cell = at - _CELLS_BESIDE
-            reach = np.where(cell < 0, 0.0, t[np.clip(cell, 0, len(t) - 1)])
-            bound[known] = np.maximum(np.minimum(bound[known], reach), 0)
-        else:
-            cell = at + _CELLS_BESIDE - 1
-            reach = np.where(cell >= len(t), 1.0, t[np.clip(cell, 0, len(t) - 1)])
-            bound[known] = np.minimum(np.maximum(bound[known], reach), 1)
+    below = np.searchsorted(t, switch[known], side="left") - _CELLS_BESIDE
+    reach = np.where(below < 0, 0.0, t[np.clip(below, 0, len(t) - 1)])
+    low[known] = np.maximum(np.minimum(low[known], reach), 0)
+    above = np.searchsorted(t, switch[known], side="right") + _CELLS_BESIDE - 1
+    reach = np.where(above >= len(t), 1.0, t[np.clip(above, 0, len(t) - 1)])
+    high[known] = np.minimum(np.maximum(high[known], reach), 1)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._validate.arrays import as_design, as_vector
-from ._matrices import dense, genes_by_cells, over_blocks
+from .._validate.arrays import as_design
+from ._matrices import as_weights, dense, genes_by_cells, over_blocks
 from ._normal_equations import NormalEquations
 from .negative_binomial import RegressionFit
 
@@ -55,13 +55,7 @@ def fit_gaussian(
     n_genes, n_cells = matrix.shape
     x = as_design(design, n_cells)
     equations = NormalEquations.of(x, group, group_precision, penalty)
-    weight = np.ones(n_cells) if weights is None else as_vector("weights", weights, n_cells)
-    if (weight < 0).any() or not weight.any():
-        raise ValueError(
-            f"weights must not be negative and at least one must be positive, got a minimum of "
-            f"{weight.min():g} and a maximum of {weight.max():g}; remove cells instead of "
-            "weighting them below zero."
-        )
+    weight = as_weights(weights, n_cells)
     weight = weight[equations.order]
     b = np.zeros((n_genes, x.shape[1]))
     u = np.zeros((n_genes, equations.n_groups))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from .._validate.arguments import check_integer, check_number
 from .._validate.arrays import as_design, as_vector
-from ._matrices import as_counts, dense, over_blocks
+from ._matrices import as_counts, as_weights, dense, over_blocks
 from ._normal_equations import NormalEquations
 
 FloatArray = npt.NDArray[np.float64]
@@ -160,13 +160,7 @@ def fit_negative_binomial(
             "estimate it with dispersion_trend."
         )
     equations = NormalEquations.of(x, group, group_precision, penalty)
-    weight = np.ones(n_cells) if weights is None else as_vector("weights", weights, n_cells)
-    if (weight < 0).any() or not weight.any():
-        raise ValueError(
-            f"weights must not be negative and at least one must be positive, got a minimum of "
-            f"{weight.min():g} and a maximum of {weight.max():g}; remove cells instead of "
-            "weighting them below zero."
-        )
+    weight = as_weights(weights, n_cells)
     scale = None
     if dispersion_scale is not None:
         scale = as_vector("dispersion_scale", dispersion_scale, n_cells)[equations.order]
@@ -235,11 +229,11 @@ class _Problem(NamedTuple):
         for _ in range(max_iterations):
             if not len(active):
                 break
-            every = len(active) == len(y)
-            mu = self.mean(b, u) if every else self.mean(b[active], u[active])
-            part = y if every else y[active]
-            factor = self._factor(mu, alpha if every else alpha[active])
-            residual = (part - mu) * factor
+            # All rows as a slice: an array of their numbers would copy them.
+            rows = slice(None) if len(active) == len(y) else active
+            mu = self.mean(b[rows], u[rows])
+            factor = self._factor(mu, alpha[rows])
+            residual = (y[rows] - mu) * factor
             np.multiply(mu, factor, out=mu)  # now the weight of each cell in the equations
             step_b, step_u, gain, df = equations.solve(mu, residual, b[active], u[active])
             edf[active] = df
@@ -325,7 +319,7 @@ def dispersion_trend(
     """
     everything = as_counts(counts)
     n_cells = everything.shape[1]
-    weight = np.ones(n_cells) if weights is None else as_vector("weights", weights, n_cells)
+    weight = as_weights(weights, n_cells)
     all_means = np.asarray(everything @ weight).ravel() / weight.sum()
     by_mean = np.argsort(all_means, kind="stable")
     chosen = by_mean[np.unique(np.linspace(0, len(by_mean) - 1, _GENES_OF_TREND).astype(int))]

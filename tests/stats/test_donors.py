@@ -14,7 +14,7 @@ from scipy.special import polygamma
 from statsmodels.stats.multitest import multipletests
 from tests.conftest import data_file
 
-from scivae.stats import donors, moderated, multiple, pseudobulk
+from scivae.stats import donors, moderated, multiple, permutation, pseudobulk
 
 
 def paired(n):
@@ -456,7 +456,7 @@ class TestPermutation:
     )  # fmt: skip
     def test_other_assignments(self, design, n):
         plan = donors.donor_design(*design)
-        others = donors._other_assignments(plan, np.random.default_rng(0))
+        others = permutation._other_assignments(plan, np.random.default_rng(0))
         if n is None:
             assert others is None
             return

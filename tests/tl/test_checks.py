@@ -10,7 +10,7 @@ from tests.conftest import assert_unchanged, make_model, snapshot
 
 from scivae import tl
 from scivae.datasets import synthetic
-from scivae.tl import _checks
+from scivae.tl import _controls
 
 
 @pytest.fixture(scope="module")
@@ -113,8 +113,8 @@ def test_cells_that_were_trained_on_with_the_groups_as_labels_are_not_scored():
     assert ends["n_cells"] == len(model.validation_indices)
     assert not ends["passed"]
     target = (adata.obs["coin"] == "tails").to_numpy()
-    memorized = _checks._auc(
-        _checks._position(adata.obsm["X_civae"].astype(float), target, target >= 0), target
+    memorized = _controls._auc(
+        _controls._position(adata.obsm["X_civae"].astype(float), target, target >= 0), target
     )
     assert memorized > ends["value"] + 0.1
 
@@ -123,8 +123,8 @@ def test_positions_and_auc_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     target = np.repeat([False, True], 400)
     z = rng.normal(size=(800, 3)) @ np.diag([3.0, 1.0, 0.5]) + target[:, None] * [1.0, 1.0, 0.0]
-    t = _checks._position(z, target, np.ones(800, dtype=bool))
+    t = _controls._position(z, target, np.ones(800, dtype=bool))
     np.testing.assert_allclose([t[~target].mean(), t[target].mean()], [0, 1], atol=1e-9)
     fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(z, target)
     assert np.corrcoef(t, fitted.decision_function(z))[0, 1] > 0.999
-    assert _checks._auc(t, target) == pytest.approx(roc_auc_score(target, t))
+    assert _controls._auc(t, target) == pytest.approx(roc_auc_score(target, t))

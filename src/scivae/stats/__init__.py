@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from .curves import Curves, measured_curves, switch_position
-from .donors import DonorDesign, donor_design, donor_test, permute_donors, testable
+from .donors import DonorDesign, donor_design, donor_test, testable
 from .gaussian import fit_gaussian
 from .moderated import moderated_test, variance_prior
 from .multiple import false_discovery_rate, intersection_union, sign_test
 from .negative_binomial import RegressionFit, dispersion_trend, fit_negative_binomial
 from .order import partial_order
+from .permutation import permute_donors
 from .pseudobulk import SampleSums, log_cpm, size_factors, sum_by
 from .splines import roughness_penalty, spline_basis
 from .transfer import change_counts, dispersion, transfer_change

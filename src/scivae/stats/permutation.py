@@ -1,13 +1,16 @@
-"""Test for differences between two groups of cells by permutation within donors."""
+"""Tests by permutation: of the groups of cells within donors, and of the groups of donors."""
 
 from __future__ import annotations
 
-from math import lgamma
+from itertools import combinations, product
+from math import comb, lgamma
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._progress import track
+from .donors import DonorDesign, _last_coefficient
+from .multiple import false_discovery_rate
 
 # With fewer possible assignments of cells to groups, no p-value can be below 0.001.
 MIN_ASSIGNMENTS = 1000
@@ -18,6 +21,9 @@ _MIN_BEYOND = 10
 _GENES_PER_NULL = 100
 _VALUES_PER_BLOCK = 2**23
 _ROUNDING = 1e-5  # relative rounding error of the null, in float32
+# Fewest possible assignments of donors for a permutation: with fewer, p < 0.05 is impossible.
+MIN_PERMUTATIONS = 20
+_MAX_PERMUTATIONS = 200
 
 
 class Evidence(NamedTuple):
@@ -206,3 +212,111 @@ def _tail(statistic: np.ndarray, null: np.ndarray) -> np.ndarray:
     fitted = pearson3.sf(statistic, max(skew, 1e-2), loc=null.mean(), scale=sd)
     most = (1 + _MIN_BEYOND) / (1 + len(null))
     return np.where(beyond >= _MIN_BEYOND, counted, np.minimum(fitted, most))
+
+
+class DonorPermutation(NamedTuple):
+    """Number of genes called significant when group labels are permuted between donors.
+
+    Attributes
+    ----------
+    called
+        Number of significant genes with the true groups.
+    permuted
+        Number of significant genes in each permutation, shape ``(n_permutations,)``.
+    p_value
+        Proportion of assignments (including the true one) with at least as many significant genes.
+    """
+
+    called: int
+    permuted: np.ndarray
+    p_value: float
+
+
+def permute_donors(
+    values: np.ndarray,
+    design: DonorDesign,
+    *,
+    level: float = 0.05,
+    sampling: np.ndarray | None = None,
+    seed: int = 0,
+) -> DonorPermutation | None:
+    """Check a result by permuting group labels between donors.
+
+    The moderated test is repeated with permuted group labels: swapped within some of the donors if
+    the design is paired, reassigned between donors otherwise. If nothing differs between the
+    groups, the true labels give no more significant genes than permuted ones.
+
+    Parameters
+    ----------
+    values
+        Of the samples of the design, shape ``(n_used, n_genes)``, on a scale on which effects add up.
+    design
+        From :func:`donor_design`.
+    level
+        False discovery rate at which a gene is called significant.
+    sampling
+        As for :func:`moderated_test`.
+    seed
+        Seed for drawing 200 assignments, if there are more.
+
+    Returns
+    -------
+    Numbers of significant genes, or ``None`` if fewer than 20 assignments are possible, as with
+    five pairs or with three donors against three.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from scivae.stats import donor_design, permute_donors
+    >>> rng = np.random.default_rng(0)
+    >>> values = rng.normal(size=(16, 200))
+    >>> values[8:, :20] += 4
+    >>> design = donor_design(np.tile(range(8), 2), np.repeat([False, True], 8))
+    >>> check = permute_donors(values, design)
+    >>> check.called >= 20, int(np.median(check.permuted)), len(check.permuted)
+    (True, 0, 127)
+    """
+    rng = np.random.default_rng(seed)
+    others = _other_assignments(design, rng)
+    if others is None:
+        return None
+    called = []
+    for target in [design.target, *others]:
+        matrix = design._replace(target=target).matrix
+        p_value = _last_coefficient(values, matrix, sampling)[2]
+        called.append(int((false_discovery_rate(p_value) <= level).sum()))
+    permuted = np.array(called[1:])
+    p_value = (1 + (permuted >= called[0]).sum()) / (1 + len(permuted))
+    return DonorPermutation(called[0], permuted, float(p_value))
+
+
+def _other_assignments(design: DonorDesign, rng: np.random.Generator) -> list[np.ndarray] | None:
+    """Permuted target labels, without the true ones; ``None`` if there are too few.
+
+    Swapping all pairs, or two groups of equal size, is left out: it only flips every sign.
+    """
+    target = design.target
+    if design.kind == "paired":
+        donors = np.unique(design.donor)
+        n_all = 2 ** (len(donors) - 1)
+        if n_all < MIN_PERMUTATIONS:
+            return None
+        if n_all - 1 <= _MAX_PERMUTATIONS:
+            flips = np.array(list(product([False, True], repeat=len(donors) - 1)))[1:]
+            flips = np.hstack([np.zeros((len(flips), 1), dtype=bool), flips])
+        else:
+            flips = rng.random((_MAX_PERMUTATIONS, len(donors))) < 0.5
+        return [target ^ np.isin(design.donor, donors[flip]) for flip in flips]
+    n, n_target = len(target), int(target.sum())
+    halves = 2 * n_target == n
+    n_all = comb(n, n_target) // (2 if halves else 1)
+    if n_all < MIN_PERMUTATIONS:
+        return None
+    if n_all - 1 <= _MAX_PERMUTATIONS:
+        chosen = [
+            np.isin(np.arange(n), c)
+            for c in combinations(range(n), n_target)
+            if not halves or c[0] == 0
+        ]
+        return [c for c in chosen if (c != target).any() and (~c != target).any()]
+    return [rng.permutation(target) for _ in range(_MAX_PERMUTATIONS)]

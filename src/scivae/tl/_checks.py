@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from .._errors import shown
 from .._validate import tables
 from .._validate.arguments import check_integer
+from ._controls import MIN_SCORED, Ends, left_out, middle, permuted
 from ._model import check_model
-from ._placing import Axis
 from ._samples import BETWEEN, SOURCE, TARGET, cells_of
 from ._trends import check_pairs, positions_of
 
@@ -22,35 +21,6 @@ if TYPE_CHECKING:
     from ..model import CIVAE
 
 PERMUTED, MIDDLE, DONORS = "permuted_ends", "held_out_middle", "left_out_donors"
-# Fewest cells of a group that are scored.
-MIN_SCORED = 10
-# A group lies between if the median position of its cells does. The rule of docs/colon.md.
-_BETWEEN = (0.1, 0.9)
-_SPLITS = 10
-# Most pairs of donors, one of each group, that are left out in turn.
-_MAX_FOLDS = 25
-
-
-class Check(NamedTuple):
-    """One control.
-
-    Attributes
-    ----------
-    value, reference
-        What was measured, and what it has to beat.
-    passed
-        Whether it does; ``None`` if the control cannot be run.
-    n_cells
-        How many cells were scored.
-    verdict
-        The same in a sentence.
-    """
-
-    value: float
-    reference: float
-    passed: bool | None
-    n_cells: int
-    verdict: str
 
 
 def check_paths(
@@ -180,11 +150,11 @@ def check_paths(
         scored = ~pd.Index(adata.obs_names[cells].astype(str)).isin(trained)
     at_end = group != BETWEEN
     names = tuple(str(pairs.attrs.get(side) or side) for side in ("source", "target"))
-    ends = _Ends(z[at_end], group[at_end] == TARGET, donor[at_end], scored[at_end], names)
+    ends = Ends(z[at_end], group[at_end] == TARGET, donor[at_end], scored[at_end], names)
     found = {
-        PERMUTED: _permuted(ends, bool(groups.donors), n_permutations, rng),
-        MIDDLE: _middle(ends, z[~at_end], start, end, groups.between, rng),
-        DONORS: _left_out(ends, groups.donors, rng),
+        PERMUTED: permuted(ends, bool(groups.donors), n_permutations, rng),
+        MIDDLE: middle(ends, z[~at_end], start, end, groups.between, rng),
+        DONORS: left_out(ends, groups.donors, rng),
     }
     table = pd.DataFrame(list(found.values()), index=pd.Index(found, name="control"))
     table["passed"] = table["passed"].astype("boolean")
@@ -196,209 +166,6 @@ def check_paths(
         "seed": int(seed),
     }
     return table
-
-
-class _Ends(NamedTuple):
-    """Source and target cells: latent means, groups, donors, and which of them may be scored."""
-
-    z: np.ndarray
-    target: np.ndarray
-    donor: np.ndarray
-    scored: np.ndarray
-    names: tuple[str, ...]
-
-    def too_few(self, rows: np.ndarray) -> str | None:
-        """The verdict if there are too few cells to score."""
-        n = [int((rows & (self.target == side)).sum()) for side in (False, True)]
-        if min(n) >= MIN_SCORED:
-            return None
-        seen = "" if self.scored.all() else " that the model was not trained on"
-        return (
-            f"Not tested: {n[0]} cells of {self.names[0]} and {n[1]} of {self.names[1]}{seen}, but "
-            f"each needs {MIN_SCORED}."
-        )
-
-
-def _permuted(ends: _Ends, within: bool, n_permutations: int, rng: np.random.Generator) -> Check:
-    """Unseen cells on the axis of the others, against the same with permuted groups."""
-    if verdict := ends.too_few(ends.scored):
-        return Check(np.nan, np.nan, None, int(ends.scored.sum()), verdict)
-    strata = ends.donor if within else np.zeros(len(ends.donor), dtype=int)
-
-    def score(target: np.ndarray) -> float:
-        learned, held = _split(ends.scored, target, rng)
-        return _auc(_position(ends.z, target, learned)[held], target[held])
-
-    value = float(np.mean([score(ends.target) for _ in range(_SPLITS)]))
-    null = [score(_shuffled(ends.target, strata, rng)) for _ in range(n_permutations)]
-    reference = float(np.quantile(null, 0.95))
-    passed = value > reference
-    said = (
-        f"the axis tells unseen cells of {ends.names[0]} and {ends.names[1]} apart"
-        if passed
-        else f"unseen cells of {ends.names[0]} and {ends.names[1]} are told apart no better than permuted "
-        "groups are. There is no path to describe"
-    )
-    return _check(
-        value, reference, passed, ends.scored, said, f"AUC {value:.2f}, permuted {reference:.2f}"
-    )
-
-
-def _middle(
-    ends: _Ends,
-    middle: np.ndarray,
-    start: np.ndarray,
-    end: np.ndarray,
-    levels: list[Any],
-    rng: np.random.Generator,
-) -> Check:
-    """Cells that should lie between, near points of the paths or near an end."""
-    from ..metrics import energy_distance
-
-    n = len(middle)
-    if not levels or n < 2 * MIN_SCORED:
-        why = (
-            f"{n} cells lie in {shown(levels)}, but {2 * MIN_SCORED} are needed"
-            if levels
-            else "no groups between source and target are given; pass between=, or make "
-            "the column of the groups an ordered categorical"
-        )
-        return Check(np.nan, np.nan, None, n, f"Not tested: {why}.")
-    every = np.ones(len(ends.z), dtype=bool)
-    z = np.concatenate([ends.z, middle])
-    t = _position(z, ends.target, every)[len(ends.z) :]
-    size = min(n // 2, len(start), *np.bincount(ends.target.astype(int), minlength=2))
-    places, distances = [], []
-    for _ in range(_SPLITS):
-        order = rng.permutation(n)
-        place = float(np.median(t[order[: n // 2]]))
-        own = middle[order[n // 2 :][:size]]
-        rows = rng.permutation(len(start))[:size]
-        inside = np.clip(place, 0, 1)
-        clouds = [(1 - inside) * start[rows] + inside * end[rows]]
-        for side in (False, True):
-            clouds.append(ends.z[rng.choice(np.flatnonzero(ends.target == side), size, False)])
-        places.append(place)
-        distances.append([energy_distance(own, cloud) for cloud in clouds])
-    place, (value, to_source, to_target) = float(np.mean(places)), np.mean(distances, axis=0)
-    nearer = int(to_target < to_source)
-    reference = float((to_source, to_target)[nearer])
-    inside = _BETWEEN[0] <= place <= _BETWEEN[1]
-    passed = bool(inside and value < reference)
-    what = shown(levels)
-    if passed:
-        said = f"{what} lies at {place:.2f} of the path, closer to it than to {ends.names[nearer]}"
-        said += ", as a type apart from both ends would be" if value > 0.7 * reference else ""
-    elif inside:
-        said = (
-            f"{what} is closer to {ends.names[nearer]} than to the path, so it does not lie between"
-        )
-    else:
-        said = f"{what} lies at {place:.2f} of the path, at an end, so it does not lie between"
-    figures = f"energy distance {value:.2f}, to {ends.names[nearer]} {reference:.2f}"
-    return _check(float(value), reference, passed, np.ones(n, dtype=bool), said, figures)
-
-
-def _left_out(ends: _Ends, names: list[str], rng: np.random.Generator) -> Check:
-    """Each donor on the axis of the others."""
-    if not names:
-        return Check(np.nan, np.nan, None, 0, "Not tested: no donors are given; pass donor_key.")
-    scores, n_scored = {}, 0
-    for name, out in _folds(ends, names, rng):
-        held, learned = out & ends.scored, ~out
-        if ends.too_few(held) or len(np.unique(ends.target[learned])) < 2:
-            continue
-        auc = _auc(_position(ends.z, ends.target, learned)[held], ends.target[held])
-        n, m = (int((held & (ends.target == side)).sum()) for side in (False, True))
-        # Without a difference, the AUC is about normal with this variance (Mann and Whitney).
-        reference = 0.5 + 1.645 * np.sqrt((n + m + 1) / (12 * n * m))
-        scores[name] = (auc, reference)
-        n_scored += n + m
-    if len(scores) < 2:
-        return Check(
-            np.nan, np.nan, None, n_scored,
-            f"Not tested: {len(scores)} of {len(names)} donors can be left out, but two are needed, each "
-            f"with {MIN_SCORED} cells of either group to score.",
-        )  # fmt: skip
-    lowest = min(scores, key=lambda name: scores[name][0] - scores[name][1])
-    value, reference = scores[lowest]
-    held = sum(auc > bound for auc, bound in scores.values())
-    passed = held == len(scores)
-    unit = "donors" if all(name in names for name in scores) else "pairs of donors"
-    said = f"the axis of the other donors separates the groups in {held} of {len(scores)} {unit}"
-    figures = f"lowest AUC {value:.2f}, {lowest}"
-    return Check(value, reference, passed, n_scored, _sentence(passed, said, figures))
-
-
-def _folds(
-    ends: _Ends, names: list[str], rng: np.random.Generator
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Donors to leave out, and their cells: one with both groups, or else one of each group."""
-    sides = [np.unique(ends.donor[ends.target == side]) for side in (False, True)]
-    both = np.intersect1d(sides[0], sides[1])
-    if len(both) >= 2:
-        for code in both:
-            yield names[code], ends.donor == code
-        return
-    all_pairs = [(a, b) for a in sides[0] for b in sides[1] if a != b]
-    for i in rng.permutation(len(all_pairs))[:_MAX_FOLDS]:
-        a, b = all_pairs[i]
-        yield f"{names[a]} and {names[b]}", np.isin(ends.donor, [a, b])
-
-
-# --- arrays --------------------------------------------------------------------------------------
-
-
-def _position(z: np.ndarray, target: np.ndarray, learned: np.ndarray) -> np.ndarray:
-    """Positions of all points on the axis of some: 0 and 1 are the means of its groups.
-
-    Parameters
-    ----------
-    z
-        Points, shape ``(n, n_latent)``; those after the first ``len(target)`` have no group.
-    target, learned
-        Which points are of the target, and which of them define the axis.
-    """
-    known = z[: len(target)]
-    sides = [known[learned & (target == side)] for side in (False, True)]
-    n = max(map(len, sides))
-    axis = Axis.through(np.stack([np.resize(side, (n, z.shape[1])) for side in sides], axis=1))
-    start, end = (side.mean(axis=0) for side in sides)
-    normal = axis.metric @ axis.metric.T @ (end - start)
-    length = float((end - start) @ normal)
-    return (z - start) @ normal / length if length > 0 else np.zeros(len(z))
-
-
-def _auc(score: np.ndarray, target: np.ndarray) -> float:
-    """The chance that a target cell has a higher score than a source cell."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(target, score))
-
-
-def _split(
-    scored: np.ndarray, target: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cells that define the axis, and cells that are scored; both have both groups."""
-    if not scored.all():
-        return ~scored, scored
-    held = np.zeros(len(target), dtype=bool)
-    for side in (False, True):
-        own = np.flatnonzero(target == side)
-        held[rng.permutation(own)[: len(own) // 2]] = True
-    return ~held, held
-
-
-def _shuffled(target: np.ndarray, strata: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Groups permuted within each stratum, or among all if no stratum has both."""
-    out = target.copy()
-    for code in np.unique(strata):
-        own = np.flatnonzero(strata == code)
-        out[own] = target[rng.permutation(own)]
-    return out if (out != target).any() else rng.permutation(target)
-
-
-# --- cells ---------------------------------------------------------------------------------------
 
 
 def _sample(group: np.ndarray, max_cells: int, rng: np.random.Generator) -> np.ndarray:
@@ -419,13 +186,3 @@ def _trained_names(model: CIVAE) -> set[str]:
     if model.adata is None or model.train_indices is None:
         return set()
     return set(model.adata.obs_names[model.train_indices].astype(str))
-
-
-def _check(
-    value: float, reference: float, passed: bool, scored: np.ndarray, said: str, figures: str
-) -> Check:
-    return Check(value, reference, passed, int(scored.sum()), _sentence(passed, said, figures))
-
-
-def _sentence(passed: bool, said: str, figures: str) -> str:
-    return f"{'Passed' if passed else 'Failed'}: {said} ({figures})."

@@ -13,8 +13,9 @@ from .. import _keys
 from .._errors import warn
 from .._validate import tables
 from .._validate.arguments import check_choice, check_integer, check_number
-from ..stats.donors import METHODS, permute_donors
+from ..stats.donors import METHODS
 from ..stats.multiple import false_discovery_rate, intersection_union, sign_test
+from ..stats.permutation import permute_donors
 from ._samples import BETWEEN, SOURCE, TARGET
 from ._trends import MEAN
 from ._units import (

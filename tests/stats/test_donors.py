@@ -476,5 +476,5 @@ class TestPermutation:
             rng = np.random.default_rng([run, 3])
             # Genes move together, so that some runs call many.
             y = rng.normal(size=(12, 1)) * rng.normal(size=100) + rng.normal(size=(12, 100))
-            found.append(donors.permute_donors(y, plan).p_value)
+            found.append(permutation.permute_donors(y, plan).p_value)
         assert np.mean(np.array(found) <= 0.05) < 0.15

@@ -95,7 +95,12 @@ def attribute(
     attributions add up to the difference of logits between the cell and the baseline (completeness).
 
     An attribution describes the model. A gene that changes along with better markers can have a small
-    one, and the model does not need every marker. It is no test of differential expression.
+    one, and the model does not need every marker. Its sign is not the direction of expression. It is no test
+    of differential expression.
+
+    Classes should have similar library sizes. The baseline has those of the other class, and with three
+    times the depth in one class, markers had attributions no larger than other genes (in one simulation;
+    at equal depth all markers were on top).
 
     References
     ----------

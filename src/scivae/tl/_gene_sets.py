@@ -85,7 +85,9 @@ def set_trends(
     narrower. Positions are not fitted again.
 
     Genes that change by less and in the same direction add up: this is a summary of a set, and no test of it;
-    for a test see :func:`enrich`.
+    for a test see :func:`enrich`. Bands describe the curve along this axis. The axis comes from the same
+    cells, so the interval of ``change`` excludes 0 for most sets even where the groups are alike (in
+    simulations for 52 to 89 %).
 
     Gene sets are not part of this package. GMT files are available from MSigDB (Hallmark) and Enrichr;
     ``decoupler.op.progeny()`` and ``decoupler.op.hallmark()`` download tables.

@@ -110,3 +110,9 @@ def test_held_out_cells_of_a_loaded_model_follow_their_names(tmp_path):
     reordered = make_adata()[::-1].copy()
     again = CIVAE.load(tmp_path / "model", reordered)
     assert set(reordered.obs_names[again.validation_indices]) == names
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_of_a_model_encode_as_it_does(trained, copied):
+    expected = trained.get_latent_representation()
+    np.testing.assert_array_equal(copied(trained).get_latent_representation(), expected)

@@ -52,7 +52,9 @@ class Labels(Mapping[str, Any]):
         return len(self._classes)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in self._classes:
+        if name.startswith("_"):  # while it is unpickled, there are no classes to list
+            raise AttributeError(name)
+        if name not in self._classes:
             raise AttributeError(
                 f"the model has no class {name!r}; available: {shown(self._classes, 12)}."
             )

@@ -6,6 +6,7 @@ from pathlib import PurePath
 
 import numpy as np
 import pytest
+from scvi.model import SCVI
 from tests.conftest import make_adata, make_model
 from tests.model.make_saved_model import SAVED, outputs
 
@@ -189,3 +190,12 @@ def test_checkpoints_of_scvi_tools(adata, tmp_path):
     np.testing.assert_array_equal(
         again.get_latent_representation(), model.get_latent_representation()
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_of_another_class_is_said_to_be_one(tmp_path):
+    adata = make_adata()
+    SCVI.setup_anndata(adata, layer="counts")
+    SCVI(adata, n_latent=2).save(tmp_path / "model")
+    with pytest.raises(ValueError, match="such as SCVI, with that class"):
+        CIVAE.load(tmp_path / "model", adata=make_adata())

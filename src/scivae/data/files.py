@@ -45,10 +45,11 @@ def read(path: Path, *, trusted: bool = False) -> Any:
     except Exception as error:  # what a damaged file makes torch raise is not stated
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and named and not trusted:
+            other = " Load a model of another class, such as SCVI, with that class."
             raise ValueError(
                 f"a model file must contain only numbers and text, but {path} names {named[1]!r}, "
                 "which loading would execute; nothing was executed. Pass trusted=True only if you "
-                "trust the source of the file."
+                f"trust the source of the file.{other if named[1].startswith('numpy.') else ''}"
             ) from error
         reason = str(error).strip().splitlines()
         raise ValueError(

@@ -13,6 +13,7 @@ import torch
 from anndata import AnnData
 
 from .. import _keys
+from .._errors import warn
 from .._progress import track
 from .._quiet import quiet_about_sparse_tensors
 from .._random import seeded
@@ -208,6 +209,11 @@ def with_novelty(
             scores = [gaussians.distance(part.mean), misfit]
             yield part, calibrated_rank(larger_of(scores, known), larger_of(known, known))
     else:
+        if "misfits" in held:
+            warn(
+                "novelty of minified cells compares their latent points alone, because their values are "
+                "gone; it differs from that of the full cells, so calculate it before minify_adata."
+            )
         for part in encoded_minibatches(module, minibatches):
             scores = [gaussians.distance(part.mean)]
             yield part, calibrated_rank(larger_of(scores, known), larger_of(known, known))

@@ -500,7 +500,7 @@ ODD = {
     "nullable booleans": (labels(pd.array([True, False] * 60, dtype="boolean")), {}, {}, [False, True], "nb"),
     "unused categories": (unused, {}, {}, list(CLASSES), "nb"),
     "NaN with an unlabeled category": (some_labels(i1=NAN, i4="?"), {"unlabeled_category": "?"}, {}, list(CLASSES), "nb"),
-    "500 classes": (many_classes(500, 1000), {}, {}, [f"type {i:03}" for i in range(500)], "nb"),
+    "500 classes": (many_classes(500, 1000), {}, {"epochs": 10}, [f"type {i:03}" for i in range(500)], "nb"),
     "one class without a discriminator": (labels("only"), {}, {"discriminator_weight": 0.0}, ["only"], "nb"),
     "two cells": (part(slice(2)), {}, {}, ["alpha", "beta"], "nb"),
     "one gene": (part(slice(None), slice(1)), {"layer": "X"}, {}, list(CLASSES), "normal"),

@@ -102,14 +102,14 @@ def test_spread_is_the_nearest_such_placement():
 
 def test_a_backend_that_a_figure_loads_stays_interactive(monkeypatch):
     """In a notebook the first figure switches interactive mode on; later ones depend on it."""
-    subplots = plt.subplots
+    mosaic = plt.subplot_mosaic
 
     def load_backend(*args, **kwargs):
         mpl.rcParams["interactive"] = True
-        return subplots(*args, **kwargs)
+        return mosaic(*args, **kwargs)
 
     before = mpl.rcParams["interactive"]
-    monkeypatch.setattr(plt, "subplots", load_backend)
+    monkeypatch.setattr(plt, "subplot_mosaic", load_backend)
     try:
         mpl.rcParams["interactive"] = False
         font = mpl.rcParams["font.size"]

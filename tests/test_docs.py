@@ -74,8 +74,8 @@ def test_code_of_pages_runs(page):
     text = (DOCS / page).read_text()
     names: dict = {}
     for code in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-        # Two epochs, for the sake of time; all else as it stands.
-        code = re.sub(r"\.train\(", ".train(max_epochs=2, enable_progress_bar=False, ", code)
+        # Four epochs, for the sake of time; all else as it stands.
+        code = re.sub(r"\.train\(", ".train(max_epochs=4, enable_progress_bar=False, ", code)
         exec(compile(code, page, "exec"), names)
     code = "\n".join(re.findall(r"```pycon\n(.*?)```", text, flags=re.DOTALL))
     if code:
@@ -437,7 +437,7 @@ def test_figures_load_and_no_page_is_wider_than_a_telephone(browser, address, pa
 
 def test_the_first_column_of_a_wide_table_stays_in_view(browser, address):
     resize(browser, NARROW)
-    browser.get(address + "evidence/colon_border.html")
+    browser.get(address + "evidence/augmentation_realism.html")
     left, scrolled, first = browser.execute_script(
         "const box = document.querySelector('.pst-scrollable-table-container');"
         "box.scrollLeft = 1e6;"  # as far as it goes: how wide a table is depends on the fonts of the machine

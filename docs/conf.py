@@ -205,7 +205,9 @@ def write_versions(app, error: Exception | None) -> None:
     if error or not REPOSITORY:
         return
     notes = sorted((HERE / "releases").glob("*.md"), reverse=True)
-    released = [note.stem for note in notes if "not released" not in note.read_text(encoding="utf-8")]
+    released = [
+        note.stem for note in notes if "not released" not in note.read_text(encoding="utf-8")
+    ]
     versions = [{"version": v, "url": f"{documentation}en/{v}/"} for v in ("latest", *released)]
     (Path(app.outdir) / VERSIONS).write_text(json.dumps(versions), encoding="utf-8")
 

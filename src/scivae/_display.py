@@ -297,14 +297,10 @@ def _pairs(data: Any) -> Description:
 
 def _sets(data: Any) -> Description:
     said = data.attrs
-    found = data[data["fdr" if "fdr" in data else "fdr_cells"] <= 0.05]
+    found = data[data[_keys.columns_of_significance(data)[1]] <= 0.05]
     facts = [
-        ("unit", f"{said['unit']}: {said['unit_text']}"),
-        *([("note", str(said["note"]))] if said.get("note") else []),
-        (
-            "change",
-            f"{len(found):,} of {counted(len(data), 'set')} (false discovery rate 5 %)",
-        ),
+        *_unit(said),
+        ("change", f"{len(found):,} of {counted(len(data), 'set')} (false discovery rate 5 %)"),
         ("method", f"{said['method']} of decoupler, sets of at least {said['min_size']} genes"),
     ]
     if said.get("left_out"):
@@ -318,13 +314,19 @@ def _sets(data: Any) -> Description:
     )
 
 
+def _unit(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The unit of a test, and the limits of its p-values if there are any."""
+    facts = [("unit", f"{said['unit']}: {said['unit_text']}")]
+    return [*facts, ("note", str(said["note"]))] if said.get("note") else facts
+
+
 def _ranks(data: Any, column: str) -> Description:
     shown = data["shape"] == "transient"
     found = data[(data[column] <= 0.05) | shown]
     shapes = found["shape"].value_counts()
     said = data.attrs
     facts = [
-        ("unit", f"{said['unit']}: {said['unit_text']}"),
+        *_unit(said),
         (
             "change",
             f"{len(found):,} of {len(data):,} genes (false discovery rate 5 %)"
@@ -335,8 +337,6 @@ def _ranks(data: Any, column: str) -> Description:
         ("transient", str(said.get("transient"))),
         ("scale", str(said.get("scale"))),
     ]
-    if said.get("note"):
-        facts.insert(1, ("note", str(said["note"])))
     check = said.get("permutation")
     if check:
         facts.append(

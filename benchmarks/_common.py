@@ -52,13 +52,18 @@ def command_of(arguments: Sequence[str]) -> str:
     return f"python {shlex.join([f'benchmarks/{Path(sys.argv[0]).name}', *arguments])}"
 
 
-def provenance(command: str | None = None, packages: Sequence[str] = PACKAGES) -> str:
-    """One line: command (this one), versions and machine, for the foot of a table."""
+def machine(packages: Sequence[str] = PACKAGES) -> str:
+    """Versions, processors and day: what a row or a table was measured with."""
     versions = ", ".join(f"{p} {version(p)}" for p in packages)
     return (
-        f"`{command or command_of(sys.argv[1:])}` · {versions} · Python {platform.python_version()} · "
-        f"{os.cpu_count()} CPU cores · {date.today()}"
+        f"{versions} · Python {platform.python_version()} · {os.cpu_count()} CPU cores · "
+        f"{date.today()}"
     )
+
+
+def provenance(command: str | None = None, packages: Sequence[str] = PACKAGES) -> str:
+    """One line: command (this one), versions and machine, for the foot of a table."""
+    return f"`{command or command_of(sys.argv[1:])}` · {machine(packages)}"
 
 
 def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str | list[str]) -> None:

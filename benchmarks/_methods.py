@@ -628,14 +628,14 @@ def transport_pairs(x, y, n: int, rng: np.random.Generator):
 
 def ours() -> dict[str, str]:
     """Version and defaults of this package: where one changes, its rows are measured again."""
-    from scivae.model import _train, _weights
-    from scivae.train import plan
+    from scivae.model import _drawing, _train, _weights
+    from scivae.train import calibration, dispersion, plan
 
     constants = {
         f"{module.__name__}.{k}": repr(v)
-        for module in (_train, _weights, plan)
+        for module in (_drawing, _train, _weights, calibration, dispersion, plan)
         for k, v in vars(module).items()
-        if k.isupper()
+        if k.isupper() and isinstance(v, int | float | str)
     }
     defaults = {
         f"{function.__qualname__}.{p.name}": repr(p.default)

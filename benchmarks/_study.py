@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scvi
-from _common import DOCS, PACKAGES, command_of, provenance
+from _common import DOCS, PACKAGES, command_of, machine
 from _data import FILES, data_path
 from _methods import Unavailable, fingerprint
 from _rules import paired_differences, unequal_rules, void
@@ -36,11 +36,25 @@ from filelock import FileLock
 # In the name of a row whose labels say nothing.
 PERMUTED = "labels permuted"
 STUDY_PACKAGES = (*PACKAGES, "scikit-learn")
+# Column that says which versions and machine a row was measured with.
+MEASURED_WITH = "measured with"
 
 
 # Arguments that choose which rows are measured, and where they go, but do not change a row.
 NOT_IN_KEY = frozenset(
-    ["seeds", "methods", "only", "datasets", "restart", "write", "out", "argv", "data", "quick"]
+    [
+        "seeds",
+        "first_seed",
+        "methods",
+        "only",
+        "datasets",
+        "restart",
+        "write",
+        "merge",
+        "out",
+        "argv",
+    ]
+    + ["data", "quick"]
 )
 
 
@@ -144,10 +158,12 @@ def run(study: Study, argv: Sequence[str] | None = None) -> pd.DataFrame:
     table = Table(study, args)
     if args.restart:
         table.forget(args.methods)
+    if args.merge:
+        table.merge(args.merge)
     before = len(table.rows())
     todo = [
         (seed, setting, name)
-        for seed in range(0 if args.write else args.seeds)
+        for seed in range(args.first_seed, args.first_seed if args.write else args.seeds)
         for setting in study.settings
         if all(str(setting[column]) in values for column, values in args.only.items())
         for name in args.methods
@@ -178,7 +194,8 @@ def run(study: Study, argv: Sequence[str] | None = None) -> pd.DataFrame:
         row.setdefault(study.time, seconds)
         table.seconds.setdefault(name, []).append(seconds)
         key = study.key(setting, name, args)
-        table.add({**setting, "method": name, "seed": seed, "key": key, **row})
+        named = {**setting, "method": name, "seed": seed, "key": key}
+        table.add({**named, **row, MEASURED_WITH: machine(STUDY_PACKAGES)})
         shown = {k: v if isinstance(v, str) else round(float(v), 4) for k, v in row.items()}
         place = ", ".join([*map(str, setting.values()), name, f"seed {seed}"])
         left = table.seconds_left([name for _, _, name in todo[i + 1 :]])
@@ -209,8 +226,7 @@ class Table:
         """All rows that are written."""
         if not self.csv.exists():
             return pd.DataFrame(columns=[*self.study.by, "seed", "key"])
-        rows = pd.read_csv(self.csv)
-        return rows if "key" in rows else rows.assign(key="")  # of a time before there were keys
+        return _read(self.csv)
 
     def has(self, setting: Mapping[str, Any], name: str, seed: int) -> bool:
         """Whether a row is there that was measured with the settings and versions of today."""
@@ -240,6 +256,37 @@ class Table:
             frame = pd.DataFrame([row])
             self._write(pd.concat([before, frame], ignore_index=True) if len(before) else frame)
 
+    def merge(self, files: Sequence[Path]) -> None:
+        """Take rows that were measured elsewhere, in place of those of the same setting and seed.
+
+        Rows whose key is not today's are left out, and the table loses those that it has.
+        """
+        with self.lock:
+            before = self.rows()
+            new = pd.concat([_read(file) for file in files], ignore_index=True)
+            taken = self._of_today(new)
+            taken = taken.drop_duplicates([*self.study.by, "seed"], keep="last")
+            kept = self._of_today(before)
+            names = pd.MultiIndex.from_frame(kept[[*self.study.by, "seed"]])
+            replaced = names.isin(pd.MultiIndex.from_frame(taken[[*self.study.by, "seed"]]))
+            print(
+                f"{len(taken)} of {len(new)} rows are taken, {replaced.sum()} rows give way to them; "
+                f"{len(new) - len(taken)} and {len(before) - len(kept)} were measured with other "
+                "settings or versions, or twice, and are left out"
+            )
+            parts = [part for part in (kept[~replaced], taken) if len(part)]
+            self._write(pd.concat(parts, ignore_index=True) if parts else before[:0])
+
+    def _of_today(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows whose key is that of today's settings and versions."""
+        today = {
+            (*setting.values(), name): self.study.key(setting, name, self.args)
+            for setting in self.study.settings
+            for name in self.study.methods
+        }
+        keys = [today.get(tuple(row)) for row in rows[self.study.by].itertuples(index=False)]
+        return rows[rows["key"].to_numpy() == np.array(keys, dtype=object)]
+
     def forget(self, names: Sequence[str]) -> None:
         """Drop the rows of some methods."""
         with self.lock:
@@ -263,6 +310,12 @@ class Table:
         """Both files at once: a run that is cut short leaves them whole."""
         replace(self.csv, rows.to_csv(index=False, float_format="%.6g"))
         replace(self.csv.with_suffix(".md"), markdown(self.study, rows, self.command))
+
+
+def _read(file: Path) -> pd.DataFrame:
+    """Rows of a table; of a time before there were keys, too."""
+    rows = pd.read_csv(file)
+    return rows if "key" in rows else rows.assign(key="")
 
 
 def markdown(study: Study, rows: pd.DataFrame, command: str) -> str:
@@ -293,7 +346,7 @@ def markdown(study: Study, rows: pd.DataFrame, command: str) -> str:
         ]
         lines.append("| " + " | ".join([*map(str, key.values()), str(len(group)), *cells]) + " |")
     foot = (
-        f"Mean ± standard deviation over seeds. {provenance(command, STUDY_PACKAGES)} · "
+        f"Mean ± standard deviation over seeds. `{command}` · {_measured_with(rows)} · "
         f"all rows together {_duration(rows[study.time].sum())}"
     )
     parts = [
@@ -306,6 +359,15 @@ def markdown(study: Study, rows: pd.DataFrame, command: str) -> str:
         foot,
     ]
     return "\n\n".join([*parts, *_differences(study, rows)]) + "\n"
+
+
+def _measured_with(rows: pd.DataFrame) -> str:
+    """Versions and machine; where rows have several, how many rows each."""
+    told = rows[MEASURED_WITH] if MEASURED_WITH in rows else pd.Series(np.nan, rows.index)
+    sizes = told.fillna("versions that were not noted").value_counts()
+    if len(sizes) == 1:
+        return str(sizes.index[0])
+    return "; ".join(f"{n} rows: {name}" for name, n in sizes.items())
 
 
 def _unequal(study: Study) -> list[str]:
@@ -407,6 +469,7 @@ def _arguments(study: Study, argv: list[str]) -> tuple[Study, argparse.Namespace
     parser = argparse.ArgumentParser(description=study.title)
     parser.add_argument("--quick", action="store_true", help="seconds, on little data; no evidence")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0, help="to divide the work")
     parser.add_argument("--methods", nargs="+", default=list(study.methods), metavar="METHOD")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="COLUMN=VALUE", help="settings, to divide the work"
@@ -417,6 +480,14 @@ def _arguments(study: Study, argv: list[str]) -> tuple[Study, argparse.Namespace
     parser.add_argument("--epochs", type=int, default=None, help="None: by the number of cells")
     parser.add_argument("--restart", action="store_true", help="forget the rows of these methods")
     parser.add_argument("--write", action="store_true", help="the table again; measure nothing")
+    parser.add_argument(
+        "--merge",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="CSV",
+        help="take rows that were measured elsewhere with these settings; measure nothing",
+    )
     parser.add_argument("--out", default=None, help="folder of the table; docs/evidence")
     parser.add_argument("--data", type=Path, default=None, help="an h5ad or zarr file of your own")
     parser.add_argument("--labels-key", default="cell_type", help="column of obs with its classes")
@@ -447,7 +518,8 @@ def _arguments(study: Study, argv: list[str]) -> tuple[Study, argparse.Namespace
     if args.datasets:
         only["data"] = set(args.datasets)
     args.only = only
-    args.argv = [a for a in argv if a != "--write"]
+    args.write = args.write or bool(args.merge)
+    args.argv = [a for a in argv if a not in ("--write", "--merge", *map(str, args.merge))]
     if args.out is None:
         args.out = tempfile.mkdtemp(prefix=f"{study.name}_") if args.quick else DOCS
         if args.data is not None and not args.quick:  # not among the tables of the documentation

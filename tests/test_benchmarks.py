@@ -188,10 +188,43 @@ def test_rows_of_other_settings_are_measured_again(tmp_path, capsys):
     assert len(measured) == 5
 
 
+def test_rows_of_another_machine_are_merged(tmp_path, monkeypatch, capsys):
+    import _study
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    options = ["--seeds", "2"]
+    monkeypatch.setattr(_study, "machine", lambda packages: "an old machine")
+    old = _study.run(toy([], protocol=0), [*options, "--out", str(here)])  # all are outdated
+    _study.run(toy([]), [*options, "--out", str(here), "--methods", "a", "--only", "kept=5"])
+    monkeypatch.setattr(_study, "machine", lambda packages: "a large machine")
+    part = [*options, "--out", str(there), "--first-seed", "1"]
+    new = _study.run(toy([]), [*part, "--methods", "a"])
+    assert set(new["seed"]) == {1}
+    _study.run(toy([], protocol=0), [*part, "--methods", "b"])
+    capsys.readouterr()
+    measured: list = []
+    rows = _study.run(toy(measured), ["--out", str(here), "--merge", str(there / "toy.csv")])
+    assert not measured
+    assert "2 of 4 rows are taken, 1 rows give way" in capsys.readouterr().out
+    assert set(old["method"]) == {"a", "b"}
+    found = rows.set_index(["kept", "method", "seed"])["measured with"].to_dict()
+    assert found == {
+        (5, "a", 0): "an old machine",
+        (5, "a", 1): "a large machine",
+        (10, "a", 1): "a large machine",
+    }
+    text = (here / "toy.md").read_text()
+    assert "2 rows: a large machine; 1 rows: an old machine" in text
+    assert "--merge" not in text
+
+
 def test_keys_follow_versions_and_defaults(monkeypatch):
     methods = import_module("_methods")
     ours, theirs = methods.fingerprint(methods.CIVAE), methods.fingerprint(methods.SCANVI)
     assert methods.fingerprint(lambda: methods.CIVAE(train_size=0.9)) != ours
+    with monkeypatch.context() as patch:  # where training starts, too
+        patch.setattr("scivae.train.dispersion.UNEXPLAINED", 0.123)
+        assert methods.fingerprint(methods.CIVAE) != ours
     monkeypatch.setattr(methods, "version", {"scivae-tools": "9", "scvi-tools": "1"}.get)
     assert methods.fingerprint(methods.CIVAE) != ours
     assert methods.fingerprint(methods.SCANVI) != theirs

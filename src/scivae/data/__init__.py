@@ -1,1 +1,1 @@
-"""What an AnnData or a file is to the model."""
+"""From an AnnData or a file to minibatches, and from arrays to a generated AnnData."""

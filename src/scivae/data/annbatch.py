@@ -1,4 +1,4 @@
-"""Reading of zarr stores by annbatch, which makes many requests at a time."""
+"""Read zarr stores with annbatch, which sends many requests at a time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 
 def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[Any]:
-    """Rows of each pool as float32, as :func:`.sources.read_pools` gives them.
+    """Rows of each pool as float32; same results as :func:`.sources.read_pools`.
 
     Parameters
     ----------
     matrix
-        Of a zarr store, CSR or array.
+        A matrix in a zarr store, CSR or array.
     pools
-        For each pool, first row of each stretch, and the row after its last.
+        For each pool, the row ranges to read: first row, and the row after the last.
 
     Raises
     ------
@@ -33,17 +33,17 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
         ) from error
 
     class Pools(Sampler):
-        """Each pool is one batch, in the order of the file: what becomes of it is decided here."""
+        """Each pool is one batch of annbatch, in the order of the file."""
 
         batch_size = None
         shuffle = False
 
         def n_batches(self, n_obs: int) -> int:
-            """Not asked for."""
+            """Not used by annbatch here."""
             raise NotImplementedError
 
         def validate(self, n_obs: int) -> None:
-            """Nothing to do: all rows are there."""
+            """Accept any number of cells; all rows exist."""
 
         def _sample(self, n_obs: int) -> Iterator[dict[str, Any]]:
             for spans in pools:
@@ -52,6 +52,6 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
 
     for batch in Loader(batch_sampler=Pools(), preload_to_gpu=False).add_dataset(matrix):
         values = batch["X"].astype(np.float32, copy=False)
-        if hasattr(values, "sum_duplicates"):  # which need not be in order in a file
+        if hasattr(values, "sum_duplicates"):  # columns in a file can be unsorted
             values.sum_duplicates()
         yield values

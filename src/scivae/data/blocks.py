@@ -24,11 +24,11 @@ class Pool(NamedTuple):
     Attributes
     ----------
     spans
-        First row of each stretch of the file, and the row after its last.
+        Row ranges of the file to read: first row, and the row after the last.
     order
-        Positions in what is read, shape ``(n,)``.
+        Positions of the used cells among the rows that were read, shape ``(n,)``.
     rows
-        Rows of the file at these positions, shape ``(n,)``.
+        The same cells as rows of the file, shape ``(n,)``.
     """
 
     spans: list[tuple[int, int]]
@@ -37,7 +37,7 @@ class Pool(NamedTuple):
 
 
 class BlockSource(Protocol):
-    """What a :class:`BlockLoader` reads of a datamodule."""
+    """The attributes of a datamodule that :class:`BlockLoader` uses."""
 
     n_obs: int
     block_size: int
@@ -54,29 +54,29 @@ class BlockSource(Protocol):
 
 
 class BlockLoader:
-    """Minibatches of some cells of a file: what :class:`BlockDataModule` gives to a trainer.
+    """A loader of some cells of a file, used by :class:`BlockDataModule`.
 
-    The order of the cells follows from the seed and the number of the epoch alone. With several
-    processes, each takes its part of every minibatch, and all read the same blocks: the minibatches
-    that they make together are those that a single process makes.
+    The order of the cells depends only on the seed and the number of the epoch. With several processes, all
+    read the same blocks, and each takes its part of every minibatch. Together, they have the same
+    minibatches as a single process.
 
     Parameters
     ----------
     data
         The cells.
     index
-        Positions of those that are used, shape ``(n,)``; in increasing order unless they are shuffled.
+        Positions of the cells to yield, shape ``(n,)``; in increasing order unless they are shuffled.
     batch_size
-        Cells in a minibatch of a process.
+        Cells per minibatch and process.
     shuffle
-        Blocks in random order, and cells in random order within a pool of blocks. ``False``: all in
-        the order of the file.
+        Read blocks in random order, and shuffle cells within a pool of blocks. ``False``: the order
+        of the file.
     smallest
-        Cells that a minibatch must have to be used.
+        Smallest number of cells of a minibatch; a smaller last one is dropped.
     as_rows
-        Give sparse values as a tensor in the layout CSR, in place of a dense one.
+        Yield sparse values as CSR tensors instead of dense ones.
     rank, world_size
-        Number of this process, and of all.
+        Rank of this process, and number of processes.
     """
 
     def __init__(
@@ -103,15 +103,15 @@ class BlockLoader:
         self.world_size = world_size
         self.epoch = 0
 
-    batch_sampler = None  # where Lightning looks for a sampler first
+    batch_sampler = None  # Lightning looks here before it looks at ``sampler``
 
     @property
     def sampler(self) -> BlockLoader:
-        """Where Lightning looks for :meth:`set_epoch`."""
+        """The object whose :meth:`set_epoch` Lightning calls."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order of an epoch; Lightning calls this before each."""
+        """Set the number of the epoch; Lightning calls this before each epoch."""
         self.epoch = epoch
 
     @property
@@ -124,7 +124,7 @@ class BlockLoader:
         return full + (rest // self.world_size >= self.smallest)
 
     def pools(self) -> Iterator[Pool]:
-        """What is read together in this epoch, pool by pool."""
+        """The pools of this epoch."""
         size, n_obs = self.data.block_size, len(self.selected)
         rng = np.random.default_rng((self.data.seed, self.epoch))
         blocks = np.flatnonzero(np.add.reduceat(self.selected, np.arange(0, n_obs, size)))
@@ -132,7 +132,7 @@ class BlockLoader:
             blocks = rng.permutation(blocks)
         per_pool = max(1, self.data.pool_size // size)
         for first in range(0, len(blocks), per_pool):
-            # Read in the order of the file, neighbors at once.
+            # Read in the order of the file; adjacent blocks form one range.
             together = np.sort(blocks[first : first + per_pool])
             runs = np.split(together, np.flatnonzero(np.diff(together) != 1) + 1)
             spans = [(int(run[0]) * size, min((int(run[-1]) + 1) * size, n_obs)) for run in runs]
@@ -145,7 +145,7 @@ class BlockLoader:
             yield Pool(spans, order, read[order])
 
     def _order_in_memory(self) -> np.ndarray:
-        """Positions of all cells, in the order in which training takes them from memory, shape ``(n_obs,)``."""
+        """Positions of all cells in the order that training in memory would use, shape ``(n_obs,)``."""
         generator = torch.Generator().manual_seed(epoch_seed(self.data.seed, self.epoch))
         return self.index[torch.randperm(len(self.index), generator=generator).numpy()]
 
@@ -154,19 +154,19 @@ class BlockLoader:
             yield from self.minibatches(self.data.cells.matrix(root, self.data.layer))
 
     def minibatches(self, matrix: Any) -> Iterator[Minibatch]:
-        """The minibatches of an epoch, from a matrix that is open.
+        """The minibatches of an epoch, from an open matrix.
 
         Parameters
         ----------
         matrix
-            What ``Cells.matrix`` gives.
+            The result of ``Cells.matrix``.
         """
         self.data.check_unchanged(matrix)
         size = self.batch_size * self.world_size
-        left: list[tuple[Any, Pool]] = []  # of pools before, less than a minibatch
+        left: list[tuple[Any, Pool]] = []  # rest of earlier pools, less than a minibatch
         n_left = 0
         read = self.data.read_pools(matrix, (pool.spans for pool in self.pools()))
-        with ThreadPoolExecutor(1) as executor:  # reads a pool while the one before is used
+        with ThreadPoolExecutor(1) as executor:  # reads the next pool ahead
             reading = executor.submit(next, read, None)
             for pool in self.pools():
                 values: Any = reading.result()
@@ -178,7 +178,7 @@ class BlockLoader:
                     start, left, n_left = stop, [], 0
                 if start < len(pool.order):
                     rest = _part(pool, start, len(pool.order))
-                    # Its rows only: the pool is not to be kept.
+                    # Copy the rest, so that the memory of the pool is freed.
                     order = np.arange(len(rest.rows))
                     left.append((values[rest.order], rest._replace(order=order)))
                     n_left += len(rest.rows)
@@ -186,7 +186,7 @@ class BlockLoader:
             yield self._minibatch(left, n_left)
 
     def _minibatch(self, parts: Sequence[tuple[Any, Pool]], size: int) -> Minibatch:
-        """The part of this process of a minibatch of cells of one or several pools."""
+        """The part of this process of a minibatch, whose cells come from one or several pools."""
         per_rank = size // self.world_size
         first, last = self.rank * per_rank, (self.rank + 1) * per_rank
         blocks, rows, start = [], [], 0

@@ -1,4 +1,4 @@
-"""Checks of an AnnData and of what names its cells, and the errors that they raise."""
+"""Checks of an AnnData, and of names, positions and masks of its cells."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .._validate.arguments import check_type
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 LABEL_CODES = "_scvi_labels"  # where scvi-tools keeps the codes of the labels
-X_LAYER = "X"  # as ``layer=``, means adata.X even where there is a layer of counts
-# Squares of greater values, summed over genes, overflow the single precision of the network.
+X_LAYER = "X"  # layer="X" means adata.X, even if there is a layer "counts"
+# Sums over genes of squares of larger values could overflow single precision.
 MAX_VALUE = 1e15
 
 
 def check_adata(adata: Any) -> None:
-    """Raise a TypeError unless this is an AnnData; of a MuData, one modality has the counts."""
+    """Raise a TypeError unless this is an AnnData; for a MuData, the error says to pass one modality."""
     modalities = getattr(adata, "mod", None)
     if isinstance(modalities, Mapping):
         first = next(iter(modalities), "rna")
@@ -49,7 +49,7 @@ def check_adata(adata: Any) -> None:
 
 
 def resolve_layer(adata: AnnData, layer: str | None) -> str:
-    """Name of the layer to model: the one asked for, else ``counts`` if there is one, else X."""
+    """Name of the layer to model: the requested one, else ``counts`` if there is one, else X."""
     if layer is None:
         layer = _keys.COUNTS_LAYER if _keys.COUNTS_LAYER in adata.layers else X_LAYER
     check_type("layer", layer, str, "the name of a layer")
@@ -64,17 +64,17 @@ def resolve_layer(adata: AnnData, layer: str | None) -> str:
 
 
 def values_of(adata: AnnData, layer: str) -> Any:
-    """Matrix of a layer that :func:`resolve_layer` named."""
+    """The matrix of a layer, named as by :func:`resolve_layer`."""
     return adata.layers[layer] if layer != X_LAYER or X_LAYER in adata.layers else adata.X
 
 
 def where(layer: str) -> str:
-    """Where a user finds the values of a layer."""
+    """How to write the location of a layer in an error: ``adata.X`` or ``adata.layers[…]``."""
     return "adata.X" if layer == X_LAYER else f"adata.layers[{layer!r}]"
 
 
 def check_columns(adata: AnnData, keys: dict[str, str | None]) -> None:
-    """Raise an error for the first argument that names no column, or several, of ``adata.obs``."""
+    """Raise for the first argument that does not name exactly one column of ``adata.obs``."""
     for argument, key in keys.items():
         if key is None:
             continue
@@ -93,7 +93,7 @@ def check_columns(adata: AnnData, keys: dict[str, str | None]) -> None:
 
 
 def check_shape(adata: AnnData) -> None:
-    """Raise a ValueError for an AnnData without cells or genes, or with repeated gene names."""
+    """Raise a ValueError if an AnnData has no cells or no genes, or if gene names are not unique."""
     if adata.n_obs == 0 or adata.n_vars == 0:
         raise ValueError(
             f"adata must have cells and genes, got {adata.n_obs} × {adata.n_vars}; "
@@ -108,7 +108,7 @@ def check_shape(adata: AnnData) -> None:
 
 
 class Genes:
-    """An object that has ``var_names`` and nothing else.
+    """An object with only ``var_names``, for :func:`check_genes`.
 
     Parameters
     ----------
@@ -128,13 +128,13 @@ def check_genes(
     Parameters
     ----------
     adata
-        What has the ``var_names``.
+        An object with ``var_names``.
     expected
         Genes of the model.
     cure
-        What to do about it, in place of what can be done about query cells.
+        Advice at the end of the error; ``None`` for the advice about query cells.
     model
-        What the model is called in the cure.
+        Name of the model in that advice.
     """
     genes, names = pd.Index(as_objects(expected)), pd.Index(as_objects(adata.var_names))
     if same_names(names, genes):
@@ -172,16 +172,16 @@ def check_genes(
 
 
 def resolve_cells(adata: AnnData, cells: Any, argument: str) -> np.ndarray:
-    """Positions of cells given by obs names or positions, one or several.
+    """Positions of one or several cells, given by obs names or positions.
 
     Parameters
     ----------
     adata
-        Where the cells are.
+        AnnData with the cells.
     cells
         A name, an integer position, or a sequence of them.
     argument
-        What to call ``cells`` in an error.
+        Name of the argument, for errors.
 
     Returns
     -------
@@ -218,11 +218,11 @@ def resolve_indices(adata: Any, indices: Any, argument: str = "indices") -> np.n
     Parameters
     ----------
     adata
-        What has ``n_obs`` cells.
+        An object with ``n_obs``.
     indices
         The cells.
     argument
-        What to call ``indices`` in an error.
+        Name of the argument, for errors.
     """
     if indices is None:
         return np.arange(adata.n_obs)
@@ -285,9 +285,9 @@ def unchanged_on_error(adata: Any, managers: dict[str, Any] | None = None) -> It
     Parameters
     ----------
     adata
-        What the block may write to. Nothing is done for a view, or for what is no AnnData.
+        AnnData that the block may write to. Views and other objects are ignored.
     managers
-        The AnnData that a model knows, by what scvi-tools calls them.
+        Managers of the AnnData that a model knows, by scvi-tools' identifier.
     """
     if not isinstance(adata, AnnData) or adata.is_view:
         yield
@@ -300,7 +300,7 @@ def unchanged_on_error(adata: Any, managers: dict[str, Any] | None = None) -> It
     except BaseException:
         for column in adata.obs.columns.difference(obs.columns):
             del adata.obs[column]
-        if not adata.obs.equals(obs):  # to set it would make text of an index of numbers
+        if not adata.obs.equals(obs):  # setting obs would turn a numeric index into text
             adata.obs = obs
         adata.obsm = obsm
         adata.uns = uns
@@ -310,7 +310,7 @@ def unchanged_on_error(adata: Any, managers: dict[str, Any] | None = None) -> It
 
 
 def leaves_unchanged(method: Method) -> Method:
-    """Make a method of the model restore its ``adata`` if it raises."""
+    """Decorate a method of the model so that it restores its ``adata`` if it raises."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)
@@ -323,7 +323,7 @@ def leaves_unchanged(method: Method) -> Method:
 
 
 def check_arguments(argument: str, names: Iterable[str], *takers: type) -> None:
-    """Raise a TypeError for the first name that is no argument of any of the classes."""
+    """Raise a TypeError for the first name that is not an argument of any of the classes."""
     known = {name for taker in takers for name in inspect.signature(taker).parameters}
     for name in names:
         if name not in known:

@@ -45,51 +45,51 @@ class BlockDataModule(LightningDataModule):
     categorical_covariate_keys, continuous_covariate_keys, ordered
         As :meth:`CIVAE.setup_anndata` takes them.
     registry
-        Registry of a model, in place of the arguments before: cells that a model is to be used on
-        are read by its classes, batches and covariates. They need no labels.
+        Registry of a trained model, instead of the arguments above: to apply the model to these cells.
+        They are read with its classes, batches and covariates, and need no labels.
     batch_size
-        Cells in a minibatch (of a process, where there are several); one more where one cell would be
-        left over.
+        Cells per minibatch (and per process, if there are several). It is increased if a last minibatch
+        of one cell would be left.
     train_size, validation_size
-        Shares of the cells to train on and to hold out (the rest). Every class has its share in both.
+        Fractions of the cells to train on and to hold out (default: the rest), stratified by class.
     block_size
-        Cells in a block. Greater blocks are read faster, but if the file is sorted, cells of a pool
-        are more alike.
+        Cells per block. Larger blocks are read faster, but in a sorted file, cells of a pool are then more
+        similar to each other.
     pool_size
         Cells that are shuffled together; two pools are in memory at a time.
     seed
         Seed of the split and of the order of the cells.
     check
-        Read all values once, for errors that name the cell, for ``likelihood="auto"``, for
-        ``discriminator_weight="auto"``, the weights of the classes and the library size. ``False``
-        leaves this out: for data that were checked before.
+        Read all values once: for errors that name the cell, ``likelihood="auto"``,
+        ``discriminator_weight="auto"``, the class weights and the library size. ``False`` skips this, for
+        data that were checked before.
     reader
-        Package that reads. ``"annbatch"`` is several times faster on zarr stores, and can read no
-        others; it needs Python 3.12 or later (``pip install "scivae-tools[large]"``).
+        Package that reads the file. ``"annbatch"`` is several times faster, but only reads zarr stores;
+        it needs Python 3.12 or later (``pip install "scivae-tools[large]"``).
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     KeyError
-        If a column or the layer is not there; the error lists those that are.
+        If a column or the layer does not exist; the error lists the existing ones.
     ValueError
         If the values are stored by columns, are NaN or infinite, if labels or covariates are missing,
         or if a cell has no counts.
 
     Notes
     -----
-    Where all blocks fit in one pool, minibatches, losses and weights are those that :meth:`CIVAE.train`
-    gives with the cells in memory and the same seed, bit for bit on a CPU.
+    If all blocks fit into one pool, minibatches, losses and weights are the same, bit for bit on a CPU, as
+    those of :meth:`CIVAE.train` with the cells in memory and the same seed.
 
-    With ``strategy="ddp"``, ``batch_size`` cells go to each process, and all processes read all
-    blocks: the minibatches that they make together are those of a single process with as many times
-    the ``batch_size``. Batch normalization takes the statistics of each process's part unless the
-    trainer is given ``sync_batchnorm=True``, which torch can do on GPUs only.
+    With ``strategy="ddp"``, each process gets ``batch_size`` cells, and all processes read all blocks.
+    Together, n processes have the minibatches of a single process with n times the ``batch_size``. Batch
+    normalization uses the statistics of each process's part, unless the trainer is given
+    ``sync_batchnorm=True``, which torch supports on GPUs only.
 
-    What the data are stored in matters for speed: chunks of about a block's values are best (100,000
-    values for 500 cells with 200 nonzero genes each); in larger ones, each block reads more than its
-    own.
+    The chunk size of the file affects the speed. Best are chunks with about as many values as a block
+    (100,000 values for 500 cells with 200 nonzero genes each). From larger chunks, more is read than the
+    block needs.
 
     Examples
     --------
@@ -217,7 +217,7 @@ class BlockDataModule(LightningDataModule):
         self.batch_size = batch_size
 
     def _skeleton(self, arguments: dict[str, Any], *, needs_labels: bool) -> AnnData:
-        """The AnnData with the columns that the setup reads; raise for one that is not there."""
+        """The AnnData without values and with the columns of the setup only; raise if one is missing."""
         wanted: list[Any] = []
         for name in ("labels_key", "batch_key", "size_factor_key"):
             if arguments[name] is not None:
@@ -232,12 +232,12 @@ class BlockDataModule(LightningDataModule):
         return self.cells.skeleton(key for _, key in wanted)
 
     def check_unchanged(self, matrix: Any) -> None:
-        """Raise a ValueError if values, or the number of cells and genes, are not what they were.
+        """Raise a ValueError if values, or the number of cells or genes, have changed.
 
         Parameters
         ----------
         matrix
-            The values, as ``Cells.matrix`` gives them. Those of an AnnData in memory are compared.
+            The result of ``Cells.matrix``. Values are compared only if they are in memory.
         """
         known = self._fingerprint
         if tuple(matrix.shape) != (self.n_obs, self.n_vars) or not (
@@ -265,21 +265,21 @@ class BlockDataModule(LightningDataModule):
 
     @property
     def n_labels(self) -> int:
-        """Number of labels, the unlabeled category among them."""
+        """Number of labels, including the unlabeled category."""
         return len(self.setup_.classes) + (self.setup_.unlabeled_category is not None)
 
     def _loader(self, index: np.ndarray, **kwargs: Any) -> BlockLoader:
         return BlockLoader(self, index, **kwargs)
 
     def take_together(self, minibatches: int, *, as_rows: bool) -> None:
-        """How :meth:`CIVAE.train` wants its cells.
+        """Set how cells are yielded; called by :meth:`CIVAE.train`.
 
         Parameters
         ----------
         minibatches
-            Minibatches that are given at once, one below the other.
+            Number of minibatches that are yielded at once, concatenated.
         as_rows
-            Sparse values as a tensor in the layout CSR, in place of a dense one.
+            Whether to yield sparse values as CSR tensors instead of dense ones.
         """
         self._minibatches, self._as_rows = minibatches, as_rows
 
@@ -294,7 +294,7 @@ class BlockDataModule(LightningDataModule):
         return at_once
 
     def train_dataloader(self) -> BlockLoader:
-        """Minibatches to train on, in an order of its own for each epoch."""
+        """Minibatches of the training cells, shuffled anew in every epoch."""
         return self._loader(self._train_order, shuffle=True, smallest=2, **self._of_training())
 
     def val_dataloader(self) -> BlockLoader | list:
@@ -340,7 +340,7 @@ class BlockDataModule(LightningDataModule):
 
 
 def _column(key: str, values: Any) -> np.ndarray:
-    """Values of a registered field, of the type and shape that scvi-tools' loaders give them."""
+    """Values of a registered field, with the type and shape that scvi-tools' loaders yield."""
     numbers = key in (REGISTRY_KEYS.CONT_COVS_KEY, REGISTRY_KEYS.SIZE_FACTOR_KEY)
     array = np.asarray(values).astype(np.float32 if numbers else np.int64)
     return array.reshape(len(array), -1)

@@ -1,4 +1,4 @@
-"""The registered columns of ``obs``: labels, batches and covariates, their codes, and columns like them."""
+"""The registered columns of ``obs``: batches, covariates and size factors; codes and dtypes of columns."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from scvi.data.fields import (
 from .._errors import near_matches, shown, warn
 from .checks import check_columns
 
-# What a label, batch or category can be, so that files can hold it.
+# Allowed types of labels, batches and categories: those that files can store.
 KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "bool": (bool, np.bool_),
     "int": (int, np.integer),
     "float": (float, np.floating),
 }
-# From fewer cells of a batch or category, almost nothing can be learned.
+# Number of cells of a batch or category below which a warning is given.
 FEW_CELLS = 3
 
 
 def check_kind(what: str, key: str, column: pd.Series) -> None:
-    """Raise a TypeError unless values are all strings, all numbers of a kind, or all booleans.
+    """Raise a TypeError unless values are all strings, all integers, all floats, or all booleans.
 
     Parameters
     ----------
     what
-        What to call the values in an error.
+        Name of the values, for the error.
     key
         Name of the column.
     column
-        The values, without those that are missing.
+        The values, without missing ones.
     """
     values = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column
     if values.dtype.kind in "Ubiuf":
@@ -52,19 +52,19 @@ def check_kind(what: str, key: str, column: pd.Series) -> None:
 
 
 def _kind(found: type) -> str:
-    """Name of the kind of a value; that of its type where there is none."""
+    """The key of :data:`KINDS` that a value belongs to; else the name of its type."""
     return next((kind for kind, types in KINDS.items() if issubclass(found, types)), found.__name__)
 
 
 def used_categories(column: pd.Series) -> np.ndarray:
-    """Values that occur, in the order of the categories where there are some, else sorted."""
+    """Values that occur, in the order of the categories if the column is categorical, else sorted."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.remove_unused_categories().cat.categories.to_numpy()
     return np.sort(column.unique())
 
 
 def codes_of(column: pd.Series, categories: np.ndarray) -> np.ndarray:
-    """Positions of values among categories; -1 for a value that is none of them or missing."""
+    """Positions of values among categories; -1 for missing values and for values that are not categories."""
     index = pd.Index(categories)
     if isinstance(column.dtype, pd.CategoricalDtype):
         of_category = index.get_indexer(column.cat.categories)
@@ -75,12 +75,12 @@ def codes_of(column: pd.Series, categories: np.ndarray) -> np.ndarray:
 def known_and_new(
     column: pd.Series, key: str, categories: np.ndarray, extend: bool, what: str
 ) -> np.ndarray:
-    """The categories of a setup, with those of query cells behind them if they may be new.
+    """The categories of a setup, followed by new ones of query cells if ``extend`` allows them.
 
     Raises
     ------
     ValueError
-        If there are new ones that may not be.
+        If there are new categories although ``extend`` is false.
     """
     found = used_categories(column)
     new = found[pd.Index(categories).get_indexer(pd.Index(found)) < 0]
@@ -98,7 +98,7 @@ def known_and_new(
 
 
 def warn_of_few(what: str, key: str, codes: np.ndarray, categories: np.ndarray) -> None:
-    """Warn of categories with next to no cells."""
+    """Warn about categories with very few cells."""
     few = categories[np.bincount(codes, minlength=len(categories)) < FEW_CELLS]
     if len(few):
         warn(
@@ -108,7 +108,7 @@ def warn_of_few(what: str, key: str, codes: np.ndarray, categories: np.ndarray) 
 
 
 class BatchField(CategoricalObsField):
-    """Batches of cells; categories without a cell make none."""
+    """Batches of cells; unused categories are dropped."""
 
     def is_current(self, adata: AnnData, state_registry: dict) -> bool:
         """Whether the column, if it is there, still says what was registered."""
@@ -119,7 +119,7 @@ class BatchField(CategoricalObsField):
         return np.array_equal(codes, adata.obs[self.attr_key])
 
     def register_field(self, adata: AnnData) -> dict:
-        """Read the batches off the column and write the codes."""
+        """Read the batches from the column and write their codes."""
         if self.is_default:
             return super().register_field(adata)
         column = adata.obs[self._original_attr_key]
@@ -137,7 +137,7 @@ class BatchField(CategoricalObsField):
         extend_categories: bool = False,
         **kwargs: Any,
     ) -> dict:
-        """Write the codes of other cells by the batches of the registry."""
+        """Write the codes of other cells, with the batches of the registry."""
         if self.is_default:
             return super().transfer_field(state_registry, adata_target, extend_categories, **kwargs)
         key = self._original_attr_key
@@ -161,10 +161,10 @@ class BatchField(CategoricalObsField):
 
 
 class CategoricalCovariatesField(CategoricalJointObsField):
-    """Categorical covariates of cells; categories without a cell make none."""
+    """Categorical covariates of cells; unused categories are dropped."""
 
     def is_current(self, adata: AnnData, state_registry: dict) -> bool:
-        """Whether the columns that are there still say what was registered."""
+        """Whether the columns, those that still exist, have the registered values."""
         registered = adata.obsm[self.attr_key]
         return all(
             np.array_equal(codes_of(adata.obs[key], np.asarray(categories)), registered[key])
@@ -173,7 +173,7 @@ class CategoricalCovariatesField(CategoricalJointObsField):
         )
 
     def register_field(self, adata: AnnData) -> dict:
-        """Read the categories off the columns and write the codes."""
+        """Read the categories from the columns and write their codes."""
         mappings = {}
         for key in self.attr_keys:
             column = adata.obs[key]
@@ -190,7 +190,7 @@ class CategoricalCovariatesField(CategoricalJointObsField):
         extend_categories: bool = False,
         **kwargs: Any,
     ) -> dict:
-        """Write the codes of other cells by the categories of the registry."""
+        """Write the codes of other cells, with the categories of the registry."""
         mappings = {}
         for key in self.attr_keys:
             check_columns(adata_target, {"categorical_covariate_keys": key})
@@ -216,26 +216,26 @@ class CategoricalCovariatesField(CategoricalJointObsField):
 class ContinuousCovariatesField(NumericalJointObsField):
     """Continuous covariates of cells, which reach the network with mean 0 and standard deviation 1.
 
-    Those of the cells of the setup stay in the registry, and hold for all cells that come later. A
-    covariate that is the same in all cells is 0 for the network. Registries of version 0.1.0 have
-    neither: there, covariates reach the network as they are.
+    The mean and standard deviation of the cells of the setup are stored in the registry, and also used for
+    cells that come later. A covariate that is constant over cells becomes 0. Registries of version 0.1.0
+    have neither mean nor standard deviation; their covariates are not standardized.
     """
 
     LOCATION, SCALE = "location", "scale"
 
     def is_current(self, adata: AnnData, state_registry: dict) -> bool:
-        """Whether the columns, if they are there, still say what was registered."""
+        """Whether the columns, if they still exist, have the registered values."""
         if not set(self.attr_keys) <= set(adata.obs.columns):
             return True
         values = self._standardized(adata, state_registry)
         return np.array_equal(values, adata.obsm[self.attr_key].to_numpy())
 
     def register_field(self, adata: AnnData) -> dict:
-        """Work out mean and standard deviation, and write the standardized covariates."""
+        """Compute mean and standard deviation, and write the standardized covariates."""
         values = self._values(adata)
         location = values.mean(axis=0)
         scale = values.std(axis=0)
-        # Rounding errors of a constant are no spread.
+        # A standard deviation from rounding errors alone counts as zero.
         scale[scale <= 1e-12 * np.abs(location)] = 0.0
         for key in np.array(self.attr_keys, dtype=object)[scale == 0]:
             warn(
@@ -245,14 +245,14 @@ class ContinuousCovariatesField(NumericalJointObsField):
         return self._write(adata, {self.LOCATION: location, self.SCALE: scale})
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
-        """Write covariates of other cells, standardized by the registry."""
+        """Write the covariates of other cells, standardized with the values of the registry."""
         for key in self.attr_keys:
             check_columns(adata_target, {"continuous_covariate_keys": key})
         known = {k: state_registry[k] for k in (self.LOCATION, self.SCALE) if k in state_registry}
         return self._write(adata_target, known)
 
     def _values(self, adata: AnnData) -> np.ndarray:
-        """The columns as they are, float64, shape ``(n_obs, n_covariates)``."""
+        """The columns without standardization, float64, shape ``(n_obs, n_covariates)``."""
         columns = [adata.obs[k].to_numpy(dtype=np.float64, na_value=np.nan) for k in self.attr_keys]
         return np.stack(columns, axis=1)
 
@@ -270,7 +270,7 @@ class ContinuousCovariatesField(NumericalJointObsField):
 
 
 class SizeFactorField(NumericalObsField):
-    """Size factors of cells, in place of the library sizes that are observed.
+    """Size factors of cells, used instead of observed library sizes.
 
     Parameters
     ----------
@@ -288,7 +288,7 @@ class SizeFactorField(NumericalObsField):
         self._original = obs_key
 
     def validate_field(self, adata: AnnData) -> None:
-        """Nothing to do: the column is checked where it is read."""
+        """Do nothing; the column is checked when it is read."""
 
     def is_current(self, adata: AnnData, state_registry: dict) -> bool:
         """Whether the column, if it is there, still says what was registered."""
@@ -297,30 +297,30 @@ class SizeFactorField(NumericalObsField):
         return np.array_equal(adata.obs[self._original].to_numpy(float), adata.obs[self.attr_key])
 
     def register_field(self, adata: AnnData) -> dict:
-        """Write what the column holds."""
+        """Write the size factors of the cells."""
         check_columns(adata, {"size_factor_key": self._original})
         adata.obs[self.attr_key] = adata.obs[self._original].to_numpy(float)
         return {self.ORIGINAL_KEY: self._original}
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
-        """Write what the column of other cells holds."""
+        """Write the size factors of other cells."""
         return self.register_field(adata_target)
 
 
 def standardize(values: np.ndarray, location: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Covariates ``(n, n_covariates)`` less their location, over their scale; 0 where that is 0."""
+    """Covariates ``(n, n_covariates)`` minus their location, divided by their scale; 0 if the scale is 0."""
     return np.where(scale > 0, (values - location) / np.where(scale > 0, scale, 1.0), 0.0)
 
 
 def _smallest(codes: np.ndarray, categories: np.ndarray) -> np.ndarray:
-    """Codes in as few bytes as the number of categories asks for."""
+    """Codes in the smallest integer type that holds them."""
     return codes.astype(np.min_scalar_type(-max(len(categories), 1)))
 
 
 def column_like(values: pd.Categorical, column: pd.Series | None) -> Any:
-    """Names as a column of the type that the column of the real cells has.
+    """Names as a column with the dtype of the column of the real cells.
 
-    So both can be joined without a change of type: with the same categories in the same order,
+    Both can then be concatenated without a change of dtype: with the same categories in the same order,
     ordered or not, or as integers, floats or booleans. Text stays categorical.
 
     Parameters
@@ -328,7 +328,7 @@ def column_like(values: pd.Categorical, column: pd.Series | None) -> Any:
     values
         Names, without missing values.
     column
-        Of the real cells; ``None`` where they have none.
+        Column of the real cells; ``None`` if they have none.
     """
     if column is None:
         return values
@@ -336,17 +336,17 @@ def column_like(values: pd.Categorical, column: pd.Series | None) -> Any:
     if isinstance(kind, pd.CategoricalDtype):
         known = pd.Index(values.categories[np.unique(values.codes)]).isin(kind.categories).all()
         return pd.Categorical(values, dtype=kind) if known else values
-    numpy = getattr(kind, "numpy_dtype", kind)  # of nullable columns
+    numpy = getattr(kind, "numpy_dtype", kind)  # for nullable columns
     names = values.categories.to_numpy()
     if not isinstance(numpy, np.dtype) or numpy.kind not in "biuf" or not len(names):
         return values
     try:
         numbers = names.astype(numpy)
-    except (ValueError, TypeError, OverflowError):  # text, for one
+    except (ValueError, TypeError, OverflowError):  # text, for example
         return values
     if not (numbers == names).all():
         return values
-    # Nullable integers and booleans have a form on the disk; other extension types may not.
+    # Files can store nullable integers and booleans, but not all other extension types.
     nullable = isinstance(kind, pd.BooleanDtype) or (
         pd.api.types.is_extension_array_dtype(kind) and str(kind)[:1] in "IU"
     )
@@ -354,7 +354,7 @@ def column_like(values: pd.Categorical, column: pd.Series | None) -> Any:
 
 
 def numbers_like(values: np.ndarray, column: pd.Series | None) -> np.ndarray:
-    """Numbers in the type of a column of the real cells where it can hold them, else float64."""
+    """Numbers in the dtype of a column of the real cells if it can hold them, else float64."""
     kind = getattr(getattr(column, "dtype", None), "numpy_dtype", getattr(column, "dtype", None))
     if isinstance(kind, np.dtype) and kind.kind in "iuf":
         with np.errstate(all="ignore"):

@@ -15,34 +15,34 @@ from typing import Any
 
 import torch
 
-# Files of a save that is complete but not yet in its place; see ``new_files``.
+# Folder of a save that is complete, but whose files were not moved yet; see ``new_files``.
 _COMPLETE = ".complete"
-# What a killed process left behind is swept up after a day: a younger one may be at work.
+# Age in seconds after which temporary files are removed as those of a killed process.
 _STALE = 24 * 3600
 
 
 def read(path: Path, *, trusted: bool = False) -> Any:
-    """What :func:`torch.save` wrote, on the CPU.
+    """Read a file that :func:`torch.save` wrote; tensors are put on the CPU.
 
     Parameters
     ----------
     path
         The file.
     trusted
-        Also build objects that only running code from the file can build.
+        Also read files that run code when they are read.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If the file is damaged, or names code and is not trusted.
+        If the file is damaged, or would run code and is not trusted.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=not trusted)
     except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # what a damaged file makes torch raise is not stated
+    except Exception as error:  # torch raises various errors for damaged files
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and named and not trusted:
             other = " Load a model of another class, such as SCVI, with that class."
@@ -60,19 +60,20 @@ def read(path: Path, *, trusted: bool = False) -> Any:
 
 
 def write(path: Path, value: Any) -> None:
-    """Write a value that :func:`read` reads; the file system's errors come as OSError."""
+    """Write a value for :func:`read`; errors of the file system are raised as OSError."""
     with path.open("wb") as stream:
         torch.save(value, stream)
 
 
 @contextlib.contextmanager
 def storing(target: Path) -> Iterator[None]:
-    """Errors of a block that writes files, as an OSError that says what became of them."""
+    """Raise errors of a block that writes files as an OSError that says what happened to them."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         number = getattr(error, "errno", None)
-        if isinstance(error, RuntimeError):  # torch and h5py: some of theirs are the file system's
+        # torch and h5py raise RuntimeError for some errors of the file system.
+        if isinstance(error, RuntimeError):
             stated = re.search(r"errno = (\d+)", str(error))
             if not stated and "PytorchStreamWriter" not in str(error):
                 raise
@@ -87,9 +88,9 @@ def storing(target: Path) -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """Have the system write a file, or the names in a folder, to the disk."""
+    """Flush a file, or the entries of a folder, to the disk."""
     if path.is_dir() and os.name == "nt":
-        return  # folders cannot be opened there
+        return  # Windows cannot open folders
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -99,7 +100,7 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_file(target: Path) -> Iterator[Path]:
-    """Path of a file that takes the place of ``target`` at the end of the block, if it ends well."""
+    """Yield the path of a temporary file that replaces ``target`` if the block ends without an error."""
     part = target.with_name(f".{target.name}.part")
     try:
         with storing(target):
@@ -114,11 +115,11 @@ def new_file(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_files(target: Path) -> Iterator[Path]:
-    """Folder whose files all move into the folder ``target`` at the end of the block, or none.
+    """Yield a temporary folder; at the end of the block, all or none of its files move to ``target``.
 
-    A folder that is new is renamed to ``target``. Into one that exists, files move one by one, but
-    first their folder is renamed to ``target/.complete``: from that moment :func:`find` takes them
-    from there, so that all are saved even if the process is killed.
+    If ``target`` does not exist, the temporary folder is renamed to it. If it exists, the temporary folder is
+    first renamed to ``target/.complete``, and its files are then moved one by one. :func:`find` also looks
+    in ``.complete``, so the save is complete even if the process is killed while files are moved.
     """
     exists = target.is_dir()
     home = target if exists else target.parent
@@ -134,7 +135,7 @@ def new_files(target: Path) -> Iterator[Path]:
             for path in (*part.iterdir(), part):
                 _sync(path)
             if exists:
-                _finish(target)  # what a killed process left to do
+                _finish(target)  # complete the save of a killed process
                 part.rename(target / _COMPLETE)
                 _sync(target)
                 _finish(target)
@@ -146,7 +147,7 @@ def new_files(target: Path) -> Iterator[Path]:
 
 
 def _finish(target: Path) -> None:
-    """Move the files of a complete save to where they belong."""
+    """Move the files of a complete save to their final names."""
     complete = target / _COMPLETE
     if complete.is_dir():
         for path in complete.iterdir():
@@ -155,6 +156,6 @@ def _finish(target: Path) -> None:
 
 
 def find(folder: Path, name: str) -> Path:
-    """Path of a file of a saved model, wherever a process that was killed has left it."""
+    """Path of a file of a saved model, also if a killed process left it in ``.complete``."""
     complete = folder / _COMPLETE / name
     return complete if complete.exists() else folder / name

@@ -1,8 +1,8 @@
-"""Whether a matrix still holds what it held when it was last checked.
+"""Detect whether the values of a matrix have changed since it was last checked.
 
-Two fingerprints. A fast one reads the memory as it lies there (half a percent of the time to encode the
-cells), so it also differs if a matrix was stored in another format. Then a slow one of each row
-decides, which depends on the values alone.
+There are two fingerprints. The fast one sums the memory of the arrays (half a percent of the time to encode
+the cells); it also differs if the same values are stored in another format. If it differs, a slower
+fingerprint of each row decides, which depends only on the values.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import sparse
 
-# Rows, or values where a matrix is not stored by rows, that share one number.
+# Number of rows per block or, if a matrix is not stored by rows, number of values per block.
 ROWS, VALUES = 32, 2**14
-# Blocks that are looked at where no rows are named.
+# Number of blocks that are checked if no rows are given.
 SAMPLED = 8
 
 
 class _Part(NamedTuple):
-    """An array of a matrix, as words, and where its blocks start."""
+    """An array of a matrix as unsigned integers (words), and the starts of its blocks."""
 
     words: np.ndarray
     starts: np.ndarray
@@ -34,14 +34,14 @@ class _Part(NamedTuple):
         return np.uint64 if self.words.itemsize == 8 else np.uint32
 
     def sums(self) -> np.ndarray:
-        """Sum of the words of each block, without regard to overflow, shape ``(n_blocks,)``."""
+        """Sum of the words of each block, modulo the word size, shape ``(n_blocks,)``."""
         sums = np.zeros(len(self.starts), dtype=np.uint64)
         filled = np.flatnonzero(self._ends > self.starts)
         sums[filled] = np.add.reduceat(self.words, self.starts[filled], dtype=self._kind)
         return sums
 
     def sums_of(self, blocks: np.ndarray) -> np.ndarray:
-        """Sums of some blocks; of all at once where these are many."""
+        """Sums of some blocks; if these are many, all sums are computed in one call."""
         if len(blocks) * 4 > len(self.starts):
             return self.sums()[blocks]
         bounds = zip(self.starts[blocks], self._ends[blocks], strict=True)
@@ -50,7 +50,7 @@ class _Part(NamedTuple):
 
 
 class Fingerprint:
-    """What the memory of a matrix held.
+    """Fingerprint of the memory of a matrix.
 
     Parameters
     ----------
@@ -66,20 +66,20 @@ class Fingerprint:
 
     @staticmethod
     def can_read(x: Any) -> bool:
-        """Whether a matrix lies in memory."""
+        """Whether the matrix is in memory."""
         return sparse.issparse(x) or type(x) is np.ndarray
 
     def holds(self, x: Any, rows: np.ndarray | None = None, *, every_row: bool = False) -> bool:
-        """Whether the memory is as it was.
+        """Whether the memory is unchanged.
 
         Parameters
         ----------
         x
             The matrix now.
         rows
-            Rows that must be as they were, shape ``(n,)``; ``None`` for some of each part of the matrix.
+            Rows to compare, shape ``(n,)``; ``None`` for a sample of blocks.
         every_row
-            All rows must be.
+            Compare all rows.
         """
         if not self.can_read(x):
             return False
@@ -95,7 +95,7 @@ class Fingerprint:
 
 
 def _looked_at(n: int, rows: np.ndarray | None, every_row: bool) -> np.ndarray:
-    """Which of n blocks are read: all, those of some rows, or :data:`SAMPLED` of them."""
+    """Which of n blocks to compare: all, those of the given rows, or :data:`SAMPLED` of them."""
     if every_row or not n:
         return np.arange(n)
     if rows is None:
@@ -113,7 +113,7 @@ def _words(array: np.ndarray) -> np.ndarray:
 
 
 class _Stored(NamedTuple):
-    """How a matrix is stored: its layout, whether by rows, and its arrays in blocks."""
+    """How a matrix is stored: its layout, whether by rows, and its arrays, divided into blocks."""
 
     layout: tuple
     by_rows: bool
@@ -121,7 +121,7 @@ class _Stored(NamedTuple):
 
 
 def _stored(x: Any) -> _Stored:
-    """What is read of a matrix: blocks of rows where it is stored by rows, else of values."""
+    """The arrays of a matrix, divided into blocks of rows if it is stored by rows, else of values."""
     if not sparse.issparse(x):
         words = _words(x)
         per_row = len(words) // max(1, x.shape[0])
@@ -143,7 +143,7 @@ def _stored(x: Any) -> _Stored:
 
 
 def _order(x: Any) -> np.ndarray:
-    """Numbers of some rows that differ if columns have changed places, as the sums of a dense matrix do not."""
+    """Hashes of some rows of a dense matrix, because its block sums do not change if columns are swapped."""
     if sparse.issparse(x) or not x.shape[0]:
         return np.zeros(0, dtype=np.uint32)
     rows = np.unique(np.linspace(0, x.shape[0] - 1, SAMPLED).astype(int))
@@ -151,7 +151,7 @@ def _order(x: Any) -> np.ndarray:
 
 
 def row_numbers(block: Any) -> np.ndarray:
-    """A number of each row that depends on its values in single precision and their columns alone.
+    """A hash of each row that depends only on its values, in single precision, and their columns.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ def row_numbers(block: Any) -> np.ndarray:
 
 @cache
 def _weights(n_vars: int) -> np.ndarray:
-    """A number of each column, odd, so that no difference of values is lost."""
+    """An odd number for each column; multiplication by an odd number loses no bits."""
     drawn = np.random.default_rng(0).integers(2**32, size=n_vars, dtype=np.uint32)
     return drawn | np.uint32(1)
 
@@ -180,7 +180,7 @@ def _weights(n_vars: int) -> np.ndarray:
 def _bits(values: np.ndarray) -> np.ndarray:
     """The bits of values in single precision, mixed; those of zero are zero.
 
-    Small whole numbers differ in their upper bits only, which a product without regard to overflow loses.
+    Without mixing, small whole numbers would differ only in their upper bits, which products lose to overflow.
     """
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     bits = np.where(bits == np.uint32(2**31), np.uint32(0), bits)  # -0 is 0

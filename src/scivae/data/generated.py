@@ -1,4 +1,4 @@
-"""AnnData of generated cells, and what is written back to the AnnData of the real cells."""
+"""Build an AnnData of generated cells; prepare what is written to the AnnData of the real cells."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .checks import X_LAYER
 if TYPE_CHECKING:
     from .setup import Setup
 
-LOG1P = "log1p"  # where scanpy notes that X is on a log scale, and looks for the base
-IMAGE = "image"  # height and width, where genes are pixels
+LOG1P = "log1p"  # entry of uns by which scanpy marks X as log-transformed
+IMAGE = "image"  # entry of uns with height and width, if genes are pixels
 TARGET_SUM = 1e4
-# Bytes of a key, at most: each is the name of a folder in a zarr store.
+# Most bytes of a key, which is the name of a folder in a zarr store.
 MAX_KEY = 200
 
 
@@ -38,7 +38,7 @@ def log_normalize(counts: Any) -> Any:
         out.data *= np.repeat(factor.ravel(), np.diff(out.indptr))
         return out.log1p()
     out = counts * factor.astype(np.float32)
-    torch.from_numpy(out).log1p_()  # in place, on every core, several times faster than numpy
+    torch.from_numpy(out).log1p_()  # several times faster than numpy
     return out
 
 
@@ -53,17 +53,17 @@ def assemble(
     uns: dict[str, Any],
     layers: dict[str, Any] | None = None,
 ) -> AnnData:
-    """AnnData of generated cells, with the values where the model looks for them.
+    """AnnData of generated cells, with the values in the layer that the model reads.
 
     Parameters
     ----------
     values
         Shape ``(n, n_vars)``, dense or CSR.
     real
-        The real cells. Their annotation of genes, the names of their indices and the colors of the
-        columns of the setup are kept.
+        The real cells. The annotation of genes, the names of the indices and the colors of the
+        columns of the setup are copied from there.
     setup
-        What the model was set up on.
+        Names and categories of the setup.
     obs
         Annotation of the generated cells.
     latent
@@ -71,7 +71,7 @@ def assemble(
     counts
         Whether the values are counts; X is then log-normalized if counts are in a layer.
     uns
-        What to say about how the cells were made.
+        Entries of ``uns["civae"]`` that say how the cells were made.
     layers
         Further layers.
     """
@@ -80,7 +80,7 @@ def assemble(
     x = values
     if own and counts:
         x = log_normalize(values)
-        entries[LOG1P] = {}  # no base: the natural logarithm
+        entries[LOG1P] = {}  # without a base: the natural logarithm
     elif not counts and LOG1P in real.uns:
         entries[LOG1P] = real.uns[LOG1P]
     if IMAGE in real.uns:
@@ -104,7 +104,7 @@ def assemble(
 
 
 def colors_of(real: AnnData, obs: pd.DataFrame, setup: Setup) -> dict[str, Any]:
-    """Colors that ``real.uns`` holds for the columns of the setup, and those of predicted classes."""
+    """Colors in ``real.uns`` for the columns of the setup; those of the labels also for predicted classes."""
     found = {}
     for column in (setup.labels_key, setup.batch_key, *setup.categorical):
         colors = real.uns.get(f"{column}_colors")
@@ -122,9 +122,9 @@ def colors_of(real: AnnData, obs: pd.DataFrame, setup: Setup) -> dict[str, Any]:
 
 
 def provenance(model_parameters: dict[str, Any], **details: Any) -> dict[str, Any]:
-    """What ``uns["civae"]`` says: how cells were made, by which model and which versions.
+    """Entries of ``uns["civae"]``: how cells were made, by which model, with which versions.
 
-    ``None`` is left out: not every version of the file formats can hold it.
+    Entries that are ``None`` are left out, because not every version of the file formats can store it.
     """
     return {
         **{k: storable(v) for k, v in details.items() if v is not None},
@@ -141,7 +141,7 @@ def provenance(model_parameters: dict[str, Any], **details: Any) -> dict[str, An
 
 
 def crossings_table(crossings: Crossings, classes: np.ndarray) -> pd.DataFrame:
-    """The points where paths change class, a row each."""
+    """A table of the points where paths change class, one row per point."""
     names = classes.astype(str).astype(object)
     return pd.DataFrame(
         {
@@ -154,7 +154,7 @@ def crossings_table(crossings: Crossings, classes: np.ndarray) -> pd.DataFrame:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The names, with `` (2)`` and so on after those that were there before."""
+    """The names, with `` (2)`` and so on appended to repeated ones."""
     taken: set[str] = set(names)
     seen: set[str] = set()
     out = []
@@ -169,17 +169,17 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def safe_key(name: str, taken: Callable[[str], bool] = lambda key: False) -> str:
-    """A key that every file format takes, as near to a name as can be.
+    """A key that is valid in every file format, as close to a name as possible.
 
-    A slash would open a group, some signs have no place in a key, and a long name none on the disk.
-    So two names can have one key: it is numbered while it is ``taken``.
+    A slash would create a group, some characters are not allowed in keys, and names of folders are
+    limited in length. Two names can therefore give the same key; a number is appended while it is ``taken``.
 
     Parameters
     ----------
     name
         Any text.
     taken
-        Whether a key stands for something else.
+        Whether a key already belongs to something else.
     """
     key = "".join(sign if sign.isprintable() else " " for sign in name.replace("/", "|"))
     if len(key.encode()) > MAX_KEY:
@@ -192,12 +192,12 @@ def safe_key(name: str, taken: Callable[[str], bool] = lambda key: False) -> str
 
 
 def storable(value: Any) -> Any:
-    """The value, as text where it is an integer greater than those of file formats."""
+    """The value; an integer too large for file formats is converted to text."""
     return str(value) if isinstance(value, int) and abs(value) >= 2**63 else value
 
 
 def check_uns(adata: AnnData, key_added: str | None) -> None:
-    """Raise unless ``adata.uns[key_added]`` is free, or scivae's own."""
+    """Raise if ``adata.uns[key_added]`` already exists and was not written by scivae."""
     if key_added is None:
         return
     check_key("key_added", key_added)
@@ -215,7 +215,7 @@ def check_uns(adata: AnnData, key_added: str | None) -> None:
 
 
 def as_categories(obs: pd.DataFrame) -> pd.DataFrame:
-    """Make the columns of text categorical."""
+    """Convert columns of text to categorical."""
     for column in (_keys.KIND, _keys.PATH, _keys.SOURCE, _keys.TARGET):
         if column in obs:
             obs[column] = pd.Categorical(obs[column])

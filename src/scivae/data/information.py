@@ -1,4 +1,4 @@
-"""Information that principal components capture of a cell."""
+"""Information about a cell that principal components capture."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from .._storage import rows_of
 from .generated import log_normalize
 
-# Cells that are looked at, at most, and how many of them lie side by side: few blocks of a file are read.
+# Most cells that are used, and the length of runs of adjacent cells, which need few blocks of a file.
 MAX_CELLS, SIDE_BY_SIDE = 2_000, 50
 
 
-# Largest number of dimensions of a code.
+# Largest number of principal components.
 MAX_COMPONENTS = 64
 
 
 def spread_over(n_obs: int) -> np.ndarray:
-    """Positions of the cells that are looked at: all, or runs at even intervals, in increasing order."""
+    """Positions of the cells that are used: all, or runs at even intervals, in increasing order."""
     if n_obs <= MAX_CELLS:
         return np.arange(n_obs)
     starts = np.linspace(0, n_obs - SIDE_BY_SIDE, MAX_CELLS // SIDE_BY_SIDE).astype(int)
@@ -26,22 +26,22 @@ def spread_over(n_obs: int) -> np.ndarray:
 
 
 def pca_information(x: Any, *, counts: bool) -> np.ndarray:
-    r"""Information (nats) that a linear code captures of a cell, by its number of dimensions.
+    r"""Information (nats) about a cell that principal components capture, by their number.
 
-    Of gene j, principal components tell :math:`-\tfrac12 \log (1 - R^2_j)`, with the share :math:`R^2_j` of
-    its variance that they explain, adjusted for the dimensions they took. Units of the values cancel.
+    About gene j, they capture :math:`-\tfrac12 \log (1 - R^2_j)` nats, where :math:`R^2_j` is the fraction of
+    its variance that they explain, adjusted for the degrees of freedom. Units of the values cancel.
 
     Parameters
     ----------
     x
-        Matrix, shape ``(n_obs, n_vars)``: dense, sparse, backed or dask. Of more than 2,000 cells, as many
-        are looked at, in runs of 50 at even intervals.
+        Matrix, shape ``(n_obs, n_vars)``: dense, sparse, backed or dask. If there are more than 2,000 cells,
+        2,000 are used, in runs of 50 at even intervals.
     counts
         Whether the values are counts, which are log-normalized first.
 
     Returns
     -------
-    Sums over genes for codes of one dimension, two, and so on to 64, or to as many as there can be.
+    Sums over genes for one component, two, and so on: up to 64, or fewer if there are few cells or genes.
     """
     from sklearn.decomposition import PCA
 

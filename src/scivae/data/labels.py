@@ -19,20 +19,20 @@ from .fields import (
     used_categories,
 )
 
-# Classes with fewer cells are memorized.
+# Number of cells of a class below which a warning is given: the model memorizes such classes.
 FEW_OF_A_CLASS = 10
 
 
-# More classes than this that are fractions are hardly classes.
+# More distinct fractional numbers than this are taken for a measurement, not for classes.
 MANY_FRACTIONS = 20
 
 
-# What becomes of a missing value that is turned into text.
+# Text that missing values become if they are converted to strings.
 TEXTS_OF_NONE = {"nan", "none", "<na>", "nat", "na", "n/a", "null", ""}
 
 
 def warn_of_labels(key: str, classes: np.ndarray, sizes: np.ndarray) -> None:
-    """Warn of the first thing that makes labels unlike classes.
+    """Warn if labels do not look like classes; only the first finding is reported.
 
     Parameters
     ----------
@@ -88,10 +88,10 @@ def _is_numeric(values: np.ndarray) -> bool:
 class LabelsField(CategoricalObsField):
     """Labels of cells, some of which may be missing.
 
-    Differs from scvi-tools' fields in four ways: unused categories make no class; with an
-    ``unlabeled_category``, missing values count as unlabeled; the unlabeled category exists only
-    when it was asked for, as the last one; and query cells need no labels at all. Unlabeled cells
-    get the code ``n_classes``, which the loss masks.
+    It differs from scvi-tools' fields in four ways. Unused categories are not classes. With an
+    ``unlabeled_category``, missing values count as unlabeled. The unlabeled category exists only if it was
+    given, and is the last one. Query cells need no labels. Unlabeled cells get the code ``n_classes``,
+    which the loss masks.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class LabelsField(CategoricalObsField):
     unlabeled_category
         Value of unlabeled cells, or ``None`` if every cell has a label.
     needs_order
-        Whether the column must say in which order the classes are.
+        Whether the column must define an order of the classes.
     """
 
     UNLABELED_CATEGORY = "unlabeled_category"
@@ -121,10 +121,10 @@ class LabelsField(CategoricalObsField):
         self._needs_order = needs_order
 
     def validate_field(self, adata: AnnData) -> None:
-        """Nothing to do: the column is checked where it is read, and query data may lack it."""
+        """Do nothing; the column is checked when it is read, and query data may lack it."""
 
     def _labels(self, adata: AnnData) -> tuple[pd.Series, np.ndarray]:
-        """Column of labels, and which of its cells are labeled."""
+        """The column of labels, and a mask of the labeled cells."""
         check_columns(adata, {"labels_key": self._original_attr_key})
         column = adata.obs[self._original_attr_key]
         check_kind("labels", self._original_attr_key, column[column.notna().to_numpy()])
@@ -139,7 +139,7 @@ class LabelsField(CategoricalObsField):
         return labeled
 
     def is_current(self, adata: AnnData, state_registry: dict) -> bool:
-        """Whether the column, if it is there, still says what was registered."""
+        """Whether the column, if it still exists, has the registered values."""
         if self._original_attr_key not in adata.obs.columns:
             return True
         classes = state_registry[self.CATEGORICAL_MAPPING_KEY][: state_registry[self.N_CLASSES]]
@@ -148,7 +148,7 @@ class LabelsField(CategoricalObsField):
         return np.array_equal(codes, adata.obs[self.attr_key])
 
     def register_field(self, adata: AnnData) -> dict:
-        """Read the classes off the column and write the codes."""
+        """Read the classes from the column and write their codes."""
         key = self._original_attr_key
         column, labeled = self._labels(adata)
         if self._unlabeled_category is None and not labeled.all():
@@ -184,7 +184,7 @@ class LabelsField(CategoricalObsField):
         return found
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs: Any) -> dict:
-        """Write the codes of other cells by the classes of the registry."""
+        """Write the codes of other cells, with the classes of the registry."""
         classes = state_registry[self.CATEGORICAL_MAPPING_KEY][: state_registry[self.N_CLASSES]]
         ordered = bool(state_registry.get(self.ORDERED, False))
         key = self._original_attr_key
@@ -224,7 +224,7 @@ class LabelsField(CategoricalObsField):
         }
 
     def get_summary_stats(self, state_registry: dict) -> dict:
-        """Number of labels, the unlabeled category among them."""
+        """Number of labels, including the unlabeled category."""
         return {self.count_stat_key: len(state_registry[self.CATEGORICAL_MAPPING_KEY])}
 
 

@@ -1,4 +1,4 @@
-"""Which likelihood suits the values, and values that do not suit it."""
+"""Choose the likelihood that fits the values, and check values against a likelihood."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .profile import DataProfile, DataSummary
 
 
 def choose_likelihood(summary: DataSummary) -> str:
-    """The likelihood that suits the values: counts, values in [0, 1], or any others."""
+    """The likelihood that fits the values: for counts, values in [0, 1], or other values."""
     if (summary.integer and summary.minimum >= 0 or summary.near_integer) and summary.maximum > 1:
         return "nb"
     if summary.minimum >= 0 and summary.maximum <= 1:
@@ -27,7 +27,7 @@ def choose_likelihood(summary: DataSummary) -> str:
 
 
 def check_likelihood(likelihood: str) -> None:
-    """Raise a ValueError for a likelihood that is not there."""
+    """Raise a ValueError for an unknown likelihood."""
     if likelihood not in (*LIKELIHOODS, "auto"):
         raise ValueError(
             f"likelihood must be 'auto' or one of {shown(LIKELIHOODS)}, got {likelihood!r}."
@@ -44,10 +44,10 @@ def check_values(
     training: bool,
     here: str | None = None,
 ) -> None:
-    """Raise a ValueError where the values cannot come from the likelihood.
+    """Raise a ValueError if the values cannot come from the likelihood.
 
-    Expected counts (not whole numbers) may be encoded, but not trained on; counts that were normalized
-    may be neither. ``here`` says where they are, if not in an AnnData.
+    Expected counts (not whole numbers) can be encoded, but not trained on. Normalized counts can be neither.
+    ``here`` is the location of the values for the error, if they are not in an AnnData.
     """
     here = where(layer) if here is None else here
     greatest = max(-summary.minimum, summary.maximum)
@@ -95,20 +95,20 @@ def check_values(
 def check_like_training(
     layer: str, summary: DataSummary, likelihood: str, trained_on: DataSummary | None
 ) -> None:
-    """Raise a ValueError where continuous values are another quantity than those of training.
+    """Raise a ValueError if continuous values were preprocessed differently from those of training.
 
-    Warn where they may be.
+    Warn if this is only likely.
 
     Parameters
     ----------
     layer
-        Where they are.
+        Layer of the values.
     summary
-        Of the values.
+        Summary of the values.
     likelihood
-        Of the model.
+        Likelihood of the model.
     trained_on
-        Summary of the values of training; ``None`` where it is not known.
+        Summary of the values of training; ``None`` if unknown.
     """
     here = where(layer)
     if likelihood in COUNT_LIKELIHOODS:
@@ -140,7 +140,7 @@ def check_like_training(
 
 
 def _in_words(summary: DataSummary) -> str:
-    """What the values are."""
+    """A description of the values, for errors and warnings."""
     words = {"counts": "whole numbers", "near counts": "whole numbers", "fractions": "fractions"}
     kind = summary.kind
     return f"{words.get(kind, kind + ' values')} up to {summary.maximum:g}"
@@ -149,18 +149,18 @@ def _in_words(summary: DataSummary) -> str:
 def say_what_was_chosen(
     adata: AnnData | None, layer: str, found: DataProfile, likelihood: str
 ) -> None:
-    """Warn where ``likelihood="auto"`` chose what may surprise.
+    """Warn if the choice of ``likelihood="auto"`` may be unexpected.
 
     Parameters
     ----------
     adata
-        The cells, if they lie in an AnnData.
+        The cells, if they are in an AnnData.
     layer
-        Where the values are.
+        Layer of the values.
     found
-        What is known of them.
+        Profile of the values.
     likelihood
-        What was chosen.
+        The chosen likelihood.
     """
     summary = found.summary
     here, kind = where(layer), summary.kind
@@ -171,13 +171,13 @@ def say_what_was_chosen(
         )
         return
     if layer == X_LAYER and _keys.COUNTS_LAYER in found.layers:
-        return  # asked for
+        return  # the user chose the layer
     proportions = summary.transformed == "proportions"
     if likelihood != "normal" and not proportions:
         return
     cure = "" if adata is None else counts_elsewhere(adata, layer)
     if kind == "signed" and layer != _keys.COUNTS_LAYER and not cure:
-        return  # these cannot be mistaken for counts
+        return  # cannot be mistaken for counts
     what = {
         "fractions": "values that are neither whole numbers nor in [0, 1]",
         "signed": "negative values",
@@ -195,7 +195,7 @@ def say_what_was_chosen(
 
 
 def counts_elsewhere(adata: AnnData, layer: str) -> str:
-    """How to use counts that lie elsewhere in an AnnData; nothing where there are none."""
+    """Advice on how to use counts in another layer of the AnnData; an empty string if there are none."""
     for name in layer_names(adata):
         if name != layer and _are_counts(adata.layers[name]):
             return f"Pass layer={name!r} to setup_anndata, which holds counts"
@@ -210,7 +210,7 @@ def counts_elsewhere(adata: AnnData, layer: str) -> str:
 
 
 def _are_counts(x: Any, n: int = 100) -> bool:
-    """Whether the first rows of a matrix hold counts."""
+    """Whether the first rows of a matrix are counts."""
     return are_counts(rows_of(x, slice(0, n)))
 
 

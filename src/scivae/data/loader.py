@@ -1,4 +1,4 @@
-"""Minibatches of cells, wherever an AnnData keeps them."""
+"""Minibatches of the cells of an AnnData, in memory or backed by a file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .._storage import rows_of
 
 
 class CellsDataset(AnnTorchDataset):
-    """Cells of an AnnData by position, in the order in which they are asked for.
+    """Cells of an AnnData by position, in the requested order.
 
-    scvi-tools' own data set sorts the positions where the AnnData is backed by a file. Shuffled cells,
-    or results in a given order, would then be in the wrong order.
+    scvi-tools' own data set sorts the positions if the AnnData is backed by a file, so shuffled cells, and
+    results in a requested order, would be in the wrong order.
     """
 
     @cached_property
@@ -30,8 +30,8 @@ class CellsDataset(AnnTorchDataset):
         """Registered values by key."""
         found = {key: self.adata_manager.get_from_registry(key) for key in self.keys_and_dtypes}
         x = found.get(REGISTRY_KEYS.X_KEY)
-        # scipy copies all column indices at each look at rows where they and the row pointers are of
-        # different types, as anndata can leave them. This matrix shares the memory of the user's.
+        # If column indices and row pointers have different dtypes, as anndata can leave them, scipy copies all
+        # indices whenever rows are read. This matrix has equal dtypes, and shares the memory of the values.
         if isinstance(x, sparse.csr_matrix) and x.indices.dtype != x.indptr.dtype:
             found[REGISTRY_KEYS.X_KEY] = sparse.csr_matrix(
                 (x.data, x.indices, x.indptr), shape=x.shape
@@ -40,12 +40,12 @@ class CellsDataset(AnnTorchDataset):
 
     @cached_property
     def in_memory(self) -> bool:
-        """Whether rows can be read in any order at the same cost."""
+        """Whether all values are in memory, so that rows can be read in any order at the same cost."""
         kinds = (np.ndarray, pd.DataFrame, str)
         return all(isinstance(v, kinds) or sparse.issparse(v) for v in self.data.values())
 
     def __getitem__(self, indexes: Any) -> dict[str, Any]:
-        """Values of cells, each ``(n, ...)``.
+        """Registered values of n cells by key, each ``(n, ...)``.
 
         Parameters
         ----------
@@ -58,11 +58,11 @@ class CellsDataset(AnnTorchDataset):
             if not self.in_memory and (np.diff(indexes) <= 0).any():
                 indexes, restore = np.unique(
                     indexes, return_inverse=True
-                )  # files are read forwards
+                )  # files are read in increasing order
         read: dict[str, Any] = {}
         for key, dtype in self.keys_and_dtypes.items():
             values = self.data[key]
-            if isinstance(values, str):  # the kind of a minified AnnData, which is of no cell
+            if isinstance(values, str):  # the type of minified data, which is not a value per cell
                 continue
             if isinstance(values, pd.DataFrame):
                 rows = values.iloc[indexes].to_numpy()
@@ -77,7 +77,7 @@ class CellsDataset(AnnTorchDataset):
         return read
 
     def open_again(self) -> None:
-        """Reopen the file of a backed AnnData, as another process must do before it reads it."""
+        """Reopen the file of a backed AnnData, which each new process must do before it reads."""
         adata = self.adata_manager.adata
         if adata.isbacked:
             adata.file.close()
@@ -86,14 +86,14 @@ class CellsDataset(AnnTorchDataset):
 
 
 def _sparse_tensor(rows: Any) -> torch.Tensor:
-    """A sparse matrix in the layout CSR as a tensor that shares its memory."""
+    """A CSR matrix as a CSR tensor that shares its memory."""
     rows = rows.tocsr()
     indptr, indices, values = map(torch.as_tensor, (rows.indptr, rows.indices, rows.data))
     return torch.sparse_csr_tensor(indptr, indices, values, size=rows.shape)
 
 
 class _OrderKept:
-    """scvi-tools' manager of an AnnData, as its loader asks for one, with :class:`CellsDataset`."""
+    """scvi-tools' manager of an AnnData as its loader uses it, but with :class:`CellsDataset`."""
 
     def __init__(self, manager: AnnDataManager):
         self.manager = manager
@@ -105,13 +105,13 @@ class _OrderKept:
         data_and_attributes: Any = None,
         load_sparse_tensor: bool = False,
     ) -> CellsDataset | Subset:
-        """The cells at some positions."""
+        """A data set of the cells at these positions."""
         cells = CellsDataset(self.manager, data_and_attributes, load_sparse_tensor)
         return cells if indices is None else Subset(cells, indices)  # type: ignore[arg-type]
 
 
 def _start_worker(then: Callable[[int], None] | None, number: int) -> None:
-    """What a process that loads does first."""
+    """Initialize a worker process of a loader."""
     info: Any = get_worker_info()
     getattr(info.dataset, "dataset", info.dataset).open_again()
     if then is not None:
@@ -119,12 +119,12 @@ def _start_worker(then: Callable[[int], None] | None, number: int) -> None:
 
 
 class CellsLoader(AnnDataLoader):
-    """scvi-tools' loader, which yields cells in the order asked for, and copies nothing needlessly.
+    """scvi-tools' loader, but with cells in the requested order and without unnecessary copies.
 
     Parameters
     ----------
     adata_manager
-        Of the cells.
+        Manager of the AnnData.
     *args, **kwargs
         Passed to :class:`scvi.dataloaders.AnnDataLoader`.
     """
@@ -134,5 +134,5 @@ class CellsLoader(AnnDataLoader):
         super().__init__(_OrderKept(adata_manager), *args, **kwargs)
 
 
-# Values of the expression matrix that are read at once, as float32 32 MB.
+# Values of the expression matrix that are read at once (32 MB as float32).
 BLOCK_VALUES = 2**23

@@ -1,4 +1,4 @@
-"""The link between a model and an AnnData: what was registered, and whether it still holds."""
+"""The manager that links a model to an AnnData, and detects changes of the AnnData."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .fingerprint import Fingerprint, row_numbers
 
 
 class CellsManager(AnnDataManager):
-    """scvi-tools' manager, which notices when its AnnData has changed, and does not keep it alive.
+    """scvi-tools' manager, which also detects changes of its AnnData, and does not keep it in memory.
 
-    Classes of scvi-tools hold the manager of every AnnData that they have seen. This one holds the AnnData
-    weakly: the model keeps its own AnnData alive, and the caller keeps others alive.
+    Classes of scvi-tools keep the manager of every AnnData that was set up. This manager has only a weak
+    reference to its AnnData, so an AnnData is freed when neither a model nor the user needs it.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ class CellsManager(AnnDataManager):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._held: Any = None
-        self.rounds = False  # whether values are whole numbers but for rounding errors
-        self.said: set[str] = set()  # what the user was told of this AnnData
+        self.rounds = False  # whether values are counts with rounding errors
+        self.said: set[str] = set()  # warnings already given about this AnnData
         self._rounded: tuple[Any, Any] | None = None
         self._var_names: pd.Index | None = None
         self._obs_names: pd.Index | None = None
@@ -47,7 +47,7 @@ class CellsManager(AnnDataManager):
 
     @property
     def adata(self) -> AnnData | None:
-        """The AnnData, while it is in use elsewhere."""
+        """The AnnData; ``None`` once it was freed."""
         return self._held() if isinstance(self._held, weakref.ref) else self._held
 
     @adata.setter
@@ -58,20 +58,20 @@ class CellsManager(AnnDataManager):
         return {
             **self.__dict__,
             "_held": self.adata,
-        }  # nothing else keeps it alive in a worker process
+        }  # in a worker process there is no other reference to it
 
     @cached_property
     def data_registry(self) -> Any:
-        """Where the registered data are; looked up many times, and so kept."""
+        """Location of the registered data in the AnnData; cached."""
         return super().data_registry
 
     def _add_field(self, *args: Any, **kwargs: Any) -> None:
-        """Register a field, and look up anew where the data are."""
+        """Register a field, and clear the cached locations."""
         self.__dict__.pop("data_registry", None)
         super()._add_field(*args, **kwargs)
 
     def get_from_registry(self, registry_key: str) -> Any:
-        """What is registered under a key, as the network is to have it."""
+        """The data registered under a key; counts with rounding errors are rounded."""
         data = super().get_from_registry(registry_key)
         if registry_key != REGISTRY_KEYS.X_KEY or not self.rounds:
             return data
@@ -88,7 +88,7 @@ class CellsManager(AnnDataManager):
 
     @property
     def slots(self) -> Iterator[tuple[str, str]]:
-        """Slots that the setup wrote: the attribute of the AnnData, and the key in it."""
+        """Entries that the setup wrote: the attribute of the AnnData, and the key in it."""
         for field in self._registry["field_registries"].values():
             location = field["data_registry"] or {}
             if str(location.get("attr_key")).startswith("_scvi"):
@@ -96,17 +96,17 @@ class CellsManager(AnnDataManager):
 
     @property
     def unsaid_fields(self) -> list[Any]:
-        """Fields of columns that may change, and of which the user was not told yet that they did."""
+        """Fields of columns that can change, and about which no warning was given yet."""
         columns = [f for f in self.fields if hasattr(f, "is_current") and not f.is_empty]
         return [field for field in columns if field.registry_key not in self.said]
 
     def is_last(self) -> bool:
-        """Whether what the setup wrote was not overwritten by that of another model."""
+        """Whether this was the last setup of the AnnData, so that its entries are not overwritten."""
         uns = self.adata.uns  # type: ignore[union-attr]
         return uns.get(MANAGER_UUID) == self.id and uns.get(ADATA_UUID) == self.adata_uuid
 
     def write_again(self) -> None:
-        """Write what another setup has overwritten, by the categories of this one."""
+        """Write the entries again that another setup has overwritten."""
         adata: Any = self.adata
         adata.uns[ADATA_UUID] = self.adata_uuid
         self._source_registry = deepcopy(self._registry)
@@ -127,23 +127,23 @@ class CellsManager(AnnDataManager):
 
     @property
     def minified(self) -> bool:
-        """Whether the counts were removed."""
+        """Whether the AnnData is minified: posteriors instead of counts."""
         return REGISTRY_KEYS.MINIFY_TYPE_KEY in self._registry["field_registries"]
 
     @staticmethod
     def can_round(x: Any) -> bool:
-        """Whether a matrix lies in memory."""
+        """Whether the matrix is in memory, so that its values can be rounded."""
         return Fingerprint.can_read(x)
 
     def remember(self, x: Any, *, keep_rows: bool) -> None:
-        """Take note of what a matrix holds.
+        """Store fingerprints of a matrix, to detect changes later.
 
         Parameters
         ----------
         x
             The matrix.
         keep_rows
-            Also of each row by itself, for an AnnData whose cells may change places.
+            Also store a fingerprint of each row, for an AnnData whose cells may be reordered.
         """
         self._rounded = None
         self._obs_names = self.adata.obs_names  # type: ignore[union-attr]
@@ -154,11 +154,11 @@ class CellsManager(AnnDataManager):
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether it is known what each row held."""
+        """Whether there is a fingerprint of each row."""
         return self._rows is not None
 
     def holds(self, x: Any, rows: np.ndarray | None = None, *, every_row: bool = False) -> bool:
-        """Whether cells and values are as they were; see :meth:`.Fingerprint.holds`."""
+        """Whether cells and values are unchanged; see :meth:`.Fingerprint.holds`."""
         adata: Any = self.adata
         if self.minified:
             return True
@@ -169,12 +169,13 @@ class CellsManager(AnnDataManager):
         return self._fingerprint is None or self._fingerprint.holds(x, rows, every_row=every_row)
 
     def changed_rows(self, x: Any) -> np.ndarray:
-        """Rows that hold other values than their cells held, wherever these lie now, shape ``(n,)``."""
+        """Rows whose values differ from those that the cells with these names had before, shape ``(n,)``."""
         adata: Any = self.adata
         now, before, names = all_row_numbers(x), self._rows, self._names_of_rows
         if before is None or names is None:
             raise RuntimeError(
-                "rows can be compared only after they were recorded, but none were; call remember(x, keep_rows=True) first."
+                "rows can be compared only after they were recorded, but none were; call "
+                "remember(x, keep_rows=True) first."
             )
         if len(now) == len(before) and same_names(adata.obs_names, names):
             return np.flatnonzero(now != before)
@@ -183,12 +184,12 @@ class CellsManager(AnnDataManager):
             if (place >= 0).all():
                 return np.flatnonzero(before[place] != now)
         if len(now) == len(before) and (now == before).all():
-            return np.flatnonzero(now != before)  # cells were renamed, and stayed where they were
+            return np.flatnonzero(now != before)  # cells were renamed, not reordered
         return np.flatnonzero(~np.isin(now, before))
 
 
 def rounded(x: Any) -> Any:
-    """A matrix in memory, dense or sparse, with whole numbers."""
+    """A matrix in memory, dense or sparse, rounded to whole numbers."""
     if sparse.issparse(x):
         whole = x.copy()
         whole.data = np.round(x.data) + 0.0

@@ -1,7 +1,7 @@
-"""Arrays and tables as numbers, text, lists and dicts: what a file can hold without holding code.
+"""Arrays and tables as numbers, text, lists and dicts, so that files contain no code.
 
-A pickled array or table names functions that reading it has to call. A file of plain values names
-none, so it is read with nothing allowed but tensors, and by any version of numpy and pandas.
+A pickled array or table refers to functions that must be called to read it. A file of plain values can be
+read by torch with nothing but tensors allowed, and with any version of numpy and pandas.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-# Key of a dict that stands for something else.
+# Key of a dict that represents an array, a table or another object.
 _KIND = "__scivae__"
 
-# How the type of text is written. It is read as pandas takes it: "object" in pandas 2, "str" in 3.
+# Name of the dtype of text in files. When read, it becomes "object" in pandas 2 and "str" in pandas 3.
 _TEXT = "str"
 
 
 def to_plain(value: Any) -> Any:
-    """A value, with the arrays and tables in it written out as plain values.
+    """Convert a value, with all arrays and tables in it, to plain values.
 
-    What has no plain form is left as it is.
+    Objects that have no plain form are left unchanged.
     """
     if isinstance(value, Mapping):
         return {to_plain(key): to_plain(item) for key, item in value.items()}
@@ -33,14 +33,14 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, str):
-        return str.__str__(value)  # members of an enumeration too
+        return str.__str__(value)  # also members of an enumeration
     if isinstance(value, np.ndarray):
         objects = value.dtype.hasobject
         return {
             _KIND: "array",
             "dtype": value.dtype.str,
             "shape": value.shape,
-            # Bytes as text: pickled bytes name a function.
+            # Bytes as text, because pickled bytes refer to a function.
             "values": to_plain(value.ravel().tolist())
             if objects
             else value.tobytes().decode("latin-1"),

@@ -1,4 +1,4 @@
-"""What one pass over the values of an AnnData tells."""
+"""A summary of the values of an AnnData, from one pass over them."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .checks import values_of, where
 PROFILE = "found"  # entry of a datamodule's registry; see ``DataProfile``
 
 
-# Rows in which the trace of a normalization is looked for, about.
+# Approximate number of rows that are examined for signs of a normalization.
 ROWS_LOOKED_AT = 256
 
 
 class DataSummary(NamedTuple):
-    """What a single pass over the values of an AnnData tells.
+    """Summary of the values of an AnnData, from one pass over them.
 
     Attributes
     ----------
     minimum, maximum
-        Of all values.
+        Smallest and largest value.
     integer
         Whether all are whole numbers.
     zero_rows
@@ -37,11 +37,11 @@ class DataSummary(NamedTuple):
     first_bad
         Cell and gene of the first value that is NaN or infinite.
     near_integer
-        Whether all are whole numbers but for rounding errors, as 2.9999998.
+        Whether all are whole numbers apart from rounding errors, such as 2.9999998.
     transformed
-        What was done to counts: ``"log-normalized"``, ``"normalized"``, ``"square-root"``,
-        ``"proportions"`` (rows sum to one), ``"scaled"`` (columns have a standard deviation of one), or
-        nothing that left a trace.
+        Transformation of counts that was recognized: ``"log-normalized"``, ``"normalized"``,
+        ``"square-root"``, ``"proportions"`` (rows sum to one), ``"scaled"`` (columns have a standard
+        deviation of one), or none.
     """
 
     minimum: float
@@ -55,7 +55,7 @@ class DataSummary(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """``counts``, ``near counts``, ``unit``, ``signed``, ``fractions`` or what :attr:`transformed` says."""
+        """``counts``, ``near counts``, ``unit``, ``signed``, ``fractions``, or :attr:`transformed`."""
         if self.minimum < 0 and not self.near_integer:
             return "signed"
         if self.maximum <= 1:
@@ -76,16 +76,16 @@ class DataSummary(NamedTuple):
 
 
 class DataProfile(NamedTuple):
-    """What a model must know of its cells before it is made, wherever they lie.
+    """Properties of the cells that are needed to create a model.
 
     Attributes
     ----------
     summary
-        Of the values.
+        Summary of the values.
     class_counts
         Labeled cells of each class, shape ``(n_classes,)``.
     library
-        Median library size, or size factor where there is one.
+        Median library size, or median size factor if there are size factors.
     layers
         Names of the layers.
     obs_names
@@ -93,7 +93,7 @@ class DataProfile(NamedTuple):
     n_obs
         Number of cells, labeled or not.
     information
-        Information (nats) that principal components capture of a cell, where it was computed; see
+        Information (nats) about a cell that principal components capture, if it was computed; see
         :func:`scivae.data.information.pca_information`.
     """
 
@@ -114,7 +114,7 @@ class DataProfile(NamedTuple):
         counts: np.ndarray,
         values: Any = None,
     ) -> DataProfile:
-        """What there is in an AnnData; ``values`` in place of its own."""
+        """The profile of an AnnData; ``values`` replaces the values of its layer."""
         summary = summarize(values_of(adata, layer) if values is None else values)
         check_finite(adata, layer, summary)
         library = summary.median_sum
@@ -123,7 +123,7 @@ class DataProfile(NamedTuple):
         return cls(summary, counts, library, layer_names(adata), adata.obs_names, adata.n_obs)
 
     def to_plain(self) -> dict[str, Any]:
-        """Numbers and text, for a registry, without the list of cells without counts."""
+        """Numbers and text, for a registry; the list of cells without counts is left out."""
         return {
             **self.summary.to_plain(),
             "class_counts": self.class_counts.tolist(),
@@ -137,7 +137,7 @@ class DataProfile(NamedTuple):
     def from_plain(cls, found: dict[str, Any]) -> DataProfile:
         """Undo :meth:`to_plain`."""
         names = ("minimum", "maximum", "integer", "near_integer", "transformed")
-        numbers = {name: found[name] for name in names if name in found}  # older files have fewer
+        numbers = {name: found[name] for name in names if name in found}  # older files lack some
         summary = DataSummary.from_plain(
             {**numbers, "median_sum": found.get("median_sum", found["library"])}
         )
@@ -161,7 +161,7 @@ def class_counts(codes: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def summarize(x: Any) -> DataSummary:
-    """Read every value once.
+    """Summarize a matrix, reading every value once.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def summarize(x: Any) -> DataSummary:
 
 
 def _some_rows(block: Any, n: int) -> list[np.ndarray]:
-    """Values that are not zero of some rows of a block, at even intervals."""
+    """Nonzero values of some rows of a block, at even intervals."""
     found = []
     for i in np.unique(np.linspace(0, block.shape[0] - 1, n).astype(int)):
         row = block[[i]]
@@ -261,17 +261,17 @@ def _square(block: Any) -> Any:
 
 
 def trace_of_counts(rows: Sequence[np.ndarray], precision: float = 0.0) -> str:
-    """What was done to counts, if each row shows it.
+    """The transformation of counts, if all examined rows show signs of it.
 
-    A row of counts of which most are one, two or three, divided by a size factor, holds multiples of its
-    smallest value; so does one that was then put on a log scale, once this is undone.
+    Most counts are one, two or three. After division by a size factor, the values of a row are multiples of
+    its smallest value. After a log transformation, they are so once the logarithm is undone.
 
     Parameters
     ----------
     rows
-        For some cells, values greater than zero.
+        Values greater than zero, of some cells.
     precision
-        Smallest relative difference of values.
+        Relative precision of the dtype of the values.
     """
     scales: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "normalized": lambda v: v,
@@ -281,7 +281,7 @@ def trace_of_counts(rows: Sequence[np.ndarray], precision: float = 0.0) -> str:
         "square-root": np.square,
     }
     rows = [row for row in rows if len(row) > 4 and len(np.unique(row)) > 1]
-    # Rows of whole numbers tell nothing, and where many are there was no normalization.
+    # Rows of whole numbers are not informative; if many rows are whole, there was no normalization.
     telling = [row for row in rows if not np.allclose(row, np.round(row), 0, 1e-3)]
     if 2 * len(telling) < len(rows):
         return ""
@@ -294,7 +294,7 @@ def trace_of_counts(rows: Sequence[np.ndarray], precision: float = 0.0) -> str:
 
 
 def _are_multiples(values: np.ndarray, tolerance: float) -> bool:
-    """Whether values that are near the smallest are multiples of it, or of its half or third."""
+    """Whether values close to the smallest one are multiples of it, or of its half or third."""
     ratio = values / values.min()
     ratio = ratio[ratio < 0.05 / tolerance]
     if len(ratio) < 5 or len(np.unique(np.round(ratio, 1))) < 2:

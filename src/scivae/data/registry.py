@@ -1,4 +1,4 @@
-"""Where in an AnnData the values, labels and covariates are: checked, registered, and their codes written."""
+"""Register the values, labels and covariates of an AnnData: check them and write their codes."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ def register(
     known: dict[Any, CellsManager] | None = None,
     **kwargs: Any,
 ) -> CellsManager:
-    """Register the fields of an AnnData, which stays as it was if the call fails.
+    """Register the fields of an AnnData; it is unchanged if the call fails.
 
     Parameters
     ----------
     adata
         The cells.
     setup_method_args
-        What the registry says of the call; scvi-tools reads it when a setup is transferred.
+        Arguments of the call, stored in the registry; scvi-tools reads them when a setup is transferred.
     labels_key, unlabeled_category, layer, batch_key, size_factor_key
         As ``CIVAE.setup_anndata`` takes them.
     categorical_covariate_keys, continuous_covariate_keys, ordered
         As ``CIVAE.setup_anndata`` takes them.
     minified_fields
-        Further fields, of a minified AnnData.
+        Further fields of a minified AnnData.
     known
-        Managers by the identity of their AnnData: a copy of one of these gets an identity of its own.
+        Managers by the identifier of their AnnData. A copy of one of these gets a new identifier.
     **kwargs
         Passed to :meth:`scvi.data.AnnDataManager.register_fields`.
 
@@ -88,7 +88,7 @@ def register(
     if get_minify_type(adata) is None:
         profile.check_finite(adata, layer)
     fields = [
-        # Counts are checked by ``likelihoods``, with errors in place of a warning.
+        # Counts are checked in ``likelihoods``, with errors instead of a warning.
         LayerField(
             REGISTRY_KEYS.X_KEY,
             layer if layer in adata.layers else None,
@@ -109,7 +109,7 @@ def register(
 
 
 def _new_identity(adata: AnnData, known: dict[Any, CellsManager]) -> None:
-    """Give a copy of an AnnData that was set up an identity of its own."""
+    """Give a copy of an AnnData that was set up a new identifier."""
     of_uuid = known.get(adata.uns.get(ADATA_UUID))
     if of_uuid is not None and of_uuid.adata is not adata:
         del adata.uns[ADATA_UUID]

@@ -1,4 +1,4 @@
-"""What a model asks of cells, whichever way they reach it: an AnnData, a dataloader or a datamodule."""
+"""What a model requires of cells from an AnnData, a dataloader or a datamodule."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from . import checks, likelihoods, profile
 from .setup import Setup, check_setup_arguments
 
 Minibatch = dict[str, torch.Tensor]
-# Values of a minibatch of a custom loader that are checked, at most.
+# Most values that are checked in a minibatch of a custom loader.
 VALUES_LOOKED_AT = 2**20
-# Minibatches of it whose values are looked at.
+# Number of minibatches of a custom loader whose values are checked.
 MINIBATCHES_LOOKED_AT = 4
 
 
@@ -30,15 +30,15 @@ class Requirements(NamedTuple):
     Attributes
     ----------
     setup
-        What the model was set up on.
+        Names and categories of the setup.
     likelihood
-        Its likelihood.
+        Likelihood of the model.
     n_input
         Number of genes.
     minified
-        How its own AnnData was minified; ``None`` where it was not.
+        How the model's own AnnData was minified; ``None`` if it was not.
     trained_on
-        What is known of the values of training; ``None`` where nothing is.
+        Summary of the values of training; ``None`` if unknown.
     """
 
     setup: Setup
@@ -48,7 +48,7 @@ class Requirements(NamedTuple):
     trained_on: profile.DataSummary | None
 
     def check_cells(self, adata: AnnData) -> None:
-        """Raise the first error that cells give rise to, and warn of what may be one."""
+        """Raise for the first invalid property of the cells; warn about suspicious ones."""
         setup = self.setup
         checks.check_shape(adata)
         checks.check_genes(adata, setup.genes)
@@ -63,7 +63,7 @@ class Requirements(NamedTuple):
         self.check_values(adata)
 
     def check_minified(self, adata: AnnData) -> None:
-        """Raise a ValueError where either the model or the AnnData is minified, but not both."""
+        """Raise a ValueError if the model or the AnnData is minified, but not both."""
         of_adata, of_model = get_minify_type(adata), self.minified
         if of_adata == of_model:
             return
@@ -79,7 +79,7 @@ class Requirements(NamedTuple):
         )
 
     def check_values(self, adata: AnnData) -> None:
-        """Raise a ValueError for values that the model cannot read, and warn of those that are odd."""
+        """Raise a ValueError for values that the model cannot read; warn about suspicious values."""
         layer = checks.resolve_layer(adata, self.setup.layer)
         if get_minify_type(adata) is not None:
             return
@@ -90,23 +90,24 @@ class Requirements(NamedTuple):
             likelihoods.check_like_training(layer, summary, self.likelihood, self.trained_on)
 
     def check_source(self, source: Any, argument: str) -> None:
-        """Raise a ValueError unless a datamodule reads cells as the model does.
+        """Raise a ValueError unless the setup of a datamodule is that of the model.
 
         Parameters
         ----------
         source
             The datamodule.
         argument
-            What it is called in an error.
+            Name of the argument, for the error.
         """
         registry = getattr(source, "registry", None)
         if not isinstance(registry, dict) or "field_registries" not in registry:
-            return  # custom datamodule: its minibatches are checked
+            return  # a custom datamodule, whose minibatches are checked instead
         theirs, ours = Setup.from_registry(registry), self.setup
         checks.check_genes(
             checks.Genes(theirs.genes),
             ours.genes,
-            cure=f"make the {argument} of cells with these genes, by BlockDataModule(…, registry=model.registry)",
+            cure=f"make the {argument} of cells with these genes, by "
+            "BlockDataModule(…, registry=model.registry)",
         )
         for what, a, b in (
             ("classes", theirs.classes, ours.classes),
@@ -127,7 +128,7 @@ class Requirements(NamedTuple):
             likelihoods.check_like_training(layer, found.summary, likelihood, self.trained_on)
 
     def checked_loader(self, dataloader: Any, **cells: Any) -> Iterable[Minibatch]:
-        """Minibatches of a loader that the model can read; raise where cells are given another way, too."""
+        """Minibatches of a loader, with checks; raise if cells were given in another argument too."""
         for name, given in cells.items():
             if given is not None:
                 raise ValueError(
@@ -147,7 +148,7 @@ class Requirements(NamedTuple):
         return self.checked_minibatches(dataloader)
 
     def checked_minibatches(self, minibatches: Iterable[Minibatch]) -> _CheckedLoader:
-        """Minibatches that have not been checked; each is checked when it is used."""
+        """A loader that checks each minibatch when it is used."""
         return _CheckedLoader(self, minibatches)
 
 
@@ -188,7 +189,7 @@ class _CheckedLoader:
             return
         some = x[: max(1, VALUES_LOOKED_AT // x.shape[1])].to_dense().numpy(force=True)
         summary = profile.summarize(some)
-        if summary.first_bad is None:  # the network raises an error for those
+        if summary.first_bad is None:  # the network raises an error for NaN and infinity
             rows = pd.RangeIndex(len(some)).astype(str)
             found = profile.DataProfile(summary, np.zeros(0), 1.0, [], rows, len(some))
             layer, likelihood = model.setup.layer, model.likelihood
@@ -196,5 +197,5 @@ class _CheckedLoader:
 
 
 def _is_generated(adata: AnnData) -> bool:
-    """Whether cells were made by a model, whose expected counts are not whole numbers."""
+    """Whether cells were generated by a model; their expected counts are not whole numbers."""
     return _keys.KIND in adata.obs or _keys.UNS in adata.uns

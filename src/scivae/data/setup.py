@@ -22,7 +22,7 @@ from .fields import (
 )
 from .labels import LabelsField
 
-# Digits of a standardized covariate that survive the single precision of the network.
+# Significant digits of a standardized covariate in single precision.
 DIGITS = 6
 
 
@@ -77,7 +77,7 @@ class Setup(NamedTuple):
 
     @classmethod
     def from_registry(cls, registry: dict[str, Any]) -> Setup:
-        """Read a registry that was made from an AnnData or by a datamodule."""
+        """The setup in a registry of an AnnData or of a datamodule."""
         fields = registry["field_registries"]
 
         def state(key: str) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class Setup(NamedTuple):
         return pd.DataFrame(columns, index=index)
 
     def class_column(self, codes: np.ndarray, real: pd.DataFrame) -> Any:
-        """Classes by their codes, in the type of the labels of the real cells.
+        """Classes by their codes, with the dtype of the labels of the real cells.
 
         Parameters
         ----------
@@ -191,7 +191,7 @@ class Setup(NamedTuple):
             return standardized.astype(np.float32)
         values = self.location + self.scale * standardized.astype(np.float64)
         for i, scale in enumerate(self.scale):
-            if scale > 0:  # digits beyond the precision of the network are noise
+            if scale > 0:  # further digits would be rounding errors of single precision
                 values[:, i] = np.round(values[:, i], DIGITS - int(np.floor(np.log10(scale))))
         return values
 
@@ -203,8 +203,8 @@ class Setup(NamedTuple):
         Parameters
         ----------
         table
-            One row per point, with the columns of the setup. A missing categorical column takes its first
-            category, a missing continuous one the mean of training. ``None``: no columns.
+            One row per point, with columns of the setup. If a column is missing, all points have its first
+            category, or the mean of the cells of the setup if it is continuous. ``None``: no columns.
         n
             Number of points.
         log_library
@@ -237,7 +237,7 @@ class Setup(NamedTuple):
 
         def numbers(i: int, key: str) -> np.ndarray:
             if key not in table:
-                return np.zeros(n)  # the mean, of those that are standardized
+                return np.zeros(n)  # the mean of a standardized covariate
             values = pd.to_numeric(table[key], errors="coerce").to_numpy(float, na_value=np.nan)
             bad = ~(np.abs(values) <= MAX_VALUE)
             if bad.any():

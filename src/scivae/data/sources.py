@@ -1,4 +1,4 @@
-"""AnnData on the disk, a block of cells at a time: read from h5ad and zarr, written to zarr."""
+"""Read an AnnData on disk (h5ad or zarr) a block of cells at a time."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .checks import X_LAYER, check_adata, values_of
 
 
 def import_zarr() -> Any:
-    """The package zarr; an ImportError says how to get it."""
+    """The package zarr; if it is missing, the ImportError says how to install it."""
     try:
         import zarr
-    except ImportError as error:  # a dependency of anndata from 0.12 on
+    except ImportError as error:  # anndata installs it from version 0.12 on
         raise ImportError(
             "zarr stores need the package zarr, which is not installed; run pip install zarr."
         ) from error
@@ -33,7 +33,7 @@ def import_zarr() -> Any:
 
 
 class Cells:
-    """Cells in an h5ad file, a zarr store or an AnnData, of which only what is asked for is read.
+    """Cells in an h5ad file, a zarr store or an AnnData; only the requested parts are read.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ class Cells:
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If it holds no AnnData.
+        If it does not contain an AnnData.
     """
 
     def __init__(self, source: Any):
@@ -64,7 +64,7 @@ class Cells:
                     f"there is no h5ad file and no zarr store at {self.path}; check the path."
                 )
             with self.opened() as root:
-                # Files of anndata before 0.8 do not say what they are.
+                # Files of anndata before 0.8 have no encoding-type.
                 said = root.attrs.get("encoding-type", "anndata")
                 if said != "anndata" or not {"obs", "var"} <= set(root):
                     raise ValueError(
@@ -83,12 +83,12 @@ class Cells:
 
     @contextmanager
     def opened(self, mode: str = "r") -> Iterator[Any]:
-        """The AnnData, or the root of the file while it is open."""
+        """Yield the AnnData, or the root of the open file."""
         if self.adata is not None:
             yield self.adata
         elif self.path.is_dir():
             zarr = import_zarr()
-            # What lists all that a store holds is of no use to who changes it. zarr 2 never reads it.
+            # Consolidated metadata would be outdated when the store is changed. zarr 2 never reads them.
             kwargs = {} if zarr.__version__.startswith("2.") else {"use_consolidated": False}
             try:
                 root = zarr.open_group(str(self.path), mode=mode, **kwargs)
@@ -111,7 +111,7 @@ class Cells:
                 yield file
 
     def skeleton(self, columns: Iterable[Any]) -> AnnData:
-        """The AnnData with these columns of ``obs`` and zeros for values; those absent are left out."""
+        """The AnnData with zeros as values and these columns of ``obs``, as far as they exist."""
         with self.opened() as root:
             if self.adata is not None:
                 obs, var_names = self.adata.obs, self.adata.var_names
@@ -152,7 +152,7 @@ class Cells:
         return pd.DataFrame(found, index=index.astype(str))
 
     def matrix(self, root: Any, layer: str) -> Any:
-        """The values of a layer, not read yet, whose slices are rows as CSR or as an array.
+        """The values of a layer, read only when it is sliced; slices are CSR matrices or arrays.
 
         Raises
         ------
@@ -163,11 +163,11 @@ class Cells:
         if self.adata is not None:
             matrix = values_of(self.adata, layer)
             if sparse.issparse(matrix) and matrix.format == "csc":
-                matrix = matrix.tocsr()  # is in memory as a whole
+                matrix = matrix.tocsr()  # is in memory anyway
             kind = getattr(matrix, "format", "array")
             known = sparse.issparse(matrix) or hasattr(matrix, "group") or _is_array(matrix)
         else:
-            # X can be a layer's name, too.
+            # A layer can be named "X" too.
             found = root["layers/X"] if layer == X_LAYER and "layers/X" in root else root[where]
             encoding = str(found.attrs.get("encoding-type", "array"))
             kind = encoding.removesuffix("_matrix")
@@ -210,7 +210,7 @@ def _is_array(matrix: Any) -> bool:
 
 @contextmanager
 def _old_files() -> Iterator[None]:
-    """Let anndata read what it wrote before 0.8 without a word on each column."""
+    """Suppress anndata's warning for each column of files written before 0.8."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* was written without encoding metadata")
         yield
@@ -222,9 +222,9 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
     Parameters
     ----------
     matrix
-        What :meth:`Cells.matrix` gives.
+        The result of :meth:`Cells.matrix`.
     pools
-        For each pool, first row of each stretch, and the row after its last.
+        For each pool, the row ranges to read: first row, and the row after the last.
     """
     if not hasattr(matrix, "format"):  # an array, whose rows may be sparse
         for spans in pools:
@@ -234,7 +234,7 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
             else:
                 yield np.concatenate([block.astype(np.float32, copy=False) for block in blocks])
         return
-    # Into the arrays of the pool at once: three times faster than to stack what anndata's slices give.
+    # Reading into preallocated arrays is three times faster than stacking the slices of anndata.
     if sparse.issparse(matrix):
         data, indices, indptr = matrix.data, matrix.indices, matrix.indptr
     else:
@@ -259,7 +259,7 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
 
 
 def _canonical(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """The matrix with each value once and by column, as it need not be in a file."""
+    """The matrix with duplicate entries summed and columns sorted, which files do not guarantee."""
     if not matrix.has_canonical_format:
         matrix.sum_duplicates()
     return matrix

@@ -1,4 +1,4 @@
-"""Which cells are trained on, held out and left aside."""
+"""Split cells into training, held-out and test cells."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ def stratified_split(
     batch_size: int,
     seed: int,
 ) -> list[np.ndarray]:
-    """Split cells so that every class has its share in each part.
+    """Split cells, stratified by class.
 
-    A class of which less than one cell would be held out is trained on as a whole: it could lose the only
-    cell that has its label.
+    If less than one cell of a class would be held out, all its cells are used for training, because holding
+    out one could remove the only cell with its label.
 
     Parameters
     ----------
     labels
         Codes of the classes, shape ``(n_obs,)``.
     train_size, validation_size
-        Shares of the cells; what is left is the test part.
+        Fractions of the cells; the rest are test cells.
     batch_size
-        No last minibatch of a single cell is left over, which batch normalization cannot train on.
+        Cells per minibatch. The split avoids a last minibatch of one cell, on which batch normalization
+        cannot train.
     seed
         Seed of the permutation.
 
@@ -59,7 +60,7 @@ def stratified_split(
         n_train -= n_train % batch_size
     permuted = np.random.default_rng(seed).permutation(n_obs)
     by_class = permuted[np.argsort(labels[permuted], kind="stable")]
-    # Class by class, each part gets cells at even intervals.
+    # In the order of the classes, each part gets cells at even intervals.
     part = np.zeros(n_obs, dtype=int)
     for number, size in ((1, n_validation), (2, n_obs - n_train - n_validation)):
         free = np.flatnonzero((part == 0) & ~spared[by_class])
@@ -70,7 +71,7 @@ def stratified_split(
 def labeled_sides(
     adata: AnnData, labels_key: str, n_classes: int, sides: Iterable[Any]
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Labels as text, and the cells with a label on each side of a split.
+    """Labels as text, and the labeled cells in each part of a split.
 
     Parameters
     ----------
@@ -79,13 +80,13 @@ def labeled_sides(
     labels_key
         Column of the labels.
     n_classes
-        Number of classes; the code of an unlabeled cell is at least as large.
+        Number of classes; codes of unlabeled cells are not smaller.
     sides
-        Positions of the cells of each side, or ``None`` for none.
+        Positions of the cells of each part, or ``None`` for none.
 
     Returns
     -------
-    Labels, shape ``(n_obs,)``, and positions for each side.
+    Labels, shape ``(n_obs,)``, and positions for each part.
     """
     known = np.asarray(adata.obs[LABEL_CODES]) < n_classes
     found = [np.asarray([] if side is None else side, dtype=int) for side in sides]

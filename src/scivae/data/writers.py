@@ -1,4 +1,4 @@
-"""Generated cells and annotations, written block by block."""
+"""Write generated cells and annotations block by block."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from .sources import import_zarr
 class Annotation:
     """Annotation that is written to a file or an AnnData, block by block.
 
-    Nothing that has these names is touched before :meth:`finish`.
+    Existing entries with the same names are unchanged until :meth:`finish`.
 
     Parameters
     ----------
     root
         The AnnData, or the root of a file that is open for writing.
     path
-        Where the file is.
+        Path of the file.
     key
         Key of ``obsm`` for the latent space.
     shape
-        Of the latent space.
+        Shape of the latent space.
     """
 
     def __init__(self, root: Any, path: Path | None, key: str, shape: tuple[int, int]):
@@ -43,7 +43,7 @@ class Annotation:
             self.latent: Any = np.empty(shape, dtype=np.float32)
             return
         obsm = root.require_group("obsm")
-        if self.part in obsm:  # of a process that was killed
+        if self.part in obsm:  # left by a killed process
             del obsm[self.part]
         create = getattr(obsm, "create_array", None) or obsm.create_dataset
         chunks = (min(16_384, shape[0]), shape[1])
@@ -57,7 +57,7 @@ class Annotation:
             del self.root["obsm"][self.part]
 
     def finish(self, columns: dict[str, Any]) -> None:
-        """Put the latent space, and columns of ``obs``, in place of what had their names."""
+        """Write the latent space and columns of ``obs`` under their names, replacing existing entries."""
         if isinstance(self.root, AnnData):
             self.root.obsm[self.key] = self.latent
             for name, column in columns.items():
@@ -81,7 +81,7 @@ class Annotation:
             _consolidate(self.root)
 
 
-# Endings of files that are not folders.
+# File name endings of formats that are single files.
 _OTHER_FORMATS = (
     ".h5ad",
     ".h5",
@@ -97,7 +97,7 @@ _OTHER_FORMATS = (
 
 
 def new_store(path: str | os.PathLike, argument: str = "store") -> Path:
-    """The path of a store to be written; raise where there is something already."""
+    """The path of a store to be written; raise if it already exists."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
             f"{argument} must be a path, got {type(path).__name__}; pass the path as text."
@@ -122,16 +122,15 @@ def write_blocks(
     Parameters
     ----------
     target
-        Folder of the store, which must not exist yet.
+        Folder of the store, which must not exist.
     blocks
-        Cells in their order. Every block has the same slots and, in each categorical column, the
-        same categories.
+        Blocks of cells. All have the same entries and, in each categorical column, the same categories.
     uns
-        Called after the last block: what the store says of all of them.
+        Function that returns ``uns`` of the store; it is called after the last block.
     """
     zarr = import_zarr()
     with files.new_files(target) as part, warnings.catch_warnings():
-        # Of anndata's own defaults, to those who would set them.
+        # anndata warns about its own defaults.
         warnings.filterwarnings("ignore", message=".*autosharding.*")
         root = zarr.open_group(str(part), mode="w")
         for number, block in enumerate(blocks):
@@ -146,20 +145,20 @@ def write_blocks(
 
 
 def _consolidate(root: Any) -> None:
-    """List all that a zarr store holds in one place, as :meth:`anndata.AnnData.write_zarr` does."""
+    """Consolidate the metadata of a zarr store, as :meth:`anndata.AnnData.write_zarr` does."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         import_zarr().consolidate_metadata(root.store)
 
 
 def _for_many(values: Any) -> None:
-    """Let the rows that follow hold more than 2³¹ values in all."""
+    """Widen indptr to int64, so that appended rows can pass 2³¹ nonzero values."""
     if sparse.issparse(values):
         values.indptr = values.indptr.astype(np.int64)
 
 
 def _append(root: Any, block: AnnData) -> None:
-    """Add the rows of a block to every slot of a store that has rows."""
+    """Append the rows of a block to every array of a store that has a row per cell."""
     arrays = {"X": block.X}
     arrays |= {f"layers/{name}": block.layers[name] for name in layer_names(block)}
     arrays |= {f"obsm/{name}": values for name, values in block.obsm.items()}
@@ -175,13 +174,13 @@ def _append(root: Any, block: AnnData) -> None:
 
 
 def _append_column(stored: Any, column: pd.Series) -> None:
-    """Add values to a column that is stored as an array, as categories, or as values and a mask."""
+    """Append values to a column that is stored as an array, as categories, or as values with a mask."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         stored["codes"].append(column.cat.codes.to_numpy())
     elif str(stored.attrs.get("encoding-type")).startswith("nullable"):
         missing = column.isna().to_numpy()
         kept = column.astype(object).to_numpy(copy=True)
-        # What stands under the mask is never read.
+        # Masked values are never read.
         kept[missing] = np.zeros(1, dtype=stored["values"].dtype)[0]
         stored["values"].append(kept.astype(stored["values"].dtype))
         stored["mask"].append(missing)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._progress import without_widgets
 
-with without_widgets():  # scvi-tools imports tqdm's
+with without_widgets():  # scvi-tools imports the widgets of tqdm
     from ..data.datamodule import BlockDataModule
     from ._civae import CIVAE
 

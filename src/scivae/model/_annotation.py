@@ -1,4 +1,4 @@
-"""The latent space, the classes and the novelty of cells, written into their file."""
+"""The method ``annotate``: latent space, classes and novelty, written into the file of the cells."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def annotate(
 ) -> None:
     """Write the latent space, classes and novelty of cells into their file or AnnData.
 
-    Cells are read and their latent points written block by block, so that any number takes the
-    memory of a few thousand. What has the same names is replaced, when all is done.
+    Cells are read and written block by block, so any number of cells needs the memory of a few thousand.
+    Existing entries of the same names are replaced once all results are complete.
 
     Parameters
     ----------
@@ -41,11 +41,11 @@ def annotate(
         The cells: a :class:`BlockDataModule`, an AnnData, or the path of an h5ad file or zarr
         store, with the columns that the model was set up on. Labels are not needed.
     key_added
-        The word in ``obsm["X_civae"]`` (posterior means, float32, shape ``(n_obs, n_latent)``),
-        ``obs["civae_predicted"]`` (classes), ``obs["civae_confidence"]`` (their
-        probabilities, in [0, 1]) and ``obs["civae_novelty"]`` (how unlike all classes a cell
-        is, in [0, 1]; see :meth:`novelty`, which writes nothing). The last is left out for a
-        model that has no held-out cells to compare with.
+        The ``civae`` in the names ``obsm["X_civae"]`` (posterior means, float32, shape
+        ``(n_obs, n_latent)``), ``obs["civae_predicted"]`` (classes), ``obs["civae_confidence"]``
+        (their probabilities, in [0, 1]) and ``obs["civae_novelty"]`` (how different a cell is from all
+        classes, in [0, 1]; see :meth:`novelty`, which writes nothing). Novelty is left out if the
+        model has no held-out cells to compare with.
     batch_size
         Cells in a minibatch.
 

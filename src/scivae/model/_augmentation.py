@@ -1,4 +1,4 @@
-"""Generated cells of a class."""
+"""The method ``augment``: generated cells of a class."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from ._drawing import (
     on_lines,
 )
 
-# Fewer held-out cells than this say little about what 95 % of a class reach.
+# With fewer held-out cells of a class, its 5 % quantile of probabilities is too uncertain to use.
 MIN_HELD_OUT = 20
 
 
@@ -178,7 +178,7 @@ def augment(
         Cells to start from; ``None`` for the training data.
     store
         Folder of a zarr store, to which cells are written as they are generated, so that any number
-        needs the memory of a few thousand. It must not exist yet. ``None``: return the cells.
+        needs the memory of a few thousand. The folder must not exist. ``None``: return the cells.
     key_added
         Slot of ``adata.uns`` in which the yield is recorded; ``None``: not recorded.
     seed
@@ -301,7 +301,7 @@ def _cells(
 def _blocks(
     model: CellsModel, adata: AnnData, rounds: Iterable[Augmented], sources: Sequence[Source]
 ) -> Iterator[AnnData]:
-    """AnnData of each round, whose columns can be appended to those of the round before."""
+    """One AnnData for each round, whose columns can be appended to those of the previous rounds."""
     ends = pd.Index(np.concatenate([source.names for source in sources])).unique()
     start = 0
     for made in rounds:
@@ -321,9 +321,9 @@ def _source(
     min_confidence: float | None,
     shared: np.ndarray | None = None,
 ) -> Source:
-    """Real cells of a class that are classified correctly, and the threshold of new cells.
+    """Real cells of a class that are classified correctly, and the threshold for new cells.
 
-    With a ``shared`` covariance, also that of the class.
+    If a ``shared`` covariance is given, the covariance of the class too.
     """
     name = str(model.classes[code])
     cells = np.flatnonzero(np.asarray(adata.obs[checks.LABEL_CODES]) == code)
@@ -420,23 +420,23 @@ def _rounds(
 
 
 def _draw(model: CellsModel, source: Source, size: int, rng: np.random.Generator) -> Drawn:
-    """Latent points of new cells; fewer than ``n`` if most lie outside the class."""
+    """Latent points of new cells; fewer than ``size`` if most lie outside the class."""
     if source.covariance is None:
         return on_lines(source, size, rng)
     return _in_class(model, source, source.covariance, size, rng)
 
 
 def _held_out_confidence(model: CellsModel, adata: AnnData, code: int) -> np.ndarray:
-    """Probabilities of their own class of real cells, preferably held out and of one class.
+    """Probabilities that real cells have for their own class: held-out cells of the class, if possible.
 
-    Cells that the network was trained on have higher probabilities than other cells, so if a class has
-    too few held-out cells, those of all classes are used instead.
+    Training cells have higher probabilities than other cells, so if a class has too few held-out cells,
+    the held-out cells of all classes are used instead.
     """
     codes = np.asarray(adata.obs[checks.LABEL_CODES])
     labeled = codes < len(model.classes)
     own = adata is model.adata
     if model.cell_hashes_ is None:
-        # A model made from a datamodule takes up the first AnnData it is given, which may be a part.
+        # A model made from a datamodule adopts the first AnnData it is given, which may be a subset.
         trained_on = model.registry_["field_registries"]["X"]["state_registry"]["n_obs"]
         own = own and len(codes) == trained_on
     if own and model.validation_indices is not None:
@@ -461,7 +461,10 @@ def _decode_and_encode(
     rng: np.random.Generator,
     code: int,
 ) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Decode latent points and encode the cells again: cells, probability of the class, predicted class."""
+    """Decode latent points and encode the cells again.
+
+    Returns the cells, their probabilities of the class and their predicted classes.
+    """
     counts = model.likelihood in COUNT_LIKELIHOODS
     blocks, confidence, predicted = [], [], []
     # The encoder also draws samples; only its means are used.

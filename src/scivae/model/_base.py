@@ -1,4 +1,4 @@
-"""How cells enter a model: the hooks of scvi-tools that receive cells, each overridden once."""
+"""The base of the model: every hook by which scvi-tools passes cells to a model, with checks."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ from ..train.engines import CellsSplitter
 from ..train.plan import CIVAETrainingPlan
 from .codec import Codec
 
-# Cells of a datamodule that was not checked that are looked at before training.
+# Number of cells that are checked before training on an unchecked datamodule.
 CELLS_LOOKED_AT = 512
 
 
 def _hashes(names: pd.Index) -> np.ndarray:
-    """A number of each name, the same in any process and version, shape ``(n,)``."""
+    """A hash of each name, the same in every process and version, shape ``(n,)``."""
     return pd.util.hash_array(as_objects(names.astype(str)), categorize=False)
 
 
 class CellsModel(SCVI):
-    """A model of scvi-tools that checks cells whenever they are used, and follows reordered cells.
+    """A model of scvi-tools that checks cells whenever they are used, and accepts reordered cells.
 
-    ``CIVAE`` adds what is done with the cells.
+    ``CIVAE`` adds the methods.
     """
 
     _module_cls = CIVAEModule
@@ -68,16 +68,16 @@ class CellsModel(SCVI):
     default_library_: float
     temperature_: float
     calibration_: dict[str, np.ndarray] | None
-    """Scores and codes of held-out cells, and what training cells say of classes and residuals."""
+    """Scores and labels of held-out cells, and statistics of classes and residuals of training cells."""
 
     mapped_: bool
-    """Whether the model was mapped onto a reference, by ``load_query_data``."""
+    """Whether ``load_query_data`` made the model from a reference."""
 
     cell_hashes_: np.ndarray | None = None
-    """A number of each cell's name, in the order in which training saw them."""
+    """A hash of each cell's name, in the order of the cells at training."""
 
     data_summary_: dict[str, Any] | None = None
-    """What is known of the values of the cells that the model was made on."""
+    """Summary of the values of the AnnData that the model was created with."""
 
     engine: str | None = None
     """How the last training took its steps, and why, in one sentence."""
@@ -85,15 +85,15 @@ class CellsModel(SCVI):
     _split_names: pd.Index | None = None
     _setup: tuple[dict[str, Any], Setup] | None = None
 
-    # --- what the model was set up on ------------------------------------------------------------
+    # --- setup -----------------------------------------------------------------------------------
 
     @classmethod
     def _get_most_recent_anndata_manager(cls, adata: AnnData, required: bool = False):
-        """The manager of an AnnData; the error says what to call if there is none."""
+        """The manager of an AnnData; if there is none, the error says what to call."""
         cure = f"call {cls.__name__}.setup_anndata on it first"
         try:
             manager = super()._get_most_recent_anndata_manager(adata)
-        except ValueError:  # scvi-tools compares the AnnData itself
+        except ValueError:  # raised if scvi-tools compares an AnnData with ``==``
             raise ValueError(
                 "adata must be the AnnData that was set up, but it is a copy or a part of that one; "
                 f"{cure}."
@@ -118,8 +118,8 @@ class CellsModel(SCVI):
     ) -> None:
         """Register the values, labels and covariates of an AnnData.
 
-        Nothing is changed but for columns and entries that begin with ``_scvi``, and nothing at all
-        if the call fails.
+        Only columns and entries that begin with ``_scvi`` are written. If the call fails, the AnnData is
+        unchanged.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class CellsModel(SCVI):
             Value of cells without a label. Such cells, and those whose label is missing, train
             everything but the discriminator. ``None``: every cell has a label.
         layer
-            Layer to model. ``None``: the layer ``counts`` where there is one, else X. ``"X"``: X.
+            Layer to model. ``None``: the layer ``counts`` if there is one, else X. ``"X"``: X.
         batch_key
             Column of ``obs`` with the batches.
         size_factor_key
@@ -139,21 +139,21 @@ class CellsModel(SCVI):
         categorical_covariate_keys
             Columns of ``obs`` with further categorical covariates.
         continuous_covariate_keys
-            Columns of ``obs`` with continuous covariates, in any units: they are standardized for the
-            network by the mean and standard deviation that they have in these cells.
+            Columns of ``obs`` with continuous covariates, in any units. The network receives them
+            standardized by their mean and standard deviation in these cells.
         ordered
-            Whether the classes have an order that the model must keep: stages, times, grades. The
+            Whether the classes have an order that the model must keep, such as stages or grades. The
             boundaries between neighboring classes are then parallel
             (:class:`scivae.module.OrderedLinear`), so that a straight line in latent space passes
             through the classes in their order. The column must be an ordered categorical, or
             numbers.
         **kwargs
-            For scvi-tools' own use when a setup is transferred.
+            Used by scvi-tools when a setup is transferred.
 
         Raises
         ------
         KeyError
-            If a column or the layer is not there; the error lists those that are.
+            If a column or the layer does not exist; the error lists the existing ones.
         ValueError
             If labels are missing while ``unlabeled_category`` is not given, if a covariate is missing
             for some cells, or if values are NaN or infinite.
@@ -193,7 +193,7 @@ class CellsModel(SCVI):
 
     @classmethod
     def register_manager(cls, adata_manager: CellsManager) -> None:
-        """Register a manager for the next model; it is dropped together with its AnnData.
+        """Register a manager for the next model; it is removed when its AnnData is freed.
 
         Parameters
         ----------
@@ -213,7 +213,7 @@ class CellsModel(SCVI):
 
     @property
     def setup(self) -> Setup:
-        """Names and categories of what the model was set up on; read once from each registry."""
+        """Names and categories of the setup, read once from each registry."""
         if self._setup is None or self._setup[0] is not self.registry_:
             self._setup = (self.registry_, Setup.from_registry(self.registry_))
         return self._setup[1]
@@ -235,7 +235,7 @@ class CellsModel(SCVI):
 
     @property
     def codec(self) -> Codec:
-        """Encoder and decoder of validated cells, for functions that build on the model."""
+        """Encoder and decoder for validated cells, used by functions that build on the model."""
         return Codec(
             self.module,
             self.setup,
@@ -247,7 +247,7 @@ class CellsModel(SCVI):
 
     @property
     def requirements(self) -> Requirements:
-        """The genes, columns and values that the model can read."""
+        """The genes, columns and values that the model requires of an AnnData."""
         found = self.data_summary_
         return Requirements(
             self.setup,
@@ -259,7 +259,7 @@ class CellsModel(SCVI):
 
     @contextmanager
     def reading(self, adata: AnnData | None = None) -> Iterator[AnnData]:
-        """Cells that the model can read; the block leaves them as they were if it raises.
+        """Validated cells, for a ``with`` block; if the block raises, the AnnData is restored.
 
         Parameters
         ----------
@@ -286,9 +286,9 @@ class CellsModel(SCVI):
     ) -> AnnData:
         """The AnnData (``None``: the model's own), after checking that the model can read it.
 
-        An AnnData that was seen before is looked at again: genes, registered slots, and values. Where
-        loaders read the cells, some of the values are enough (``every_row=False``): those of the cells
-        that are read are looked at in :meth:`_make_data_loader`.
+        An AnnData that was checked before is checked again: genes, registered slots, and values. If a loader
+        reads the cells, some of the values suffice here (``every_row=False``), because
+        :meth:`_make_data_loader` checks all values that are read.
         """
         if adata is None:
             adata = self.adata
@@ -304,7 +304,7 @@ class CellsModel(SCVI):
         return self._register(adata, copy_if_view)
 
     def _register(self, adata: AnnData, copy_if_view: bool) -> AnnData:
-        """Check cells that the model has not seen, and write the codes of their columns."""
+        """Check an AnnData that the model does not know, and write the codes of its columns."""
         self.requirements.check_cells(adata)
         with self._unchanged_on_error(adata), quiet_transfer():
             adata = super()._validate_anndata(adata, copy_if_view=copy_if_view)
@@ -318,7 +318,7 @@ class CellsModel(SCVI):
     def _is_as_it_was(self, adata: AnnData, manager: CellsManager, every_row: bool) -> bool:
         """Whether a registered AnnData is unchanged; raises if the model's own has changed.
 
-        ``False``: these are other cells now, and are to be checked and registered as such.
+        ``False`` means that it holds other cells now, which must be checked and registered again.
         """
         own = adata is self.adata
         if not manager.has_same_genes(adata):
@@ -379,7 +379,7 @@ class CellsModel(SCVI):
     def _make_data_loader(
         self, adata: AnnData, indices: Any = None, *args: Any, **kwargs: Any
     ) -> Iterable[Minibatch]:
-        """Minibatches of some cells, after checking that their values have not changed."""
+        """A loader of some cells, after checking that their values have not changed."""
         index = resolve_indices(adata, indices)
         manager = self._manager_of(adata)
         if manager is not None:
@@ -391,7 +391,7 @@ class CellsModel(SCVI):
     def _update_adata_and_manager_post_minification(
         self, minified_adata: AnnData, minified_data_type: str
     ) -> None:
-        """Set the kind of minified data before scvi-tools passes such data to the network."""
+        """Tell the network that data are minified before scvi-tools passes such data to it."""
         before = self.module.minified_data_type
         self.module.minified_data_type = minified_data_type
         try:
@@ -407,7 +407,7 @@ class CellsModel(SCVI):
             state = manager.get_state_registry(field.registry_key)
             try:
                 current = field.is_current(adata, state)
-            except (TypeError, ValueError):  # values that no column of a setup may hold
+            except (TypeError, ValueError):  # values of mixed types, tuples, …
                 current = False
             if not current:
                 manager.said.add(field.registry_key)
@@ -420,7 +420,7 @@ class CellsModel(SCVI):
     def _minibatches(
         self, adata: AnnData, cells: np.ndarray, batch_size: int | None = None
     ) -> Iterable[dict[str, torch.Tensor]]:
-        """Minibatches of some cells of a validated AnnData, whose positions increase."""
+        """A loader of some cells of a validated AnnData; positions must be in increasing order."""
         return self._make_data_loader(
             adata=adata,
             indices=cells,
@@ -429,7 +429,7 @@ class CellsModel(SCVI):
         )
 
     def _counts_are_rows(self, adata: AnnData) -> bool:
-        """Whether a loader can pass rows of a sparse matrix to the network unchanged."""
+        """Whether the loader passes sparse rows to the network, which then uses the fused likelihood."""
         manager: AnnDataManager = self.get_anndata_manager(adata, required=True)
         x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         return (
@@ -441,7 +441,7 @@ class CellsModel(SCVI):
     # --- the model's own AnnData -------------------------------------------------------------------
 
     def _take(self, adata: AnnData, found: profile.DataProfile | None) -> None:
-        """Record the values of the AnnData that the model is created from."""
+        """Remember the AnnData that the model is created with, to detect later changes of its values."""
         manager = self._manager_of(adata)
         if manager is None or found is None:
             return
@@ -461,7 +461,7 @@ class CellsModel(SCVI):
         Parameters
         ----------
         datamodule
-            Where they come from; ``None`` for the AnnData of the model.
+            Source of the cells; ``None`` for the AnnData of the model.
         """
         if datamodule is not None:
             self.requirements.check_source(datamodule, "datamodule")
@@ -494,7 +494,7 @@ class CellsModel(SCVI):
         self.cell_hashes_, self._split_names = hashes, adata.obs_names
 
     def _positions(self, stored: np.ndarray | None) -> np.ndarray | None:
-        """Current positions of cells of the split, if the cells of the AnnData were reordered."""
+        """Current positions of cells of the split, even if the AnnData was reordered since."""
         if stored is None or self.adata is None or self.cell_hashes_ is None:
             return stored
         names = self.adata.obs_names
@@ -506,7 +506,7 @@ class CellsModel(SCVI):
             return stored
         index = pd.Index(now)
         if not index.is_unique:
-            return np.asarray(stored)[:0]  # names are not unique, so positions are unknown
+            return np.asarray(stored)[:0]  # names are not unique, so positions cannot be found
         place = index.get_indexer(self.cell_hashes_[np.asarray(stored)])
         return np.sort(place[place >= 0])
 
@@ -537,16 +537,16 @@ class CellsModel(SCVI):
     def test_indices(self, value: np.ndarray | None) -> None:
         self.test_indices_ = value
 
-    # --- what scvi-tools keeps ---------------------------------------------------------------------
+    # --- managers of scvi-tools --------------------------------------------------------------------
 
     @property
     def _managers(self) -> dict[str, CellsManager]:
-        """Managers of the AnnData that this model knows, by what scvi-tools calls them."""
+        """Managers of the AnnData that this model knows, by scvi-tools' identifier."""
         store: dict[str, dict] = type(self)._per_instance_manager_store
         return store.setdefault(self.id, {})
 
     def _manager_of(self, adata: AnnData) -> CellsManager | None:
-        """The manager of this very AnnData, if the model knows it."""
+        """The manager of this AnnData object, if the model knows it."""
         return next((m for m in self._managers.values() if m.adata is adata), None)
 
     def _unchanged_on_error(self, adata: Any) -> AbstractContextManager[None]:

@@ -54,16 +54,16 @@ def calibrate(
     """Calibrate probabilities, prediction sets and novelty on labeled cells.
 
     :meth:`train` does this with the cells that it holds out. Call it for a model that has no
-    calibration, or to calibrate on cells that are more like those to come, such as labeled cells
-    of other donors or of the query. They must not be cells that the model was trained on: it is
-    too sure of those.
+    calibration, or to calibrate on cells that resemble later ones more closely, such as labeled cells
+    of other donors or of the query. Do not use cells that the model was trained on: it is overconfident
+    about those.
 
     Parameters
     ----------
     adata
         Cells with the genes and labels of the model. ``None``: the training data.
     indices
-        Positions of the cells, or a mask. ``None``: the cells that training held out, where
+        Positions of the cells, or a mask. ``None``: the cells that training held out, if
         ``adata`` is the training data, else all.
     batch_size
         Cells in a minibatch.
@@ -91,7 +91,7 @@ def calibrate(
     if batch_size is not None:
         check_integer("batch_size", batch_size, minimum=1)
     own = adata is None or adata is self.adata
-    # Before the cells are checked: scvi-tools gives a model without cells the next that it sees.
+    # Done before the cells are validated, because scvi-tools attaches them to a model without an AnnData.
     training = _training_loaders(self, _cells_of_training(self))
     adata = self._validate_anndata(adata)
     self._warn_of_changed_columns(adata)
@@ -123,11 +123,11 @@ def novelty(
 ) -> pd.Series | np.ndarray:
     """Novelty of cells: how different they are from all classes, from 0 to 1.
 
-    A rank among the cells that training held out: 0.95 means that 95 % of these are less unlike
-    the classes. Cells of the known classes exceed it in 5 % of the cases, if they are like the
-    training cells; other donors or batches exceed it more often. What is ranked is the larger of
-    two scores: the Mahalanobis distance in latent space to the nearest class, and the misfit of
-    the values decoded from there, to which genes that the cell should not express contribute most.
+    Novelty is a rank among the cells that training held out: 0.95 means that 95 % of these are closer
+    to a class. If cells of the known classes are like the training cells, 5 % of them exceed 0.95; of
+    other donors or batches, more do. The ranked score is the larger of two: the Mahalanobis
+    distance in latent space to the nearest class, and the misfit of the values decoded from the latent
+    point, to which unexpectedly expressed genes contribute most.
 
     Parameters
     ----------
@@ -142,8 +142,8 @@ def novelty(
 
     Returns
     -------
-    Series with the obs names as index, shape ``(n,)``; an array for a ``dataloader``. Cells that
-    the model was trained on come out lower than others.
+    Series with the obs names as index, shape ``(n,)``; an array for a ``dataloader``. Training cells
+    get lower values than other cells.
 
     Raises
     ------
@@ -154,13 +154,13 @@ def novelty(
 
     See Also
     --------
-    CIVAE.annotate : writes it into ``obs["civae_novelty"]``.
+    CIVAE.annotate : Writes novelty into ``obs["civae_novelty"]``.
 
     References
     ----------
     Lee et al., "A simple unified framework for detecting out-of-distribution samples and
     adversarial attacks", NeurIPS 31 (2018); here with a covariance for each class, shrunk toward
-    the shared one. Which scores to use was chosen on `pbmc_kang` and `colon_crc`.
+    the pooled one. The two scores were chosen on `pbmc_kang` and `colon_crc`.
 
     Examples
     --------
@@ -201,7 +201,7 @@ def with_novelty(
     held = require_calibration(model, "distances")
     gaussians = ClassGaussians(held["means"], held["whitening"])
     known = [held["distances"]]
-    # Minified data have no values to compare with the decoded ones.
+    # Minified data have no expression values to compare with decoded ones.
     if "misfits" in held and module.minified_data_type is None:
         scale = ResidualScale(*(held[f"residual_{name}"] for name in ResidualScale._fields))
         known.append(held["misfits"])
@@ -228,14 +228,14 @@ def sets_of(model: CellsModel, logits: np.ndarray, level: float) -> np.ndarray:
         classes=np.arange(len(model.classes)),
         level=check_level(level),
         min_cells=MIN_OF_CLASS,
-        # Of the labels, too: with one seed for all data, the same classes would always get the same luck.
+        # The seed depends on the labels too: otherwise the same classes would be rounded up on all data.
         seed=model._seed ^ zlib.crc32(np.asarray(held["labels"], dtype=np.int64).tobytes()),
     )
     return log_odds_against(logits) <= thresholds
 
 
 def require_calibration(model: CellsModel, part: str) -> dict[str, np.ndarray]:
-    """Scores of held-out cells; raises if there are none."""
+    """The calibration of a model, which must have this part; raises if it has not."""
     if model.calibration_ is not None and part not in model.calibration_:
         raise ValueError(
             "this model has no class means, which come from training cells; load the "
@@ -253,7 +253,8 @@ def require_calibration(model: CellsModel, part: str) -> dict[str, np.ndarray]:
 def calibrate_held_out(model: CellsModel, datamodule: Any = None) -> None:
     """Calibrate on labeled held-out cells, if there are any.
 
-    A mapped model keeps what its reference learned of held-out cells, unless the query has enough.
+    A model mapped onto a reference keeps the calibration of the reference unless the query has enough
+    labeled held-out cells.
     """
     if not model.mapped_:
         model.temperature_, model.calibration_ = 1.0, None
@@ -264,7 +265,7 @@ def calibrate_held_out(model: CellsModel, datamodule: Any = None) -> None:
     def held_out() -> Iterable[dict[str, torch.Tensor]]:
         return cells.minibatches(cells.held_out)
 
-    if model.mapped_:  # the classes of a query need not be all that the reference has
+    if model.mapped_:  # a query need not contain all classes of the reference
         _calibrate_on(model, held_out, None, min_labeled=MIN_OF_CLASS)
     else:
         _calibrate_on(model, held_out, _training_loaders(model, cells))
@@ -276,11 +277,11 @@ def _calibrate_on(
     training: tuple[Loader, Loader] | None,
     min_labeled: int = 1,
 ) -> bool:
-    """Set temperature and calibration from held-out cells with a label.
+    """Set temperature and calibration from labeled held-out cells; return whether there were enough.
 
-    ``training`` are loaders of training cells, as :meth:`_training_loaders` gives them. Without
-    them, what is known of the classes stays what it was. False, with nothing changed, if fewer than
-    ``min_labeled`` held-out cells have a label.
+    ``training`` holds loaders of training cells, from :func:`_training_loaders`; without them, the
+    statistics of the classes are kept. With fewer than ``min_labeled`` labeled held-out cells, nothing
+    is changed and the result is ``False``.
     """
     n_classes = len(model.classes)
     known = {k: v for k, v in (model.calibration_ or {}).items() if k in OF_TRAINING}
@@ -315,7 +316,10 @@ def _calibrate_on(
 def _describe_classes(
     model: CellsModel, module: CIVAEModule, training: Loader, few: Loader
 ) -> dict[str, np.ndarray]:
-    """Class means, covariances and residual scales of training cells; unlabeled cells use their predicted class."""
+    """Means and covariances of classes, and residual scales, of training cells.
+
+    Unlabeled cells count for their predicted class.
+    """
     cells = Posterior.concatenate(list(encoded_minibatches(module, training())))
     predicted = model.linear_classes.logits(cells.mean).argmax(axis=1)
     n_classes = len(model.classes)
@@ -334,7 +338,7 @@ def _describe_classes(
 
 
 class _CellsOfTraining(NamedTuple):
-    """The cells that a model was trained on, those that were held out, and what reads them."""
+    """Positions of the training and held-out cells, and a function that makes a loader of cells."""
 
     minibatches: Callable[[np.ndarray], Iterable[dict[str, torch.Tensor]]]
     training: np.ndarray
@@ -342,7 +346,7 @@ class _CellsOfTraining(NamedTuple):
 
 
 def _cells_of_training(model: CellsModel, datamodule: Any = None) -> _CellsOfTraining | None:
-    """Cells of the training, of a datamodule or of the model; ``None`` where neither has them."""
+    """Training and held-out cells of a datamodule or of the model; ``None`` if neither has them."""
     if hasattr(datamodule, "inference_dataloader"):
         return _CellsOfTraining(
             datamodule.inference_dataloader, datamodule.train_idx, datamodule.val_idx
@@ -350,7 +354,7 @@ def _cells_of_training(model: CellsModel, datamodule: Any = None) -> _CellsOfTra
     parts = (model.train_indices, model.validation_indices, model.test_indices)
     training, held_out, rest = (np.sort(np.zeros(0, int) if p is None else p) for p in parts)
     n_obs = len(training) + len(held_out) + len(rest)
-    # The split can be positions in another AnnData than the one that the model has now.
+    # The model may have another AnnData now than the one that the split refers to.
     if model.adata is None or not len(training) or n_obs != model.adata.n_obs:
         return None
     return _CellsOfTraining(partial(model._minibatches, model.adata), training, held_out)
@@ -359,7 +363,7 @@ def _cells_of_training(model: CellsModel, datamodule: Any = None) -> _CellsOfTra
 def _training_loaders(
     model: CellsModel, cells: _CellsOfTraining | None
 ) -> tuple[Loader, Loader] | None:
-    """Loaders of training cells, of many and of few; ``None`` where there are none."""
+    """Two loaders of training cells, one of many and one of few; ``None`` if there are no such cells."""
     if cells is None:
         return None
     rng = np.random.default_rng(model._seed)

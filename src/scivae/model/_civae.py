@@ -1,4 +1,4 @@
-"""CIVAE: its parameters, and a table of its methods, which are functions of the files named there."""
+"""The class CIVAE: its parameters, and a list of its methods, which are functions in the files beside it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from ._weights import DEFAULT_WEIGHT, auto_discriminator_weight, weights_of_clas
 
 Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bernoulli"]
 
-# Arguments of scvi.module.VAE that scvi-tools reads off the AnnData.
+# Arguments of scvi.module.VAE that scvi-tools sets from the AnnData.
 FROM_SETUP = (
     "n_input",
     "n_batch",
@@ -93,20 +93,19 @@ class CIVAE(CellsModel):
         :math:`\beta`, in nats per labeled cell; the reconstruction term is a sum over genes. It rises during
         the warm-up, so that cells shape the latent space before labels do and the network does not memorize
         a few labeled cells. ``"auto"`` (default): 0.8 × the information (nats) captured by ``n_latent``
-        principal components, which grows with the number of genes and the sequencing depth; 50 where there
-        are no values to read (datamodules of other packages, or with ``check=False``).
+        principal components, which grows with the number of genes and the sequencing depth; 50 if no values
+        can be read (datamodules of other packages, or with ``check=False``).
     kl_weight
-        :math:`\alpha`, reached at the end of the warm-up, the first half of the epochs. At 1, the weight
-        of the evidence lower bound, reconstruction is worse on every data set that was tried.
+        :math:`\alpha`, reached at the end of the warm-up, the first half of the epochs. With 1, the weight
+        in the evidence lower bound, reconstruction was worse on every data set that was tried.
     class_weights
         Weights of the classes in the cross-entropy. ``"balanced"`` (default): inversely proportional to
-        the number of cells, with mean one over cells. Without it, a type of 30 cells among thousands
-        hardly changes the loss, and rare types are the ones that need more cells. The boundary is
-        fitted with these weights. The gradient that reaches the cells uses them too, but no weight above a quarter
-        of the number of cells of the class. Unlabeled cells count toward that number in proportion to the
-        labels. Without this limit, a class of five cells would get a weight of a hundred and be memorized,
-        and cells generated from it would be copies.
-        ``"none"`` weighs all cells alike; a dict gives weights by class.
+        the number of cells, with mean one over cells. Without weights, a type of 30 cells among thousands
+        would hardly change the loss. The boundary is fitted with these weights. The gradient that reaches
+        the encoder uses them too, but limited to a quarter of the number of cells of the class (unlabeled
+        cells count toward that number in proportion to the labels). Without this limit, a class of five
+        cells could get a weight of a hundred and be memorized, and cells generated from it would be copies.
+        ``"none"``: equal weights. A dict gives weights by class.
     sample_latent
         ``False`` decodes the mean of the posterior in training, without noise.
     sigmoid
@@ -288,13 +287,13 @@ class CIVAE(CellsModel):
                 sigmoid=bool(sigmoid),
                 **kwargs,
             )
-        # scvi-tools keeps the managers of all models in its class; without this, no AnnData would be freed.
+        # scvi-tools stores the managers of all models in the class; without this, no AnnData would be freed.
         weakref.finalize(self, type(self)._per_instance_manager_store.pop, self.id, None)
         self.data_summary_ = None if found is None else found.summary.to_plain()
         if adata is not None:
             self._take(adata, found)
         self._seed = seed
-        self.labels = Labels(self.classes)  # no property: IPython completes no keys of those
+        self.labels = Labels(self.classes)  # no property: IPython does not complete keys of those
         self.temperature_, self.calibration_, self.mapped_ = 1.0, None, False
         self.default_library_ = default_library
         self._model_summary_string = (
@@ -303,7 +302,7 @@ class CIVAE(CellsModel):
             f"likelihood: {likelihood}, discriminator_weight: {discriminator_weight}, "
             f"kl_weight: {kl_weight}, class_weights: {class_weights}."
         )
-        # What "auto" and None stood for is saved, so that a loaded model does not choose again.
+        # The values chosen for "auto" and None are saved, so that a loaded model does not choose again.
         self.init_params_ = self._get_init_params(locals())
 
     train = _train.train

@@ -1,4 +1,4 @@
-"""Where the dispersions of a new model start, from its training cells."""
+"""Initial dispersions of a new model, from its training cells."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ from ._base import CellsModel
 def start_dispersions(
     model: CellsModel, indexing: Sequence[np.ndarray] | None, datamodule: Any, seed: int
 ) -> list[StartDispersions]:
-    """What starts the dispersions of a new model; nothing where a datamodule tells no training cells."""
+    """Callbacks that set the initial dispersions of a new model: one, or none.
+
+    There is none if the model has no such dispersions, was trained before, or has a datamodule that does not
+    say which are its training cells.
+    """
     if model.is_trained_ or model.mapped_ or not has_dispersions(model.module):
         return []
     adata, n_classes, found = model.adata, len(model.classes), None

@@ -14,21 +14,22 @@ from ..module import (
 )
 from ._base import CellsModel
 
-# Cells drawn for each cell asked for, before augmentation stops.
+# Most cells drawn per requested cell before augmentation gives up.
 MAX_DRAWS = 100
 
 
-# How many cells the covariance that all classes share counts for, relative to those of the class itself.
+# Weight of the pooled covariance when the covariance of a class is shrunk toward it, in cells.
 SHARED_CELLS = 20
 
 
-# Cells from which that covariance is estimated, at most.
+# Most cells from which the pooled covariance is estimated.
 MAX_SHARED = 10_000
 
 
-# Places on a line are drawn from a Beta distribution with these two parameters, as mixup draws its weights.
+# Both parameters of the Beta distribution of positions on a line, as in mixup.
 PLACES = 0.2
-# Of fewer cells than this, there would be too many copies of single ones; of a fifth as many, places are uniform.
+# With fewer cells, positions are closer to uniform, because points near the ends would copy single
+# cells. With a fifth of this number, positions are uniform.
 ENOUGH_CELLS = 50
 
 
@@ -48,9 +49,9 @@ class Source(NamedTuple):
     threshold
         Probability of the class that a new cell must reach.
     covariance
-        Of the class in latent space, shape ``(n_latent, n_latent)``; ``None`` where lines are drawn.
+        Covariance of the class in latent space, shape ``(n_latent, n_latent)``; ``None`` for lines.
     summary
-        How many cells are behind these.
+        Numbers of cells that the rule is based on.
     """
 
     code: int
@@ -72,9 +73,10 @@ class Drawn(NamedTuple):
     covariates
         Library size and covariates to decode them with.
     first, last
-        Positions of the real cells that they lie between, or that gave the covariates (both the same).
+        Positions of the two real cells that a point lies between. For points without a line, both are the
+        cell that gave the covariates.
     t
-        Where between them; NaN where there is no line.
+        Position between the two cells, in [0, 1]; NaN for points without a line.
     rejected
         Number of points that were drawn but lay outside the class.
     """
@@ -88,14 +90,14 @@ class Drawn(NamedTuple):
 
 
 def on_lines(source: Source, size: int, rng: np.random.Generator) -> Drawn:
-    """Points at random places on lines between random pairs of cells.
+    """Points at random positions on lines between random pairs of cells.
 
-    The point of a pair has a share (1 - t)² + t² of the variance that cells have, 2/3 in the mean if t is uniform:
-    generated cells would be more alike than real ones are. Places near the ends leave 6/7 of it. (Zhang et al.,
+    A point at position t has the fraction (1 - t)² + t² of the variance of real cells. With uniform t, the mean
+    is 2/3, and generated cells would vary too little. Positions near the ends keep 6/7. (Zhang et al.,
     "mixup: beyond empirical risk minimization", International Conference on Learning Representations, 2018.)
 
-    Library size and covariates are those of one end, drawn with the weight that it has at the place: were
-    library sizes interpolated, those of new cells would be more alike than real ones are.
+    Library size and covariates are those of one end, drawn with probabilities 1 - t and t. If library sizes
+    were interpolated, they too would vary less than those of real cells.
     """
     pool = source.cells
     a = rng.integers(len(pool.mean), size=size)
@@ -107,14 +109,14 @@ def on_lines(source: Source, size: int, rng: np.random.Generator) -> Drawn:
 
 
 def class_covariance(cells: Posterior, shared: np.ndarray) -> np.ndarray:
-    """Covariance of the posteriors of a class; that of the means is shrunk toward a shared covariance.
+    """Covariance of the posteriors of a class; the covariance of the means is shrunk toward the pooled one.
 
     Parameters
     ----------
     cells
         Cells of the class.
     shared
-        Covariance of the means within all classes, which counts as :data:`SHARED_CELLS` cells do.
+        Pooled covariance of the means within classes, with the weight of :data:`SHARED_CELLS` cells.
     """
     deviations = cells.mean - cells.mean.mean(axis=0)
     scatter = deviations.T @ deviations + SHARED_CELLS * shared

@@ -1,4 +1,4 @@
-"""Genes by name, and their columns in a result."""
+"""Select genes by name from a result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .._errors import near_matches
 
 
 class _Genes:
-    """Which of the genes of a result, in which order.
+    """The requested genes, and their columns in a result.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class _Genes:
         self.order, self.names = order, names
 
     def of(self, result: Any) -> Any:
-        """These genes of a result."""
+        """The columns of these genes."""
         if self.order is None or result is None:
             return result
         if isinstance(result, pd.DataFrame):
@@ -46,7 +46,7 @@ def gene_positions(genes: np.ndarray, wanted: Any, argument: str) -> np.ndarray:
     wanted
         A name, or several.
     argument
-        What to call ``wanted`` in an error.
+        Name of the argument, for the error.
     """
     known = pd.Index([str(gene) for gene in genes])
     if isinstance(wanted, str):

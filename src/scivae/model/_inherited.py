@@ -1,7 +1,7 @@
-"""Methods inherited from scvi-tools, with checked arguments and random numbers by the seed of the model.
+"""Methods inherited from scvi-tools: their arguments are checked, and they draw with the seed of the model.
 
-They are found, not listed: what scvi-tools adds is wrapped by the same rules, which go by the names, defaults
-and annotations of parameters. ``tests/test_doors.py`` asks for a line for each of them.
+All public methods are wrapped, including those that a later scvi-tools adds. Checks follow from the names,
+defaults and annotations of the parameters. ``tests/test_doors.py`` requires a row for each method.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..data.fields import used_categories
 from ..module import CIVAEModule
 from ._genes import _Genes, gene_positions
 
-# Numbers of cells, samples and the like.
+# Parameters that are whole numbers: numbers of cells, samples, and others.
 WHOLE_NUMBERS = frozenset(
     {
         "batch_size",
@@ -43,7 +43,7 @@ WHOLE_NUMBERS = frozenset(
         "rna_size_factor",
     }
 )
-# Class methods that do not suit, and what to use in their place.
+# Class methods that do not apply to CIVAE, and what to use instead.
 INSTEAD = {
     "prepare_query_mudata": "pass one modality to CIVAE.prepare_query_anndata",
     "setup_annbatch": "use scivae.model.BlockDataModule(…, reader='annbatch')",
@@ -58,7 +58,7 @@ def inherit(cls: type, base: type) -> None:
     cls
         The class.
     base
-        The class of scvi-tools that it is made of.
+        The class of scvi-tools that it inherits from.
     """
     for name in dir(base):
         if name.startswith("_"):
@@ -74,7 +74,7 @@ def inherit(cls: type, base: type) -> None:
 
 
 def _refused(name: str, method: Callable) -> Callable:
-    """A class method that names its replacement."""
+    """A class method that raises an error naming its replacement."""
 
     @functools.wraps(method)
     def call(cls: type, *args: Any, **kwargs: Any) -> None:
@@ -87,7 +87,7 @@ def _refused(name: str, method: Callable) -> Callable:
 
 
 def inherited(method: Callable) -> Callable:
-    """Make a method check its arguments, draw by the seed of the model, and restore the mode of the network."""
+    """Wrap a method: check its arguments, draw with the seed of the model, restore the mode of the network."""
     signature = inspect.signature(method)
     drawing = draws_by_seed(method)
 
@@ -111,7 +111,7 @@ def inherited(method: Callable) -> Callable:
             selected = _Arguments(self, signature, given, further).check()
             try:
                 return selected.of(drawing(self, **given, **further))
-            except AttributeError as error:  # of a distribution that has no such parameter
+            except AttributeError as error:  # the distribution lacks a parameter that is read
                 if self.module.family.dispersed:
                     raise
                 raise NotImplementedError(
@@ -123,7 +123,7 @@ def inherited(method: Callable) -> Callable:
 
 
 def _check_model(model: Any, name: str) -> None:
-    """Raise a ValueError for a method that needs a model of another kind."""
+    """Raise a ValueError if the method does not apply to a model like this one."""
     if name == "get_batch_representation" and model.module.batch_representation != "embedding":
         raise ValueError(
             "get_batch_representation needs a model that embeds batches; make it with CIVAE(adata, "
@@ -153,7 +153,7 @@ def _check_plain(name: str, value: Any, parameter: inspect.Parameter) -> None:
 
 
 def _literals(annotation: Any) -> tuple[str, ...]:
-    """Words that an annotation such as ``"Literal['a', 'b'] | None"`` allows; none if it allows others."""
+    """Strings that an annotation like ``"Literal['a', 'b'] | None"`` allows; empty if it allows any string."""
     try:
         parts = [ast.parse(str(annotation), mode="eval").body]
     except SyntaxError:
@@ -184,9 +184,9 @@ def check_further(model: Any, name: str, further: dict[str, Any], *methods: Call
     name
         Name of the method.
     further
-        Keyword arguments that are not its own.
+        Keyword arguments that are not among its parameters.
     *methods
-        What takes such, before loaders do.
+        Methods and functions that also take them, besides loaders.
     """
     module: CIVAEModule = model.module
     takers: dict[str, tuple[Callable, ...]] = {
@@ -201,7 +201,7 @@ def check_further(model: Any, name: str, further: dict[str, Any], *methods: Call
 
 
 def _takes_subset(subset_idx: Any = None) -> None:
-    """Further arguments of scvi-tools' differential expression."""
+    """Has the signature of the further arguments of scvi-tools' differential expression."""
 
 
 class _Arguments:
@@ -212,9 +212,9 @@ class _Arguments:
     model
         The model.
     signature
-        Of the method.
+        Signature of the method.
     given, further
-        Arguments and further keyword arguments; changed by :meth:`check`.
+        Arguments and further keyword arguments; :meth:`check` changes them.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class _Arguments:
         self.adata: AnnData | None = None
 
     def check(self) -> _Genes:
-        """Check all, and say which genes are to be returned."""
+        """Check all arguments; return the genes that were requested."""
         if self.given.get("dataloader") is not None:
             self._check_loader()
         elif "adata" in self.parameters:
@@ -255,7 +255,7 @@ class _Arguments:
 
     def _check_cells(self) -> None:
         given = self.given
-        # The method validates again what it reads by other ways than a loader.
+        # The method itself checks all values that it reads without a loader.
         adata = self.model._validate_anndata(given.get("adata"), every_row=False)
         self.adata = given["adata"] = adata
         if "indices" in self.parameters:
@@ -305,7 +305,7 @@ class _Arguments:
             )
 
     def _check_groups(self, adata: AnnData) -> None:
-        """Groups of a differential expression, by a column or by cells."""
+        """Check the groups of a differential expression, given by a column or as cells."""
         given = self.given
         if given.get("idx1") is not None:
             self._check_chosen(adata)
@@ -344,7 +344,7 @@ class _Arguments:
             )
 
     def _check_chosen(self, adata: AnnData) -> None:
-        """Groups that are cells: a mask, positions, or a query of ``obs``."""
+        """Check groups given as cells: a mask, positions, or a query of ``obs``."""
         chosen = []
         for name in ("idx1", "idx2"):
             value = self.given.get(name)
@@ -353,7 +353,7 @@ class _Arguments:
             if isinstance(value, str):
                 try:
                     value = adata.obs.index.isin(adata.obs.query(value).index)
-                except Exception as error:  # pandas' own language, and its own errors
+                except Exception as error:  # pandas raises errors of any type
                     raise ValueError(
                         f"{name} must be a mask, positions or a query of adata.obs, got {value!r} "
                         f"({str(error).splitlines()[0]}); correct the query, or pass a mask."
@@ -376,7 +376,7 @@ class _Arguments:
             return _Genes(None, [])
         positions = gene_positions(self.model.setup.genes, wanted, "gene_list")
         names = [str(self.model.setup.genes[i]) for i in positions]
-        if self.adata is None:  # scvi-tools takes no account of them with a dataloader
+        if self.adata is None:  # scvi-tools ignores these arguments if it is given a dataloader
             self.given["gene_list"] = None
             return _Genes(positions, names)
         self.given["gene_list"] = names
@@ -384,7 +384,7 @@ class _Arguments:
 
 
 def _listed(value: Any) -> list[Any]:
-    """One value, or several."""
+    """A list of the values, or of the single value."""
     if isinstance(value, str) or not isinstance(value, Iterable):
         return [value]
     return list(value)

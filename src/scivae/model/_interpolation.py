@@ -1,4 +1,4 @@
-"""Paths between cells."""
+"""The method ``interpolate``: paths between cells, as an AnnData."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from ..module import (
 from ._base import CellsModel
 from .paths import Paths, encode_ends
 
-# Values held at once while quantiles over samples are taken.
+# Most values in memory while quantiles over samples are computed.
 VALUES_PER_BLOCK = 2**25
 
 
@@ -185,7 +185,7 @@ def interpolate(
 def _warn_if_misclassified(
     model: CellsModel, paths: Paths, sources: pd.Index, targets: pd.Index
 ) -> None:
-    """Warn of same-class paths that begin or end outside their class."""
+    """Warn about same-class paths that begin or end outside their class."""
     classes = model.linear_classes
     found = {}
     for encoded, names in ((paths.start, sources), (paths.end, targets)):
@@ -221,7 +221,7 @@ def _path_obs(
     n_pairs, n_steps = paths.points.shape[:2]
     index = pd.Index([f"path_{i}_step_{j}" for i in range(n_pairs) for j in range(n_steps)])
     predicted = classes.predict(paths.points)
-    # Between two cells of a class, the steps have its label if the method guarantees it.
+    # Between two cells of a class, all steps have its label if the method keeps paths in their class.
     kept = paths.within if paths.method.stays_in_class else np.zeros_like(paths.within)
     label = np.where(kept[:, None], paths.start_class[:, None], predicted)
     label[:, 0], label[:, -1] = paths.start_class, paths.end_class
@@ -247,7 +247,7 @@ def _nearer(paths: Paths) -> Covariates:
 def _path_values(
     model: CellsModel, paths: Paths, n_samples: int | None, seed: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Expected values of every row and, with samples, their bands."""
+    """Expected values of every row and, with ``n_samples``, their quantiles."""
     pair, t = paths.rows
     z = paths.points.reshape(len(t), -1)
     covariates = paths.covariates(pair, t)
@@ -265,7 +265,7 @@ def _path_values(
 
 
 def _check_position(adata: AnnData, key_added: str | None) -> None:
-    """Raise unless the column of positions is free, or scivae's own."""
+    """Raise if the column of positions already exists and was not written by scivae."""
     if key_added is None:
         return
     column, by_project = _keys.t_key(key_added), _keys.distance_key(key_added)
@@ -296,7 +296,7 @@ def _write_back(
         if cells.size:
             z = model.codec.encode(adata, cells).mean
             position[cells] = geometry.project_to_polyline(z, ends[own]).t
-    # Tables: a dict of arrays would print every number.
+    # Tables rather than a dict of arrays, which would print every number.
     pair, t = paths.rows
     points = pd.DataFrame({"path": pair, "t": t, "margin": paths.margins(classes).ravel()})
     latent = paths.points.reshape(len(points), -1).astype(np.float32)
@@ -321,7 +321,7 @@ def _write_back(
     ends_of_paths = [[str(name) for name in names] for names in (sources, targets)]
 
     def taken(key: str) -> bool:
-        """Whether this is the key of paths between other cells."""
+        """Whether this key already belongs to paths between other cells."""
         pairs = written.get(key, {}).get("pairs")
         return pairs is not None and ends_of_paths != [
             pairs[end].astype(str).tolist() for end in ("source", "target")
@@ -338,10 +338,10 @@ def _bands(
     n_samples: int,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Quantiles of samples at every row: of the posteriors of both ends and of the likelihood.
+    """Quantiles at every row, over samples from the posteriors of both ends and from the likelihood.
 
-    A path between two draws differs from the path between the means by the draws' differences at the
-    ends, spread linearly along it: exact for straight paths, an approximation for the others.
+    The path between two samples is the path between the means, shifted by the differences at both ends,
+    interpolated linearly: exact for straight paths, approximate for the others.
     """
     rng = np.random.default_rng(seed)
     pair, t = paths.rows
@@ -357,7 +357,7 @@ def _bands(
         shift = (1 - w) * moved[0][:, pair[rows]] + w * moved[1][:, pair[rows]]
         drawn = (z[rows] + shift).reshape(-1, z.shape[1])  # (n_samples · n_rows, n_latent)
         index = np.tile(np.arange(rows.start, rows.stop), n_samples)
-        # A mixture is sampled by choosing one of its parts.
+        # To sample from a mixture, choose one of its two components.
         to_end = rng.random(len(index)) < t[index]
         first_part, second_part, _ = mixture.take(index)
         covariates = interpolate_covariates(first_part, second_part, to_end.astype(float))

@@ -21,7 +21,7 @@ from ..data.manager import CellsManager
 from ._base import CellsModel
 from ._inherited import check_further
 
-# Cells that are encoded to see whether a posterior is that of the model.
+# Number of cells that are encoded to check whether a posterior comes from this model.
 CELLS_ENCODED = 64
 
 
@@ -66,7 +66,7 @@ def get_latent_representation(
     else:
         adata = self._validate_anndata(adata, every_row=False)
         indices = resolve_indices(adata, indices)
-        if not kwargs.keys() - {"batch_size", "dataloader"}:  # the means, and no more
+        if not kwargs.keys() - {"batch_size", "dataloader"}:  # only the means are requested
             return self.codec.encode(adata, indices, kwargs.get("batch_size")).mean
     with self.codec.evaluating(), seeded(self._seed):
         return SCVI.get_latent_representation(self, adata, indices, **kwargs)
@@ -80,7 +80,7 @@ def minify_adata(
 ) -> None:
     """Replace the AnnData of the model by a copy with posteriors instead of counts.
 
-    As :meth:`scvi.model.SCVI.minify_adata`, once it is sure that the posteriors are of this model.
+    As :meth:`scvi.model.SCVI.minify_adata`, after a check that the posteriors come from this model.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def get_var_names(self: CellsModel, legacy_mudata_format: bool = False) -> np.nd
     Parameters
     ----------
     legacy_mudata_format
-        Of no effect.
+        Has no effect.
 
     Examples
     --------
@@ -188,7 +188,7 @@ def get_var_names(self: CellsModel, legacy_mudata_format: bool = False) -> np.nd
 
 
 def view_registry(self: CellsModel, hide_state_registries: bool = False) -> None:
-    """Print what the model was set up on.
+    """Print the registry of the model: what :meth:`setup_anndata` registered.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def view_setup_method_args(self: CellsModel) -> None:
 
 
 def update_setup_method_args(self: CellsModel, setup_method_args: dict[str, Any]) -> None:
-    """Change what the registry says of the arguments of the setup.
+    """Change the arguments of the setup that the registry holds.
 
     Parameters
     ----------
@@ -250,4 +250,4 @@ def update_setup_method_args(self: CellsModel, setup_method_args: dict[str, Any]
                 f"{near_matches(name, arguments)}"
             )
     arguments.update(setup_method_args)
-    self._setup = None  # it is read from the registry anew
+    self._setup = None  # it will be read from the registry again

@@ -1,4 +1,4 @@
-"""Classes of cells and expected values at latent points."""
+"""The methods ``predict`` and ``decode``."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def predict(
     indices
         Positions of the cells, or a mask; ``None`` for all.
     soft
-        Return probabilities: the softmax of the logits, divided by a temperature that was
+        Return probabilities: the softmax of the logits divided by a temperature. The temperature was
         fitted on the held-out cells of training (Guo et al., "On calibration of modern neural
-        networks", 2017), if these say that it helps.
+        networks", 2017); it is 1 if cross-validation on these cells does not show that it helps.
     batch_size
         Cells in a minibatch.
     dataloader
@@ -48,10 +48,10 @@ def predict(
         them.
 
     return_sets
-        Return prediction sets: all classes that a cell could be of. A set holds the true class
-        of a cell with probability ``level``, if the cell is like those that training held out:
-        not of another donor, batch or unknown class. A class with 20 or more held-out cells is
-        covered at this level by itself; the others are together.
+        Return prediction sets: all classes that a cell could belong to. A set contains the true class
+        with probability ``level`` if the cell is like the held-out cells of training: not of
+        another donor, batch or unknown class. Each class with 20 or more held-out cells has this
+        coverage by itself; the other classes have it jointly.
     level
         Coverage of the sets, between 0 and 1.
 
@@ -59,22 +59,21 @@ def predict(
     -------
     Names of the classes, shape ``(n,)``; with ``soft`` a DataFrame of probabilities, cells ×
     classes; with ``return_sets`` a boolean DataFrame, cells × classes, true where the class
-    belongs to the set of the cell. An empty row means that no class fits well enough at this
-    level: more often than the level says, the first choice is right.
+    belongs to the set of the cell. A row can be empty: no class fits the cell well enough. Empty sets
+    are common if the most probable class is correct more often than ``level``.
 
     Raises
     ------
     RuntimeError
         If the model is not trained.
     ValueError
-        If sets are asked for and the model has no scores of held-out cells; :meth:`calibrate`
-        makes them.
+        If sets are requested and the model has no calibration; call :meth:`calibrate`.
 
     Notes
     -----
-    Split conformal prediction on the odds against each class. The rank of the threshold among n
-    held-out scores is rounded at random, once, by the seed of the model and their labels, so that the coverage is
-    ``level`` itself, not up to 1 / (n + 1) above it
+    Split conformal prediction on the odds against each class. The rank of the threshold among n held-out
+    scores is rounded up or down at random, once, with a seed made from the seed of the model and the labels.
+    So the coverage is ``level`` itself, not up to 1 / (n + 1) above it
     (:func:`scivae.metrics.conformal_thresholds`).
 
     Examples
@@ -136,12 +135,12 @@ def decode(
     z
         Latent points, shape ``(n, n_latent)``.
     covariates
-        One row a point, with columns of the setup (batch, categorical and continuous
-        covariates, in their own units). Those left out take their first category; continuous
-        ones the mean of the cells of the setup.
+        One row per point, with columns of the setup (batch, categorical and continuous covariates,
+        in their own units). Missing columns: the first category, or for continuous
+        covariates the mean of the cells of the setup.
     library_size
-        Counts of each cell, one number or shape ``(n,)`` (the size factor, where the model was
-        set up with one); ``None`` for the median of the training cells. Of no effect on
+        Total counts of each cell, one number or shape ``(n,)`` (the size factor, if the model was
+        set up with one); ``None`` for the median of the training cells. Has no effect on
         continuous data.
     sample
         Draw from the likelihood instead of taking its mean. Compare only samples with real

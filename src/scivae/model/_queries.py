@@ -20,18 +20,18 @@ from ._base import CellsModel
 
 
 def place_weights_of_categories(reference: torch.nn.Module, model: torch.nn.Module) -> None:
-    """Put the weights of each batch and category of a reference where a model with more of them has it.
+    """Move the weights of batches and categories of a reference to their columns in the query model.
 
-    A layer's input ends in an indicator for each batch, then for each category of the first covariate, and so
-    on. scvi-tools puts new weights last, so that with new batches the weights of the covariates would
-    stand one place off. Where the reference had a single batch, and no indicator for it, that of it is zero.
+    The input of a layer ends with one indicator per batch, then one per category of the first covariate, and
+    so on. scvi-tools appends all new weights at the end, so with new batches the weights of the covariates
+    would be in the wrong columns. A reference with a single batch has no indicator for it; its weight is zero.
 
     Parameters
     ----------
     reference
         The network of the reference.
     model
-        The network that was made of it; changed in place.
+        The network of the query model; changed in place.
     """
     of_reference = dict(reference.named_modules())
     for name, layers in model.named_modules():
@@ -121,7 +121,7 @@ def load_query_data(
     with checks.unchanged_on_error(adata):
         mapped = super(CellsModel, cls).load_query_data(adata, reference, **kwargs)  # type: ignore[misc]
     place_weights_of_categories(reference.module, mapped.module)
-    # Its classes are the reference's, and so are the cells that say how far to trust them.
+    # The classes are those of the reference, and so is the calibration of their probabilities.
     for name in ("temperature_", "calibration_"):
         setattr(mapped, name, getattr(reference, name))
     mapped.mapped_ = True
@@ -177,7 +177,7 @@ def prepare_query_anndata(
 
 
 def _reference(cls: type[CellsModel], reference_model: Any, trusted: bool) -> Any:
-    """The model, loaded if a folder was named."""
+    """The reference model, loaded first if a folder was given."""
     if isinstance(reference_model, (str, os.PathLike)):
         return cls.load(reference_model, False, trusted=trusted)
     check_type("reference_model", reference_model, cls, f"a {cls.__name__} or its folder")

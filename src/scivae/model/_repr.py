@@ -71,7 +71,7 @@ class Labels(Mapping[str, Any]):
 
 
 def describe(model: CellsModel) -> Description:
-    """What the model holds, and what to do with it next."""
+    """The text of ``print(model)``: data, settings, state of training, and what to call next."""
     setup, module = model.setup, model.module
     parameters = {
         name: value for group in model.init_params_.values() for name, value in group.items()

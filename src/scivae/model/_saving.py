@@ -1,4 +1,4 @@
-"""Saving and loading: a save is complete or not there, and loading runs no code from the file."""
+"""Saving and loading: an interrupted save changes nothing, and loading runs no code from the file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PARTS = (SAVE_KEYS.MODEL_STATE_DICT_KEY, SAVE_KEYS.VAR_NAMES_KEY, SAVE_KEYS.ATT
 
 
 def read_model(folder: Path, prefix: str | None, trusted: bool) -> dict[str, Any]:
-    """The parts of a saved model: weights, names of the genes, attributes."""
+    """Read the parts of a saved model: weights, gene names, attributes."""
     path = files.find(folder, f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}")
     if not path.exists():
         raise FileNotFoundError(
@@ -48,7 +48,7 @@ def read_model(folder: Path, prefix: str | None, trusted: bool) -> dict[str, Any
         _PARTS[0]: contents[_PARTS[0]],
         **{part: from_plain(contents.get(part)) for part in _PARTS[1:]},
     }
-    # scvi-tools calls the method of this name with arguments from the file.
+    # scvi-tools would call whatever method the file names here, with arguments from the file.
     method = parts[_PARTS[2]].get("registry_", {}).get(SETUP_METHOD_NAME, "setup_anndata")
     if method != "setup_anndata":
         raise ValueError(
@@ -60,9 +60,9 @@ def read_model(folder: Path, prefix: str | None, trusted: bool) -> dict[str, Any
 
 @contextmanager
 def _not_taken_for_minified(adata: Any) -> Iterator[None]:
-    """Allow loading an AnnData whose X is an empty sparse matrix, which is possible with a layer of counts.
+    """Allow loading an AnnData whose X is an empty sparse matrix, as it can be with counts in a layer.
 
-    scvi-tools takes it for a minified one unless it has these latent points.
+    scvi-tools would take it for minified data; it does not if these latent points are there.
     """
     slots = (LATENT_MEAN, LATENT_VARIANCE)
     empty = isinstance(adata, AnnData) and sparse.issparse(adata.X) and adata.X.nnz == 0
@@ -86,16 +86,16 @@ def save(
 ) -> None:
     """Save the model to a folder; a failed save changes nothing.
 
-    If saving is interrupted (the process is killed, the disk is full), the folder holds the
-    model that it held before, or the new one. The file holds numbers and text only, so that
-    :meth:`load` need not trust it.
+    If saving is interrupted (the process is killed, the disk is full), the folder holds either the
+    previous model or the new one. The file contains numbers and text only, so :meth:`load`
+    does not have to trust it.
 
     Parameters
     ----------
     dir_path
         The folder.
     prefix
-        Put before the names of the files, so that several models can lie in one folder.
+        Prefix of the file names, so that one folder can hold several models.
     overwrite
         Replace the model of a folder that exists.
     save_anndata
@@ -134,8 +134,8 @@ def save(
         with any_text_written():
             SCVI.save(self, part, prefix, True, save_anndata, **kwargs)
         path = part / f"{prefix or ''}{SAVE_KEYS.MODEL_FNAME}"
-        contents = files.read(path, trusted=True)  # just written
-        # scvi-tools adds the parameters of whatever Pyro models the process holds.
+        contents = files.read(path, trusted=True)  # trusted: this process has just written it
+        # scvi-tools also saves the parameters of all Pyro models in this process.
         contents[_PARTS[0]].pop("pyro_param_store", None)
         plain = {part: to_plain(contents[part]) for part in _PARTS}
         if names := foreign(plain):
@@ -169,9 +169,8 @@ def load(
         AnnData with the genes and columns of the one that the model was trained on. ``None``: the
         one that was saved with it. ``False``: none.
     trusted
-        Also load a file that names code to be run, which a model saved by this class does not.
-        A file of this kind can do all that a program can: say so only of one whose maker you
-        know.
+        Also load a file that runs code, which models saved by this class do not need.
+        Such a file can do anything that a program can, so set this only if you know who made it.
     prefix
         What was put before the names of the files.
     backup_url
@@ -220,7 +219,7 @@ def load(
         checks.check_shape(adata)
         genes = Setup.from_registry(parts[_PARTS[2]]["registry_"]).genes
         checks.check_genes(adata, genes, model=repr(str(dir_path)))
-    # scvi-tools trusts the file that it reads; it gets one in a private folder.
+    # scvi-tools trusts the file that it reads, so it gets a checked copy in a private folder.
     with (
         tempfile.TemporaryDirectory() as private,
         quiet_loading(),

@@ -1,4 +1,4 @@
-"""The method ``train``: checks of its arguments, the split, and the state that it leaves."""
+"""The method ``train``: checks of its arguments, the split, and the state of the model afterwards."""
 
 from __future__ import annotations
 
@@ -72,27 +72,27 @@ def train(
         every label, but then :meth:`predict` is not calibrated, and the threshold of :meth:`augment`
         comes from training cells.
     shuffle_set_split
-        ``False`` splits the cells in their order.
+        ``False`` splits the cells in their order in the AnnData, without shuffling.
     check_val_every_n_epoch
         Epochs between two evaluations of the held-out cells.
     plan_kwargs
         For :class:`scvi.train.TrainingPlan`: ``lr`` (default 0.002); ``lr_decay``, the fraction of the
         epochs, at the end, over which it falls to zero (default 0.5); ``n_epochs_kl_warmup`` (default:
-        the first half); and ``thinning``, the largest fraction of its counts that a cell can lose
-        before it is encoded in training, which raises held-out separability (default 0.7 for counts; 0
-        for continuous values, where that fraction of the values would be set to zero). Callbacks and logs see several
-        minibatches as one step; ``minibatch_size=None`` shows them every minibatch, but is slower.
+        the first half); and ``thinning``, the largest fraction of the counts of a cell that is randomly
+        removed before it is encoded in training, which raises held-out separability (default 0.7 for counts; 0
+        for continuous values, of which that fraction would be set to zero). Callbacks and logs see several
+        minibatches as one step; with ``minibatch_size=None`` they see every minibatch, but training is slower.
     datasplitter_kwargs
         For :class:`scvi.dataloaders.DataSplitter` and torch's ``DataLoader``: ``num_workers`` (the
-        results do not depend on it), ``drop_last``, and ``external_indexing``, a split of your
-        own: ``[train, validation, test]``, each with positions of cells or a mask over all.
+        results do not depend on it), ``drop_last``, and ``external_indexing`` for your own split:
+        ``[train, validation, test]``, each with positions of cells or a mask over all.
     datamodule
         A LightningDataModule, for a model that was made from a registry.
     checkpoint_dir
         Folder in which to keep the state of training after each epoch. If the process is killed,
-        the same call on a new, equal model goes on from there, and ends with the weights and the
-        history of an uninterrupted run. The file has three times the size of the weights; delete it when
-        the model is saved.
+        the same call on a new model with the same arguments resumes from there, and ends with the weights
+        and the history of an uninterrupted run. The file is three times as large as the weights; delete it
+        once the model is saved.
     **kwargs
         What :meth:`scvi.model.SCVI.train` takes: ``accelerator``, ``devices``,
         ``early_stopping``, ``enable_progress_bar``, …
@@ -102,12 +102,12 @@ def train(
     TypeError
         If an argument is unknown, or of the wrong type.
     ValueError
-        If an argument is out of range, needs held-out cells where there are none, or
+        If an argument is out of range or needs held-out cells although there are none, or
         if ``checkpoint_dir`` holds another run.
     KeyboardInterrupt
         On Ctrl-C.
     FloatingPointError
-        If the loss or the weights become NaN or infinite; says which, where, and what to try.
+        If the loss or the weights become NaN or infinite; the error says which, when, and what to try.
     OSError
         If a checkpoint cannot be written.
 
@@ -119,8 +119,8 @@ def train(
     A second call, or a call on a loaded model, trains further. On a query model
     (:meth:`load_query_data`), it trains the weights that scArches does not freeze.
 
-    The dispersions of a negative binomial start at the moments of at most 2,000 training cells, within
-    classes. With a datamodule other than :class:`BlockDataModule`, they start at random numbers.
+    The dispersions of a negative binomial are initialized by the method of moments, within classes, from at
+    most 2,000 training cells. With a datamodule other than :class:`BlockDataModule`, they are random at first.
 
     Progress is a bar in a terminal, one line in a notebook, and a line for each tenth of the
     epochs elsewhere.
@@ -210,10 +210,11 @@ def train(
             batch_size += 1
         n_held_out = len(indexing[1])
     else:
-        n_held_out = getattr(datamodule, "n_val", 1)  # where it does not say, there may be some
+        # A datamodule that does not say may have held-out cells.
+        n_held_out = getattr(datamodule, "n_val", 1)
     arguments.check_monitored(n_held_out > 0, trainer, plan, callbacks)
     if n_held_out == 0:
-        check_val_every_n_epoch = None  # there is nothing to look at
+        check_val_every_n_epoch = None  # there are no held-out cells to evaluate
     checkpoint = run = None
     if checkpoint_dir is not None:
         run = describe_run(
@@ -241,16 +242,18 @@ def train(
     plan["minibatch_size"] = engine.minibatch_size
     if engine.minibatch_size is not None:
         trainer.setdefault("log_every_n_steps", 1)
-    elif indexing is not None:  # once an epoch or more often
+    elif indexing is not None:  # once per epoch or more often
         trainer.setdefault("log_every_n_steps", min(10, -(-len(indexing[0]) // batch_size)))
     if datamodule is None:
         splitter["engine"] = engine
-        batch_size *= engine.at_once  # from here on: cells that the loader yields at once
+        batch_size *= (
+            engine.at_once
+        )  # from here on, the number of cells that the loader yields at once
         trainer.setdefault("load_sparse_tensor", self._counts_are_rows(self.adata))
     elif hasattr(datamodule, "take_together"):
         datamodule.take_together(engine.at_once, as_rows=self.module.supports_fused_nb)
     keeper = TrainingCheckpoint(seed, checkpoint, run)
-    # After it, so that a training that breaks off in its first epoch leaves the weights as they were.
+    # The keeper comes first, so that a training that fails in its first epoch restores the old dispersions.
     callbacks = [*callbacks, keeper, *start_dispersions(self, indexing, datamodule, seed)]
     n_before = _n_held_out_epochs(self)
     was_training = self.module.training
@@ -286,19 +289,19 @@ def train(
         raise
     finally:
         self.engine = str(engine)
-    self.module.float()  # whatever the precision of training was
+    self.module.float()  # also after training in another precision
     calibrate_held_out(self, datamodule)
     if not trainer.get("early_stopping"):
         _warn_if_overfitted(self, n_before)
 
 
 def _n_held_out_epochs(model: CellsModel) -> int:
-    """Epochs of the history that looked at held-out cells."""
+    """Number of epochs in the history with an evaluation of held-out cells."""
     return len((model.history_ or {}).get("reconstruction_loss_validation", ()))
 
 
 def _warn_if_overfitted(model: CellsModel, n_before: int) -> None:
-    """Warn if the held-out loss rose at the end of this training, after ``n_before`` epochs of others."""
+    """Warn if the held-out loss rose at the end of this training, which follows ``n_before`` earlier epochs."""
     loss = held_out_loss(
         model.history_ or {},
         kl_weight=model.module.kl_weight,
@@ -309,13 +312,13 @@ def _warn_if_overfitted(model: CellsModel, n_before: int) -> None:
 
 
 def _split_of(datamodule: Any) -> list[np.ndarray]:
-    """Positions of the cells of a datamodule, where it says them."""
+    """Positions of the training, held-out and test cells of a datamodule, if it has them."""
     names = ("train_idx", "val_idx")
     return [np.asarray(getattr(datamodule, n)) for n in names if hasattr(datamodule, n)]
 
 
 def _plan_of_query(model: CellsModel) -> dict[str, Any]:
-    """No weight decay if weights are frozen: scArches freezes gradients, which do not stop decay."""
+    """Arguments of the plan for a query: no weight decay, which would change weights that scArches froze."""
     frozen = any(not weight.requires_grad for weight in model.module.parameters())
     return {"weight_decay": 0.0} if frozen else {}
 
@@ -362,11 +365,11 @@ def _split(
         batch_size=batch_size,
         seed=seed,
     )
-    return [train, np.sort(held_out), rest]  # as a file is read
+    return [train, np.sort(held_out), rest]  # increasing, as files are read
 
 
 def _training_arrays(model: CellsModel) -> list[Any]:
-    """What training reads of the data, where that lies in memory."""
+    """The arrays that training reads, for a checksum of the data."""
     if model.adata is None:
         return []
     manager = model.adata_manager
@@ -390,7 +393,7 @@ def _keep(
     model.is_trained_ = True
     if indexing is not None:
         model.train_indices, model.validation_indices, model.test_indices = indexing
-    # The error that stopped training is the one to tell.
+    # Errors here must not hide the error that stopped training.
     with suppress(ValueError, RuntimeError, FloatingPointError):
         calibrate_held_out(model, datamodule)
     return (

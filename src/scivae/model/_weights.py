@@ -10,20 +10,20 @@ import numpy as np
 from .._validate.arguments import check_choice, check_number
 from ..data.setup import Setup
 
-# Weight of a label, as a fraction of the information that principal components capture of a cell.
+# Discriminator weight, as a fraction of the information about a cell in its principal components.
 FRACTION = 0.8
-# The weight where there are no values to read.
+# Discriminator weight if no values can be read.
 DEFAULT_WEIGHT = 50.0
-# Cells of a class per unit of weight on the gradient that reaches z, at least.
+# Least number of cells of a class per unit of weight on the gradient that reaches z.
 CELLS_A_WEIGHT = 4
 
 
 def auto_discriminator_weight(information: np.ndarray, n_latent: int) -> float:
-    r"""Discriminator weight in proportion to the information that a latent space captures of a cell.
+    r"""Discriminator weight in proportion to the information about a cell that a latent space can hold.
 
-    A label moves a latent point with :math:`\beta` nats. The reconstruction opposes it, also in nats: with
-    more genes, and with deeper sequencing, there are more of them. The weight is :data:`FRACTION` times the
-    information captured by ``n_latent`` principal components, to three digits.
+    Cross-entropy and reconstruction are both in nats. The reconstruction term grows with the number of genes
+    and the sequencing depth, so the weight :math:`\beta` of the cross-entropy must grow too. It is
+    :data:`FRACTION` times the information captured by ``n_latent`` principal components, to three digits.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def weights_of_classes(
     n_obs
         Number of cells, labeled or not.
     setup
-        Names the classes.
+        The setup, which has the names of the classes.
     """
     n_classes = len(setup.classes)
     whole = np.ones(n_classes)
@@ -64,6 +64,6 @@ def weights_of_classes(
     if class_weights == "none" or counts.min() == 0:
         return np.ones(n_classes), whole
     balanced = counts.sum() / (n_classes * counts)
-    presumed = counts * n_obs / counts.sum()  # cells of the class, with or without a label
+    presumed = counts * n_obs / counts.sum()  # estimated cells of the class, labeled or not
     most = np.maximum(presumed / CELLS_A_WEIGHT, 1.0)
     return balanced, np.minimum(1.0, most / balanced)

@@ -1,4 +1,4 @@
-"""From cells to latent points and back: the network in evaluation mode, under the seed of the model."""
+"""Encode cells and decode latent points, in evaluation mode and with the seed of the model."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Codec:
     module
         The network.
     setup
-        What the model was set up on.
+        Names and categories of the setup.
     seed
         Seed of the model.
     temperature
-        Number by which logits are divided before they become probabilities.
+        Temperature by which logits are divided before the softmax.
     default_library
         Median library size (or size factor) of the training cells.
     minibatches
@@ -125,7 +125,7 @@ class Codec:
         sample: bool = False,
         seed: int = 0,
     ) -> np.ndarray:
-        """Expected values or samples at latent points, as :meth:`CIVAE.decode` describes them."""
+        """Expected values or samples at latent points; see :meth:`CIVAE.decode`."""
         check_bool("sample", sample)
         seed = check_integer("seed", seed, minimum=0)
         z = as_numbers("z", z)

@@ -20,9 +20,9 @@ from ..geometry.methods import PATH_METHODS
 from ..module import Mixture, Posterior, interpolate_covariates, normalized_means
 from .codec import Codec
 
-# Fewer cells than this of the classes at the ends say nothing about where cells are dense.
+# If the classes at the ends have fewer cells, geodesics use all cells to find dense regions.
 MIN_DENSITY_CELLS = 20
-# Values of one block of decoded cells: what stays in a processor's cache is decoded fastest.
+# Values decoded at a time; blocks that fit into the processor's cache are decoded fastest.
 VALUES_PER_BLOCK = 2**18
 
 
@@ -40,15 +40,15 @@ def encode_ends(
     Parameters
     ----------
     codec
-        Of the model.
+        Codec of the model.
     adata
         Validated cells.
     a, b
         Positions of the cells at the starts and at the ends, each of shape ``(n_pairs,)``.
     batch
-        Code of the batch to decode them in; ``None`` for their own.
+        Code of the batch to decode them in; ``None`` for the batch of each cell.
     library_size
-        To decode them with; ``None`` for their own.
+        Library size to decode them with; ``None`` for that of each cell.
     """
     cells, inverse = np.unique(np.concatenate([a, b]), return_inverse=True)
     encoded = codec.encode(adata, cells)
@@ -92,7 +92,7 @@ class Paths:
         self.method = PATH_METHODS[method]
         self.counts = codec.module.family.counts
         self.scale = TARGET_SUM if self.counts else 1.0
-        # Points of paths that follow the cells; those of the others are calculated where they are needed.
+        # Points of geodesics. Points of other paths are cheap, and are calculated when they are needed.
         self._geodesics = np.empty(0)
         if self.method.curve is None:
             self._geodesics = geodesics(codec, adata, start, end, len(t))
@@ -113,13 +113,13 @@ class Paths:
         return self.method.curve(self.start.mean, self.end.mean, self.t)
 
     def polylines(self) -> np.ndarray:
-        """The paths, shape ``(n_pairs, n_points, n_latent)``; of straight ones the ends."""
+        """Vertices of the paths, shape ``(n_pairs, n_points, n_latent)``; only the ends of straight paths."""
         if self.method.straight:
             return np.stack([self.start.mean, self.end.mean], axis=1)
         return np.stack([self.points_at(i) for i in range(len(self.t))], axis=1)
 
     def take(self, n: int) -> Paths:
-        """The first of the paths."""
+        """The first ``n`` paths."""
         if n >= len(self.start.mean):
             return self
         out = copy(self)
@@ -146,7 +146,7 @@ class Paths:
         return self.start_class == self.end_class
 
     def margins(self, classes: LinearClasses) -> np.ndarray:
-        """Logit of the path's class minus the best other, shape ``(n_pairs, n_steps)``."""
+        """Logit of the path's class minus the largest other logit, shape ``(n_pairs, n_steps)``."""
         return classes.margin(self.points, self.start_class[:, None])
 
     def crossings(self, classes: LinearClasses) -> Crossings:
@@ -155,7 +155,7 @@ class Paths:
             return geometry.segment_crossings(classes, self.points[:, 0], self.points[:, -1])
         return geometry.polyline_crossings(classes, self.points)
 
-    # --- what the decoder is given -----------------------------------------------------------------
+    # --- decoding ----------------------------------------------------------------------------------
 
     @property
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
@@ -164,16 +164,16 @@ class Paths:
         return np.repeat(np.arange(n_pairs), n_steps), np.tile(self.t, n_pairs)
 
     def covariates(self, pair: np.ndarray | slice, t: np.ndarray) -> Mixture:
-        """Covariates to decode points with, with the batches of both ends.
+        """Covariates to decode points with, under the batch and categories of either end.
 
-        Numbers (library size, continuous covariates) are those of the point itself.
+        Library sizes and continuous covariates are interpolated at each point.
 
         Parameters
         ----------
         pair
-            Pairs of n points.
+            Numbers of the pairs of n points.
         t
-            Their positions, shape ``(n,)``.
+            Positions of the points, shape ``(n,)``.
         """
         a, b = self.start.covariates.take(pair), self.end.covariates.take(pair)
         here = interpolate_covariates(a, b, t)

@@ -1,4 +1,4 @@
-"""How much each input of the encoder adds to a difference of logits."""
+"""How much each input of the encoder contributes to a difference of logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ._civae import CIVAEModule
 
 
 def encoder_values(module: CIVAEModule, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Expression as the first layer is given it (log1p of counts), shape ``(n_obs, n_input)``."""
+    """Expression on the scale of the first layer (log1p of counts), shape ``(n_obs, n_input)``."""
     x = tensors[REGISTRY_KEYS.X_KEY]
     x = (x if x.layout is torch.strided else x.to_dense()).to(module.device, torch.float32)
     return x.log1p() if module.log_variational else x
@@ -27,9 +27,9 @@ def integrated_gradients(
     """Integrated gradients of ``weights · z`` between a baseline and the cells of a minibatch.
 
     The gradient with respect to the expression is averaged over the straight line from the baseline to each
-    cell, at the centers of ``n_steps`` equal intervals, and multiplied by the difference of both
-    (Sundararajan et al., "Axiomatic attribution for deep networks", 2017). Covariates are those of the cell
-    throughout.
+    cell, at the centers of ``n_steps`` equal intervals, and multiplied by the difference between the cell and
+    the baseline (Sundararajan et al., "Axiomatic attribution for deep networks", 2017). All points of the
+    line have the covariates of the cell.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def integrated_gradients(
     Returns
     -------
     Attributions, shape ``(n, n_input)``, and ``weights · (z of the cell − z of the baseline)``, shape
-    ``(n,)``, to which they add up as ``n_steps`` grows.
+    ``(n,)``. The sum of the attributions of a cell converges to the latter as ``n_steps`` grows.
     """
     values = encoder_values(module, tensors)
     inputs = module._get_inference_input({**tensors, REGISTRY_KEYS.X_KEY: values})

@@ -21,12 +21,12 @@ from ._likelihoods import LIKELIHOODS, ContinuousDecoder
 from ._ordered import OrderedLinear
 from ._thinning import mask, thin
 
-# With more batches that have dispersions of their own, tables of them cost more than they save.
+# With dispersions for more batches than this, the tables of the fused likelihood are slower than the usual loss.
 MOST_GROUPS = 8
 
 
 def check_finite(x: torch.Tensor | np.ndarray) -> None:
-    """Raise for a minibatch, or all values, with NaN or infinity."""
+    """Raise if a minibatch or matrix contains NaN or infinity."""
     finite = np.isfinite(x) if isinstance(x, np.ndarray) else x.isfinite()
     if not finite.all():
         raise ValueError(
@@ -41,7 +41,7 @@ class NotADistributionError(FloatingPointError):
     Attributes
     ----------
     term
-        The term of the loss that the distribution is for: ``"reconstruction"`` or ``"KL"``.
+        The term of the loss that uses the distribution: ``"reconstruction"`` or ``"KL"``.
     """
 
     def __init__(self, term: str):
@@ -55,7 +55,7 @@ class NotADistributionError(FloatingPointError):
 
 @contextmanager
 def _distribution_for(term: str) -> Iterator[None]:
-    """Replace torch's error, whose text is the whole array, by one that names the term."""
+    """Replace torch's error, whose text contains the whole array, by one that names the term."""
     try:
         yield
     except ValueError as error:
@@ -83,12 +83,12 @@ class CIVAEModule(VAE):
     gene_likelihood
         One of ``"nb"``, ``"zinb"``, ``"poisson"``, ``"normal"``, ``"laplace"``, ``"bernoulli"``.
     discriminator_weight
-        :math:`\beta`, in nats a labeled cell.
+        :math:`\beta`, in nats per labeled cell.
     kl_weight
         :math:`\alpha`, the weight of the KL term once its warm-up is over.
     warm_up_discriminator
-        Whether :math:`\beta` rises along with :math:`\alpha`, so that what cells have in common shapes
-        the latent space before their labels do.
+        Whether :math:`\beta` rises along with :math:`\alpha`, so that the values of cells shape the
+        latent space before their labels do.
     class_weights
         Weights of the classes in the cross-entropy, shape ``(n_classes,)``; ``None`` for ones.
     latent_grad_scale
@@ -166,7 +166,7 @@ class CIVAEModule(VAE):
             if latent_grad_scale is None
             else torch.as_tensor(latent_grad_scale)
         )
-        # Not saved: it follows from the cells, and files of earlier versions do not have it.
+        # Not saved, because it can be computed from the cells, and files of earlier versions lack it.
         self.register_buffer("latent_grad_scale", scale.float(), persistent=False)
 
     def _get_inference_input(
@@ -176,10 +176,10 @@ class CIVAEModule(VAE):
         thinning: float = 0.0,
         checked: bool = False,
     ) -> dict[str, torch.Tensor | None]:
-        """What the encoder is given.
+        """Inputs of the encoder.
 
-        ``thinning`` is the training plan's, see :func:`thin` and :func:`mask`; ``checked`` is for values that
-        are known to be finite.
+        ``thinning`` comes from the training plan (see :func:`thin` and :func:`mask`); ``checked`` means that
+        values are known to be finite.
         """
         inputs = super()._get_inference_input(tensors, full_forward_pass=full_forward_pass)
         if "x" in inputs and not checked:
@@ -193,12 +193,12 @@ class CIVAEModule(VAE):
     def _regular_inference(
         self, x: torch.Tensor, *args, library: torch.Tensor | None = None, **kwargs
     ) -> dict[str, Any]:
-        """Posterior of z; ``library`` overrides the log library size read off ``x``."""
+        """Posterior of z; ``library`` replaces the log library size computed from ``x``."""
         with _distribution_for("KL"):
             outputs = super()._regular_inference(x, *args, **kwargs)
         if library is not None:
             outputs["library"] = library
-        if not self.family.counts:  # log of a sum that may be negative: there is no library
+        if not self.family.counts:  # continuous values may sum to less than zero
             outputs["library"] = torch.zeros_like(outputs["library"])
         if not self.sample_latent:
             outputs["z"] = outputs["qz"].loc.expand_as(outputs["z"])
@@ -245,8 +245,8 @@ class CIVAEModule(VAE):
     def needs_row_sums(self) -> bool:
         """Whether decoded means of counts must be divided by their sum to add up to one.
 
-        Besides zero inflation, because beside size factors the decoder of scvi-tools ends in a
-        softplus, not in a softmax.
+        This is so with zero inflation, and with size factors, because the decoder of scvi-tools then ends in
+        a softplus instead of a softmax.
         """
         family = self.family
         return family.counts and (self.use_size_factor_key or not family.sums_to_one)
@@ -270,7 +270,7 @@ class CIVAEModule(VAE):
         tensors, inference_outputs, generative_outputs
             As :meth:`scvi.module.VAE.loss` takes them.
         kl_weight
-            Share of ``alpha``, and of ``beta``, reached by the warm-up, in [0, 1].
+            Fraction of ``alpha``, and of ``beta``, reached by the warm-up, in [0, 1].
         """
         vae = super().loss(
             tensors, inference_outputs, generative_outputs, kl_weight=kl_weight * self.kl_weight
@@ -297,12 +297,12 @@ class CIVAEModule(VAE):
         """The loss of a VAE plus beta · cross-entropy at ``z``, shape ``(..., n_obs, n_latent)``.
 
         The cross-entropy is averaged over all cells, labeled or not. If it were averaged over labeled cells
-        only, a few of them would have the weight of a full minibatch and be memorized. The boundary
-        follows the gradient as it is; cells follow it times the ``latent_grad_scale`` of their class.
+        only, a few of them would have the weight of a full minibatch and be memorized. The discriminator gets
+        the gradient unchanged; the encoder gets it times the ``latent_grad_scale`` of the class.
         """
         true = labels.long().ravel().expand(z.shape[:-1])
         labeled = (true < self.n_classes).reshape(-1)
-        # Masked rather than chosen: how many there are is a question a GPU would have to be waited for.
+        # Unlabeled cells are masked rather than removed, because a GPU would have to wait for their number.
         y = true.reshape(-1).clamp(max=self.n_classes - 1)
         still, scale = z.detach(), self.latent_grad_scale.index_select(0, y)
         logits = self.discriminator(still + scale.view(*true.shape, 1) * (z - still))
@@ -334,7 +334,7 @@ class CIVAEModule(VAE):
             and type(self.decoder) is DecoderSCVI
             and type(layers) is FCLayers
             and isinstance(layers.fc_layers[0][0], nn.Linear)
-            and self.px_r.dtype == torch.float32  # not while it is trained in another precision
+            and self.px_r.dtype == torch.float32  # the fused kernels are in single precision
         )
 
     def encode_counts(
@@ -343,10 +343,10 @@ class CIVAEModule(VAE):
         tensors: Mapping[str, Any],
         products: torch.dtype | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance of the posterior, each ``(n_obs, n_latent)``, of counts.
+        """Mean and variance of the posterior of cells, each ``(n_obs, n_latent)``.
 
-        ``tensors`` is their minibatch, for the covariates. ``products`` is the precision in which a matrix is
-        multiplied by the first layer.
+        ``tensors`` is the minibatch, which has the covariates. ``products`` is the precision in which a dense
+        matrix is multiplied by the weights of the first layer.
         """
         values = cells.encoder_input.log1p() if self.log_variational else cells.encoder_input
         layers = self.z_encoder.encoder
@@ -380,9 +380,9 @@ class CIVAEModule(VAE):
     def _encoded_covariates(
         self, tensors: Mapping[str, Any], like: torch.Tensor
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Covariates that the encoder is given with the genes, and in each further layer.
+        """Covariates as inputs of the encoder: of its first layer, and of each further layer.
 
-        Both of shape ``(n_obs, …)``, as :class:`scvi.nn.FCLayers` joins them; ``None`` for none.
+        Both have shape ``(n_obs, …)``, joined as in :class:`scvi.nn.FCLayers`; ``None`` if there are none.
         """
         if not self.encode_covariates:
             return None, None
@@ -408,23 +408,23 @@ class CIVAEModule(VAE):
     ) -> LossOutput:
         """The result of :meth:`loss`, computed faster with the fused negative binomial.
 
-        For networks that are :attr:`supports_fused_nb`.
+        Only for networks whose :attr:`supports_fused_nb` is true.
 
         Parameters
         ----------
         tensors
-            A minibatch, with ``SparseCounts`` or a ``DenseCounts`` in place of the expression matrix.
+            A minibatch, with ``SparseCounts`` or ``DenseCounts`` as expression matrix.
         kl_weight
-            Share of ``alpha``, and of ``beta``, reached by the warm-up, in [0, 1].
+            Fraction of ``alpha``, and of ``beta``, reached by the warm-up, in [0, 1].
         """
         cells: SparseCounts | DenseCounts = tensors[REGISTRY_KEYS.X_KEY]
         device = cells.counts.device.type
-        # Under mixed precision the products with all genes, most of the work, are in half of it (but for
-        # the first layer's on a CPU, which is sparse); the others are small, and converting takes time, too.
+        # Under mixed precision, matrix products over all genes, which are most of the work, are in half
+        # precision (except the first layer on a CPU, which is sparse). The others are too small to gain from it.
         products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         with torch.autocast(device, enabled=False):
             mean, variance = self.encode_counts(cells, tensors, products)
-            if mean.is_cpu and not mean.isfinite().all():  # on a GPU, the loss tells in the end
+            if mean.is_cpu and not mean.isfinite().all():  # on a GPU, the loss is checked later
                 raise NotADistributionError("KL")
             z = mean
             if self.sample_latent:

@@ -52,16 +52,16 @@ class Covariates(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """Covariates of points between two ends, each a mixture of the results at both.
+    """Covariates of points between two ends that can differ in batch and categories.
 
-    The decoder knows no state between two batches, so it is run under both.
+    The decoder has no state between two batches, so points are decoded under both ends and the results mixed.
 
     Attributes
     ----------
     start, end
-        Covariates of the points, with the batch and the categories of either end.
+        Covariates of the points, with the batch and categories of the start, and of the end.
     weight
-        Weight of the end, shape ``(n,)``.
+        Weight of the result for ``end``, shape ``(n,)``.
     """
 
     start: Covariates
@@ -79,12 +79,12 @@ class Mixture(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """Posterior of some cells, and the covariates under which they would be decoded.
+    """Posteriors, labels and covariates of cells.
 
     Attributes
     ----------
     mean, scale
-        Of the normal posterior, shape ``(n, n_latent)``.
+        Mean and standard deviation of the normal posteriors, shape ``(n, n_latent)``.
     labels
         Codes of the classes; ``n_classes`` for cells without a label. Shape ``(n,)``.
     covariates
@@ -137,7 +137,7 @@ def interpolate_covariates(start: Covariates, end: Covariates, t: np.ndarray) ->
 
 
 def _tensors(covariates: Covariates) -> dict[str, torch.Tensor | None]:
-    """Copies as the network is given them; ``None`` for covariates that there are none of."""
+    """Covariates as tensors, the inputs of the decoder; ``None`` for kinds of covariates without columns."""
     batch = torch.tensor(covariates.batch[:, None], dtype=torch.long)
     categorical = torch.tensor(covariates.categorical, dtype=torch.long)
     continuous = torch.tensor(covariates.continuous, dtype=torch.float32)
@@ -237,7 +237,7 @@ def sample_blocks(
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Samples from the likelihood at latent points, a block of rows at a time.
 
-    The same seed gives the same cells whatever else draws random numbers, in any thread.
+    Only ``rng`` is drawn from, so the same seed gives the same cells, also beside other threads.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def sample_blocks(
     covariates
         Their covariates.
     rng
-        Where random numbers come from.
+        Source of the random numbers.
 
     Yields
     ------
@@ -265,8 +265,8 @@ def unscaled_means(
 ) -> torch.Tensor:
     """Means at latent points for a library of one count.
 
-    The same as the means of :func:`likelihood`, without what these do not need: a dispersion, a
-    distribution. Values of continuous data are in their own units.
+    Equal to the means of :func:`likelihood`, but faster, because no dispersion and no distribution is
+    computed. Values of continuous data are in their own units.
 
     Parameters
     ----------
@@ -296,8 +296,8 @@ def normalized_means(
 ) -> torch.Tensor:
     """Expected values at latent points, each cell's counts divided by their sum.
 
-    The same as the means of :func:`decoded_blocks`, divided by their row sums where the data are
-    counts, without what these do not need: a library size, a dispersion, a distribution.
+    Equal to the means of :func:`decoded_blocks`, divided by their row sums if the data are counts, but
+    faster, because no library size, dispersion or distribution is needed.
 
     Parameters
     ----------
@@ -306,7 +306,7 @@ def normalized_means(
 
     Returns
     -------
-    Shares of the counts, which add up to one, or values in the units of continuous data; float32,
+    Proportions of the counts, which add up to one, or values in the units of continuous data; float32,
     shape ``(n, n_vars)``, on the device of the module.
     """
     mean = unscaled_means(module, z, covariates)
@@ -317,7 +317,8 @@ def normalized_means(
 
 def _means(module: CIVAEModule, z: np.ndarray, covariates: Covariates) -> torch.Tensor:
     """Means for a library of one count, as the decoder of scvi-tools' VAE gives them."""
-    device = module.discriminator.weight.device  # ``module.device`` walks over all parameters
+    # ``module.device`` would iterate over all parameters.
+    device = module.discriminator.weight.device
     tensors = {
         key: torch.tensor(a, dtype=dtype, device=device)
         for key, a, dtype in (

@@ -14,15 +14,15 @@ from torch.distributions import Bernoulli, Distribution, Laplace
 
 from ..nb.distributions import NegativeBinomial, ZeroInflatedNegativeBinomial
 
-# Scales below this are not learned: a pixel that is always zero would otherwise drive the
-# likelihood of a continuous observation to infinity.
+# Smallest standard deviation (or scale) of continuous values. Without it, the likelihood of a pixel that is
+# always zero would become infinite.
 MIN_SCALE: Final = 1e-2
-# A negative binomial's mean can be anything a softmax and a library give; a Poisson draw cannot.
+# Largest rate of a Poisson draw; numpy refuses much larger ones.
 MAX_RATE: Final = 1e8
 
 
 class LaplaceLikelihood(Laplace):
-    """Laplace distribution with the accessor that scvi-tools asks of a likelihood."""
+    """Laplace distribution with the method that scvi-tools requires of a likelihood."""
 
     def get_normalized(self, key: str) -> torch.Tensor:
         """Mean of the distribution, whichever normalization (``key``) is asked for."""
@@ -30,10 +30,10 @@ class LaplaceLikelihood(Laplace):
 
 
 class BernoulliLikelihood(Bernoulli):
-    """Cross-entropy of values in [0, 1], with the accessor that scvi-tools asks of a likelihood.
+    """Bernoulli likelihood of values in [0, 1], with the method that scvi-tools requires of a likelihood.
 
-    Values between 0 and 1 are taken as probabilities of a one: this is the "continuous" reading
-    of the Bernoulli likelihood that is usual for images.
+    Its negative logarithm is the binary cross-entropy. Values between 0 and 1 count as probabilities of a
+    one, as is usual for images.
     """
 
     def get_normalized(self, key: str) -> torch.Tensor:
@@ -59,15 +59,15 @@ class ContinuousDecoder(DecoderSCVI):
         self.px_scale_decoder[1] = nn.Sigmoid() if sigmoid else nn.Identity()
 
     def forward(self, dispersion: str, z: torch.Tensor, library: torch.Tensor, *cat_list: int):
-        """Parameters of the likelihood at ``z``; ``library`` plays no part."""
+        """Parameters of the likelihood at ``z``; ``library`` is ignored."""
         return super().forward(dispersion, z, torch.zeros_like(library), *cat_list)
 
 
 class Family(ABC):
-    """All that depends on which likelihood a model has.
+    """A likelihood: its properties, distribution, means and random draws.
 
     To add a likelihood, write a subclass and list it in :data:`LIKELIHOODS`. The methods take and
-    return what scvi-tools' VAE works with, for ``n`` cells.
+    return the objects of scvi-tools' VAE, for ``n`` cells.
 
     Attributes
     ----------
@@ -127,7 +127,7 @@ class ZeroInflatedFamily(NegativeBinomialFamily):
     """``"zinb"``."""
 
     vae = "zinb"
-    sums_to_one = False  # zero inflation takes from some genes more than from others
+    sums_to_one = False  # zero inflation reduces some means more than others
 
     def distribution(self, px: Any) -> Distribution:
         """The same distribution, faster."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# Least distance between two boundaries, in logits: no class is squeezed out of its region.
+# Smallest distance between two boundaries, in logits, so that every class keeps a region.
 MIN_GAP = 1e-2
 
 
@@ -19,8 +19,8 @@ class OrderedLinear(nn.Module):
 
     so that the boundaries between neighbors are parallel hyperplanes, in order. This is a linear
     softmax with weights :math:`k\,u` and biases :math:`-\sum_{j \le k} c_j`: regions of classes are
-    convex, as those of any linear layer. Along a straight line :math:`u^\top z` rises or falls
-    throughout, so that a line passes through the classes in their order, and through each once.
+    convex, as for any linear layer. Along a straight line, :math:`u^\top z` either rises or falls
+    throughout, so the line passes through the classes in their order, through each at most once.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class OrderedLinear(nn.Module):
         self.first = nn.Parameter(first)  # (1,)
         gap = torch.expm1(torch.ones(n_classes - 2) - MIN_GAP).log()  # softplus(gap) + MIN_GAP = 1
         self.gaps = nn.Parameter(gap)  # (n_classes - 2,)
-        # Ranks about zero, so that no class starts with an advantage by its norm.
+        # Ranks are centered at zero, so that the first weights of no class are much larger than others.
         ranks = torch.arange(n_classes, dtype=torch.float32) - (n_classes - 1) / 2
         self.register_buffer("ranks", ranks, persistent=False)
 
@@ -66,12 +66,12 @@ class OrderedLinear(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """Weights of the linear layer that this is, shape ``(n_classes, n_latent)``."""
+        """Weights of the equivalent linear layer, shape ``(n_classes, n_latent)``."""
         return self.ranks[:, None] * self.direction
 
     @property
     def bias(self) -> torch.Tensor:
-        """Biases of the linear layer that this is, shape ``(n_classes,)``."""
+        """Biases of the equivalent linear layer, shape ``(n_classes,)``."""
         passed = torch.cat([self.first.new_zeros(1), self.boundaries.cumsum(0)])
         return passed.mean() - passed
 

@@ -1,4 +1,4 @@
-"""Thinning: random loss of counts or values before encoding in training."""
+"""Thinning: random removal of counts or values before encoding, in training."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import torch
 
 
 def _shares_kept(x: torch.Tensor, most_lost: float) -> torch.Tensor:
-    """Which share each observation keeps, uniform on ``[1 - most_lost, 1]``, shape ``(n_obs, 1)``."""
+    """Fraction that each observation keeps, uniform on ``[1 - most_lost, 1]``, shape ``(n_obs, 1)``."""
     return 1 - most_lost * torch.rand(x.shape[0], 1, device=x.device, dtype=x.dtype)
 
 
 def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
     """Counts at a lower sequencing depth.
 
-    Every cell keeps a share of its counts that is drawn uniformly from ``[1 - thinning, 1]``, and each
-    count is kept or lost by itself (a binomial draw), which is exact for UMI counts.
+    For each cell, a fraction is drawn uniformly from ``[1 - thinning, 1]``. Each molecule is then kept with
+    this probability, independently (a binomial draw), which simulates a lower depth exactly for UMI counts.
 
     Parameters
     ----------
     x
         Counts, shape ``(n_obs, n_vars)``.
     thinning
-        Largest share of the counts of a cell that can be lost, in [0, 1).
+        Largest fraction of the counts of a cell that is removed, in [0, 1).
 
     Examples
     --------
@@ -41,17 +41,17 @@ def thin(x: torch.Tensor, thinning: float) -> torch.Tensor:
 
 
 def mask(x: torch.Tensor, thinning: float) -> torch.Tensor:
-    """Continuous values after each has been kept or set to zero.
+    """Continuous values, some of them set to zero at random.
 
-    Every observation keeps a share of its values that is drawn uniformly from ``[1 - thinning, 1]``,
-    and each value is kept or lost by itself: what :func:`thin` does to counts of one.
+    For each observation, a fraction is drawn uniformly from ``[1 - thinning, 1]``. Each value is then kept
+    with this probability, else set to zero.
 
     Parameters
     ----------
     x
         Values, shape ``(n_obs, n_vars)``.
     thinning
-        Largest share of the values of an observation that can be lost, in [0, 1).
+        Largest fraction of the values of an observation that is set to zero, in [0, 1).
 
     Examples
     --------
@@ -61,5 +61,5 @@ def mask(x: torch.Tensor, thinning: float) -> torch.Tensor:
     >>> bool(((mask(image, 0.7) == 0) | (mask(image, 0.7) == 0.5)).all())
     True
     """
-    share = _shares_kept(x, thinning)  # drawn first, as in thin
+    share = _shares_kept(x, thinning)  # drawn before the rest, as in thin
     return x * (torch.rand_like(x) < share)

@@ -1,4 +1,4 @@
-"""What ``train`` can be given: names that it knows, values that go together."""
+"""Checks of the arguments of ``train``: known names, allowed values, and values that go together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from .._errors import got, near_matches, shown
 from .._validate.arguments import check_bool, check_choice, check_integer, check_number, check_type
 
-# Arguments of other libraries, and of scvi-tools before 1.0, with what to pass in their place.
+# Arguments of other libraries and of scvi-tools before 1.0, and what to pass instead.
 RENAMED = {
     "callback": "callbacks=[…]",
     "cuda": "accelerator='gpu'",
@@ -50,7 +50,7 @@ RENAMED = {
     "warmup": "plan_kwargs={'n_epochs_kl_warmup': …}",
     "wd": "plan_kwargs={'weight_decay': …}",
 }
-# What ``train`` itself hands to the splitter.
+# Arguments that ``train`` sets, so a user cannot pass them to the splitter.
 _OF_SPLITTER_ITSELF = {
     "adata_manager",
     "batch_sampler",
@@ -80,7 +80,7 @@ PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "32", "64", "16", 
 
 
 def _parameters(*takers: Callable[..., Any]) -> set[str]:
-    """Names of what functions or classes take, but for what stands for any others."""
+    """Names of the parameters of functions or classes, without ``*args`` and ``**kwargs``."""
     return {
         name
         for taker in takers
@@ -90,14 +90,14 @@ def _parameters(*takers: Callable[..., Any]) -> set[str]:
 
 
 class Arguments:
-    """Names that ``train`` takes, and where each belongs.
+    """The argument names that ``train`` knows, and the argument or dict that each belongs to.
 
     Parameters
     ----------
     train
-        The method.
+        The method ``train``.
     plan
-        Class of its training plan.
+        The class of its training plan.
     """
 
     def __init__(self, train: Callable[..., Any], plan: type):
@@ -113,14 +113,14 @@ class Arguments:
         }
 
     def check(self, where: str, names: Iterable[str]) -> None:
-        """Raise a TypeError for the first name that is not known there, with the cure.
+        """Raise a TypeError for the first unknown name; the error says what to pass instead.
 
         Parameters
         ----------
         where
-            Argument of ``train`` that is a dict, or ``""`` for ``train`` itself.
+            The dict argument of ``train`` that holds the names, or ``""`` for ``train`` itself.
         names
-            What was passed.
+            The names that the user passed.
         """
         for name in names:
             if name in self.known[where]:
@@ -154,14 +154,19 @@ def _spelled(where: str, name: str) -> str:
 
 
 def settings(name: str, config: Any) -> dict[str, Any]:
-    """What a dict, or a configuration object of scvi-tools, says; raise unless it is one.
+    """The settings in a dict or in a configuration object of scvi-tools, as a dict.
 
     Parameters
     ----------
     name
-        Of the argument.
+        Name of the argument, for the error.
     config
         Mapping of names to values, an object with ``to_kwargs``, or ``None``.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
     """
     if config is None or isinstance(config, Mapping):
         return dict(config or {})
@@ -174,7 +179,7 @@ def settings(name: str, config: Any) -> dict[str, Any]:
 
 
 def _unless_none(check: Callable[..., Any], **bounds: Any) -> Callable[[str, Any], None]:
-    """The check with its bounds, for values of which ``None`` stands for the default."""
+    """A check with these bounds that accepts ``None``, which stands for the default."""
 
     def checked(name: str, value: Any) -> None:
         if value is not None:
@@ -184,7 +189,7 @@ def _unless_none(check: Callable[..., Any], **bounds: Any) -> Callable[[str, Any
 
 
 def _check_precision(name: str, precision: Any) -> None:
-    """Raise unless training has this precision."""
+    """Raise unless training supports this precision."""
     if str(precision) not in PRECISIONS:
         raise ValueError(
             f"{name} must be one of {shown(PRECISIONS[:4])}, got {precision!r}; weights of half "
@@ -193,7 +198,7 @@ def _check_precision(name: str, precision: Any) -> None:
 
 
 _not_negative = partial(check_number, minimum=0)
-# Arguments of the training plan and of the trainer, with the check of each.
+# Arguments of the training plan and of the trainer, each with its check.
 _OF_PLAN: dict[str, Callable[[str, Any], Any]] = {
     "lr": _not_negative,
     "lr_decay": _not_negative,
@@ -218,24 +223,24 @@ _OF_TRAINER: dict[str, Callable[[str, Any], Any]] = {
 
 
 def check_plan(options: Mapping[str, Any]) -> None:
-    """Raise for a value of ``plan_kwargs`` that is out of its range."""
+    """Raise if a value of ``plan_kwargs`` is out of range."""
     for name in (name for name in _OF_PLAN if name in options):
         _OF_PLAN[name](f"plan_kwargs[{name!r}]", options[name])
 
 
 def check_trainer(options: dict[str, Any]) -> None:
-    """Raise for an argument of the trainer that it would trip over; set the direction of a metric.
+    """Raise for invalid arguments of the trainer; set the mode of early stopping for accuracies.
 
     Parameters
     ----------
     options
-        Arguments of the trainer.
+        Arguments of the trainer; changed in place.
     """
     for name in (name for name in _OF_TRAINER if name in options):
         _OF_TRAINER[name](name, options[name])
     monitor = str(options.get("early_stopping_monitor"))
     if options.get("early_stopping") and monitor.startswith("accuracy"):
-        options.setdefault("early_stopping_mode", "max")  # more of it is better
+        options.setdefault("early_stopping_mode", "max")  # greater is better
     _check_device(options.get("accelerator", "auto"), options.get("devices", "auto"))
 
 
@@ -268,7 +273,7 @@ def _check_device(accelerator: Any, devices: Any) -> None:
 
 
 def as_callbacks(callbacks: Any) -> list[Callback]:
-    """Callbacks as a list of its own; one stands for itself."""
+    """A new list of the callbacks; a single callback becomes a list of one."""
     found = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
     for callback in found:
         check_type("callbacks", callback, Callback, "callbacks of lightning.pytorch")
@@ -278,7 +283,7 @@ def as_callbacks(callbacks: Any) -> list[Callback]:
 def check_monitored(
     held_out: bool, trainer: Mapping[str, Any], plan: Mapping[str, Any], callbacks: Sequence[Any]
 ) -> None:
-    """Raise if something waits for a number that training will not have.
+    """Raise if an argument monitors a metric that training will not log.
 
     Parameters
     ----------
@@ -289,7 +294,7 @@ def check_monitored(
     plan
         Arguments of the training plan.
     callbacks
-        Those of the user, which may log numbers of their own.
+        Callbacks of the user, which may log further metrics.
     """
     for what, argument, default, options in (
         ("early_stopping", "early_stopping_monitor", "elbo_validation", trainer),
@@ -314,13 +319,13 @@ def check_monitored(
 
 
 def split_of(external: Any, n_obs: int) -> list[np.ndarray]:
-    """Positions of the training, validation and test cells, from positions or masks.
+    """Positions of the training, validation and test cells of a split that the user gave.
 
     Parameters
     ----------
     external
-        ``[train, validation, test]``, of which the last ones may be missing or ``None``. Each holds
-        positions of cells, or is a mask over all of them.
+        ``[train, validation, test]``, each with positions of cells or a mask over all cells. The last
+        two can be missing or ``None``.
     n_obs
         Number of cells.
 

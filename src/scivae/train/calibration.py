@@ -1,4 +1,4 @@
-"""Temperature, prediction sets and novelty: what held-out cells say of a trained model."""
+"""Arrays behind calibration: temperature, prediction sets and novelty, from held-out cells."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from ..module import (
     encoded_minibatches,
 )
 
-# How many cells the covariance that all classes share counts for, relative to those of the class itself.
+# Weight of the pooled covariance when the covariance of a class is shrunk toward it, in cells.
 SHARED_CELLS = 20
-# Added to the variance of a gene's residuals: a gene that is hardly ever seen has next to none.
+# Added to the variance of a gene's residuals, which is almost zero for a gene that is rarely detected.
 MIN_VARIANCE = 0.01
 
 
@@ -33,7 +33,7 @@ class ClassGaussians(NamedTuple):
     means
         Shape ``(n_classes, n_latent)``; NaN for a class without cells.
     whitening
-        Matrices that turn a difference from the mean into one of unit covariance, shape
+        Matrices that transform deviations from the mean to unit covariance, shape
         ``(n_classes, n_latent, n_latent)``.
     """
 
@@ -42,7 +42,7 @@ class ClassGaussians(NamedTuple):
 
     @classmethod
     def fit(cls, z: np.ndarray, labels: np.ndarray, n_classes: int) -> ClassGaussians:
-        """Estimates from cells; the covariance of a class is shrunk toward the pooled one.
+        """Estimate both from cells; the covariance of a class is shrunk toward the pooled one.
 
         Parameters
         ----------
@@ -82,15 +82,15 @@ class ClassGaussians(NamedTuple):
 
 
 class ResidualScale(NamedTuple):
-    """What residuals of training cells are like, gene by gene and by library size.
+    """Distribution of the residuals of training cells, by gene and by library size.
 
     Attributes
     ----------
     mean, variance
-        Of each gene's residuals, shape ``(n_vars,)``.
+        Mean and variance of each gene's residuals, shape ``(n_vars,)``.
     trend, spread
-        Coefficients of polynomials in the log library size, for the misfit of a cell and for its mean
-        absolute deviation from that.
+        Coefficients of polynomials in the log library size: the expected value of :meth:`raw`, and its
+        mean absolute deviation from there.
     """
 
     mean: np.ndarray
@@ -101,13 +101,13 @@ class ResidualScale(NamedTuple):
     def raw(self, residuals: np.ndarray) -> np.ndarray:
         """Fourth root of the mean fourth power of standardized residuals, shape ``(n,)``.
 
-        A few genes that a cell should not express weigh more than many that are a little off.
+        With the fourth power, a few genes with large residuals count more than many with small ones.
         """
         standardized = (residuals - self.mean) / np.sqrt(self.variance + MIN_VARIANCE)
         return np.sqrt(np.sqrt((np.square(np.square(standardized))).mean(axis=1)))
 
     def misfit(self, residuals: np.ndarray, log_library: np.ndarray) -> np.ndarray:
-        """The same, less what is usual for a cell of this library size, over the usual deviation."""
+        """:meth:`raw`, standardized by its trend and spread at the library size of the cell, ``(n,)``."""
         usual = np.polyval(self.trend, log_library)
         deviation = np.maximum(np.polyval(self.spread, log_library), 1e-3)
         return (self.raw(residuals) - usual) / deviation
@@ -116,15 +116,15 @@ class ResidualScale(NamedTuple):
     def fit(
         cls, passes: Iterable[Iterable[tuple[np.ndarray, np.ndarray]]], *, degree: int
     ) -> ResidualScale:
-        """Estimates from training cells, which are gone through twice.
+        """Estimate all from training cells, in two passes over them.
 
         Parameters
         ----------
         passes
-            Two passes over the same blocks of residuals ``(n, n_vars)`` and log library sizes
+            Two iterations over the same blocks of residuals ``(n, n_vars)`` and log library sizes
             ``(n,)``.
         degree
-            Of the polynomials in the log library size; 0 where it means nothing.
+            Degree of the polynomials in the log library size; 0 for data without library sizes.
         """
         first, second = passes
         n, total, squares = 0, np.zeros(1), np.zeros(1)
@@ -146,17 +146,17 @@ class ResidualScale(NamedTuple):
 def with_residuals(
     module: CIVAEModule, minibatches: Iterable[dict[str, torch.Tensor]]
 ) -> Iterator[tuple[Posterior, np.ndarray]]:
-    """Cells, and their values less those decoded from their latent means, ``(n, n_vars)``.
+    """Cells and their residuals, ``(n, n_vars)``: values minus those decoded from the latent means.
 
-    Counts are taken on the scale ``2 sqrt(x + 3/8)``, on which their variance hardly depends on their
-    mean (Anscombe, "The transformation of Poisson, binomial and negative-binomial data", 1948).
+    Counts are transformed to ``2 sqrt(x + 3/8)`` first, which makes their variance almost independent of
+    their mean (Anscombe, "The transformation of Poisson, binomial and negative-binomial data", 1948).
 
     Parameters
     ----------
     module
         The network, in evaluation mode.
     minibatches
-        Of a loader.
+        Minibatches of a loader.
     """
     for tensors in minibatches:
         (part,) = encoded_minibatches(module, [tensors])
@@ -169,7 +169,7 @@ def with_residuals(
 
 
 def dense_rows(x: torch.Tensor, rows: slice) -> np.ndarray:
-    """Some rows of a matrix, dense or in the layout CSR, as a dense array."""
+    """Rows of a dense or CSR tensor, as a dense array."""
     if x.layout == torch.strided:
         return x[rows].cpu().numpy()
     pointers = x.crow_indices()[rows.start : rows.stop + 1]
@@ -184,22 +184,22 @@ def dense_rows(x: torch.Tensor, rows: slice) -> np.ndarray:
 
 
 def log_library_of(covariates: Covariates) -> np.ndarray:
-    """Log library sizes within what polynomials can take, shape ``(n,)``."""
+    """Log library sizes, clipped to ±50 so that polynomials of them are finite, shape ``(n,)``."""
     return np.clip(covariates.log_library, -50, 50)
 
 
 def calibrated_rank(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-    """Where scores lie among those of held-out cells, between 0 and 1, shape ``(n,)``.
+    """Ranks of scores among the scores of held-out cells, between 0 and 1, shape ``(n,)``.
 
-    One minus the conformal p-value, interpolated between two held-out cells and going on beyond the
-    least and the greatest, so that greater scores have greater ranks.
+    A rank is one minus the conformal p-value. It is interpolated between held-out scores and
+    extrapolated beyond them, so that a greater score always has a greater rank.
 
     Parameters
     ----------
     scores
         Shape ``(n,)``.
     held_out
-        Those of held-out cells, shape ``(m,)``.
+        Scores of held-out cells, shape ``(m,)``.
     """
     known, below = np.unique(held_out, return_counts=True)
     ranks = np.cumsum(below) / (len(held_out) + 1)
@@ -210,12 +210,12 @@ def calibrated_rank(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
 
 
 def larger_of(scores: Iterable[np.ndarray], held_out: Iterable[np.ndarray]) -> np.ndarray:
-    """The largest of several scores, each in robust standard deviations of held-out cells.
+    """The largest of several scores of each cell, each standardized robustly by held-out cells.
 
     Parameters
     ----------
     scores, held_out
-        Scores of cells, each of shape ``(n,)``, and the same ones of held-out cells, ``(m,)``.
+        Each score of the cells, shape ``(n,)``, and of held-out cells, ``(m,)``.
     """
     found = []
     for score, known in zip(scores, held_out, strict=True):
@@ -225,30 +225,30 @@ def larger_of(scores: Iterable[np.ndarray], held_out: Iterable[np.ndarray]) -> n
     return np.max(found, axis=0)
 
 
-# Minibatches of the same cells each time that it is called.
+# Returns minibatches; each call starts again with the same cells.
 Loader = Callable[[], Iterable[dict[str, torch.Tensor]]]
 
-# Held-out cells from which a class has a threshold of its own.
+# Number of held-out cells from which a class has its own threshold.
 MIN_OF_CLASS = 20
 
-# Training cells that means and covariances of the classes come from, and the scale of residuals, at most.
+# Most training cells used for the means and covariances of the classes, and for the residuals.
 MAX_CELLS, MAX_RESIDUALS = 10_000, 2_000
 
-# Held-out cells from which a temperature is fitted, and the folds that say whether it helps.
+# Number of held-out cells from which a temperature is fitted.
 MIN_FOR_TEMPERATURE = 20
 
-
+# Folds of the cross-validation that decides whether a temperature helps.
 FOLDS = 10
 
 
 def log_odds_against(logits: np.ndarray) -> np.ndarray:
     """Logarithm of the odds against each class, shape ``(n, n_classes)``.
 
-    It orders cells as one minus the probability of the class does, and does not round to 0 or 1. No
-    temperature enters: the cells that fit it are those that calibrate the sets.
+    It ranks cells as one minus the probability of the class does, but does not round to 0 or 1. The
+    temperature is left out, because it was fitted on the same cells that calibrate the sets.
     """
     against = np.zeros(logits.shape)
-    if logits.shape[1] < 2:  # nothing speaks against the only class
+    if logits.shape[1] < 2:  # a single class has no alternatives
         return against
     for code in range(logits.shape[1]):
         others = np.delete(logits, code, axis=1)
@@ -257,11 +257,10 @@ def log_odds_against(logits: np.ndarray) -> np.ndarray:
 
 
 def useful_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Temperature fitted on held-out cells; 1 where these do not say that it helps.
+    """Temperature fitted on held-out cells; 1 if cross-validation does not show that it helps.
 
-    Each tenth of the cells is scored with the temperature of the others. A temperature is used only if
-    this lowers their mean cross-entropy by more than its standard error, and if there are at least 20
-    cells.
+    Each of ten folds is scored with the temperature fitted on the others. The temperature is used only if
+    it lowers the mean cross-entropy by more than its standard error, and if there are at least 20 cells.
 
     Parameters
     ----------
@@ -277,7 +276,7 @@ def useful_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     if len(labels) < MIN_FOR_TEMPERATURE:
         return 1.0
     rows = np.arange(len(labels))
-    # Every class is spread over the folds.
+    # Stratified: the cells of each class are spread over the folds.
     fold = np.empty(len(labels), dtype=int)
     fold[np.argsort(labels, kind="stable")] = rows % FOLDS
 
@@ -296,7 +295,7 @@ def useful_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return fit_temperature(logits, labels)
 
 
-# What the calibration holds of training cells.
+# Entries of the calibration that come from training cells.
 OF_TRAINING = (
     *ClassGaussians._fields,
     *(f"residual_{name}" for name in ResidualScale._fields),
@@ -325,15 +324,16 @@ def at_most(index: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     return index if len(index) <= n else np.sort(rng.choice(index, n, replace=False))
 
 
-# Of the logarithm of the temperature, before any held-out cell is seen.
+# Standard deviation of the normal prior on the logarithm of the temperature.
 PRIOR_SD = 0.5
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Temperature that minimizes the cross-entropy of held-out cells (Guo et al., 2017).
 
-    A normal prior on its logarithm, with mean 0 and standard deviation 1/2, has little weight compared with hundreds
-    of cells, and keeps a handful, which can all be right by chance, from asking for certainty.
+    Its logarithm has a normal prior with mean 0 and standard deviation 1/2. With hundreds of cells, the prior
+    has little effect. With a handful, which can all be classified correctly by chance, it prevents a
+    temperature near zero, which would make every probability 0 or 1.
 
     Parameters
     ----------

@@ -30,13 +30,13 @@ CHECKPOINT = "training.ckpt"
 
 
 class NonFiniteError(FloatingPointError):
-    """A number of training became NaN or infinite."""
+    """The loss or a weight became NaN or infinite during training."""
 
 
 def non_finite(values: Mapping[str, torch.Tensor]) -> list[str]:
     """Names of the tensors that hold a NaN or an infinity."""
     finite = [value.isfinite().all() for value in values.values()]
-    if not finite or bool(torch.stack(finite).all()):  # one look at the device for all of them
+    if not finite or bool(torch.stack(finite).all()):  # waits for the device once
         return []
     return [name for name, good in zip(values, finite, strict=True) if not good]
 
@@ -53,14 +53,14 @@ def check_weights(plan: LightningModule, when: str) -> None:
 
 
 class SafeTrainer(Trainer):
-    """scvi-tools' trainer, with a checkpoint read without running what is in it, and Ctrl-C passed on.
+    """scvi-tools' trainer, which reads checkpoints without running code from them and raises on Ctrl-C.
 
     Parameters
     ----------
     callbacks
         Callbacks of the user, and those of ``train``.
     enable_progress_bar, simple_progress_bar
-        With both, and none among the callbacks, :class:`EpochBar` shows the progress.
+        If both are true and no callback is a progress bar, :class:`EpochBar` shows the progress.
     progress_bar_refresh_rate
         0 shows none.
     **kwargs
@@ -83,17 +83,17 @@ class SafeTrainer(Trainer):
         super().__init__(
             callbacks=callbacks,
             enable_progress_bar=shown,
-            simple_progress_bar=False,  # the one above takes its place
+            simple_progress_bar=False,  # EpochBar replaces it
             **kwargs,
         )
-        self.error: BaseException | None = None  # what broke training off
+        self.error: BaseException | None = None  # the error that stopped training
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         """Fit the model."""
         try:
             super().fit(*args, weights_only=True, **kwargs)
         except SystemExit as error:
-            # Lightning leaves the process where it was interrupted; that is for the user to decide.
+            # Lightning exits the process on Ctrl-C; here the caller gets the KeyboardInterrupt.
             self.error = error
             if isinstance(error.__context__, KeyboardInterrupt):
                 self.error = error.__context__
@@ -105,12 +105,12 @@ class SafeTrainer(Trainer):
 
 
 class SafeTrainRunner(TrainRunner):
-    """scvi-tools' runner, with that trainer, and a history of the epochs that the weights have seen."""
+    """scvi-tools' runner with :class:`SafeTrainer`; the history covers all trainings of the model."""
 
     _trainer_cls = SafeTrainer
 
     def _update_history(self) -> None:
-        """Add what was logged to the history of the model; raise what broke training off, if anything did."""
+        """Add the logged metrics to the model's history; raise the error that stopped training, if any."""
         model, error = self.model, self.trainer.error
         if error is not None:
             kept = [c.epochs for c in self.trainer.callbacks if isinstance(c, TrainingCheckpoint)]
@@ -119,14 +119,14 @@ class SafeTrainRunner(TrainRunner):
                 if column.index.name == "epoch":
                     logged[name] = column[column.index < max(kept, default=0)]
         was_trained, before = model.is_trained_, model.history_
-        model.is_trained_ = False  # scvi-tools then takes what was logged as it is
+        model.is_trained_ = False  # scvi-tools then replaces the history; it is joined below
         try:
             super()._update_history()
         finally:
             model.is_trained_ = was_trained
         if was_trained and isinstance(before, dict) and isinstance(model.history_, dict):
             model.history_ = join_histories(before, model.history_)
-        if error is not None:  # before scvi-tools prints that there was one
+        if error is not None:  # raised here, before scvi-tools prints a message about it
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -136,12 +136,12 @@ class SafeTrainRunner(TrainRunner):
 def join_histories(
     before: Mapping[str, pd.DataFrame], after: Mapping[str, pd.DataFrame]
 ) -> dict[str, pd.DataFrame]:
-    """The history of two trainings, one after the other.
+    """One history of two consecutive trainings.
 
     Parameters
     ----------
     before, after
-        A column for each metric, by epoch; what only one of the trainings logged stays.
+        A table by epoch for each metric. Metrics of only one of the trainings are kept.
     """
     epochs = [column.index for column in before.values() if len(column)]
     offset = 1 + max((int(index.max()) for index in epochs), default=-1)
@@ -160,10 +160,10 @@ class Kept(NamedTuple):
 
 
 class TrainingCheckpoint(Callback):
-    """Keeps the weights of the last epoch that ended well and, on the disk, all that training needs.
+    """Keeps the weights of the last good epoch in memory and, with a path, the whole state on disk.
 
-    Every epoch draws from generators of its own, seeded by the run and the epoch: what an epoch draws
-    does not depend on whether the epochs before it were run by this process.
+    An epoch is good if its weights are finite. Random generators are seeded anew for every epoch, by the seed
+    of the run and the epoch, so a resumed training draws the same random numbers as an uninterrupted one.
 
     Parameters
     ----------
@@ -172,33 +172,33 @@ class TrainingCheckpoint(Callback):
     path
         Checkpoint to write after each epoch, or ``None``.
     run
-        What the run is; see :func:`describe_run`.
+        Description of the run; see :func:`describe_run`.
     """
 
     def __init__(self, seed: int, path: Path | None = None, run: dict[str, Any] | None = None):
         self.seed = seed
         self.path = path
         self.run = run
-        # Replaced as a whole: Ctrl-C can come between any two lines.
+        # Replaced in one assignment, because Ctrl-C can interrupt between any two lines.
         self._kept: Kept | None = None
         self._begun = False
         self._finished = False
-        # State of Lightning's loop at the end of an epoch. The checkpoint is written a little later,
-        # when the history and the schedulers have taken note of the epoch.
+        # State of Lightning's loop at the end of an epoch. The checkpoint is written later, after the
+        # history and the schedulers have been updated for that epoch.
         self._loop: dict[str, Any] | None = None
 
     @property
     def epochs(self) -> int:
-        """Epochs that ended well."""
+        """Number of good epochs."""
         return 0 if self._kept is None else self._kept.epochs
 
     @property
     def weights(self) -> dict[str, torch.Tensor] | None:
-        """Weights after those epochs, if training began."""
+        """Weights after the last good epoch; ``None`` if training has not started."""
         return None if self._kept is None else self._kept.weights
 
     def epoch_seed(self, epoch: int, rank: int = 0) -> int:
-        """Seed of what an epoch of this run draws; see :func:`.epoch_seed`."""
+        """Seed of the random numbers of an epoch of this run; see :func:`.epoch_seed`."""
         return epoch_seed(self.seed, epoch, rank)
 
     def _keep(self, plan: LightningModule, epochs: int) -> None:
@@ -207,11 +207,11 @@ class TrainingCheckpoint(Callback):
         )
 
     def on_train_start(self, trainer: Trainer, plan: LightningModule) -> None:
-        """Keep the weights that training starts from."""
+        """Keep the initial weights."""
         self._keep(plan, trainer.current_epoch)
 
     def on_train_epoch_start(self, trainer: Trainer, plan: LightningModule) -> None:
-        """Write the checkpoint of the epoch before, and seed the order of the cells."""
+        """Write the checkpoint of the previous epoch, and seed the order of the cells."""
         self._write(trainer)
         seed = self.epoch_seed(trainer.current_epoch)
         torch.manual_seed(seed)  # for samplers that draw from the global generator
@@ -224,7 +224,7 @@ class TrainingCheckpoint(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, plan: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed the noise of the epoch: each process has its own, for cells of its own."""
+        """Seed the noise of the epoch, differently in each process, because each has other cells."""
         if batch_idx == 0:
             torch.manual_seed(self.epoch_seed(trainer.current_epoch, trainer.global_rank))
 
@@ -236,13 +236,13 @@ class TrainingCheckpoint(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Seed the noise of a look at held-out cells, whatever loaders have drawn before."""
+        """Seed the noise of an evaluation of held-out cells, so that earlier draws have no effect on it."""
         if batch_idx == 0:
             at = trainer.current_epoch, trainer.global_rank, trainer.global_step
             torch.manual_seed(epoch_seed(self.seed, *at))
 
     def on_train_epoch_end(self, trainer: Trainer, plan: LightningModule) -> None:
-        """Keep the weights, if they are good."""
+        """Keep the weights if they are finite."""
         check_weights(plan, f"at the end of epoch {trainer.current_epoch}")
         self._keep(plan, trainer.current_epoch + 1)
         self._loop = trainer.fit_loop.state_dict()
@@ -255,7 +255,7 @@ class TrainingCheckpoint(Callback):
     def on_exception(
         self, trainer: Trainer, plan: LightningModule, exception: BaseException
     ) -> None:
-        """Give back what a GPU holds, as the framework does not where training breaks off."""
+        """Release GPU memory, which Lightning does not do if training stops with an error."""
         plan.on_fit_end()
         if isinstance(trainer.datamodule, CellsSplitter):
             trainer.datamodule.teardown()
@@ -267,7 +267,8 @@ class TrainingCheckpoint(Callback):
             with files.new_file(self.path) as part:
                 trainer.save_checkpoint(part, weights_only=False)
         else:
-            trainer.save_checkpoint(self.path, weights_only=False)  # takes part, and writes nothing
+            # All processes must call this; only the first writes.
+            trainer.save_checkpoint(self.path, weights_only=False)
         self._loop = None
 
     def on_save_checkpoint(
@@ -275,7 +276,7 @@ class TrainingCheckpoint(Callback):
     ) -> None:
         """Add what Lightning does not save."""
         if self._loop is None:
-            return  # a checkpoint of the user's own
+            return  # a checkpoint of another callback, such as the user's
         checkpoint["loops"]["fit_loop"] = self._loop
         checkpoint["civae"] = {
             "run": self.run,
@@ -286,7 +287,7 @@ class TrainingCheckpoint(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, plan: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take up the history, and train no more if training had ended."""
+        """Restore the history; stop at once if that training had finished."""
         state = checkpoint.get("civae")
         if state is None:
             return
@@ -295,7 +296,7 @@ class TrainingCheckpoint(Callback):
 
 
 def samplers(loaders: list[Any]) -> Iterator[RandomSampler | IndexLoader]:
-    """What sets the order of the cells of loaders, where it is of a kind that takes a generator."""
+    """The objects that shuffle the cells of loaders and accept a random generator."""
     for loader in loaders:
         found = loader
         while found is not None and not isinstance(found, RandomSampler | IndexLoader):
@@ -320,7 +321,7 @@ def checksum(*arrays: Any) -> int:
 
 
 def describe_run(module: torch.nn.Module, arrays: list[Any], **arguments: Any) -> dict[str, Any]:
-    """What two runs must have in common for one to resume the other.
+    """A description of a run; a run is resumed only by one with an equal description.
 
     Parameters
     ----------
@@ -339,12 +340,12 @@ def describe_run(module: torch.nn.Module, arrays: list[Any], **arguments: Any) -
 
 
 def resume_path(path: Path, run: dict[str, Any]) -> Path | None:
-    """The checkpoint to resume from, if there is one.
+    """``path`` if there is a checkpoint to resume from, else ``None``.
 
     Raises
     ------
     ValueError
-        If it is of another run.
+        If the checkpoint belongs to another run.
     """
     if not path.exists():
         return None

@@ -1,7 +1,7 @@
-"""Training on a GPU that holds the data: nothing is copied to it, and steps are replayed as recorded graphs.
+"""Training with all cells in GPU memory: no copies during training, and steps replayed as CUDA graphs.
 
-A step on a minibatch is some hundred small operations, each of which takes longer to ask for than to do. A
-graph of several steps is asked for once.
+A training step runs about a hundred small GPU operations. Launching one takes longer than running it. A CUDA
+graph of several steps is launched once.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .._scvi import unchecked_distributions
 from ..data.loader import CellsLoader
 from ..module import check_finite
 
-# Share of the free memory of the device that the data may take.
+# Largest fraction of the free GPU memory that the data may use.
 MEMORY_SHARE = 0.5
-# Minibatches that are recorded as one graph.
+# Number of minibatches recorded in one graph.
 MINIBATCHES_A_GRAPH = 16
-# Minibatches between two looks of the framework.
+# Number of minibatches in one step of Lightning, which runs callbacks and logs between its steps.
 MINIBATCHES_A_BLOCK = 128
-# Cells that are copied to the device at once.
+# Number of cells copied to the device at a time.
 CELLS_A_COPY = 4096
-# What a callback can only see of a step that Python takes.
+# Hooks of callbacks that run inside a step, which a replayed graph does not call.
 STEP_HOOKS = (
     "on_before_zero_grad",
     "on_before_backward",
@@ -43,7 +43,7 @@ STEP_HOOKS = (
 
 
 def narrowest(values: np.ndarray) -> torch.dtype:
-    """The type of fewest bytes that holds these numbers as they are (as float32)."""
+    """The smallest of uint8, int16 and float32 that holds these float32 values exactly."""
     if values.size and (values == np.floor(values)).all():
         low, high = values.min(), values.max()
         for dtype in (torch.uint8, torch.int16):
@@ -54,26 +54,27 @@ def narrowest(values: np.ndarray) -> torch.dtype:
 
 
 class DeviceDataset(NamedTuple):
-    """Cells on a device.
+    """All cells, in the memory of a device.
 
     Attributes
     ----------
     tensors
-        What the loaders of scvi-tools give of them, for all of them; counts in few bytes.
+        The tensors of a minibatch of scvi-tools, here for all cells; counts in the smallest type that
+        holds them.
     """
 
     tensors: dict[str, torch.Tensor]
 
     @classmethod
     def of(cls, manager: AnnDataManager, device: torch.device) -> DeviceDataset | None:
-        """All cells of a data set, if they fit in its memory.
+        """Copy all cells of a data set to a device; ``None`` if they do not fit in its memory.
 
         Parameters
         ----------
         manager
-            Of the data set.
+            Manager of the AnnData.
         device
-            Where to.
+            The device.
 
         Raises
         ------
@@ -83,12 +84,12 @@ class DeviceDataset(NamedTuple):
         x = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         if not (isinstance(x, np.ndarray) or sparse.issparse(x)):
             return None
-        room = MEMORY_SHARE * free_memory(device) / (x.shape[0] * x.shape[1])  # bytes a value
+        room = MEMORY_SHARE * free_memory(device) / (x.shape[0] * x.shape[1])  # bytes per value
         if room < 1:
             return None
         values = x.data if sparse.issparse(x) else x
         check_finite(values)
-        # values that are stored twice are summed, and may need more bytes than either
+        # duplicate entries of a sparse matrix are summed, and the sum may need a larger type
         summed = sparse.issparse(x) and not x.has_canonical_format
         dtype = torch.float32 if summed else narrowest(values)
         if room < dtype.itemsize:
@@ -108,25 +109,28 @@ class DeviceDataset(NamedTuple):
         return cls(tensors | {key: torch.cat(part).to(device) for key, part in parts.items()})
 
     def free(self) -> None:
-        """Free the memory, even if references remain."""
+        """Free the memory, even if other objects still refer to this one."""
         self.tensors.clear()
 
     def at(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Some of the cells, counts as float32."""
+        """A minibatch of the cells at these positions, with counts as float32."""
         found = {key: of_all.index_select(0, indices) for key, of_all in self.tensors.items()}
         found[REGISTRY_KEYS.X_KEY] = found[REGISTRY_KEYS.X_KEY].float()
         return found
 
 
 class IndexBatch(NamedTuple):
-    """What the loader yields: cells, and which of them."""
+    """What :class:`IndexLoader` yields: all cells, and the positions of those to train on."""
 
     cells: DeviceDataset
     indices: torch.Tensor  # (n_obs,), on the device
     minibatch_size: int
 
     def minibatches(self) -> Iterator[torch.Tensor]:
-        """Indices ``(n_minibatches, size)``, of few different shapes: as many to a graph as there can be."""
+        """Positions by minibatch, ``(n_minibatches, size)``: full graphs first, then single minibatches.
+
+        Each shape needs a graph of its own, so there are few shapes.
+        """
         size, whole = self.minibatch_size, len(self.indices) // self.minibatch_size
         in_graphs = whole // MINIBATCHES_A_GRAPH * MINIBATCHES_A_GRAPH
         yield from self.indices[: in_graphs * size].view(-1, MINIBATCHES_A_GRAPH, size)
@@ -136,18 +140,18 @@ class IndexBatch(NamedTuple):
 
 
 class IndexLoader:
-    """Yields which cells come next, in the order in which scvi-tools' loader would yield them.
+    """Yields positions of cells, in the order in which scvi-tools' loader would yield the cells.
 
     Parameters
     ----------
     cells
         All cells.
     indices
-        Those to yield.
+        Positions of the cells to yield.
     minibatch_size
-        Cells of a minibatch; many of them are yielded at a time.
+        Cells per minibatch; :data:`MINIBATCHES_A_BLOCK` minibatches are yielded at a time.
     shuffle
-        Whether in a new order each time.
+        Whether to shuffle the cells in every epoch.
     """
 
     def __init__(
@@ -173,12 +177,12 @@ class IndexLoader:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a GPU."""
+    """Free memory of a GPU, in bytes."""
     return torch.cuda.mem_get_info(device)[0]
 
 
 def why_not_held(trainer: Trainer) -> str | None:
-    """Why training cannot record its steps on a GPU that holds the cells; ``None`` where it can."""
+    """Why training cannot record its steps as CUDA graphs; ``None`` if it can."""
     device = trainer.strategy.root_device.type
     if device != "cuda":
         return f"training is on a device of type {device}"
@@ -196,14 +200,14 @@ def why_not_held(trainer: Trainer) -> str | None:
 
 @contextmanager
 def rates_on_device(groups: list[dict], rates: list[torch.Tensor]) -> Iterator[None]:
-    """Let an optimizer read its learning rates where what is recorded finds them again.
+    """Replace the learning rates of an optimizer by tensors, which a recorded graph can read.
 
     Parameters
     ----------
     groups
-        Of its weights; they have floats before and after.
+        Parameter groups of the optimizer. Their learning rates are floats again afterwards.
     rates
-        Of each group a number on the device, which takes the value of the float.
+        For each group, a tensor on the device that is set to its learning rate.
     """
     before = [(group["lr"], group["capturable"]) for group in groups]
     for group, rate in zip(groups, rates, strict=True):
@@ -217,17 +221,17 @@ def rates_on_device(groups: list[dict], rates: list[torch.Tensor]) -> Iterator[N
 
 
 class CudaGraphStep:
-    """A function of which cells, recorded as a graph and replayed from its second call with a shape on.
+    """A function of positions of cells, recorded as a CUDA graph and replayed.
 
-    The first call runs as it is: it is a step like any other, and does what is done but once. Should it wait
-    for the device, which a recording must not, all calls run as they are. Both give the same numbers, but for
-    what is drawn.
+    For each shape of positions, the first call runs the function normally, which also initializes what is
+    created only once. The second call records it. If the first call waits for the device, which a recorded
+    graph must not do, all calls run normally. Results of both are equal, except for the random numbers.
 
     Parameters
     ----------
     function
-        From which cells, ``(n_minibatches, size)``, to a tuple of tensors. What it reads and writes besides
-        must stay where it is.
+        From positions of cells, ``(n_minibatches, size)``, to a tuple of tensors. All other tensors that it
+        reads or writes must keep their memory addresses.
     """
 
     def __init__(self, function: Callable[[torch.Tensor], tuple[torch.Tensor, ...]]):
@@ -253,7 +257,7 @@ class CudaGraphStep:
         return tuple(result.clone() for result in recorded.results)
 
     def _aside(self, indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The function as it is, on a stream of its own, as what is recorded later must find it."""
+        """Run the function normally, on the side stream that CUDA requires before a recording."""
         here = torch.cuda.current_stream()
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream), _noting_waits() as waits:
@@ -278,12 +282,12 @@ class CudaGraphStep:
 
 @cache
 def _side_stream() -> torch.cuda.Stream:
-    """One for all, as what a stream has once used stays with it."""
+    """One side stream for all graphs, because memory that a stream has used stays reserved for it."""
     return torch.cuda.Stream()
 
 
 class _Recorded(NamedTuple):
-    """A graph, what it reads, and what it writes."""
+    """A recorded graph, the tensor of positions that it reads, and the tensors that it writes."""
 
     graph: torch.cuda.CUDAGraph
     indices: torch.Tensor
@@ -292,7 +296,7 @@ class _Recorded(NamedTuple):
 
 @contextmanager
 def _noting_waits() -> Iterator[list]:
-    """Gives a list, which holds in the end what waited for the device."""
+    """Yields a list that holds, after the block, a warning for each operation that waited for the device."""
     before = torch.cuda.get_sync_debug_mode()
     waits: list[warnings.WarningMessage] = []
     with warnings.catch_warnings(record=True) as told:
@@ -303,7 +307,7 @@ def _noting_waits() -> Iterator[list]:
         finally:
             torch.cuda.set_sync_debug_mode(before)
             waits += [w for w in told if "called a synchronizing" in str(w.message)]
-    for warning in told:  # but for what torch says of this mode when it is first asked for
+    for warning in told:  # except torch's own warning about this mode
         if warning not in waits and "Synchronization debug mode" not in str(warning.message):
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno

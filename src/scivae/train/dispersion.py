@@ -1,7 +1,7 @@
-r"""Where training starts the dispersions of a negative binomial: at the moments of the counts.
+r"""Initial dispersions of a negative binomial, by the method of moments.
 
-scvi-tools draws the logarithms of the inverse dispersions :math:`\theta` from a normal distribution. In the two thousand steps of
-a default training they move by about one, so that much of the draw would remain.
+scvi-tools draws the logarithms of the inverse dispersions :math:`\theta` from a normal distribution. In the
+two thousand steps of a default training they change by only about one, so the draw would still show at the end.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ..data.information import spread_over
 from ..module import CIVAEModule
 from .calibration import dense_rows
 
-# Fewer labeled cells than this tell too little, so that all cells are used.
+# With fewer labeled cells than this, unlabeled cells are used too.
 MIN_LABELED = 200
-# How much the genes have in common counts for, in expected squared counts of a gene.
+# Weight of the overdispersion common to all genes, in expected squared counts of a gene.
 COMMON_SQUARES = 10.0
-# Share of the overdispersion within classes that the network will not explain.
+# Fraction of the overdispersion within classes that is left after the network explains its part.
 UNEXPLAINED = 0.5
-# Bounds of the logarithms: three standard deviations of the draw of scvi-tools.
+# Bounds of the logarithms: three standard deviations of the initial draw of scvi-tools.
 MAX_LOG_THETA = 3.0
 
 
 def cells_of_moments(train: np.ndarray, labeled: np.ndarray) -> np.ndarray:
-    """Positions of the cells that are looked at, in increasing order.
+    """Positions of the cells whose moments are used, in increasing order.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def cells_of_moments(train: np.ndarray, labeled: np.ndarray) -> np.ndarray:
 
 
 def has_dispersions(module: CIVAEModule) -> bool:
-    """Whether the network has dispersions that are weights of their own."""
+    """Whether the dispersions of the network are parameters, rather than outputs of the decoder."""
     return module.likelihood in ("nb", "zinb") and module.dispersion in ("gene", "gene-batch")
 
 
@@ -56,14 +56,14 @@ class StartDispersions(Callback):
     Parameters
     ----------
     log_theta
-        Of the shape of the network's own.
+        Logarithms of the inverse dispersions, of the shape of ``module.px_r``.
     """
 
     def __init__(self, log_theta: torch.Tensor):
         self.log_theta = log_theta
 
     def on_train_start(self, trainer: Trainer, plan: LightningModule) -> None:
-        """Not where training goes on from a checkpoint."""
+        """Set the dispersions, unless training resumes from a checkpoint."""
         if trainer.global_step == 0:
             with torch.no_grad():
                 plan.module.px_r.copy_(self.log_theta)
@@ -72,14 +72,14 @@ class StartDispersions(Callback):
 def starting_dispersions(
     module: CIVAEModule, minibatches: Iterable[dict[str, Any]]
 ) -> StartDispersions | None:
-    """Find where dispersions start; ``None`` for values that training will refuse.
+    """A callback that sets the initial dispersions; ``None`` if values are not finite.
 
     Parameters
     ----------
     module
         The network; see :func:`has_dispersions`.
     minibatches
-        Cells, as loaders give them.
+        Minibatches of a loader.
     """
     parts, libraries, groups, batches = [], [], [], []
     for tensors in minibatches:
@@ -117,10 +117,11 @@ def log_theta_by_moments(
 ) -> np.ndarray:
     r"""Logarithms of inverse dispersions, by the method of moments.
 
-    Within a group, the expected count of a gene is its share times the library size. For a negative binomial,
-    squared deviations exceed the counts by :math:`\mu^2 / \theta` in the mean. The ratio of both sums is
-    shrunk toward the mean over genes, where there are few counts. The network will explain a part of it:
-    :data:`UNEXPLAINED` is left.
+    Within a group, the expected count :math:`\mu` of a gene is its proportion times the library size. For a
+    negative binomial, squared deviations from it exceed :math:`\mu` by :math:`\mu^2 / \theta` on average. The
+    ratio of the summed excess to the summed :math:`\mu^2` estimates :math:`1 / \theta`. For genes with few
+    counts it is shrunk toward the mean over genes. The network explains a part of this overdispersion; the
+    fraction :data:`UNEXPLAINED` is kept.
 
     Parameters
     ----------
@@ -129,10 +130,10 @@ def log_theta_by_moments(
     library
         Library sizes, shape ``(n_obs,)``.
     groups
-        Cells that are alike, such as those of a class in a batch: any integers, shape ``(n_obs,)``.
+        Group of each cell, such as its class and batch: any integers, shape ``(n_obs,)``.
     sets, n_sets
-        Which groups have dispersions in common: the same integer for all cells of a group, below
-        ``n_sets``, shape ``(n_obs,)``.
+        Groups that share dispersions: an integer below ``n_sets`` for each cell, the same for all cells of
+        a group, shape ``(n_obs,)``.
 
     Returns
     -------

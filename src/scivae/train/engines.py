@@ -1,9 +1,9 @@
-"""Which engine trains, decided in one place, and the loaders that it needs.
+"""The training engine, chosen in one place, and the loaders that it needs.
 
 ====================  ============================================================================
-step by step          Each minibatch is a step of Lightning: callbacks and logs see every one.
-superbatch            Several minibatches are read at once; Lightning sees one step for all of them.
-CUDA graph            The same, with all cells on the GPU and the steps recorded and replayed.
+step by step          Each minibatch is a step of Lightning, seen by callbacks and logs.
+superbatch            Several minibatches are read at once, and are one step of Lightning.
+CUDA graph            The same, with all cells in GPU memory, and steps recorded and replayed.
 ====================  ============================================================================
 """
 
@@ -23,13 +23,13 @@ from ..data.loader import BLOCK_VALUES, CellsLoader
 from ..nb.workers import worker_pool
 from .device import DeviceDataset, IndexBatch, IndexLoader, why_not_held
 
-# Threads that share a minibatch: with more, they wait for each other in Python.
+# Most threads that share a minibatch; more would wait for each other in Python.
 MAX_WORKERS = 4
-# Fewer values of the expression matrix are not worth a thread of their own.
+# Values of a minibatch (cells × genes) per thread; with fewer, a thread costs more than it saves.
 VALUES_PER_WORKER = 2**18
-# Minibatches that are read at once, at most.
+# Most minibatches that are read at once.
 MAX_AT_ONCE = 32
-# Arguments of the trainer whose meaning depends on one minibatch being one step of its own.
+# Arguments of the trainer that count minibatches, and so need one minibatch per step of Lightning.
 STEPWISE = frozenset(
     {
         "accumulate_grad_batches",
@@ -48,21 +48,21 @@ STEPWISE = frozenset(
 
 
 class Engine:
-    """How the steps of a training are taken, and why.
+    """How training takes its steps, and why.
 
-    Made by :func:`choose_engine` before training. Whether a GPU holds the cells is known only once the
-    trainer exists: :meth:`place` adds that, once.
+    :func:`choose_engine` makes it before training. Only when the trainer exists is it known whether the
+    cells fit on a GPU; :meth:`place` then decides between a superbatch and a CUDA graph.
 
     Attributes
     ----------
     kind
         The engine.
     reason
-        Why it was chosen, as the end of a sentence.
+        Why it was chosen: a clause that follows "because".
     minibatch_size
-        Cells of a minibatch; ``None`` where a minibatch is what the loader yields.
+        Cells per minibatch; ``None`` if what the loader yields is one minibatch.
     at_once
-        Minibatches that the loader yields at once.
+        Number of minibatches that the loader yields at once.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class Engine:
         return f"Trained {how[self.kind]}, because {self.reason}."
 
     def place(self, trainer: Trainer, manager: AnnDataManager) -> DeviceDataset | None:
-        """All cells on the GPU, if the steps can be recorded there; called once, by the loader.
+        """Copy all cells to the GPU if steps can be recorded there; ``None`` if not. Called once.
 
         Parameters
         ----------
         trainer
             The trainer.
         manager
-            Of the cells.
+            Manager of the AnnData.
         """
         if not self._may_record:
             return None
@@ -119,22 +119,22 @@ def choose_engine(
     n_vars: int,
     needs_outputs: bool,
 ) -> Engine:
-    """The engine for a training.
+    """Choose the engine of a training from its arguments.
 
     Parameters
     ----------
     trainer, plan
         Arguments of the trainer and of the training plan.
     drop_last
-        Whether the loader drops a last part that is smaller than what it yields.
+        Whether the loader drops an incomplete last batch.
     datamodule
-        Where the cells come from; ``None`` for the AnnData of the model.
+        Source of the cells; ``None`` for the AnnData of the model.
     batch_size
-        Cells in a minibatch.
+        Cells per minibatch.
     n_vars
         Number of genes.
     needs_outputs
-        Whether callbacks need the outputs of the network, which a recorded step does not give.
+        Whether callbacks need the outputs of the network, which a recorded step does not return.
     """
     in_memory = datamodule is None
     if "minibatch_size" in plan:
@@ -162,21 +162,21 @@ def choose_engine(
 
 
 def minibatches_at_once(batch_size: int, n_vars: int) -> int:
-    """Minibatches that are read, and trained on, between two looks of Lightning."""
+    """Number of minibatches in one step of Lightning."""
     return int(np.clip(BLOCK_VALUES // (batch_size * n_vars), 1, MAX_AT_ONCE))
 
 
 @contextmanager
 def shared_minibatches(n_values: int) -> Iterator[None]:
-    """Let each thread of torch work on a part of the minibatch, not on a part of each operation.
+    """Give each thread a part of the cells of a minibatch, instead of a part of each operation.
 
     Most operations of a step are too small to be split between threads. If the minibatch itself is
-    small, one thread trains, and one prepares the next minibatch.
+    too small to be split, one thread trains while another prepares the next minibatch.
 
     Parameters
     ----------
     n_values
-        Cells of a minibatch times genes; 0 changes nothing.
+        Cells per minibatch times genes; 0 leaves the threads of torch as they are.
     """
     if n_values == 0:
         yield
@@ -192,14 +192,14 @@ def shared_minibatches(n_values: int) -> Iterator[None]:
 
 
 class CellsSplitter(DataSplitter):
-    """scvi-tools' splitter, which leaves sparse counts as they are, and all cells on a GPU that holds them.
+    """scvi-tools' splitter, which keeps sparse counts sparse, and yields positions of cells on a GPU.
 
     Parameters
     ----------
     *args, **kwargs
         Passed to :class:`scvi.dataloaders.DataSplitter`.
     engine
-        How the steps of this training are taken.
+        The engine of this training.
     """
 
     data_loader_cls = CellsLoader
@@ -210,32 +210,32 @@ class CellsSplitter(DataSplitter):
         self.on_device: DeviceDataset | None = None
 
     def train_dataloader(self):
-        """Loader of the cells to train on."""
+        """Loader of the training cells."""
         self.on_device = self.engine.place(self.trainer, self.adata_manager)
         return self._index_loader(self.train_idx, shuffle=True) or super().train_dataloader()
 
     def val_dataloader(self):
-        """Loader of the cells that are held out."""
+        """Loader of the held-out cells."""
         return self._index_loader(self.val_idx, shuffle=False) or super().val_dataloader()
 
     def _index_loader(self, indices: np.ndarray, shuffle: bool) -> IndexLoader | None:
-        """Loader of the positions of cells that the device holds; ``None`` where it holds none."""
+        """Loader of positions, if the device holds the cells; else ``None``."""
         if self.on_device is None or not len(indices):
             return None
         return IndexLoader(self.on_device, indices, self.engine.minibatch_size or 0, shuffle)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int):
-        """Nothing is copied that is there."""
+        """Copy a minibatch to the device, unless its cells are there already."""
         if isinstance(batch, IndexBatch):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int):
-        """Nothing is made dense."""
+        """Return the batch unchanged; scvi-tools would make it dense."""
         return batch
 
     def teardown(self, stage: str | None = None) -> None:
-        """Give back the memory of the device: the trainer, which the model keeps, still has the loaders."""
+        """Free the GPU memory of the cells, which loaders would hold for as long as the model exists."""
         if self.on_device is not None:
             self.on_device.free()
         self.on_device = None

@@ -1,4 +1,4 @@
-"""Whether the held-out loss rose at the end of training."""
+"""Detect a held-out loss that rises at the end of training."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-# Part of the epochs over which the loss is averaged, and has to be above its lowest average.
+# Fraction of the epochs over which the loss is averaged, and for which it must be past its minimum.
 FRACTION = 0.2
-# Rise that counts, as a part of all that the loss fell from its first value.
+# Smallest rise that counts, as a fraction of the total decrease from the first value.
 MIN_RISE = 0.02
 MIN_EPOCHS = 10
 
@@ -21,9 +21,9 @@ class Rise(NamedTuple):
     Parameters
     ----------
     epochs
-        Number of epochs after which its average was lowest.
+        Number of epochs after which the moving average was lowest.
     lowest, last
-        The lowest average and that of the last epochs.
+        The lowest moving average and the last one.
     """
 
     epochs: int
@@ -32,9 +32,9 @@ class Rise(NamedTuple):
 
 
 def find_rise(loss: np.ndarray) -> Rise | None:
-    """Where the loss was lowest, if it rose over the last fifth of the epochs or longer.
+    """The rise of a held-out loss after its minimum, if it lasted a fifth of the epochs or longer.
 
-    Averages over a fifth of the epochs are compared, since the loss of a few held-out cells is noisy.
+    The loss of a few held-out cells is noisy, so moving averages over a fifth of the epochs are compared.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def find_rise(loss: np.ndarray) -> Rise | None:
 
     Returns
     -------
-    ``None`` if it did not rise, or by less than 2 % of what it fell before.
+    ``None`` if the loss did not rise, or by less than 2 % of its decrease before.
     """
     loss = np.asarray(loss, dtype=float)
     if len(loss) < MIN_EPOCHS or not np.isfinite(loss).all():
@@ -76,7 +76,7 @@ def held_out_loss(
 
 
 def overfitting_warning(rise: Rise, n_epochs: int) -> str:
-    """What the user is told."""
+    """The text of the warning."""
     return (
         f"the held-out loss was lowest around epoch {rise.epochs} of {n_epochs} "
         f"({rise.lowest:,.4g}) and rose to {rise.last:,.4g}: the model overfits. Pass "

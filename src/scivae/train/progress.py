@@ -9,12 +9,12 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from .._progress import Bar, bar
 
-# What is shown of an epoch, and under which name.
+# Metrics that the bar shows, and their names there.
 SHOWN = {"train_loss": "loss", "validation_loss": "held-out loss"}
 
 
 class EpochBar(ProgressBar):
-    """One bar, that moves with each epoch and stays; see :mod:`scivae._progress` for where it is drawn."""
+    """One bar for the whole training, updated after each epoch; :mod:`scivae._progress` draws it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class EpochBar(ProgressBar):
         self._bar: Bar | None = None
 
     def disable(self) -> None:
-        """Show nothing, as all processes but the first do."""
+        """Show nothing; Lightning calls this in all processes but the first."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -37,7 +37,7 @@ class EpochBar(ProgressBar):
             )
 
     def on_train_epoch_end(self, trainer: Trainer, plan: LightningModule) -> None:
-        """Move it on."""
+        """Advance the bar by one epoch."""
         if self._bar is not None:
             metrics = trainer.callback_metrics
             self._bar.note(
@@ -59,5 +59,5 @@ class EpochBar(ProgressBar):
         self._bar = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is drawn is of this process."""
+        """Pickle without the bar, which belongs to this process."""
         return {**self.__dict__, "_bar": None}

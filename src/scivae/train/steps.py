@@ -1,4 +1,4 @@
-"""Take the steps of training on what a loader yields: on a CPU, on a GPU, or as recorded CUDA graphs."""
+"""Training steps on what a loader yields: on a CPU, on a GPU, or as recorded CUDA graphs."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from ..nb.counts import DenseCounts, SparseCounts
 from ..nb.workers import n_workers, prefetch
 from .device import CudaGraphStep, DeviceDataset, IndexBatch, rates_on_device
 
-# Minibatches that are prepared while one is trained on.
+# Number of minibatches that are prepared ahead of the one that is trained on.
 PREFETCHED = 2
 
 
 class Steps:
     """Losses of minibatches and, in training, a step of the optimizer for each.
 
-    The training plan asks for losses and logs them; how they come about is decided by what the loader
-    yields, which :class:`.Engine` has chosen.
+    The training plan calls :meth:`losses` and logs the result. The type of batch that the loader yields,
+    which :class:`.Engine` has chosen, decides how they are computed.
     """
 
     def __init__(self) -> None:
-        # What is recorded of training and of held-out cells, and the numbers on the device that it reads.
+        # Recorded graphs of training (True) and evaluation (False), and the tensors that they read.
         self._graphs: dict[bool, Callable] = {}
         self._kl_weight = torch.zeros(())
         self._rates: list[torch.Tensor] = []
 
     def release(self) -> None:
-        """Release the memory of what was recorded."""
+        """Release the memory of the recorded graphs."""
         self._graphs, self._kl_weight, self._rates = {}, torch.zeros(()), []
 
     def losses(self, plan: Any, batch: dict | IndexBatch) -> LossOutput:
-        """Losses, and in training steps, on what the loader yielded.
+        """Losses of a batch; in training, after a step of the optimizer on each of its minibatches.
 
         Parameters
         ----------
         plan
             The training plan.
         batch
-            One or several minibatches, or positions of cells that the device holds.
+            What the loader yielded: one or several minibatches, or positions of cells on the device.
         """
         if isinstance(batch, IndexBatch):
             return self._in_graphs(plan, batch)
         return joined([take_step(plan, tensors) for tensors in _minibatches(plan, batch)])
 
     def _in_graphs(self, plan: Any, batch: IndexBatch) -> LossOutput:
-        """Losses, and in training steps, on cells that the device holds."""
+        """As :meth:`losses`, for cells on the device, with recorded graphs if the optimizer allows it."""
         optimizer = plan.optimizers()
         groups = optimizer.param_groups
         recordable = all(group.get("fused") for group in groups)
@@ -79,7 +79,7 @@ class Steps:
         optimizer: torch.optim.Optimizer,
         indices: torch.Tensor,
     ) -> Terms:
-        """Losses, and in training steps, on minibatches ``(n_minibatches, size)``: what is recorded."""
+        """The function that is recorded: losses and steps on minibatches ``(n_minibatches, size)``."""
         plan.loss_kwargs["kl_weight"] = self._kl_weight
         outputs = []
         for some in indices:
@@ -93,7 +93,7 @@ class Steps:
 def take_step(
     plan: Any, tensors: dict[str, Any], optimizer: Any = None, checked: bool = False
 ) -> LossOutput:
-    """Loss of one minibatch; where optimization is not Lightning's, with a step of the optimizer.
+    """Loss of one minibatch; in training with manual optimization, after a step of the optimizer.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def take_step(
     tensors, checked
         As :meth:`.CIVAETrainingPlan.minibatch_loss` takes them.
     optimizer
-        In place of the plan's.
+        The optimizer; ``None`` for that of the plan.
     """
     output = plan.minibatch_loss(tensors, checked)
     if output.loss.is_cpu:  # on a GPU, one check of all minibatches saves a wait per step
@@ -110,11 +110,11 @@ def take_step(
     if not plan.training or plan.automatic_optimization:
         return output
     optimizer = optimizer or plan.optimizers()
-    # what zero_grad does, without what it looks up each time
+    # as zero_grad does, without its overhead
     for group in optimizer.param_groups:
         for weight in group["params"]:
             weight.grad = None
-    # Gradients have the precision of their weights, whatever the mode of the forward pass.
+    # Gradients keep the precision of their weights, also under mixed precision.
     with torch.autocast(output.loss.device.type, enabled=False):
         plan.manual_backward(output.loss)
     optimizer.step()
@@ -122,7 +122,7 @@ def take_step(
 
 
 def _minibatches(plan: Any, tensors: dict[str, torch.Tensor]) -> Iterator[dict]:
-    """What the loader yielded, as one or several minibatches."""
+    """Split what the loader yielded into minibatches."""
     x = tensors[REGISTRY_KEYS.X_KEY]
     size = plan.minibatch_size or len(x)
     fused = plan.module.supports_fused_nb
@@ -141,7 +141,7 @@ def _prepared(plan: Any, x: torch.Tensor, size: int) -> Iterator[SparseCounts | 
     counts = SparseCounts.of(x)
     check_finite(counts.counts)
     parts, n = counts.split(size), n_workers()
-    # A seed for each, so that draws do not depend on which thread is first.
+    # Each minibatch has its own seed, so draws do not depend on the order of the threads.
     seeds = torch.randint(2**62, (-(-len(x) // size),)).tolist()
     lost = plan.thinning_now
     calls = (partial(p.prepare, lost, s, n) for p, s in zip(parts, seeds, strict=True))
@@ -149,13 +149,13 @@ def _prepared(plan: Any, x: torch.Tensor, size: int) -> Iterator[SparseCounts | 
 
 
 def _dense_counts(plan: Any, counts: torch.Tensor) -> DenseCounts:
-    """Counts in a matrix, and what the encoder is given of them."""
+    """A dense matrix of counts, and the thinned counts that the encoder sees."""
     lost = plan.thinning_now
     return DenseCounts(counts, thin(counts, lost) if lost > 0 else counts)
 
 
 class Terms(NamedTuple):
-    """What is kept of a loss, without what led to it."""
+    """The terms of a loss, detached from the graph that computed them."""
 
     loss: torch.Tensor
     reconstruction_loss: torch.Tensor  # (n_obs,)
@@ -166,7 +166,7 @@ class Terms(NamedTuple):
 
     @classmethod
     def of(cls, output: LossOutput) -> Terms:
-        """The terms of a loss."""
+        """The detached terms of a loss."""
         return cls(
             output.loss.detach(),
             sum(output.reconstruction_loss.values()).detach(),
@@ -177,12 +177,12 @@ class Terms(NamedTuple):
         )
 
     def output(self) -> LossOutput:
-        """The loss that has these terms."""
+        """A loss with these terms, as scvi-tools uses it."""
         return LossOutput(**self._asdict())
 
 
 def joined(outputs: list[LossOutput]) -> LossOutput:
-    """One loss for several minibatches: per cell side by side, others as means over cells."""
+    """One loss of several minibatches: values per cell are concatenated, others averaged over cells."""
     if len(outputs) == 1:
         return outputs[0]
     sizes = [output.n_obs_minibatch for output in outputs]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 TRENDS = "trends"  # value of uns["civae"]["kind"] in trends
-CONDITION = "condition"  # that of predicted cells
+CONDITION = "condition"  # value of uns["civae"]["kind"] in predicted cells
 OF_SETS = "gene sets"  # value of uns["civae"]["of"] in trends of sets
 MAKERS = {
     "trends": "scivae.tl.gene_trends(model, pairs)",
@@ -163,9 +163,9 @@ def check_obs(adata: AnnData, columns: Iterable[str], argument: str, maker: str)
 
 
 def gene_symbols_of(table: pd.DataFrame, key: Any, of: str = "trends.var") -> dict[str, str]:
-    """Name to show for each gene of a table: its symbol, or its own name where that is missing.
+    """Name to show for each gene of a table: its symbol, or its own name if the symbol is missing.
 
-    ``key`` is the column of symbols; ``None`` for no symbols. Raises a KeyError if it is not there.
+    ``key`` is the column of symbols; ``None`` for no symbols. Raises a KeyError if it does not exist.
     """
     names = as_text(table.index)
     if key is None:
@@ -186,14 +186,14 @@ def gene_symbols_of(table: pd.DataFrame, key: Any, of: str = "trends.var") -> di
 
 
 def is_numeric(values: pd.Series) -> bool:
-    """Whether a column holds numbers or truth values."""
+    """Whether a column holds numbers or booleans."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     return bool(is_numeric_dtype(values) or is_bool_dtype(values))
 
 
 def by_symbol(argument: str, genes: Iterable[Any], symbols: Mapping[str, str]) -> list[str]:
-    """Genes by their own names, where they were given by symbol; a ValueError if a symbol is ambiguous."""
+    """Own names of genes that may be given by symbol; a ValueError if a symbol is ambiguous."""
     of_symbol: dict[str, list[str]] = {}
     for name, symbol in symbols.items():
         of_symbol.setdefault(symbol, []).append(name)
@@ -232,7 +232,7 @@ def check_genes(
 
 
 def _in_a_column(adata: AnnData, name: str) -> str:
-    """The variable that has a name in another column of ``var``, as a sentence; else nothing."""
+    """A hint if another column of ``var`` contains the name; else an empty string."""
     for key in adata.var.columns:
         found = np.flatnonzero(as_text(adata.var[key]) == name)
         if len(found) == 1:
@@ -241,7 +241,7 @@ def _in_a_column(adata: AnnData, name: str) -> str:
 
 
 def check_known_genes(argument: str, genes: Iterable[str], known: Collection[str], of: str) -> None:
-    """Raise a KeyError that names the first gene that is not among the known ones, those ``of`` something."""
+    """Raise a KeyError for the first gene that is not among the known genes, those ``of`` an object."""
     names = set(known)
     for gene in genes:
         if gene not in names:

@@ -1,1 +1,1 @@
-"""What the commands of ``scivae`` do, step by step; :mod:`scivae.cli` reads their arguments."""
+"""The commands of ``scivae``; :mod:`scivae.cli` is their entry point."""

@@ -1,4 +1,4 @@
-"""What ``scivae run`` does with a trained model: a map, a path, pairs, genes and synthetic cells."""
+"""The steps of ``scivae run`` after training: a map, a path, pairs, genes and synthetic cells."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from ..model import CIVAE
 
-# Pairs over which genes are followed, and the steps of a path.
+# Maximum number of pairs for gene trends, and number of steps of a path.
 MAX_PAIRS, N_STEPS = 500, 50
-# Paths that the map shows.
+# Number of paths on the map, and their steps.
 BUNDLE, BUNDLE_STEPS = 30, 20
 
 
 def add_umap(adata: AnnData, model: CIVAE, seed: int) -> None:
-    """Write the latent representation and its UMAP into the cells."""
+    """Write the latent representation and its UMAP into ``adata.obsm``."""
     import scanpy as sc
 
     adata.obsm[_keys.LATENT] = model.get_latent_representation()
@@ -40,9 +40,9 @@ def add_umap(adata: AnnData, model: CIVAE, seed: int) -> None:
 def ends_of_path(
     adata: AnnData, model: CIVAE, request: Request, label: str | None
 ) -> tuple[int, int]:
-    """Positions of the two cells of the path: the middle ones of their groups, or two far apart in the class.
+    """Positions of the two ends of the path: the most central cells of the groups, or two distant cells.
 
-    They are cells that are classified as the class, if there are any: a path between such cells stays in it.
+    Cells that are classified as their class are preferred, because a path between them stays in the class.
     """
     inside = np.ones(adata.n_obs, dtype=bool)
     z = adata.obsm[_keys.LATENT]
@@ -74,7 +74,7 @@ def ends_of_path(
 def pairs_and_paths(
     model: CIVAE, request: Request, label: str | None, pairable: bool
 ) -> tuple[pd.DataFrame, AnnData]:
-    """Pairs of cells, within donors where donors have both groups, and paths between some of them."""
+    """Pairs of cells, within donors if donors have both groups, and paths between some of them."""
     from .. import tl
 
     pairs = tl.pair_cells(
@@ -97,7 +97,7 @@ def pairs_and_paths(
 def follow_genes(
     model: CIVAE, request: Request, pairs: pd.DataFrame
 ) -> tuple[AnnData, pd.DataFrame]:
-    """Trends of genes over the pairs, and what changes."""
+    """Trends of all genes over the pairs, and the table of genes that change."""
     from .. import tl
 
     trends = tl.gene_trends(
@@ -107,12 +107,12 @@ def follow_genes(
 
 
 def augment_classes(model: CIVAE, adata: AnnData, request: Request, log: Log) -> AnnData:
-    """Cells of every class that has two; a class that cannot be made is named, not fatal."""
+    """Synthetic cells of every class with at least two cells; a class that fails is logged and skipped."""
     import anndata
     import pandas as pd
 
     sizes = adata.obs[request.key].value_counts()
-    # Binary draws of gray pixels are no images: those are judged by what is expected.
+    # Binary samples of gray pixels are not images, so expected values are used instead.
     sample = not model.module.family.in_unit_interval
     parts = []
     for label in model.classes[[sizes[c] > 1 for c in model.classes]]:

@@ -1,4 +1,4 @@
-"""Cells of a command: read from a file, and checked before anything takes long."""
+"""Read the cells of a command from a file, and check options before any long calculation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIN_IN_SET = 5
 
 
 def read_cells(path: Path, argument: str, *, backed: bool = False) -> AnnData:
-    """Cells of an h5ad file or a zarr store; a ValueError names the argument that is at fault."""
+    """Cells of an h5ad file or a zarr store; a ValueError names the invalid argument."""
     import anndata
 
     if not path.exists():
@@ -44,7 +44,7 @@ def read_cells(path: Path, argument: str, *, backed: bool = False) -> AnnData:
 
 
 def check_folder(out: Path) -> None:
-    """Raise before anything is done if results could not be written to a folder afterwards."""
+    """Raise early if results could not be written to a folder."""
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not there.is_dir():
         what = "a file" if there == out else f"in {there}, which is a file"
@@ -56,7 +56,7 @@ def check_folder(out: Path) -> None:
 
 
 def warn_of_results(out: Path) -> None:
-    """Warn that the model of an earlier run is replaced."""
+    """Warn that the model of an earlier run will be replaced."""
     if (out / "model" / "model.pt").exists():
         warn(
             f"--out {out} has a model of an earlier run, which is replaced; pass another --out to keep it."
@@ -64,7 +64,7 @@ def warn_of_results(out: Path) -> None:
 
 
 def check_file(out: Path, suffixes: Sequence[str]) -> None:
-    """Raise before anything is done if a file could not be written afterwards."""
+    """Raise early if a file could not be written."""
     if out.suffix.lower() not in suffixes:
         raise ValueError(
             f"--out must end in {' or '.join(suffixes)}, got {str(out.name)!r}; rename it."
@@ -80,7 +80,7 @@ def check_file(out: Path, suffixes: Sequence[str]) -> None:
 
 
 def as_words(column: pd.Series) -> pd.Series:
-    """A column as it is spelled on a command line: as text, and whole numbers without a point."""
+    """A column as text, as it is written on a command line: whole numbers without a decimal point."""
     import pandas as pd
 
     if isinstance(column.dtype, pd.CategoricalDtype):
@@ -97,7 +97,7 @@ def as_words(column: pd.Series) -> pd.Series:
 
 
 def check_column(adata: AnnData, option: str, name: str | None, *, of_genes: bool = False) -> None:
-    """Raise unless the AnnData has the column, in ``obs`` or, of genes, in ``var``."""
+    """Raise unless the AnnData has the column, in ``obs`` or, with ``of_genes``, in ``var``."""
     where, columns = ("var", adata.var.columns) if of_genes else ("obs", adata.obs.columns)
     if name is not None and name not in columns:
         raise KeyError(
@@ -107,7 +107,7 @@ def check_column(adata: AnnData, option: str, name: str | None, *, of_genes: boo
 
 
 def check_genes(adata: AnnData, genes: Sequence[str] | None, gene_symbols: str | None) -> list[str]:
-    """Names of the genes to show, which may be named by symbol; raise if one is not there."""
+    """Names of the genes to show, which can be given by symbol; raise if one does not exist."""
     check_column(adata, "--gene-symbols", gene_symbols, of_genes=True)
     symbols = gene_symbols_of(adata.var, gene_symbols, "var")
     names = by_symbol("--genes", genes or (), symbols)
@@ -116,7 +116,7 @@ def check_genes(adata: AnnData, genes: Sequence[str] | None, gene_symbols: str |
 
 
 def check_layer(adata: AnnData, name: str | None) -> None:
-    """Raise unless the AnnData has the layer, or values in X if that is asked for."""
+    """Raise unless the AnnData has the layer; the name ``X`` means ``adata.X``."""
     names = [*layer_names(adata), *(["X"] if adata.X is not None else [])]
     if name is not None and name not in names:
         raise KeyError(
@@ -126,7 +126,7 @@ def check_layer(adata: AnnData, name: str | None) -> None:
 
 
 def check_value(adata: AnnData, option: str, value: str | None, column: str | None) -> None:
-    """Raise unless a column has the value, as it is spelled on a command line."""
+    """Raise unless a column has the value, compared as text."""
     if value is None or column is None:
         return
     values = list(as_words(adata.obs[column]).dropna().unique())
@@ -155,7 +155,7 @@ def check_groups(
     labels_key: str,
     groupby: str,
 ) -> None:
-    """Raise unless each group has cells, and all together enough for curves."""
+    """Raise unless each group has cells, and there are enough in all for curves."""
     for option, cells in groups:
         if not cells.any():
             group = adata.obs[groupby] == option.split(" ", 1)[1].strip("'")
@@ -204,9 +204,9 @@ def training_genes(
     layer
         Layer with the values.
     train
-        Positions of the training cells: held-out cells have no say.
+        Positions of the training cells; held-out cells are not used.
     n_top
-        How many genes.
+        Number of genes.
     keep
         Names of genes that are kept whatever their variance.
     """
@@ -244,7 +244,7 @@ def read_gene_sets(path: Path | None) -> dict[str, list[str]] | None:
 
 
 def check_gene_sets(sets: dict[str, list[str]] | None, symbols: Mapping[str, str]) -> None:
-    """Raise before training if the sets could not be tested: without decoupler, or with too few genes."""
+    """Raise early if the sets could not be tested: if decoupler is missing, or sets have too few genes."""
     from importlib.util import find_spec
 
     if sets is None:

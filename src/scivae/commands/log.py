@@ -1,4 +1,4 @@
-"""What a command says, to the terminal and to its log; and the options that it ran with, in a file."""
+"""The log of a command, in the terminal and in a file, and files of options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = ("scivae-tools", "scvi-tools", "anndata", "scanpy", "torch", "numpy",
 
 
 class StoppedError(RuntimeError):
-    """What stopped a command after it had done a part of its work, and where that part is."""
+    """An error after a command had written some results; its text says where these are."""
 
 
 class Log:
@@ -40,17 +40,17 @@ class Log:
 
     @property
     def seconds(self) -> float:
-        """Since the command began."""
+        """Seconds since the command started."""
         return time.perf_counter() - self.started
 
     def say(self, text: str) -> None:
-        """Show a text, and keep it."""
+        """Print a text and write it to the file."""
         if not self.quiet:
             print(text, flush=True)
         self.keep(text)
 
     def keep(self, text: str) -> None:
-        """Write a text to the file, as soon as there is one."""
+        """Write a text to the file, or keep it until there is a file."""
         now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
         self._lines += [f"{now}  {line}".rstrip() for line in text.splitlines() if line.strip()]
         if self._file is not None:
@@ -59,7 +59,7 @@ class Log:
             self._lines = []
 
     def open(self, path: Path) -> None:
-        """Begin the file, with what was said before."""
+        """Create the file, with all texts so far."""
         path.write_text("", encoding="utf-8")
         self._file = path
         self.keep(
@@ -68,7 +68,7 @@ class Log:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Show warnings in a line each, and keep them."""
+        """Log each warning in one line."""
 
         def show(message, category, filename, lineno, file=None, line=None):
             text = f"scivae: warning: {' '.join(str(message).split())}"
@@ -84,7 +84,7 @@ class Log:
 
 @contextmanager
 def _progress_hidden(hidden: bool) -> Iterator[None]:
-    """No bars and no messages of scvi-tools."""
+    """Hide progress bars and messages of scvi-tools."""
     if not hidden:
         yield
         return
@@ -101,17 +101,17 @@ def _progress_hidden(hidden: bool) -> Iterator[None]:
 
 
 def printable_path(path: Any) -> str:
-    """A path or argument as text, whatever its bytes are."""
+    """A path or argument as printable text, even if it is not valid in the encoding."""
     return os.fsencode(path).decode("utf-8", errors="replace")
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Versions of the packages that a result depends on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def write_config(path: Path, command: str, options: Mapping[str, Any]) -> None:
-    """Write the options of a command, so that ``--config`` reads them again."""
+    """Write the options of a command to a file that ``--config`` can read."""
     import yaml
 
     head = [
@@ -132,12 +132,12 @@ def _plain(value: Any) -> Any:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Options of a file of TOML or YAML.
+    """Read options from a TOML or YAML file.
 
     Raises
     ------
     ValueError
-        If it is not there, is neither, or is not a table of options.
+        If the file does not exist, is neither TOML nor YAML, or does not contain a table of options.
     """
     import tomllib
 

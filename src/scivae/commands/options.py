@@ -1,4 +1,4 @@
-"""The commands of ``scivae`` and their options."""
+"""The options of the commands of ``scivae``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ examples:
 exit status: 0 done; 2 invalid input, nothing was done; 1 error during the run; 130 interrupted
 """
 RAW = argparse.RawDescriptionHelpFormatter
-# Options that a configuration file cannot set, and those that are named by position.
+# Options that a configuration file cannot set, and positional arguments.
 NOT_IN_FILE = {"config", "command", "do"}
 BY_POSITION = ("data", "model")
 # Options that take several values, by command.
@@ -44,11 +44,11 @@ SEVERAL = {
 
 
 class UsageError(ValueError):
-    """Arguments that cannot be understood."""
+    """Invalid arguments on the command line."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that tells what is at fault in one line, and what was meant."""
+    """A parser whose errors are one line, with suggestions for misspelled options."""
 
     def options(self) -> dict[str, Any]:
         """Options by name, with their defaults."""
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         }
 
     def error(self, message: str) -> NoReturn:
-        """Raise a UsageError; for an unknown option, with the known ones that are like it."""
+        """Raise a UsageError; for an unknown option, the error suggests similar ones."""
         unknown = message.removeprefix("unrecognized arguments: ")
         cure = ""
         if unknown != message:
@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message.rstrip('.')}.{cure} '{self.prog} --help' lists the options.")
 
     def parse_known_args(self, args=None, namespace=None):
-        """Unknown arguments are the command's own error, which knows its options."""
+        """Raise for unknown arguments here, because only the parser of a command knows its options."""
         found, rest = super().parse_known_args(args, namespace)
         if rest and self.prog.count(" "):
             self.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -113,14 +113,14 @@ def _devices(text: str) -> str:
 def make_parsers(
     do_run: Callable[..., None], do_step: Callable[..., None]
 ) -> tuple[argparse.ArgumentParser, dict[str, Parser]]:
-    """The parser of ``scivae``, and that of each command.
+    """The parser of ``scivae``, and the parser of each command.
 
     Parameters
     ----------
     do_run
-        What ``run`` and ``demo`` call with their arguments and the log.
+        Function that ``run`` and ``demo`` call with their arguments and the log.
     do_step
-        What the other commands call.
+        Function that the other commands call.
     """
     parser = Parser(
         prog="scivae",

@@ -1,4 +1,4 @@
-"""What ``scivae run``, ``demo`` and ``train`` are asked for, with the defaults of known data sets."""
+"""Options of ``scivae run``, ``demo`` and ``train``, with defaults for known data sets."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .._errors import shown
 
 
 class Request(NamedTuple):
-    """What to run.
+    """Options of a run.
 
     Attributes
     ----------
     data
         The user's file, or ``None``.
     dataset
-        Name of a known data set, where ``data`` is ``None``.
+        Name of a known data set, if ``data`` is ``None``.
     labels_key, unlabeled_category, layer, batch_key
         For :meth:`scivae.model.CIVAE.setup_anndata`.
     donor_key
@@ -41,13 +41,13 @@ class Request(NamedTuple):
     epochs
         Passes over the cells.
     n_synthetic
-        Cells to make of each class.
+        Number of synthetic cells of each class.
     seed
-        Seed of everything.
+        Seed of all random choices.
     accelerator, devices
-        For training.
+        Hardware for training, as for :meth:`scivae.model.CIVAE.train`.
     argument
-        What the user calls the file.
+        Name of the argument with the file, for errors.
     """
 
     data: Path | None = None
@@ -96,7 +96,7 @@ DEFAULTS: dict[str, dict[str, str]] = {
 
 
 def with_defaults(request: Request) -> Request:
-    """The request with the defaults of its data set; raise where options do not go together."""
+    """The request with the defaults of its data set; raise if options contradict each other."""
     groups = {k: getattr(request, k) for k in ("groupby", "source", "target")}
     given = [k for k, v in groups.items() if v is not None]
     if given and len(given) < 3:
@@ -111,7 +111,7 @@ def with_defaults(request: Request) -> Request:
     if request.data is not None:
         return request
     defaults = dict(DEFAULTS[request.dataset])
-    if given:  # groups given by the user do not belong to the class of the default question
+    if given:  # the default label is for the default groups only
         for name in ("groupby", "source", "target", "label"):
             defaults.pop(name, None)
     fill: dict[str, Any] = {k: v for k, v in defaults.items() if getattr(request, k) is None}

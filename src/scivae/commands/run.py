@@ -1,4 +1,4 @@
-"""What ``scivae run`` and ``scivae demo`` do: train, trace paths, follow genes, generate cells, write a report."""
+"""The commands ``scivae run`` and ``demo``: train, trace paths, find genes, generate cells, write a report."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def run(request: Request, log: Log, command: str = "run") -> dict[str, Any]:
     Parameters
     ----------
     request
-        What to run.
+        Options of the run.
     log
-        What is told, and where it is kept.
+        Log for the terminal and the file.
     command
         Name of the command, for its log.
 
     Returns
     -------
-    The figures of the short report.
+    The numbers of the short report.
     """
     request = with_defaults(request)
     out = request.out
@@ -81,7 +81,7 @@ def _after_training(
     sets: dict[str, list[str]] | None,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    """Map, paths, genes, synthetic cells, and what is written of them."""
+    """Calculate map, paths, genes and synthetic cells, and write them to files."""
     out = request.out
     log.say("Placing cells on a map …")
     add_umap(adata, model, request.seed)
@@ -150,7 +150,7 @@ def write_report(
     out: Path,
     **options: Any,
 ) -> Any:
-    """Write ``report.html`` and its figures, without a screen, into a folder."""
+    """Write ``report.html`` and its figures into a folder, without opening windows."""
     import matplotlib as mpl
 
     from ..report import compose

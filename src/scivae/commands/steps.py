@@ -1,4 +1,4 @@
-"""What the commands for single steps do: train, predict, augment, annotate and report."""
+"""The commands for single steps: train, predict, augment, annotate and report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLES, GENERATED = (".csv", ".tsv"), (".h5ad", ".zarr")
 
 
 class Step(NamedTuple):
-    """What to do with a trained model.
+    """Options of a command that uses a trained model.
 
     Attributes
     ----------
@@ -44,19 +44,19 @@ class Step(NamedTuple):
     probabilities
         Whether to write the probability of every class.
     label
-        Classes to make cells of; ``None`` for all.
+        Classes to generate cells of; ``None`` for all.
     n
-        Cells to make of each class.
+        Number of cells to generate of each class.
     method
-        How cells are made.
+        Method of :meth:`scivae.model.CIVAE.augment`.
     expected
-        Make expected values, not samples.
+        Write expected values, not samples.
     key_added
-        Word in the names of what is written.
+        Prefix of the names of the results.
     genes, gene_sets, gene_symbols, title
-        For the report.
+        As for :func:`scivae.report.write`.
     seed
-        Seed of everything.
+        Seed of all random choices.
     """
 
     model: Path
@@ -112,7 +112,7 @@ def train(request: Request, log: Log) -> None:
 
 
 def predict(step: Step, log: Log) -> None:
-    """Classes of cells as a table."""
+    """Write a table with the predicted classes of cells."""
     out = step.out or Path("predictions.csv")
     cells.check_file(out, TABLES)
     model = _model(step)
@@ -145,7 +145,7 @@ def predict(step: Step, log: Log) -> None:
 
 
 def _agreement(adata: AnnData, key: str, names: np.ndarray, predicted: np.ndarray) -> str:
-    """How often predicted classes are those that the cells have, if they have any."""
+    """A sentence on how many predicted classes equal the labels of the cells, if they have labels."""
     if key not in adata.obs:
         return f"The cells have no column {key!r} to compare with."
     known = cells.as_words(adata.obs[key]).astype(object).to_numpy()
@@ -160,7 +160,7 @@ def _agreement(adata: AnnData, key: str, names: np.ndarray, predicted: np.ndarra
 
 
 def augment(step: Step, log: Log) -> None:
-    """Synthetic cells as a file."""
+    """Write synthetic cells to a file."""
     out = step.out or Path("synthetic.h5ad")
     cells.check_file(out, GENERATED)
     model = _model(step)
@@ -189,7 +189,7 @@ def augment(step: Step, log: Log) -> None:
 
 
 def annotate(step: Step, log: Log) -> None:
-    """Latent space, classes and novelty, written into the file of the cells or a copy of it."""
+    """Write latent space, classes and novelty into the file of the cells or a copy of it."""
     model = _model(step)
     data = _data_of(step)
     out = step.out or data
@@ -217,7 +217,7 @@ def annotate(step: Step, log: Log) -> None:
 
 
 def _extra_genes(model: CIVAE, data: Path) -> AnnData | None:
-    """The cells in memory, if they have other genes than the model, or in another order; else ``None``."""
+    """The cells in memory if their genes, or the order of these, differ from the model; else ``None``."""
     import anndata
 
     if not data.is_dir():
@@ -229,12 +229,12 @@ def _extra_genes(model: CIVAE, data: Path) -> AnnData | None:
     if np.array_equal(own, as_text(model.setup.genes)):
         return None
     adata = cells.read_cells(data, "FILE")
-    fitting(model, adata)  # refuses cells that lack genes
+    fitting(model, adata)  # raises if genes are missing
     return adata
 
 
 def _annotate_in_memory(model: CIVAE, adata: AnnData, out: Path, key_added: str) -> None:
-    """Annotate cells by the genes of the model, and write them with all of theirs."""
+    """Annotate cells using the genes of the model, and write them with all of their own genes."""
     part = fitting(model, adata)
     model.annotate(part, key_added=key_added)
     latent = _keys.latent_key(key_added)
@@ -268,7 +268,7 @@ def _remove(path: Path) -> None:
 
 
 def report(step: Step, log: Log) -> None:
-    """The report of a folder of results, made again."""
+    """Write the report of a folder of results again."""
     folder = step.model
     if not (folder / "cells.h5ad").exists():
         raise ValueError(
@@ -305,7 +305,7 @@ def _begin(step: Step, log: Log, out: Path, command: str, wanted: tuple[str, ...
 
 
 def _folder(path: Path) -> Path:
-    """The folder of the model itself, within results or not; a ValueError if there is none."""
+    """The folder of the model, which can be inside a folder of results; a ValueError if there is none."""
     for folder in (path, path / "model"):
         if (folder / MODEL_FILE).exists():
             return folder
@@ -327,7 +327,7 @@ def _model(step: Step) -> CIVAE:
 
 
 def _data_of(step: Step) -> Path:
-    """The file of the cells; that of the results where none is named."""
+    """The file of the cells; if none was given, the file that the results are from."""
     kept = step.model / "cells.h5ad"
     if step.data is None and kept.exists():
         return kept
@@ -346,7 +346,7 @@ def _cells_of(step: Step) -> AnnData:
 
 
 def fitting(model: CIVAE, adata: AnnData) -> AnnData:
-    """Cells with the genes of the model, in its order; raise if one is not there."""
+    """The cells with the genes of the model, in its order; raise if a gene is missing."""
     from ..data.checks import check_genes
 
     genes = pd.Index(as_text(model.setup.genes))
@@ -358,5 +358,5 @@ def fitting(model: CIVAE, adata: AnnData) -> AnnData:
 
 
 def _words(values: np.ndarray) -> list[str]:
-    """Classes as they are spelled on a command line."""
+    """Classes as text, as they are written on a command line."""
     return cells.as_words(pd.Series(values)).tolist()

@@ -1,4 +1,4 @@
-"""The figures of a run, and the short report that a person reads in the terminal."""
+"""The numbers of a run, and the short report in the terminal."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from ..model import CIVAE
 
-# False discovery rate under which a gene is said to change.
+# False discovery rate up to which a gene counts as changed.
 SIGNIFICANT = 0.05
 
 
 def numbers_of(
     model: CIVAE, adata: AnnData, report: Any, synthetic: AnnData | None
 ) -> dict[str, Any]:
-    """How good the model is, by cells that it was not trained on and by a judge that is not it."""
+    """Quality of the model, measured on held-out cells and with an independent classifier."""
     held_out, made = report.held_out, report.made
     found: dict[str, Any] = {
         "n_obs": adata.n_obs,
@@ -42,7 +42,7 @@ def numbers_of(
 
 
 def _separability(model: CIVAE, adata: AnnData) -> float:
-    """Accuracy on held-out cells of a linear classifier that was fitted to z of training cells."""
+    """Held-out accuracy of a linear classifier that was fitted to z of training cells."""
     from ..data.split import labeled_sides
     from ..metrics import linear_separability
 
@@ -63,7 +63,7 @@ def text_of(
     ends: tuple[str, str],
     genes: pd.DataFrame | None,
 ) -> str:
-    """The report that a person reads in the terminal."""
+    """The text of the short report."""
     lines = [
         "",
         f"CI-VAE on {report['n_obs']:,} cells × {report['n_vars']:,} features, "

@@ -1,4 +1,4 @@
-"""From the cells of a request to a trained model: what can be refused is refused before training."""
+"""Load, check and train on the cells of a request; errors are raised before training if possible."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def load(request: Request, log: Log) -> AnnData:
-    """The cells of a file or of a known data set."""
+    """Read the cells of a file or of a known data set."""
     from .. import datasets
 
     if request.data is None:
         log.say(f"Loading {request.dataset} …")
-        # The test images of MNIST are enough to look at, and a sixth of the time.
+        # The test images of MNIST suffice for a demonstration, in a sixth of the time.
         options = {"split": "test"} if request.dataset == "mnist" else {}
         return getattr(datasets, request.dataset)(**options)
     log.say(f"Reading {printable_path(request.data)} …")
@@ -30,12 +30,12 @@ def load(request: Request, log: Log) -> AnnData:
 
 
 def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray] | None]:
-    """Cells that have a label, with the genes to model, and their split if genes were chosen by it.
+    """Labeled cells with the genes to model, and their split if genes were selected on training cells.
 
     Raises
     ------
     KeyError
-        If a column, a value or a gene is not there.
+        If a column, a value or a gene does not exist.
     """
     from .._scvi import keep_cells
 
@@ -57,7 +57,7 @@ def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray]
     genes = cells.check_genes(adata, request.genes, request.gene_symbols)
     if adata.obs[key].isna().any() and request.unlabeled_category is None:
         keep_cells(adata, adata.obs[key].notna().to_numpy())
-    # Names on the command line are text, whatever the columns hold.
+    # Values on the command line are text, so columns are converted to text.
     for column in {key, request.groupby} - {None}:
         adata.obs[column] = cells.as_words(adata.obs[column])
     if request.n_top_genes is None or request.n_top_genes >= adata.n_vars:
@@ -73,7 +73,7 @@ def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray]
 
 
 def check_question(request: Request, adata: AnnData, log: Log) -> tuple[str | None, bool]:
-    """Class of the paths, and whether pairs can stay within donors; raise if there are too few cells."""
+    """The class of the paths, and whether pairs can stay within donors; raise if there are too few cells."""
     labels = adata.obs[request.key]
     known = (labels != request.unlabeled_category).to_numpy() & labels.notna().to_numpy()
     if request.groupby is None:
@@ -105,7 +105,7 @@ def check_question(request: Request, adata: AnnData, log: Log) -> tuple[str | No
 
 
 def set_up(request: Request, adata: AnnData, log: Log) -> CIVAE:
-    """The model, before training; it refuses what it cannot be trained on."""
+    """The untrained model; raises for cells that it cannot be trained on."""
     from ..model import CIVAE
 
     CIVAE.setup_anndata(
@@ -124,7 +124,7 @@ def set_up(request: Request, adata: AnnData, log: Log) -> CIVAE:
 
 
 def train(request: Request, model: CIVAE, log: Log, split: list[np.ndarray] | None = None) -> None:
-    """Train as the user asked, on a split of the cells if one was made before."""
+    """Train with the options of the request, on a split of the cells if one was made before."""
     options: dict[str, Any] = {}
     if split is not None:
         options["datasplitter_kwargs"] = {"external_indexing": split}

@@ -72,7 +72,7 @@ def train(
         every label, but then :meth:`predict` is not calibrated, and the threshold of :meth:`augment`
         comes from training cells.
     shuffle_set_split
-        ``False`` splits the cells in their order in the AnnData, without shuffling.
+        ``False`` splits the cells in their order, without shuffling.
     check_val_every_n_epoch
         Epochs between two evaluations of the held-out cells.
     plan_kwargs
@@ -210,8 +210,7 @@ def train(
             batch_size += 1
         n_held_out = len(indexing[1])
     else:
-        # A datamodule that does not say may have held-out cells.
-        n_held_out = getattr(datamodule, "n_val", 1)
+        n_held_out = getattr(datamodule, "n_val", 1)  # unknown: there may be some
     arguments.check_monitored(n_held_out > 0, trainer, plan, callbacks)
     if n_held_out == 0:
         check_val_every_n_epoch = None  # there are no held-out cells to evaluate
@@ -246,9 +245,7 @@ def train(
         trainer.setdefault("log_every_n_steps", min(10, -(-len(indexing[0]) // batch_size)))
     if datamodule is None:
         splitter["engine"] = engine
-        batch_size *= (
-            engine.at_once
-        )  # from here on, the number of cells that the loader yields at once
+        batch_size *= engine.at_once  # cells that the loader yields at once, from here on
         trainer.setdefault("load_sparse_tensor", self._counts_are_rows(self.adata))
     elif hasattr(datamodule, "take_together"):
         datamodule.take_together(engine.at_once, as_rows=self.module.supports_fused_nb)

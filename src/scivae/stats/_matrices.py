@@ -107,7 +107,7 @@ def over_blocks(one: Callable[[slice], None], n_genes: int, n_cells: int, what: 
 
 @cache
 def _loaded_libraries() -> ThreadpoolController:
-    """The BLAS of this process. Finding it reads the list of all its libraries, so it is kept."""
+    """The BLAS library of this process; cached, because the search reads the list of all libraries."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

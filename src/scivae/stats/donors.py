@@ -262,10 +262,10 @@ def testable(values: np.ndarray, totals: np.ndarray | None, design: DonorDesign)
 
     Notes
     -----
-    All genes whose values are finite, if these are not counts. Else a gene needs 10 counts, and counts in
-    as many samples as the smaller group has. If one group has fewer counts a sample than the other, by a
-    factor of r, a gene also needs :math:`10 (1 - 1/r)` expected counts in its samples (harmonic mean): the
-    mean logarithm of few counts is too low, which would look like a difference between the groups.
+    If the values are not counts, all genes with finite values are tested. Otherwise a gene needs 10 counts in
+    all, and counts in at least as many samples as the smaller group has. If the samples of one group have r
+    times fewer counts than those of the other, a gene also needs :math:`10 (1 - 1/r)` expected counts in each
+    of them (harmonic mean). The mean logarithm of few counts is too low, which would look like a difference.
 
     Examples
     --------
@@ -296,7 +296,8 @@ def sampling_variance(
 ) -> np.ndarray | None:
     """Variance of each value due to sampling cells, on the scale of the moderated test.
 
-    Where groups do not differ: that of a count is at least its mean, over all samples.
+    The variance of a count is at least its mean (the variance of a Poisson count), which is estimated
+    from all samples, as if the groups did not differ.
 
     Parameters
     ----------

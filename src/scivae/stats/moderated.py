@@ -176,8 +176,8 @@ def moderated_test(
     trend
         Let the prior variance depend on the mean expression of a gene.
     sampling
-        The part of the variance of each value that is known, such as that due to sampling cells, shape
-        ``(n_samples, n_genes)``. ``None``: nothing is known of it.
+        Known part of the variance of each value, such as that due to sampling cells, shape
+        ``(n_samples, n_genes)``. ``None``: unknown.
 
     Returns
     -------
@@ -190,9 +190,9 @@ def moderated_test(
 
     Notes
     -----
-    The variance of a gene is pooled over samples. Where the samples that a contrast depends on have more
-    sampling variance than the pooled residuals, as those of a group of few cells, the difference is added;
-    and the variance is at least the sampling variance.
+    The variance of a gene is pooled over samples. The samples of a contrast can have a larger sampling
+    variance than the pooled residuals, for example if one group has few cells. The difference is then added.
+    The variance of a contrast is never below its sampling variance.
 
     References
     ----------
@@ -254,9 +254,9 @@ def moderated_test(
 def _sampling_variance(
     design: np.ndarray, inverse: np.ndarray, contrast: np.ndarray, sampling: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Known variance of the values that a contrast depends on, and that in the residual variance.
+    """Mean known variance of the samples of a contrast, and mean known variance in the residuals.
 
-    Both are means over samples, of shape ``(n_genes,)``.
+    Each has shape ``(n_genes,)``; samples are weighted by their effect on the contrast, or on the residuals.
     """
     known = np.nan_to_num(sampling)
     weight = (design @ inverse @ contrast) ** 2

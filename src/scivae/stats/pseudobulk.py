@@ -200,5 +200,5 @@ def log_cpm(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
 
 
 def prior_count(size: np.ndarray) -> np.ndarray:
-    """Prior count of samples by their sizes: 2 on average, and the same share of each sample."""
+    """Prior count of each sample, proportional to its size, with mean 2."""
     return PRIOR_COUNT * size / size.mean()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..model import CIVAE
 
 MEAN, ZERO = "mean", "zero"
-# Cells in a minibatch: gradients of every gene are held for each of them.
+# Cells per minibatch; the gradients of all genes are in memory for each of them.
 BATCH_SIZE = 128
 # Largest deviation from completeness, as a fraction of the mean difference of logits.
 TOLERANCE = 0.05
@@ -89,18 +89,18 @@ def attribute(
 
     Notes
     -----
-    What is explained is a difference of logits, since a single logit is only defined up to a constant: the
-    logit of ``label`` minus that of ``other``, or minus the mean of all other classes. It is linear in z,
-    so the classifier is taken exactly. The encoder is taken by integrated gradients. For each cell,
-    attributions add up to the difference of logits between the cell and the baseline (completeness).
+    A single logit is only defined up to a constant, so a difference of logits is explained: the logit of
+    ``label`` minus that of ``other``, or minus the mean of all other classes. The classifier is linear in z and
+    needs no approximation. For the encoder, integrated gradients are used. For each cell, attributions
+    add up to the difference of logits between the cell and the baseline (completeness).
 
     An attribution describes the model. A gene that changes along with better markers can have a small
-    one, and the model does not need every marker. Its sign is not the direction of expression. It is no test
-    of differential expression.
+    attribution, because the model does not need every marker. Its sign is not the direction of expression.
+    It is not a test of differential expression.
 
-    Classes should have similar library sizes. The baseline has those of the other class, and with three
-    times the depth in one class, markers had attributions no larger than other genes (in one simulation;
-    at equal depth all markers were on top).
+    Classes should have similar library sizes, because the baseline has the library sizes of the other class.
+    In a simulation with three times the depth in one class, markers had attributions no larger than other
+    genes; at equal depth, all markers ranked first.
 
     References
     ----------
@@ -205,7 +205,7 @@ def attribute(
 
 
 def _contrast(model: CIVAE, label: Any, other: Any) -> tuple[int, list[int]]:
-    """Code of the class, and of those that it is told apart from."""
+    """Code of the class, and codes of the classes that it is compared with."""
     code = model.setup.label_code(label, "label")
     if other is None:
         return code, [k for k in range(len(model.classes)) if k != code]
@@ -219,7 +219,7 @@ def _contrast(model: CIVAE, label: Any, other: Any) -> tuple[int, list[int]]:
 
 
 def _some(classes: np.ndarray, codes: list[int], most: int, seed: int) -> list[np.ndarray]:
-    """Positions, which increase, of at most ``most`` cells of each class."""
+    """Positions of at most ``most`` cells of each class, in increasing order."""
     rng = np.random.default_rng(seed)
     found = []
     for code in codes:

@@ -1,4 +1,4 @@
-"""Controls of a path: would it look the same if nothing were there?"""
+"""Controls of a path: would it look the same if the groups did not differ?"""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def check_paths(
         Groups that are expected to lie between source and target. ``None``: those between the two if
         the groups are an ordered categorical, else none.
     n_permutations
-        How often the groups are permuted.
+        Number of permutations of the groups.
     max_cells
-        Most cells of each group; larger groups are sampled.
+        Maximum number of cells of each group; larger groups are sampled.
     seed
-        Seed of all that is random.
+        Seed of all random choices.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def check_paths(
     Raises
     ------
     KeyError
-        If a cell or a column is not there.
+        If a cell or a column does not exist.
     RuntimeError
         If the model is not trained.
     ValueError
@@ -169,7 +169,7 @@ def check_paths(
 
 
 def _sample(group: np.ndarray, max_cells: int, rng: np.random.Generator) -> np.ndarray:
-    """Positions of the cells of each group, at most so many of each."""
+    """Positions of at most ``max_cells`` cells of each group."""
     own = [np.flatnonzero(group == code) for code in (SOURCE, BETWEEN, TARGET)]
     return np.sort(np.concatenate([rng.permutation(cells)[:max_cells] for cells in own]))
 
@@ -182,7 +182,7 @@ def _labels_tell_groups(labels: np.ndarray, group: np.ndarray, n_classes: int) -
 
 
 def _trained_names(model: CIVAE) -> set[str]:
-    """Names of the cells that the model was trained on, as far as they are known."""
+    """Names of the training cells of the model, if they are known."""
     if model.adata is None or model.train_indices is None:
         return set()
     return set(model.adata.obs_names[model.train_indices].astype(str))

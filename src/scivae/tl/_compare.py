@@ -1,4 +1,4 @@
-"""Two trends side by side, gene by gene."""
+"""Compare two trends gene by gene."""
 
 from __future__ import annotations
 
@@ -18,42 +18,43 @@ if TYPE_CHECKING:
 
 
 def compare_trends(a: AnnData, b: AnnData, *, center: bool = False) -> pd.DataFrame:
-    """Where two trends part, gene by gene: a healthy and a diseased lineage, two labels, two donors.
+    """Find the genes and positions at which two trends differ.
+
+    The trends can be those of a healthy and a diseased lineage, of two labels, or of two donors.
 
     Parameters
     ----------
     a, b
-        Trends from :func:`gene_trends`, of one scale. Genes that both have are compared; where the
+        Trends from :func:`gene_trends`, on the same scale. Genes that both have are compared. If the
         positions differ, ``b`` is interpolated linearly to those of ``a``.
     center
-        Compare changes from the start of each path, not levels. The uncertainty of the start widens the
-        bands, as if it were independent of that of the other positions.
+        Compare changes from the start of each path, not levels. Bands are then widened by the uncertainty
+        of the start, as if it were independent of the uncertainty of the other positions.
 
     Returns
     -------
-    DataFrame, one row a gene, the largest ``area`` first. In log2 of (counts per 10,000, plus one)
-    for counts, else in the units of the data:
+    DataFrame with one row per gene, largest ``area`` first. Values are log2 of (counts per 10,000, plus one)
+    for counts, otherwise in the units of the data:
 
     - ``area``: mean over positions of the absolute difference of the means (the area between the
       curves)
     - ``difference``: mean over positions of ``b`` minus ``a``
-    - ``max_difference``, ``t_max``: the difference where it is largest, and that position
+    - ``max_difference``, ``t_max``: the largest difference, and its position
     - ``start``, ``end``: the difference at both ends
     - ``separated``: fraction of the positions at which the 90 % bands do not overlap;
-      ``t_separated``: the first of them (NaN without any). NaN where trends have no bands
-    - ``correlation``: of both means over positions; NaN where one is constant
+      ``t_separated``: the first of them (NaN if there is none). Both are NaN if the trends have no bands
+    - ``correlation``: correlation of the two means over positions; NaN if one is constant
 
     Raises
     ------
     ValueError
-        If one is not made by ``gene_trends``, if their scales differ, or if they share no gene.
+        If one was not made by ``gene_trends``, if their scales differ, or if they share no gene.
 
     Notes
     -----
-    Bands of measured trends say how sure each curve is, with donors as the units where there are three
-    or more. Bands of decoded trends are of paths, which are no independent observations: bands that
-    do not overlap show that hardly a path of one is like a path of the other, not that the populations
-    differ.
+    Bands of measured trends are confidence bands of the curves, with donors as the units if there are at least
+    three. Bands of decoded trends are quantiles over paths, which are not independent observations. If they
+    do not overlap, the paths differ; this does not show that the populations differ.
 
     Examples
     --------
@@ -129,7 +130,7 @@ def _from_start(mean: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np
 
 
 def _at(trends: AnnData, layer: str | None, genes: pd.Index, t: np.ndarray) -> np.ndarray:
-    """A layer for some genes at some positions, shape ``(n_steps, n_genes)``; NaN without it."""
+    """A layer for some genes at some positions, shape ``(n_steps, n_genes)``; NaN if it is missing."""
     if layer is None:
         return np.full((len(t), len(genes)), np.nan)
     values = np.asarray(trends.layers[layer], dtype=float)[:, trends.var_names.get_indexer(genes)]
@@ -142,7 +143,7 @@ def _at(trends: AnnData, layer: str | None, genes: pd.Index, t: np.ndarray) -> n
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of columns; NaN where one is constant."""
+    """Pearson's correlation of columns; NaN if one is constant."""
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     norm = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
     return np.where(norm > 1e-10, (a * b).sum(axis=0) / np.where(norm > 1e-10, norm, 1), np.nan)

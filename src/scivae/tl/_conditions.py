@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..model import CIVAE
 
 METHODS = ("transfer", "arithmetic", "ot", "none")
-_PER = 1e4  # counts of a cell on the scale of log profiles
+_PER = 1e4  # log profiles are per 10,000 counts
 _TOP = 100
 _NEIGHBORS = 10
 _MIN_CELLS = 5
@@ -238,7 +238,7 @@ def _transfer(values: Any, groups: _Groups, counts: bool) -> Any:
 
 
 def _held_out(values: Any, groups: _Groups, counts: bool) -> pd.DataFrame:
-    """How well each other level is predicted without its target cells."""
+    """Agreement of prediction and measurement for each other level, predicted without its target cells."""
     source, target = (_profiles(values, cells, counts) for cells in (groups.source, groups.target))
     rows = []
     for i, name in enumerate(groups.names):
@@ -255,7 +255,7 @@ def _held_out(values: Any, groups: _Groups, counts: bool) -> pd.DataFrame:
 
 
 def _warn_of_error(held_out: pd.DataFrame, groups: _Groups, method: str, by: str) -> None:
-    """Warn if the error of the prediction is unknown, or as large as that of no change."""
+    """Warn if the error of the prediction is unknown, or not below that of predicting no change."""
     if method == "none":
         return
     if not len(held_out):

@@ -12,26 +12,26 @@ from ._placing import Axis
 
 # Fewest cells of a group that are scored.
 MIN_SCORED = 10
-# A group lies between if the median position of its cells does. The rule of docs/colon.md.
+# A group lies between the ends if the median position of its cells does; the rule of docs/colon.md.
 _BETWEEN = (0.1, 0.9)
 _SPLITS = 10
-# Most pairs of donors, one of each group, that are left out in turn.
+# Maximum number of pairs of donors (one of each group) that are left out in turn.
 _MAX_FOLDS = 25
 
 
 class Check(NamedTuple):
-    """One control.
+    """Result of one control.
 
     Attributes
     ----------
     value, reference
-        What was measured, and what it has to beat.
+        The measured value, and the value that it is compared with.
     passed
-        Whether it does; ``None`` if the control cannot be run.
+        Whether the control was passed; ``None`` if it cannot be run.
     n_cells
-        How many cells were scored.
+        Number of cells that were scored.
     verdict
-        The same in a sentence.
+        The result in a sentence.
     """
 
     value: float
@@ -42,7 +42,7 @@ class Check(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Source and target cells: latent means, groups, donors, and which of them may be scored."""
+    """Source and target cells: latent means, groups, donors, and which of them can be scored."""
 
     z: np.ndarray
     target: np.ndarray
@@ -63,7 +63,7 @@ class Ends(NamedTuple):
 
 
 def permuted(ends: Ends, within: bool, n_permutations: int, rng: np.random.Generator) -> Check:
-    """Unseen cells on the axis of the others, against the same with permuted groups."""
+    """Score unseen cells on the axis of the other cells, and compare with permuted groups."""
     if verdict := ends.too_few(ends.scored):
         return Check(np.nan, np.nan, None, int(ends.scored.sum()), verdict)
     strata = ends.donor if within else np.zeros(len(ends.donor), dtype=int)
@@ -95,7 +95,7 @@ def middle(
     levels: list[Any],
     rng: np.random.Generator,
 ) -> Check:
-    """Cells that should lie between, near points of the paths or near an end."""
+    """Test whether the cells expected in between are nearer to the paths than to an end."""
     from ..metrics import energy_distance
 
     n = len(middle)
@@ -143,7 +143,7 @@ def middle(
 
 
 def left_out(ends: Ends, names: list[str], rng: np.random.Generator) -> Check:
-    """Each donor on the axis of the others."""
+    """Score the cells of each donor on the axis of the other donors."""
     if not names:
         return Check(np.nan, np.nan, None, 0, "Not tested: no donors are given; pass donor_key.")
     scores, n_scored = {}, 0
@@ -153,7 +153,7 @@ def left_out(ends: Ends, names: list[str], rng: np.random.Generator) -> Check:
             continue
         auc = _auc(_position(ends.z, ends.target, learned)[held], ends.target[held])
         n, m = (int((held & (ends.target == side)).sum()) for side in (False, True))
-        # Without a difference, the AUC is about normal with this variance (Mann and Whitney).
+        # If groups do not differ, the AUC is approximately normal with this variance (Mann and Whitney).
         reference = 0.5 + 1.645 * np.sqrt((n + m + 1) / (12 * n * m))
         scores[name] = (auc, reference)
         n_scored += n + m
@@ -190,14 +190,14 @@ def _folds(
 
 
 def _position(z: np.ndarray, target: np.ndarray, learned: np.ndarray) -> np.ndarray:
-    """Positions of all points on the axis of some: 0 and 1 are the means of its groups.
+    """Positions of points on an axis; 0 and 1 are the means of the groups that define it.
 
     Parameters
     ----------
     z
         Points, shape ``(n, n_latent)``; those after the first ``len(target)`` have no group.
     target, learned
-        Which points are of the target, and which of them define the axis.
+        Which points belong to the target group, and which points define the axis.
     """
     known = z[: len(target)]
     sides = [known[learned & (target == side)] for side in (False, True)]
@@ -210,7 +210,7 @@ def _position(z: np.ndarray, target: np.ndarray, learned: np.ndarray) -> np.ndar
 
 
 def _auc(score: np.ndarray, target: np.ndarray) -> float:
-    """The chance that a target cell has a higher score than a source cell."""
+    """The probability that a target cell has a higher score than a source cell."""
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(target, score))
@@ -219,7 +219,7 @@ def _auc(score: np.ndarray, target: np.ndarray) -> float:
 def _split(
     scored: np.ndarray, target: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cells that define the axis, and cells that are scored; both have both groups."""
+    """Split cells into those that define the axis and those that are scored; each with both groups."""
     if not scored.all():
         return ~scored, scored
     held = np.zeros(len(target), dtype=bool)

@@ -1,4 +1,4 @@
-"""What a result holds."""
+"""Describe a result in words."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from .._errors import got
 
 
 def describe(data: Any) -> Description:
-    """Say what paths, generated cells, trends, pairs, genes or sets hold, and what to do next.
+    """Describe a result of scivae: paths, generated cells, trends, pairs, genes or sets, and next steps.
 
-    Jupyter and IPython show this by themselves for what scivae made; elsewhere, print it.
+    Jupyter and IPython show this description for results of scivae; elsewhere, print it.
 
     Parameters
     ----------
     data
-        What :meth:`~scivae.model.CIVAE.interpolate`, :meth:`~scivae.model.CIVAE.augment`,
+        A result of :meth:`~scivae.model.CIVAE.interpolate`, :meth:`~scivae.model.CIVAE.augment`,
         :func:`gene_trends`, :func:`set_trends`, :func:`pair_cells`, :func:`rank_genes`, :func:`enrich` or
-        :func:`predict_condition` returned.
+        :func:`predict_condition`.
 
     Returns
     -------
-    A named tuple of ``title``, ``facts`` (names and values) and ``steps`` (code, and what it does),
-    which prints as text and is shown as HTML in Jupyter.
+    A named tuple of ``title``, ``facts`` (names and values) and ``steps`` (code, and what it does).
+    It prints as text and is displayed as HTML in Jupyter.
 
     Raises
     ------
     TypeError
-        If the data are none of these.
+        If ``data`` is something else.
 
     Examples
     --------

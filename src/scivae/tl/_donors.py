@@ -1,4 +1,4 @@
-"""Which column of ``obs`` looks like donors."""
+"""Find a column of ``obs`` that looks like donors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .._errors import warn
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# A column whose name consists of these words, and of fillers, holds donors, or samples of donors.
+# A column whose name consists of these words and of fillers contains donors, or samples of donors.
 _DONORS = {"donor", "donors", "patient", "patients", "individual", "individuals", "subject", "subjects",
            "participant", "participants", "person", "mouse", "mice", "animal", "animals"}  # fmt: skip
 _SAMPLES = {"sample", "samples", "biosample", "specimen", "replicate", "orig"}
@@ -26,7 +26,7 @@ _FEWEST, _MOST, _CELLS_EACH = 3, 100, 5
 def donor_candidate(
     adata: AnnData, source: np.ndarray, target: np.ndarray, attrs: Mapping[Any, Any]
 ) -> str | None:
-    """Name of a column that looks like donors, with one warning; ``None`` if there is none.
+    """Warn about a column that looks like donors, and return its name; ``None`` if there is none.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def donor_candidate(
 def warn_of_batches(
     batch: pd.Series, key: str, source: np.ndarray, target: np.ndarray, donor: np.ndarray
 ) -> None:
-    """Warn if no batch has cells of both groups, unless each batch is of one donor.
+    """Warn if no batch has cells of both groups, unless each batch has a single donor.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def donor_column(
         n_levels = len(np.union1d(*sides))
         if n_levels < 2 or min(map(len, sides)) < 1 or n_levels > n_here / 2:
             continue
-        if max(map(len, sides)) == 1:  # one value a side: the groups themselves
+        if max(map(len, sides)) == 1:  # one value per group: the groups themselves
             continue
         rank = _name_rank(name)
         if rank is None and _has_structure(obs, codes, here, sides, labels, name):

@@ -42,33 +42,32 @@ def embed(
     use_rep
         Slot of ``obsm`` with the latent representation of the real cells.
     n_neighbors
-        How many real cells place a generated one.
+        Number of real neighbors from which the position of a generated cell is calculated.
     reducer
-        A fitted ``umap.UMAP`` (or what else has ``transform``), fitted to ``adata.obsm[use_rep]``.
-        Where it was kept, it places the generated cells. ``scanpy.tl.umap`` does not keep it.
+        A ``umap.UMAP``, or another object with ``transform``, that was fitted to ``adata.obsm[use_rep]``.
+        It then places the generated cells. ``scanpy.tl.umap`` does not return one.
 
     Returns
     -------
-    AnnData of the real cells followed by the generated ones, on the genes of ``generated``. ``X``
-    and the layers that both have are joined, so are ``obs`` (``civae_kind`` is ``real`` for real
-    cells), the latent representation ``obsm["X_civae"]`` and the embedding. Coordinates of real
-    cells are what they were, bit for bit. ``uns`` has the colors of ``adata`` and says under
-    ``civae`` how cells were made.
+    AnnData of the real cells followed by the generated ones, with the genes of ``generated``. It has ``X``
+    and the layers that both have, ``obs`` (``civae_kind`` is ``real`` for real cells), the latent
+    representation ``obsm["X_civae"]`` and the embedding. Coordinates of real cells are unchanged, bit
+    for bit. ``uns`` has the colors of ``adata`` and, under ``civae``, how the cells were made.
 
     Raises
     ------
     KeyError
-        If the embedding or the representation is not there.
+        If the embedding or the representation does not exist.
     ValueError
-        If the cells come from another model (other dimensions, other genes, ends that are not where
-        their cells are).
+        If the cells come from another model: other dimensions, other genes, or ends of paths that do not
+        match the latent points of their cells.
 
     Notes
     -----
-    Cells are placed by z and not by their expression, since decoded *means* do not lie among real
-    cells in gene space. Without a ``reducer`` a cell goes to the mean of its nearest real cells in
-    latent space, weighted by one over their distance: it lies where such cells are, and a path that
-    leaves the data stays at its rim.
+    Cells are placed by z, not by their expression, because decoded *means* do not resemble real cells in gene
+    space. Without a ``reducer``, a cell is placed at the mean position of its nearest real cells in
+    latent space, weighted by one over their distance. So every cell lies among real cells, and a path
+    that leaves the data appears at their edge.
 
     Examples
     --------
@@ -112,7 +111,7 @@ def embed(
     else:
         k = min(n_neighbors, len(real))
         distance, index = _nearest(real, latent, k)
-        # A generated cell on a real one goes where that is.
+        # A generated cell at the latent point of a real one gets its position.
         weight = 1 / np.maximum(distance, 1e-6 * max(float(distance.max()), 1e-30))
         weight /= weight.sum(axis=1, keepdims=True)
         placed = (weight[:, :, None] * coordinates[index]).sum(axis=1)
@@ -153,7 +152,7 @@ def embed(
 
 
 def _stack(real: Any, generated: Any) -> Any:
-    """Rows of both, sparse where the real ones are."""
+    """Rows of both, sparse if the real ones are."""
     from scipy import sparse
 
     real = in_memory(real)
@@ -186,14 +185,14 @@ def _join_obs(adata: AnnData, generated: AnnData) -> pd.DataFrame:
 
 
 def _join_column(real: Any, generated: Any, n_real: int, n_generated: int) -> Any:
-    """One column of both, of the type that both have; missing where one of them has no such column."""
+    """One column of both, with their common dtype; missing values where one lacks the column."""
     if real is not None and generated is not None and real.dtype == generated.dtype:
         return pd.concat([real, generated]).array
     found = [part for part in (real, generated) if part is not None]
     if len(found) == 1 and not pd.api.types.is_bool_dtype(found[0].dtype):
         rows = np.arange(n_real + n_generated) - (0 if generated is None else n_real)
         rows[(rows < 0) | (rows >= len(found[0]))] = -1
-        # Keeps categories and extension types; integers become floats where some are missing.
+        # Keeps categories and extension types; integers become floats if some are missing.
         return found[0].reset_index(drop=True).reindex(rows).array
     parts = [
         pd.Series(np.full(n, np.nan, dtype=object)) if part is None else part.astype(object)

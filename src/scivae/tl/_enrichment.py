@@ -1,4 +1,4 @@
-"""Which sets of genes change along a path."""
+"""Test which gene sets change along a path."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def enrich(
     KeyError
         If ``gene_symbols`` is not found.
     ValueError
-        If no set has enough genes, or all have every gene of the trends; if sets are too many or too
-        much alike for the method; if there are too few cells for the null; or if an argument is out of
-        its range.
+        If no set has enough genes, or all have every gene of the trends; if there are too many sets, or too
+        similar ones, for the method; if there are too few cells for the null distribution; or if an
+        argument is out of range.
 
     Warns
     -----

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 SCALE = "mean z-score of the genes"
-_ROWS = 2048  # cells whose values are dense at a time
+_ROWS = 2048  # number of cells whose values are dense at a time
 
 
 def set_trends(
@@ -42,7 +42,7 @@ def set_trends(
     trends
         From :func:`gene_trends`, with measured cells.
     net
-        Gene sets: ``{set: genes}``, a GMT file, or a table as decoupler has it, with the columns
+        Gene sets: ``{set: genes}``, a GMT file, or a table in the format of decoupler, with the columns
         ``source`` (the set), ``target`` (the gene) and optionally ``weight``.
     layer
         Layer of the values, which are log-normalized if they are counts. ``None``: ``counts`` if
@@ -84,10 +84,10 @@ def set_trends(
     of cells; a resample takes all genes of a cell together, so correlated genes do not make bands
     narrower. Positions are not fitted again.
 
-    Genes that change by less and in the same direction add up: this is a summary of a set, and no test of it;
-    for a test see :func:`enrich`. Bands describe the curve along this axis. The axis comes from the same
-    cells, so the interval of ``change`` excludes 0 for most sets even where the groups are alike (in
-    simulations for 52 to 89 %).
+    Small changes of genes in the same direction add up. The curve is a summary of a set, not a test; for a
+    test see :func:`enrich`. Bands describe the curve along this axis. The axis comes from the same cells, so
+    the interval of ``change`` excludes 0 for most sets even if the groups do not differ (in simulations, for
+    52 to 89 %).
 
     Gene sets are not part of this package. GMT files are available from MSigDB (Hallmark) and Enrichr;
     ``decoupler.op.progeny()`` and ``decoupler.op.hallmark()`` download tables.
@@ -162,12 +162,12 @@ def read_gene_sets(path: str | Path, argument: str = "net") -> dict[str, list[st
     path
         The file.
     argument
-        What the user calls it, for errors.
+        Name of the argument, for errors.
 
     Raises
     ------
     ValueError
-        If the file does not exist, is no GMT file, or is empty.
+        If the file does not exist, is not a GMT file, or is empty.
     """
     path = Path(path)
     if not path.is_file():
@@ -195,7 +195,7 @@ def read_gene_sets(path: str | Path, argument: str = "net") -> dict[str, list[st
 
 
 def as_network(net: Any) -> pd.DataFrame:
-    """Sets as a table with the columns ``source``, ``target`` and, where there are weights, ``weight``."""
+    """Sets as a table with the columns ``source``, ``target`` and, if there are weights, ``weight``."""
     if isinstance(net, str | Path):
         net = read_gene_sets(net)
     if isinstance(net, Mapping):
@@ -219,9 +219,9 @@ def as_network(net: Any) -> pd.DataFrame:
 def known_sets(
     net: Any, trends: AnnData, min_size: int, gene_symbols: str | None = None
 ) -> tuple[pd.DataFrame, pd.Series]:
-    """Sets as a table of the genes that are in the trends, and the sizes of those that are large enough.
+    """A table of the genes of each set that are in the trends, and the sizes of large enough sets.
 
-    Raises a ValueError if no set is, and warns of those that are not.
+    Raises a ValueError if no set is large enough, and warns about those that are too small.
     """
     net = as_network(net)
     named = tables.gene_symbols_of(trends.var, gene_symbols)

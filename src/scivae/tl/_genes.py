@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 SHAPES = ("up", "down", "transient", "flat")
-LEVEL = 0.05  # false discovery rate at which a gene is called transient
+LEVEL = 0.05  # false discovery rate up to which a gene is transient
 _MIN_LOG2_CHANGE = 0.1
-# Columns of trends.var, where the curve was fitted to measured cells.
+# Columns of trends.var if the curve was fitted to measured cells.
 _FROM_FIT = (
     "change",
     "change_low",
@@ -234,7 +234,7 @@ def _tests(
     n_permutations: int,
     seed: int,
 ) -> _Result:
-    """Difference of the ends, and of what lies between from both, by one kind of unit."""
+    """Test the difference of the ends, and of the groups in between from both, with one kind of unit."""
     nothing = np.full(trends.n_vars, np.nan)
     run: Callable[..., Any]
     if unit.name == DONORS:
@@ -304,7 +304,7 @@ def _min_change(trends: AnnData) -> float:
 
 
 def curves(trends: AnnData, min_change: float | None = None) -> pd.DataFrame:
-    """Form of each curve; change and switch are those of the fit where there is one."""
+    """Shape of each curve; change and switch come from the fit if there is one."""
     min_change = _min_change(trends) if min_change is None else min_change
     table = describe(_curve(trends), trends.obs[_keys.T].to_numpy(dtype=float), min_change)
     table.index = trends.var_names.copy()
@@ -319,7 +319,7 @@ def curves(trends: AnnData, min_change: float | None = None) -> pd.DataFrame:
 
 
 def describe(mean: np.ndarray, t: np.ndarray, min_change: float) -> pd.DataFrame:
-    """Form of each curve.
+    """Shape of each curve.
 
     Parameters
     ----------

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 # Fewest cells for a curve.
 MIN_CELLS = 20
-# Bins of position of which figures show measured means.
+# Number of bins of position whose measured means are shown in figures.
 N_BINS = 10
 ENDS = ("", "_low", "_high")
-_ROWS = 4096  # of one block of cells
+_ROWS = 4096  # cells per block
 _INSIDE = 1e-6
-_GENES = 512  # of one block of genes
+_GENES = 512  # genes per block
 
 
 class Measured(NamedTuple):
@@ -44,7 +44,7 @@ class Measured(NamedTuple):
     table
         Name, position, distance, weight, donor and group of each cell.
     varm, bins
-        Means in bins of position and donor, and what these are.
+        Means in bins of position and donor, and a description of the bins.
     axis
         The mean path.
     free_ends
@@ -76,7 +76,7 @@ class Measured(NamedTuple):
 
     @property
     def uns(self) -> dict[str, Any]:
-        """What ``uns`` says of the cells."""
+        """Entries of ``uns`` about the cells."""
         return {
             "cells": self.table,
             "bins": self.bins,
@@ -100,7 +100,7 @@ class Measured(NamedTuple):
 
 
 def with_names(table: pd.DataFrame, genes: np.ndarray, var: pd.DataFrame) -> pd.DataFrame:
-    """A table of genes with their names, and the columns of text that ``adata.var`` has of them."""
+    """A table of genes with their names and with the text columns of ``adata.var``."""
     table = table.set_axis(pd.Index(as_text(genes)))
     for key in var:
         if key not in table and isinstance(key, str) and not is_numeric(var[key]):
@@ -128,7 +128,7 @@ def count_between(weight: np.ndarray, t: np.ndarray) -> int:
 def table_of(curves: Curves, *, n_between: int, unit: float = 1.0) -> pd.DataFrame:
     """Change, in units of ``unit``, switch and intervals of every curve.
 
-    Without enough cells in between, the position of no change is known: nothing is resolved.
+    Without enough cells in between, the positions of changes are unknown, so no gene is resolved.
     """
     return pd.DataFrame(
         {
@@ -166,9 +166,9 @@ def measure(
     ends
         Positions of the cells at the ends of each path, shape ``(n_paths, 2)``.
     columns
-        Positions of the genes that are wanted.
+        Positions of the requested genes.
     attrs
-        Of the pairs.
+        Parameters of the pairs.
     n_steps, n_bootstraps, max_cells, rng
         As for :func:`scivae.tl.gene_trends`.
     """
@@ -234,7 +234,7 @@ def measure(
 
 
 class _OnAxis(NamedTuple):
-    """Positions on the mean path; in a resample, paths weigh what their ends do."""
+    """Positions on the mean path; in a resample, a path has the weight of its ends."""
 
     z: np.ndarray
     paths: np.ndarray
@@ -243,19 +243,19 @@ class _OnAxis(NamedTuple):
 
     def __call__(self, weights: np.ndarray | None) -> np.ndarray:
         of_path = None
-        if weights is not None:  # ends that are not fitted weigh one
+        if weights is not None:  # ends that are not in the fit have weight one
             of_path = np.append(weights, 1.0)[self.ends].sum(axis=1)
         t = Axis.through(self.paths, of_path).place(self.z)[0]
         if np.isnan(self.fixed).all():
             return t
-        # Exactly 0 and 1 are for cells of source and target.
+        # Exactly 0 and 1 are reserved for cells of source and target.
         return np.where(np.isnan(self.fixed), np.clip(t, _INSIDE, 1 - _INSIDE), self.fixed)
 
 
 def _candidates(
     groups: Cells, at_end: np.ndarray, attrs: Mapping[Any, Any], codes: np.ndarray, n_classes: int
 ) -> np.ndarray:
-    """Positions of the cells that are to be placed; ``codes`` are those of the labels."""
+    """Positions of the cells to place on the path; ``codes`` are the codes of their labels."""
     wanted = (groups.group != NONE) | at_end
     if attrs.get("label") is not None:
         wanted |= groups.label
@@ -296,7 +296,7 @@ def _values(
 def _effects(
     model: CIVAE, adata: AnnData, cells: np.ndarray, donor: np.ndarray | None
 ) -> np.ndarray | None:
-    """Codes of donors in batches; ``None`` where there is one of each."""
+    """Codes of donor × batch; ``None`` if there is one donor and one batch."""
     code = np.zeros(len(cells), dtype=np.int64) if donor is None else donor.astype(np.int64)
     key = model.setup.batch_key
     if key is not None and key in adata.obs:
@@ -335,7 +335,7 @@ def bins_of(
         block = values[rows]
         block = np.asarray(block.toarray() if sparse.issparse(block) else block, dtype=float)
         ratio = (block @ member) / total
-        # variance of a ratio of sums: of the residuals y − ratio · size
+        # variance of a ratio of sums, from the residuals y − ratio · size
         spread = (block**2) @ squares - 2 * ratio * (block @ crossed) + ratio**2 * size_squares
         mean[rows] = ratio
         se[rows] = np.sqrt(np.maximum(spread, 0)) / total

@@ -1,4 +1,4 @@
-"""Checks of what functions on a model take."""
+"""Checks of the arguments of functions that use a model."""
 
 from __future__ import annotations
 

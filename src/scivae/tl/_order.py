@@ -1,4 +1,4 @@
-"""Which genes change before which others."""
+"""The order in which genes change."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class GeneOrder(NamedTuple):
     Attributes
     ----------
     genes
-        One row a gene, by switch: ``change``, ``switch`` and its interval ``switch_low``,
+        One row per gene, sorted by switch: ``change``, ``switch`` and its interval ``switch_low``,
         ``switch_high``, ``direction`` (``up`` or ``down``), and ``level``: the length of the longest
         chain of genes that change one after another before it.
     before
-        Whether the gene of the row changes before that of the column, shape ``(n_genes, n_genes)``.
+        Whether the row's gene changes before the column's gene, shape ``(n_genes, n_genes)``.
 
     Examples
     --------
@@ -72,7 +72,7 @@ class GeneOrder(NamedTuple):
 def gene_order(
     trends: AnnData, genes: Sequence[str] | pd.DataFrame | None = None, *, level: float = 0.9
 ) -> GeneOrder:
-    """Which genes change before which others, as far as the measured cells tell.
+    """Find which genes change before which others, as far as measured cells show it.
 
     Parameters
     ----------
@@ -93,17 +93,17 @@ def gene_order(
     Raises
     ------
     KeyError
-        If a gene is not there.
+        If a gene does not exist.
     ValueError
         If ``trends`` have no resamples, or no gene is resolved.
 
     Notes
     -----
-    Both switches of a pair are taken from the same resample of donors or cells, with the same positions
-    of the cells. A pair is ordered only if the interval of its difference does not hold 0; it is widened
-    for few donors, as the interval of a switch is (:func:`scivae.stats.partial_order`). Each pair has
-    this level of its own: of many pairs of genes that change together, up to a tenth are ordered by
-    chance. Rising and falling genes are compared on one scale.
+    Both switches of a pair come from the same resamples of donors or cells. A pair is ordered only if the
+    interval of the difference excludes 0. With few donors the interval is widened, like the interval of a
+    switch (:func:`scivae.stats.partial_order`). The level applies to each pair separately: of many pairs of
+    genes that change at the same position, up to a tenth are ordered by chance. Rising and falling genes
+    are compared on one scale.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def gene_order(
 
 
 def _rows(trends: AnnData, genes: Any) -> np.ndarray:
-    """Positions of the genes that are wanted."""
+    """Positions of the requested genes."""
     if genes is None:
         return np.arange(trends.n_vars)
     if isinstance(genes, str):

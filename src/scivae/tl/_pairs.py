@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 METHODS = ("ot", "random", "all", "nearest")
 # A table with more pairs than this is too large to use.
 MAX_PAIRS = 2_000_000
-# Share of pairs between two labels above which the user is warned.
+# Fraction of pairs that join two labels above which a warning is given.
 _JOINED = 0.05
 _EMD_ITERATIONS = 10_000_000  # POT's default is too low for a few thousand points
 
@@ -138,7 +138,7 @@ def pair_cells(
     )
     if label is None and labels_key in adata.obs:
         _warn_of_labels(adata.obs[labels_key], labels_key, sources, targets, first, second)
-    names = as_text(adata.obs_names)  # a number would be read as a position
+    names = as_text(adata.obs_names)  # numbers would be read as positions
     pairs = pd.DataFrame(
         {
             "source": names[first],

@@ -1,4 +1,4 @@
-"""Where measured cells lie along the mean of some paths."""
+"""Positions of measured cells along the mean of several paths."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-# Paths whose mean is the axis.
+# Maximum number of paths whose mean is the axis.
 MAX_PATHS = 2000
-# A cell is near the axis if it is no farther than this fraction of the cells at the ends of the paths,
-# or than half of the length of the axis.
+# A cell is near the axis if its distance is at most this quantile of the distances of the cells at the ends
+# of paths, or at most half of the length of the axis.
 _NEAR = 0.95
-# How far the covariance within the ends is shrunk toward an isotropic one.
+# Weight of an isotropic covariance when the covariance within the ends is shrunk toward it.
 _SHRINKAGE = 0.1
 
 
 class Axis(NamedTuple):
-    """The mean path, and how distances are measured.
+    """The mean path, and the metric for distances to it.
 
     Attributes
     ----------
     points
-        Of the mean path, shape ``(n_points, n_latent)``.
+        Points of the mean path, shape ``(n_points, n_latent)``.
     metric
-        Matrix by which latent points are multiplied before distances are taken, shape
+        Matrix by which latent points are multiplied before distances are calculated, shape
         ``(n_latent, n_latent)``.
     scale
-        Distance up to which a cell is near.
+        Distance up to which a cell counts as near.
     """
 
     points: np.ndarray
@@ -36,10 +36,10 @@ class Axis(NamedTuple):
 
     @classmethod
     def through(cls, paths: np.ndarray, weights: np.ndarray | None = None) -> Axis:
-        """The mean of paths, shape ``(n_paths, n_points, n_latent)``.
+        """The axis of paths of shape ``(n_paths, n_points, n_latent)``.
 
-        Directions in which the cells at the same end differ count less, in proportion to their standard
-        deviation: for straight paths this is the direction of Fisher's linear discriminant.
+        Distances are scaled by the covariance of the cells within each end, so directions with a large
+        variance count less. For straight paths, this gives the direction of Fisher's linear discriminant.
         """
         paths = np.asarray(paths, dtype=np.float64)
         points = np.average(paths, axis=0, weights=weights)
@@ -48,18 +48,18 @@ class Axis(NamedTuple):
         covariance = within.T @ within / max(len(within), 1)
         size = np.trace(covariance) / len(covariance)
         eye = np.eye(len(covariance))
-        if not size > 0:  # a single path
+        if not size > 0:  # a single path has no covariance
             return cls(points, eye, np.nan)
         covariance = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * size * eye
         values, vectors = np.linalg.eigh(covariance)
         axis = cls(points, (vectors / np.sqrt(values)) @ vectors.T, np.nan)
         distance = axis.place(ends.reshape(-1, paths.shape[2]))[1]
         length = np.linalg.norm(np.diff(points @ axis.metric, axis=0), axis=1).sum()
-        # Cells on a half circle from end to end are half of its width away.
+        # Cells on a half circle between the ends are up to half of its diameter away.
         return axis._replace(scale=float(max(np.quantile(distance, _NEAR), length / 2)))
 
     def table(self) -> pd.DataFrame:
-        """Points and metric as rows, to be stored."""
+        """Points and metric as the rows of one array, to be stored."""
         rows = np.concatenate([self.points, self.metric])
         names = [f"point_{i}" for i in range(len(self.points))]
         names += [f"metric_{i}" for i in range(len(self.metric))]
@@ -82,7 +82,7 @@ class Axis(NamedTuple):
         return found.t, found.distance
 
     def weight(self, distance: np.ndarray) -> np.ndarray:
-        """1 for cells that are near, falling to 0 at twice the distance."""
+        """Weight 1 for near cells, falling to 0 at twice the distance ``scale``."""
         if not self.scale > 0:
             return np.ones(len(distance))
         return np.clip(2 - distance / self.scale, 0, 1)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from ..model import CIVAE
 
-# A generated end and the cell it came from agree but for the rounding of float32.
+# A generated end and its cell agree up to float32 rounding errors; this is the relative tolerance.
 _TOLERANCE = 1e-3
-# Cells whose neighbors are found between two moves of the progress bar.
+# Number of cells per step of the progress bar.
 _ROWS = 4096
 
 
@@ -35,7 +35,7 @@ def project(
     n_neighbors: int = 15,
     key_added: str | None = _keys.KEY_ADDED,
 ) -> pd.DataFrame:
-    """Where real cells lie along a path.
+    """Find the positions of real cells along a path.
 
     Parameters
     ----------
@@ -45,32 +45,32 @@ def project(
         One or several paths, as :meth:`scivae.model.CIVAE.interpolate` returns them; or trends of
         measured cells (:func:`gene_trends`), whose mean path is the axis.
     model
-        Encode the cells by this model, in place of reading ``use_rep``.
+        Encode the cells with this model, instead of reading ``use_rep``.
     use_rep
         Slot of ``obsm`` with the latent representation of the cells, by the model of the path.
     n_neighbors
-        How many neighbors of a cell are looked at for ``share``.
+        Number of neighbors of a cell for ``share``.
     key_added
-        First part of the names of the columns that are written; ``None`` writes nothing.
+        Prefix of the columns that are written; ``None`` writes nothing.
 
     Returns
     -------
-    DataFrame, one row a cell, also written to ``adata.obs``:
+    DataFrame with one row per cell, also written to ``adata.obs``:
 
-    - ``<key_added>_t``: position of the nearest place on any of the paths, in [0, 1]
-    - ``<key_added>_distance``: how far away that is in latent space. A position says little of a
-      cell far from the path
-    - ``<key_added>_share``: share of points of the path among the ``n_neighbors`` nearest real and
-      generated points, the cell itself left out. Where real cells are as dense as the path this is
-      about a half; near 0, the path does not pass here. Not for trends
+    - ``<key_added>_t``: position of the nearest point on any of the paths, in [0, 1]
+    - ``<key_added>_distance``: distance to that point in latent space. The position of a cell far from
+      the path means little
+    - ``<key_added>_share``: fraction of points of the path among the ``n_neighbors`` nearest real and
+      generated points, without the cell itself. If real cells are as dense as the path, it is about
+      one half; near 0, the path does not pass here. Not for trends
 
     Raises
     ------
     KeyError
-        If the representation is not there.
+        If the representation does not exist.
     ValueError
-        If the path is not from ``interpolate``, or of another model: other dimensions, other genes,
-        or ends that are not where their cells are.
+        If the path is not from ``interpolate``, or from another model: other dimensions, other genes,
+        or ends that do not match the latent points of their cells.
 
     Examples
     --------
@@ -109,7 +109,7 @@ def project(
     t, distance = np.empty(adata.n_obs), np.full(adata.n_obs, np.inf)
     for points, steps in _walks(path, generated):
         found = geometry.project_to_polyline(real, points)
-        # The projection counts steps; a path may have been thinned out or cut.
+        # The projection gives positions in steps; the user may have removed steps of a path.
         n_steps = points.shape[1]
         place = found.t * (n_steps - 1)
         before = np.minimum(place.astype(int), n_steps - 2)
@@ -122,7 +122,7 @@ def project(
     k = min(n_neighbors, len(both) - 1)
     index = _nearest(both, real, k + 1)[1]
     itself = index == np.arange(len(real))[:, None]
-    itself[~itself.any(axis=1), -1] = True  # among points equal to the cell: any one is left out
+    itself[~itself.any(axis=1), -1] = True  # duplicates of the cell: leave out any one
     share = (index[~itself].reshape(len(real), k) >= len(real)).mean(axis=1)
 
     key = _keys.KEY_ADDED if key_added is None else key_added
@@ -167,7 +167,7 @@ def _on_axis(
 
 
 def _nearest(points: np.ndarray, of: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distances and positions of the nearest points of others, each of shape ``(len(of), k)``."""
+    """Distances and positions of the ``k`` nearest points for each of ``of``, shape ``(len(of), k)``."""
     from sklearn.neighbors import NearestNeighbors
 
     index = NearestNeighbors(n_neighbors=k).fit(points)
@@ -179,7 +179,7 @@ def _nearest(points: np.ndarray, of: np.ndarray, k: int) -> tuple[np.ndarray, np
 def _generated_latent(
     adata: AnnData, generated: AnnData, real: np.ndarray, name: str
 ) -> np.ndarray:
-    """Latent points of generated cells, once it is sure that they are of the model of the real ones."""
+    """Latent points of generated cells, after a check that they come from the model of the real cells."""
     tables.check_adata(name, generated)
     if _keys.LATENT not in generated.obsm:
         raise ValueError(
@@ -223,7 +223,7 @@ def _generated_latent(
 
 
 def _walks(path: AnnData, latent: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Paths of equal length together: points ``(n, n_steps, n_latent)`` and t ``(n, n_steps)``."""
+    """Groups of paths of equal length: points ``(n, n_steps, n_latent)`` and t ``(n, n_steps)``."""
     names = path.obs[_keys.PATH].astype(str).to_numpy()
     t = path.obs[_keys.T].to_numpy(dtype=float)
     if not np.isfinite(t).all():
@@ -231,13 +231,13 @@ def _walks(path: AnnData, latent: np.ndarray) -> list[tuple[np.ndarray, np.ndarr
             f"path.obs[{_keys.T!r}] must be finite, but {int((~np.isfinite(t)).sum())} of "
             f"{len(t)} rows are NaN; keep only the rows of the path."
         )
-    # The same two cells may be connected twice: a path also ends where t falls back.
+    # The same two cells can be connected twice, so a new path also begins where t decreases.
     begins = np.flatnonzero(np.r_[True, (names[1:] != names[:-1]) | (t[1:] <= t[:-1])])
     ends = np.r_[begins[1:], len(t)]
     lengths = ends - begins
     out = []
     for n_steps in np.unique(lengths):
-        if n_steps == 1:  # a lone point is a path of no length
+        if n_steps == 1:  # a single point is a path of length zero
             rows = np.repeat(begins[lengths == 1][:, None], 2, axis=1)
         else:
             rows = begins[lengths == n_steps][:, None] + np.arange(n_steps)

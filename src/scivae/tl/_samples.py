@@ -1,4 +1,4 @@
-"""Which measured cells and donors a comparison of two groups rests on."""
+"""The measured cells and donors of a comparison of two groups."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
 SOURCE, BETWEEN, TARGET = 0, 1, 2
 GROUPS = ("source", "between", "target")  # by code
 NONE = -1
-# Measured cells of a group that are kept for the permutation of cells.
+# Maximum number of cells of a group that are kept for the permutation of cells.
 _NULL_CELLS = 5000
-_ROWS = 4096  # of one block of cells
+_ROWS = 4096  # cells per block
 
 
 class Cells(NamedTuple):
-    """Measured cells of a comparison; arrays of shape ``(n_obs,)`` unless said otherwise.
+    """Measured cells of a comparison; arrays have shape ``(n_obs,)`` unless stated otherwise.
 
     Attributes
     ----------
     group
-        0: source, 1: between, 2: target, -1: none of these, or no donor where donors are known.
+        0: source, 1: between, 2: target, -1: none of these, or no donor although donors are known.
     donor
-        Codes of the donors, -1 for none; 0 for all cells without donors.
+        Codes of the donors, -1 for none. If donors are not known, 0 for all cells.
     donors
-        Names of the donors by code; empty without donors.
+        Names of the donors by code; empty if donors are not known.
     of_pair
-        Code of the donor of each pair, -1 where its ends differ. Shape ``(n_pairs,)``.
+        Code of the donor of each pair, -1 if its ends have different donors. Shape ``(n_pairs,)``.
     between
         Levels of the column of groups that lie between source and target.
     label
-        Which cells have the label of the pairs; all of them where the pairs have none.
+        Which cells have the label of the pairs; all cells if the pairs have no label.
     named
-        Whether the pairs join groups that they name; else only the cells at their ends are known.
+        Whether the pairs name their groups; otherwise only the cells at their ends are known.
     candidate
-        Column that looks like donors, where none was given.
+        Column that looks like donors, if none was given.
     """
 
     group: np.ndarray
@@ -61,14 +61,14 @@ class Cells(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What a comparison keeps of its measured cells.
+    """Measured values of a comparison, as they are stored in trends.
 
     Attributes
     ----------
     varm
         Measured values of single cells, and sums of each donor and group.
     uns
-        What the columns of these are.
+        Descriptions of the columns of these.
     """
 
     varm: dict[str, Any]
@@ -86,8 +86,8 @@ def cells_of(
 ) -> Cells:
     """Groups and donors of the cells.
 
-    All cells of the groups count, where ``pairs.attrs`` names the groups and every pair joins them;
-    otherwise the cells at the ends of the pairs.
+    All cells of the groups are used if ``pairs.attrs`` names the groups and every pair joins them;
+    otherwise only the cells at the ends of the pairs.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def cells_of(
     Raises
     ------
     KeyError
-        If a column is not there.
+        If a column does not exist.
     ValueError
         If donors and groups coincide, no cell has a donor, or ``between`` is wrong.
 
@@ -153,15 +153,15 @@ def collect(
     Parameters
     ----------
     model
-        Says which layer is measured, and whether it holds counts.
+        The model, which defines the layer and whether it holds counts.
     adata
         The cells.
     cells
         From :func:`cells_of`.
     columns
-        Positions of the genes that are wanted.
+        Positions of the requested genes.
     rng
-        Chooses the single cells that are kept, where a group has over 5,000.
+        Generator that chooses the single cells to keep if a group has more than 5,000.
     """
     from scipy import sparse
 
@@ -184,7 +184,7 @@ def collect(
     )  # fmt: skip
     n_cells = np.bincount(sample, minlength=keys.shape[1])
     counts = model.likelihood in COUNT_LIKELIHOODS
-    minified = get_minify_type(adata) is not None  # there are no measured values left
+    minified = get_minify_type(adata) is not None  # minified data have no measured values
     if minified:
         used, kept, keys, n_cells = used[:0], kept & False, keys[:, :0], n_cells[:0]
     n = keys.shape[1]
@@ -237,7 +237,7 @@ def collect(
 
 
 def _label(adata: AnnData, attrs: Mapping[Any, Any]) -> np.ndarray:
-    """Which cells have the label that was paired."""
+    """Which cells have the label of the pairs."""
     key, label = attrs.get("labels_key"), attrs.get("label")
     if label is None or key not in adata.obs:
         return np.ones(adata.n_obs, dtype=bool)
@@ -251,7 +251,7 @@ def _groups(
     first: np.ndarray,
     second: np.ndarray,
 ) -> tuple[np.ndarray, bool]:
-    """Codes of source and target cells, and whether these are groups that the pairs name."""
+    """Codes of source and target cells, and whether the pairs name their groups."""
     group = np.full(adata.n_obs, NONE, dtype=np.int8)
     key = attrs.get("groupby")
     if key in adata.obs and attrs.get("source") is not None and attrs.get("target") is not None:
@@ -274,7 +274,7 @@ def _donors(
     first: np.ndarray,
     second: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Donors of cells and of pairs, by a column of ``obs`` or else of the pairs, and their names."""
+    """Donors of cells and of pairs, and their names, from a column of ``obs`` or else of the pairs."""
     if donor_key is not None:
         column = tables.column(adata, "donor_key", donor_key)
         codes, names = _codes(column, f"adata.obs[{donor_key!r}]")
@@ -295,7 +295,7 @@ def _donors(
         )
     donor = np.full(adata.n_obs, NONE)
     key = pairs.attrs.get("donor_key")
-    if key in adata.obs:  # also of cells that are not paired
+    if key in adata.obs:  # also for cells that are not in a pair
         donor = pd.Index(names, dtype=object).get_indexer(
             pd.Index(_text(adata.obs[key]), dtype=object)
         )
@@ -332,7 +332,7 @@ def _check_donors(
     donor_key: str | None,
     attrs: Mapping[Any, Any],
 ) -> None:
-    """Raise unless donors are there, and are something else than the groups."""
+    """Raise unless there are donors, and they differ from the groups."""
     sides = [np.unique(donor[(group == code) & (donor != NONE)]) for code in (SOURCE, TARGET)]
     where = "pairs['donor']" if donor_key is None else f"adata.obs[{donor_key!r}]"
     for side, what in zip(sides, ("source", "target"), strict=True):

@@ -32,9 +32,9 @@ EVIDENCE = ("measured", "decoded")
 LOG_SCALE = "log1p of mean counts per 10,000"
 RAW_SCALE = "units of the data"
 MEAN, SD = _keys.MEAN_LAYER, _keys.SD_LAYER
-# Paths that are decoded for comparison with measured cells.
+# Number of paths that are decoded for comparison with measured cells.
 _DECODED_PATHS = 256
-# Values that are held for the quantiles of one step (64 MiB).
+# Maximum number of values in memory for the quantiles of one step (64 MiB).
 _VALUES_HELD = 2**24
 
 
@@ -279,11 +279,11 @@ def gene_trends(
 
 
 def curve_layers(trends: AnnData) -> tuple[str, str | None, str | None]:
-    """Layers of the curve and of its band, ``None`` where there is no band."""
+    """Names of the layers of the curve and of its band; ``None`` if there is no band."""
     for curve, low, high in (
         (_keys.FIT_LAYER, _keys.FIT_LOW_LAYER, _keys.FIT_HIGH_LAYER),
         (_keys.DECODED_LAYER, _keys.Q05_LAYER, _keys.Q95_LAYER),
-        (MEAN, _keys.Q05_LAYER, _keys.Q95_LAYER),  # of version 0.1.0
+        (MEAN, _keys.Q05_LAYER, _keys.Q95_LAYER),  # trends of version 0.1.0
     ):
         if curve in trends.layers:
             there = low in trends.layers and not np.isnan(np.asarray(trends.layers[low])).all()
@@ -295,7 +295,7 @@ def curve_layers(trends: AnnData) -> tuple[str, str | None, str | None]:
 
 
 def _decoded(paths: Paths, columns: np.ndarray, held: int) -> dict[str, np.ndarray]:
-    """Layers of what is decoded along paths."""
+    """Layers with the values decoded along paths."""
     names = (MEAN, SD, _keys.Q05_LAYER, _keys.Q95_LAYER, _keys.DECODED_LAYER)
     layers = {name: np.empty((len(paths.t), len(columns)), dtype=np.float32) for name in names}
     for i, step in enumerate(path_statistics(paths, columns, held)):
@@ -329,7 +329,7 @@ def _donor_key(donor_key: str | None, pairs: pd.DataFrame) -> str | None:
 
 
 def _check_position(adata: AnnData, key_added: str) -> None:
-    """Raise unless the columns of positions are free, or scivae's own."""
+    """Raise if the columns of positions already exist and were not written by scivae."""
     columns = [_keys.t_key(key_added), _keys.distance_key(key_added)]
     taken = [c for c in columns if c in adata.obs]
     if len(taken) == 1 and key_added not in adata.uns:
@@ -359,7 +359,7 @@ def check_pairs(pairs: Any) -> None:
 
 
 def _columns(model: CIVAE, genes: Sequence[str] | None) -> np.ndarray:
-    """Positions of the genes that are wanted."""
+    """Positions of the requested genes."""
     known = pd.Index(as_text(model.setup.genes))
     if genes is None:
         return np.arange(len(known))
@@ -391,7 +391,7 @@ def positions_of(adata: AnnData, names: pd.Series, end: str) -> np.ndarray:
 
 
 def _share_in_class(model: CIVAE, start: Posterior, end: Posterior) -> float | None:
-    """Proportion of the pairs of one label with both ends classified as it; ``None`` without any."""
+    """Proportion of the pairs of one label with both ends classified as it; ``None`` if there are none."""
     classes = model.linear_classes
     same = (start.labels == end.labels) & (start.labels < len(model.classes))
     if not same.any():

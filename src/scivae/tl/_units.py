@@ -79,22 +79,22 @@ class MeasuredSamples(NamedTuple):
     left_out: list[str]
 
     def contrast(self, source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions of the samples of two groups, their donors, and which are of the second."""
+        """Positions of the samples of two groups, their donors, and which belong to the second."""
         rows = np.flatnonzero(np.isin(self.group, (source, target)))
         return rows, self.donor[rows], self.group[rows] == target
 
     def design(self, source: int = SOURCE, target: int = TARGET) -> DonorDesign:
-        """How donors of two groups are compared; positions are those of all samples."""
+        """The design that compares donors of two groups; its positions refer to all samples."""
         rows, donor, is_target = self.contrast(source, target)
         found = donor_design(donor, is_target)
         return found._replace(samples=rows[found.samples])
 
     def enough(self, source: int = SOURCE, target: int = TARGET) -> bool:
-        """Whether donors are known, and are enough for a test."""
+        """Whether there are enough donors for a test."""
         return self.named and self.design(source, target).kind != "too few"
 
     def test(self, method: str, source: int = SOURCE, target: int = TARGET) -> DonorTest:
-        """Difference of two groups between donors."""
+        """Test the difference of two groups between donors."""
         rows, donor, is_target = self.contrast(source, target)
         totals = None if self.totals is None else self.totals[rows]
         variance = None if self.variance is None else self.variance[rows]
@@ -103,7 +103,7 @@ class MeasuredSamples(NamedTuple):
         )
 
     def sampling(self, plan: DonorDesign) -> np.ndarray | None:
-        """Variance of each value of the samples of a design due to its cells, on that scale."""
+        """Sampling variance of each value of the samples of a design, on the scale of the moderated test."""
         return sampling_variance(self.values, self.totals, self.variance, plan)
 
     def testable(self, plan: DonorDesign) -> np.ndarray:
@@ -115,14 +115,14 @@ class MeasuredSamples(NamedTuple):
         return on_log_scale(self.values[plan.samples], self.totals, plan)
 
     def differences(self) -> np.ndarray:
-        """Target minus source of each donor with both, on that scale; ``(n_donors, n_genes)``."""
+        """Target minus source for donors with both, on the scale of the test; ``(n_donors, n_genes)``."""
         if not self.named:
             return np.empty((0, self.values.shape[1]))
         plan = self.design()
         return differences_of_donors(self.on_log_scale(plan), plan)
 
     def observed(self) -> np.ndarray:
-        """Target minus source, mean over donors, as log2(1 + counts per 10,000) where there are counts."""
+        """Target minus source, mean over donors; for counts, of log2(1 + counts per 10,000)."""
         values = self.values
         if self.totals is not None:
             values = np.log2(1 + 1e4 * values / np.maximum(self.totals, 1)[:, None])
@@ -134,9 +134,9 @@ class MeasuredSamples(NamedTuple):
 
 
 def samples_of(trends: AnnData, *, counts: bool, min_cells: int) -> MeasuredSamples:
-    """Sums stored in trends, without the samples of too few cells.
+    """The sums stored in trends, without samples of too few cells.
 
-    Raises a ValueError where there are none, as the AnnData was minified.
+    Raises a ValueError if there are none because the AnnData was minified.
     """
     said = trends.uns[_keys.UNS].get("samples")
     values = trends.varm.get(_keys.SAMPLES)
@@ -219,7 +219,7 @@ class MeasuredCells(NamedTuple):
     donor: np.ndarray
 
     def pair(self, source: int, target: int) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Values of the cells of two groups, which are of the second, and their strata."""
+        """Values of the cells of two groups, which belong to the second, and their strata."""
         cells = np.flatnonzero(np.isin(self.group, (source, target)))
         is_target = self.group[cells] == target
         donor = self.donor[cells]
@@ -229,7 +229,7 @@ class MeasuredCells(NamedTuple):
         return self.values[:, cells], is_target, donor
 
     def enough(self, source: int = SOURCE, target: int = TARGET) -> bool:
-        """Whether cells of two groups can be assigned in enough ways."""
+        """Whether cells can be assigned to two groups in enough ways for a permutation test."""
         _, is_target, donor = self.pair(source, target)
         plan = design(is_target, donor)
         return bool(plan.strata) and plan.n_assignments >= np.log(MIN_ASSIGNMENTS)
@@ -237,16 +237,16 @@ class MeasuredCells(NamedTuple):
     def test(
         self, source: int = SOURCE, target: int = TARGET, *, n_permutations: int, seed: int
     ) -> Evidence:
-        """Difference of two groups of cells."""
+        """Test the difference of two groups of cells by permutation."""
         return permutation_test(
             *self.pair(source, target), n_permutations=n_permutations, seed=seed
         )
 
 
 def cells_of_trends(trends: AnnData, cure: str) -> MeasuredCells:
-    """Single cells stored in trends.
+    """The single cells stored in trends.
 
-    Raises a ValueError, ending in the cure, where they are missing or too few.
+    Raises a ValueError that ends with ``cure`` if they are missing or too few.
     """
     null = trends.uns[_keys.UNS].get("null", {})
     values = trends.varm.get(_keys.NULL)

@@ -1,4 +1,4 @@
-"""Statistics over paths, summed up while they are decoded."""
+"""Statistics over paths, accumulated while the paths are decoded."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Step(NamedTuple):
     """Statistics over paths at one position; each of shape ``(n_genes,)``.
 
-    ``expected`` is the mean of the expected values themselves: for counts its log1p, where ``mean`` is
-    the mean of log1p.
+    For counts, ``mean`` is the mean of log1p of the expected values, and ``expected`` is log1p of
+    their mean.
     """
 
     mean: np.ndarray
@@ -37,9 +37,9 @@ def path_statistics(paths: Paths, columns: np.ndarray, n_held: int) -> list[Step
     paths
         The paths.
     columns
-        Genes that are wanted, shape ``(n_genes,)``.
+        Positions of the requested genes, shape ``(n_genes,)``.
     n_held
-        Over how many of the first paths quantiles are taken.
+        Number of paths, from the first on, over which quantiles are calculated.
     """
     import torch
 
@@ -82,9 +82,9 @@ def path_statistics(paths: Paths, columns: np.ndarray, n_held: int) -> list[Step
 
 @contextmanager
 def _one_thread_each(cpu: bool) -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch would use, each of which does its step alone.
+    """A pool of as many threads as torch would use; each thread decodes its own positions.
 
-    Threads that share one product wait for each other after every one; these never do.
+    If threads shared each matrix product instead, they would wait for each other after every one.
     """
     import torch
 
@@ -98,7 +98,7 @@ def _one_thread_each(cpu: bool) -> Iterator[ThreadPoolExecutor]:
 
 
 def _quantiles(values: np.ndarray, at: Sequence[float]) -> list[np.ndarray]:
-    """Quantiles of each row, as :func:`numpy.quantile` interpolates them; sorts ``values``."""
+    """Quantiles of each row, interpolated as by :func:`numpy.quantile`; sorts ``values`` in place."""
     n = values.shape[1]
     values.sort(axis=1)
     out = []

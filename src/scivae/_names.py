@@ -1,7 +1,8 @@
-"""Names of layers, genes and cells, handled the same way for all versions of anndata and pandas."""
+"""Names of layers, genes, cells and columns, handled the same way for all versions of anndata and pandas."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,15 @@ import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# A column whose name consists of these words and of fillers contains donors, or samples of donors.
+_DONORS = {"donor", "donors", "patient", "patients", "individual", "individuals", "subject", "subjects",
+           "participant", "participants", "person", "mouse", "mice", "animal", "animals"}  # fmt: skip
+_SAMPLES = {"sample", "samples", "biosample", "specimen", "replicate", "orig"}
+_FILLERS = {"id", "ids", "name", "names", "no", "nr", "number", "key", "code", "ident"}
+# Words in the names of columns with cell types and clusters.
+_CLASSES = {"type", "types", "celltype", "cluster", "clusters", "class", "classes", "annotation", "leiden",
+            "louvain", "state", "lineage", "subset", "subtype", "compartment"}  # fmt: skip
 
 
 def layer_names(adata: Any) -> list[str]:
@@ -71,3 +81,23 @@ def any_text_written() -> Iterator[None]:
             yield
     else:
         yield
+
+
+def donor_name_rank(name: str) -> int | None:
+    """Rank of a column by its name: 0 for a name of donors, 1 for a name of samples, None for others."""
+    words = _words(name)
+    if not words or words - _DONORS - _SAMPLES:
+        return None
+    return 0 if words & _DONORS else 1
+
+
+def is_class_name(name: str) -> bool:
+    """Whether a column is named as one of cell types or clusters."""
+    return bool(_words(name) & _CLASSES)
+
+
+def _words(name: str) -> set[str]:
+    """Words of the name of a column in lower case, without fillers such as ``id``."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+    words = {re.sub(r"(?<=[a-z]{4})id$", "", word) for word in re.findall("[a-z]+", spaced)}
+    return words - _FILLERS

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ._errors import near_matches, shown
-from .commands.options import BY_POSITION, SEVERAL, UsageError, make_parsers
+from .commands.options import BY_POSITION, NOT_IN_FILE, SEVERAL, UsageError, make_parsers
 
 EXIT_REFUSED, EXIT_STOPPED, EXIT_INTERRUPTED = 2, 1, 130
 
@@ -40,7 +40,7 @@ def _run(argv: list[str]) -> int:
     log = Log()
     try:
         args = _arguments(argv)
-        log.quiet = args.quiet
+        log.quiet, log.options = args.quiet, vars(args).keys() - NOT_IN_FILE - {*BY_POSITION}
         with log.listening():
             args.do(args, log)
     except KeyboardInterrupt:
@@ -57,7 +57,7 @@ def _run(argv: list[str]) -> int:
 
 def _fail(log: Any, message: Any, status: int) -> int:
     """Say what is at fault, in one line, and keep it."""
-    text = f"scivae: error: {' '.join(str(message).split())}"
+    text = f"scivae: error: {log.worded(message)}"
     print(text, file=sys.stderr)
     log.keep(text)
     return status
@@ -74,13 +74,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         return args
     options = read_config(given)
     known = commands[args.command].options()
+    spelled = [key.replace("_", "-") for key in known]
     words: list[str] = []
     for name, value in options.items():
         key = name.replace("-", "_")
         if key not in known:
             raise UsageError(
                 f"{given} must hold options of scivae {args.command}, got {name!r}; available: "
-                f"{shown(known, 30)}.{near_matches(key, known)}"
+                f"{shown(spelled, 30)}.{near_matches(name, spelled)}"
             )
         if value is not None and key not in BY_POSITION:
             several = key in SEVERAL.get(args.command, ())

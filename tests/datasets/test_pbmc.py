@@ -52,6 +52,16 @@ def test_slots(tmp_path):
     assert ad.read_h5ad(tmp_path / "x.h5ad").obs.equals(adata.obs)
 
 
+def test_subsets_have_the_markers_of_their_names():
+    adata = pbmc()
+    names = adata.obs["subset"].astype(str)
+    assert set(names) - {"cDC1", "cDC2"} == set(adata.obs["cell_type"].astype(str))
+    assert set(adata.obs["cell_type"][names.str.startswith("cDC")]) == {"Dendritic"}
+    first, second = (adata[(names == name).to_numpy()].to_df().mean() for name in ("cDC1", "cDC2"))
+    assert (first > second)[["IRF8", "CPVL", "ID2"]].all()
+    assert (first < second)[["FCER1A", "CLEC10A"]].all()
+
+
 def test_scvi_takes_it_without_complaint():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

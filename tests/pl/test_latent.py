@@ -112,6 +112,18 @@ def test_many_classes_are_numbered():
     assert {t.get_text() for t in ax.texts} == {str(i + 1) for i in range(30)}
 
 
+@pytest.mark.parametrize("n", [8, 9])
+def test_classes_of_more_colors_than_are_told_apart_are_numbered(n):
+    adata = make.make_cells(60)
+    adata.obs["cell_type"] = [f"type {i % n}" for i in range(60)]
+    ax = scivae.pl.latent(adata, method="pca")
+    (legend,) = ax.get_figure().legends
+    numbered = n > 8
+    assert len(ax.texts) == (n if numbered else 0)
+    names = [f"{i + 1} type {i}" if numbered else f"type {i}" for i in range(n)]
+    assert [t.get_text() for t in legend.get_texts()] == names
+
+
 def test_expected_values_are_refused():
     with pytest.raises(ValueError, match="synthetic must hold samples.*sample=True"):
         scivae.pl.augmentation(make.make_cells(), make.make_cells(kind="expected"))

@@ -124,6 +124,24 @@ def test_groups_with_levels_of_their_own_are_points_beside_the_curve(trends):
     fit = trends.layers["fit"][:, trends.var_names.get_loc("late")]
     np.testing.assert_array_equal(found["fit to cells"].get_ydata(), fit[1:-1])
     np.testing.assert_array_equal(found["fit, each group"].get_ydata(), fit[[0, -1]])
+    # The jump from a group to the cells next to it is drawn.
+    np.testing.assert_array_equal(found["fit, no cells between"].get_ydata(), fit)
+    # Solid only where there are cells of neither group.
+    at = [0.0, 0.32, 0.52, 0.95, 1.0]
+    cells = pd.DataFrame({"t": at, "weight": [1.0, 1, 1, 0, 1]}, index=list("abcde"))
+    trends.uns["civae"]["cells"] = cells
+    ax = scivae.pl.gene_trends(trends, "late")
+    solid = next(line for line in ax.get_lines() if line.get_label() == "fit to cells")
+    np.testing.assert_allclose(solid.get_xdata(), [0.3, 0.4, 0.5])
+
+
+def test_a_long_table_is_cut_with_a_warning(trends, monkeypatch):
+    monkeypatch.setattr("scivae.pl._trends.MAX_PANELS", 2)
+    table = pd.DataFrame({"fdr": 0.01}, index=["late", "early", "middle"])
+    with pytest.warns(UserWarning, match="genes has 3 rows, of which the first 2 are drawn"):
+        axes = scivae.pl.gene_trends(trends, table)
+    assert [ax.get_title(loc="left") for ax in axes] == ["late", "early"]
+    assert len(scivae.pl.gene_trends(trends, list(table.index))) == 3  # genes that were named
 
 
 def test_panels_share_their_labels(trends):

@@ -127,7 +127,12 @@ def finite(values: np.ndarray, adata: AnnData, where: str) -> np.ndarray:
 
 def check_kind(name: str, adata: Any, kind: str, maker: str) -> dict[str, Any]:
     """Return the metadata of a result in ``uns``; raise unless the function ``maker`` made it."""
-    check_adata(name, adata)
+    from anndata import AnnData
+
+    if not isinstance(adata, AnnData):
+        raise TypeError(
+            f"{name} must be an AnnData, got {got(adata)}; pass what {MAKERS[maker]} returns."
+        )
     said = adata.uns.get(_keys.UNS)
     found = said.get("kind") if isinstance(said, dict) else None
     if found != kind or not adata.n_obs:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import _keys
-from .log import Log
+from .._errors import warn
 from .request import Request
 
 if TYPE_CHECKING:
@@ -106,22 +106,23 @@ def follow_genes(
     return trends, tl.rank_genes(trends, seed=request.seed)
 
 
-def augment_classes(model: CIVAE, adata: AnnData, request: Request, log: Log) -> AnnData:
-    """Synthetic cells of every class with at least two cells; a class that fails is logged and skipped."""
+def augment_classes(model: CIVAE, adata: AnnData, request: Request) -> tuple[AnnData, list[str]]:
+    """Synthetic cells of every class with at least two cells, and a warning for each class that fails."""
     import anndata
     import pandas as pd
 
     sizes = adata.obs[request.key].value_counts()
     # Binary samples of gray pixels are not images, so expected values are used instead.
     sample = not model.module.family.in_unit_interval
-    parts = []
+    parts, left_out = [], []
     for label in model.classes[[sizes[c] > 1 for c in model.classes]]:
         try:
             parts.append(
                 model.augment(label, request.n_synthetic, sample=sample, seed=request.seed)
             )
         except RuntimeError as error:
-            log.say(f"  left out: {error}")
+            left_out.append(f"No synthetic cells of {str(label)!r}: {error}")
+            warn(left_out[-1])
     if not parts:
         raise RuntimeError(
             f"at least one class must be augmented, but none of {len(model.classes)} was; train "
@@ -132,4 +133,4 @@ def augment_classes(model: CIVAE, adata: AnnData, request: Request, log: Log) ->
     classes = pd.concat([part.uns[_keys.UNS]["classes"] for part in parts])
     uns = {**parts[0].uns[_keys.UNS], "classes": classes}
     synthetic.uns.update({**parts[0].uns, _keys.UNS: uns})
-    return synthetic
+    return synthetic, left_out

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._errors import near_matches, shown, warn
-from .._names import layer_names
+from .._names import donor_name_rank, is_class_name, layer_names
 from .._validate.tables import by_symbol, check_known_genes, gene_symbols_of
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MIN_CELLS = 20
 # Genes that a set needs; see :func:`scivae.tl.enrich`.
 MIN_IN_SET = 5
+# Donors with cells of a single class each, from which on their column is more likely one of classes.
+MIN_NESTED = 3
 
 
 def read_cells(path: Path, argument: str, *, backed: bool = False) -> AnnData:
@@ -190,6 +192,30 @@ def check_donors(adata: AnnData, key: str, source: np.ndarray, target: np.ndarra
             "sample."
         )
     return bool(sides[0] & sides[1])
+
+
+def warn_of_roles(obs: pd.DataFrame, labels_key: str, donor_key: str | None) -> None:
+    """Warn once if a column of donors is given as that of the classes, or the other way round."""
+    if donor_name_rank(labels_key) is not None:
+        cure = (
+            "name the column of the cell types"
+            if donor_key is None
+            else f"swap it with --donor-key {donor_key!r} if these are the cell types"
+        )
+        warn(f"--labels-key {labels_key!r} looks like donors or samples, not like classes; {cure}.")
+        return
+    if donor_key is None:
+        return
+    pairs = obs[[donor_key, labels_key]].dropna().astype(str).drop_duplicates()
+    n_donors, n_classes = pairs.nunique()
+    nested = len(pairs) == n_donors >= MIN_NESTED and n_classes > 1
+    if nested or is_class_name(donor_key):
+        what = (
+            f"has cells of one class in each of {n_donors} donors"
+            if nested
+            else "looks like classes"
+        )
+        warn(f"--donor-key {donor_key!r} {what}; name the column of the patients or animals.")
 
 
 def training_genes(

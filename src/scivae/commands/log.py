@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import _progress
+from .wording import of_command
 
 PACKAGES = ("scivae-tools", "scvi-tools", "anndata", "scanpy", "torch", "numpy", "pandas")
 
@@ -30,10 +31,13 @@ class Log:
     ----------
     quiet
         Show warnings and errors only; the file has all lines.
+    options
+        Names of the options of the command, by which messages of Python functions are worded.
     """
 
-    def __init__(self, quiet: bool = False):
+    def __init__(self, quiet: bool = False, options: Collection[str] = ()):
         self.quiet = quiet
+        self.options = options
         self.started = time.perf_counter()
         self._lines: list[str] = []
         self._file: Path | None = None
@@ -42,6 +46,10 @@ class Log:
     def seconds(self) -> float:
         """Seconds since the command started."""
         return time.perf_counter() - self.started
+
+    def worded(self, text: Any) -> str:
+        """A message in one line, in the words of the command."""
+        return of_command(" ".join(str(text).split()), self.options)
 
     def say(self, text: str) -> None:
         """Print a text and write it to the file."""
@@ -71,7 +79,7 @@ class Log:
         """Log each warning in one line."""
 
         def show(message, category, filename, lineno, file=None, line=None):
-            text = f"scivae: warning: {' '.join(str(message).split())}"
+            text = f"scivae: warning: {self.worded(message)}"
             print(text, file=sys.stderr, flush=True)
             self.keep(text)
 

@@ -83,7 +83,7 @@ class Request(NamedTuple):
 
 # Defaults of the known data sets.
 DEFAULTS: dict[str, dict[str, str]] = {
-    "pbmc": {"groupby": "louvain", "source": "2", "target": "7", "label": "Dendritic"},
+    "pbmc": {"groupby": "subset", "source": "cDC2", "target": "cDC1", "label": "Dendritic"},
     "colon": {
         "groupby": "tissue",
         "source": "normal",

@@ -93,10 +93,11 @@ def _after_training(
         pairs, bundle = pairs_and_paths(model, request, label, pairable)
         log.say("Following genes …")
         trends, ranked = follow_genes(model, request, pairs)
-    synthetic = None
+    synthetic: AnnData | None = None
+    left_out: list[str] = []
     if request.n_synthetic:
         log.say("Making cells …")
-        synthetic = augment_classes(model, adata, request, log)
+        synthetic, left_out = augment_classes(model, adata, request)
 
     log.say("Writing the report …")
     results = {
@@ -110,6 +111,7 @@ def _after_training(
     report = write_report(
         model, trends, bundle, synthetic, ranked=ranked, gene_sets=sets, genes=request.genes,
         gene_symbols=request.gene_symbols, title=request.title, seed=request.seed, out=out, settings=options,
+        notes=left_out, worded=log.worded,
     )  # fmt: skip
     if report.sets is not None:
         report.sets.to_csv(out / "gene_sets.csv", encoding="utf-8")

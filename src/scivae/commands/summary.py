@@ -77,9 +77,12 @@ def text_of(
     if genes is not None:
         column = _keys.columns_of_significance(genes)[1]
         found = genes[genes[column] <= SIGNIFICANT]
+        unit = str(genes.attrs["unit_text"])
+        for end in ("source", "target"):
+            unit = unit.replace(f"with {end}", f"with {getattr(request, end)!r}")
         lines.append(
             f"  genes      {len(found)} of {len(genes)} change from {request.source} to "
-            f"{request.target} (false discovery rate {SIGNIFICANT:.0%}; {genes.attrs['unit_text']})"
+            f"{request.target} (false discovery rate {SIGNIFICANT:.0%}; {unit})"
         )
         for shape in ("up", "down", "transient"):
             names = found.index[found["shape"] == shape][:8]

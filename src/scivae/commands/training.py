@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._errors import warn
 from . import cells
 from .log import Log, printable_path
 from .request import Request
@@ -53,6 +54,7 @@ def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray]
         *(("--between", level, request.groupby) for level in request.between or ()),
     ):
         cells.check_value(adata, option, value, column)
+    cells.warn_of_roles(adata.obs, key, request.donor_key)
     cells.check_layer(adata, request.layer)
     genes = cells.check_genes(adata, request.genes, request.gene_symbols)
     if adata.obs[key].isna().any() and request.unlabeled_category is None:
@@ -136,3 +138,28 @@ def train(request: Request, model: CIVAE, log: Log, split: list[np.ndarray] | No
         options["enable_progress_bar"] = False
     model.train(max_epochs=request.epochs, **options)
     log.keep(str(model.engine))
+    warn_of_chance(model)
+
+
+def warn_of_chance(model: CIVAE) -> None:
+    """Warn if held-out cells are labeled no better than by the name of the largest class alone."""
+    held_out = model.validation_indices
+    if model.adata is None or held_out is None:
+        return
+    labels = model.adata.obs[model.setup.labels_key].astype(object).to_numpy()[held_out]
+    known = np.isin(labels.astype(str), model.classes.astype(str))
+    if not known.any():
+        return
+    true = labels[known].astype(str)
+    predicted = np.asarray(model.predict(indices=held_out[known])).astype(str)
+    names, codes, sizes = np.unique(true, return_inverse=True, return_counts=True)
+    right = predicted == true
+    of_class = np.bincount(codes, right) / sizes
+    share = float(sizes.max() / sizes.sum())
+    by_chance = max(0.5, 1 / len(names) + 0.1)
+    # With classes of very different size, a useful model may be right less often than that name.
+    if len(names) > 1 and right.mean() <= share and of_class.mean() <= by_chance:
+        warn(
+            f"the model labels {right.mean():.1%} of {len(true):,} held-out cells right, and calling all of them "
+            f"{str(names[sizes.argmax()])!r} would {share:.1%}; train longer, or check labels_key and layer."
+        )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Largest allowed difference between a restored value and a whole number. For float32 logs of counts
 # up to 300 it is below 0.1.
 _TOLERANCE = 0.25
+# Two of scanpy's clusters of dendritic cells, named by their markers.
+_SUBSETS = {"2": "cDC2", "7": "cDC1"}
 
 
 def pbmc() -> AnnData:
@@ -33,6 +35,8 @@ def pbmc() -> AnnData:
     - ``X``: natural logarithm of one plus counts per 10,000 over the 765 genes, CSR, float32
     - ``obs["cell_type"]``: same as ``obs["bulk_labels"]``; scanpy's other columns are kept
       (``n_counts`` is the total over all genes of the original data, not only these 765)
+    - ``obs["subset"]``: as ``cell_type``, but with two kinds of dendritic cells. Scanpy's cluster 2 (``louvain``)
+      has the markers of cDC2 (FCER1A, CLEC10A), its cluster 7 those of cDC1 (IRF8, CPVL, ID2)
     - ``obsm``: scanpy's ``X_pca`` and ``X_umap``
     - ``uns["pbmc"]``: source and licence
 
@@ -71,6 +75,9 @@ def pbmc() -> AnnData:
     )
     obs = source.obs.copy()
     obs["cell_type"] = source.obs["bulk_labels"].cat.remove_unused_categories()
+    subset, kind = obs["cell_type"].astype(object), obs["louvain"].astype(object).map(_SUBSETS)
+    named = (subset == "Dendritic") & kind.notna()
+    obs["subset"] = subset.mask(named, kind).astype("category")
     adata = ad.AnnData(
         log_normalize(counts),
         obs=obs,

@@ -67,8 +67,8 @@ def latent(
         Area of a point, in points squared. ``None``: set from the number of cells.
     legend
         Whether to draw a legend, or a color bar for numbers. ``"on data"`` writes class names on
-        the cells; so is always done in axes that you pass. Classes are numbered if a legend of
-        names would take more than 40 % of the height.
+        the cells; so is always done in axes that you pass. More than eight classes are numbered on
+        the cells and in the legend, which takes at most 40 % of the height.
     max_cells
         Largest number of cells; if there are more, a random subset is drawn.
     seed

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 RASTERIZE_FROM = 2_000
 # Largest part of the height of a figure that a legend takes; classes are then numbered.
 MOST_LEGEND = 0.4
+# More classes than this are numbered on the cells, too: so many colors are hard to tell apart.
+FEW_COLORS = 8
 # Names on cells are above cells and paths.
 NAMES: Final = 7
 ON_DATA: Final = "on data"
@@ -228,25 +230,27 @@ def class_legend(
     kind = _legend_kind(names) if below else ON_DATA
     if kind == ON_DATA:
         _name_on_data(ax, points, groups)
-    elif kind == NAMED:
-        handles = class_handles(names, colors)
-        if unlabeled:
-            handles += class_handles(["no label"], {"no label": PALE})
-        legend_below(ax, handles, own=True, ncols=legend_columns(names))
-    else:
+        return
+    handles = class_handles(names, colors)
+    look: dict[str, Any] = {"ncols": legend_columns(names)}
+    letters = None
+    if kind == NUMBERED:
+        look = {"ncols": _numbered_columns(names), "fontsize": SMALLEST, "labelspacing": 0.3}
+        letters = LETTERS[look["ncols"]]
+    if kind == NUMBERED or len(names) > FEW_COLORS:
         numbers = {c: i + 1 for i, c in enumerate(names)}
         _name_on_data(ax, points, {numbers[c]: rows for c, rows in groups.items()})
-        handles, columns = class_handles(names, colors), _numbered_columns(names)
         for handle, (c, i) in zip(handles, numbers.items(), strict=True):
-            handle.set_label(f"{i} {shortened(str(c), LETTERS[columns])}")
-        if unlabeled:
-            handles += class_handles(["no label"], {"no label": PALE})
-        legend_below(ax, handles, own=True, ncols=columns, fontsize=SMALLEST, labelspacing=0.3)
+            handle.set_label(f"{i} {str(c) if letters is None else shortened(str(c), letters)}")
+    if unlabeled:
+        handles += class_handles(["no label"], {"no label": PALE})
+    legend_below(ax, handles, own=True, **look)
 
 
 def legend_columns(names: list) -> int:
     """Number of legend columns below new axes."""
     longest = max((len(str(n)) for n in names), default=1)
+    longest += 3 if len(names) > FEW_COLORS else 0  # the number
     # In points: the figure is 240 wide, a letter takes 4.1, the dot and the gap between two names 20.
     return int(np.clip(240 // (4.1 * longest + 20), 1, 6))
 

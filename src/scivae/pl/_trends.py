@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._errors import shortened
+from .._errors import shortened, warn
 from .._validate.arguments import check_integer
 from .._validate.tables import OF_SETS, check_genes, check_trends, gene_symbols_of
 from ..tl import curve_layers
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
+# Rows of a table that are drawn in panels: 24 take some twenty seconds and two pages.
+MAX_PANELS = 24
 # Largest number of overlaid bands.
 FEW_BANDS = 3
 # Fewest donors in a bin for an interval over donors.
@@ -68,7 +70,8 @@ def gene_trends(
     trends
         From :func:`scivae.tl.gene_trends`.
     genes
-        One gene or several, or rows of the table of :func:`scivae.tl.rank_genes`.
+        One gene or several, or rows of the table of :func:`scivae.tl.rank_genes`, of which the first 24
+        are drawn, with a warning if there are more.
     ranked
         The table of :func:`scivae.tl.rank_genes`. Each panel then shows the p-value of its gene and
         the unit of the test. Not needed if ``genes`` is such a table.
@@ -131,7 +134,12 @@ def gene_trends(
     said = check_trends("trends", trends)
     if isinstance(genes, pd.DataFrame):
         ranked = genes if ranked is None else ranked
-        genes = [str(gene) for gene in genes.index]
+        if len(genes) > MAX_PANELS:
+            warn(
+                f"genes has {len(genes)} rows, of which the first {MAX_PANELS} are drawn; pass fewer rows, or "
+                "use scivae.pl.trend_heatmap for many genes."
+            )
+        genes = [str(gene) for gene in genes.index[:MAX_PANELS]]
     symbols = gene_symbols_of(trends.var, gene_symbols)
     names = check_genes(trends, genes, symbols=symbols)
     check_integer("n_cols", n_cols, minimum=1)
@@ -316,7 +324,7 @@ def _strips(
         cells = np.where(inside[:, None, None], np.array(to_rgb(color)), 1.0)
         strips.append((str(name), cells, {}))
     for i, (name, values, look) in enumerate(strips):
-        strip = ax.inset_axes((1.03 + 0.1 * i, 0, 0.065, 1))
+        strip = ax.inset_axes((1.03 + 0.1 * i, 0, 0.065 if i else 0.09, 1))
         strip.imshow(
             values, aspect="auto", interpolation="nearest",
             extent=(0, 1, len(names) - 0.5, -0.5), **look,
@@ -325,7 +333,7 @@ def _strips(
             for place, value in enumerate(change.tolist()):
                 dark = abs(value) > 0.6 * most
                 strip.text(
-                    0.5, place, f"{value:.0f}", ha="center", va="center", fontsize=SMALLEST,
+                    0.5, place, _short(value), ha="center", va="center", fontsize=SMALLEST,
                     color="white" if dark else "black",
                 )  # fmt: skip
         if 0 < n_rising < len(names):
@@ -348,6 +356,11 @@ def _fit_names(ax: Axes, names: list[str], pale: np.ndarray) -> None:
     for label, is_pale in zip(ax.get_yticklabels(), pale[rows], strict=True):
         if is_pale:
             label.set_color(GRAY)
+
+
+def _short(value: float) -> str:
+    """A change in three letters at most, beside its sign: 1.4 and 0.8 differ."""
+    return f"{value:.1f}" if abs(value) < 9.95 else f"{value:.0f}"
 
 
 def standardize(values: np.ndarray) -> np.ndarray:
@@ -429,8 +442,10 @@ def _draw(ax: Axes, trends: AnnData, gene: str, color: str, shown: _Shown) -> No
         ax.fill_between(t[inner], below, above, color=color, alpha=0.2, lw=0, label=label)
     if is_fit:
         line = _layer(trends, curve, [gene])[:, 0]
-        ax.plot(t[inner], line[inner], color=color, lw=1.5, label="fit to cells")
+        covered = _with_cells(trends, t) if inner != slice(None) else np.full(len(t), True)
+        ax.plot(t[covered], line[covered], color=color, lw=1.5, label="fit to cells")
         if inner != slice(None):  # source and target have separate levels
+            ax.plot(t, line, ":", color=color, lw=1.0, zorder=1.7, label="fit, no cells between")
             ax.plot(
                 t[[0, -1]], line[[0, -1]], "o", color=color, ms=4, mec="white", mew=0.5,
                 clip_on=False, zorder=3, label="fit, each group",
@@ -443,6 +458,18 @@ def _draw(ax: Axes, trends: AnnData, gene: str, color: str, shown: _Shown) -> No
         ax.plot(t, line, ls="--", label="decoded (prediction)", zorder=1.9, **look)
     elif not is_fit:
         ax.plot(t, _layer(trends, curve, [gene])[:, 0], color=color, lw=1.5, ls="--", label=curve)
+
+
+def _with_cells(trends: AnnData, t: np.ndarray) -> np.ndarray:
+    """Steps between the first and the last measured cell that is in neither group, shape ``(n_steps,)``."""
+    inside = (t > 0) & (t < 1)
+    cells = trends.uns[_keys.UNS].get("cells")
+    if cells is None:
+        return inside
+    at = cells["t"].to_numpy(dtype=float)[(cells["weight"] > 0).to_numpy()]
+    at = at[(at > 0) & (at < 1)]
+    half = (t[1] - t[0]) / 2
+    return inside & (t >= at.min() - half) & (t <= at.max() + half) if len(at) else inside
 
 
 def _draw_bins(ax: Axes, trends: AnnData, gene: str, color: str, *, donors: bool) -> None:

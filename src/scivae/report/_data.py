@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 # Rows of the table of genes that stand in the page itself, for print and where scripts are off.
 ROWS_IN_PAGE = 25
+# Genes that are named at the top of the page.
+N_SUREST = 10
 
 
 def path_name(said: Mapping[str, Any]) -> str:
@@ -57,6 +59,13 @@ def question(model: CIVAE, said: Mapping[str, Any], ranked: pd.DataFrame | None)
 def changed(ranked: pd.DataFrame) -> np.ndarray:
     """Which genes differ between the ends, at a false discovery rate of :data:`LEVEL`."""
     return (ranked[_keys.columns_of_significance(ranked)[1]] <= LEVEL).to_numpy(dtype=bool)
+
+
+def surest(ranked: pd.DataFrame) -> list[tuple[str, str]]:
+    """Genes that differ, the surest first, each with the direction of its change; at most ten."""
+    found = ranked[changed(ranked)].head(N_SUREST)
+    arrows = np.where(found["change"] > 0, "↑", "↓")
+    return [(str(name), str(arrow)) for name, arrow in zip(found.index, arrows, strict=True)]
 
 
 def headline(
@@ -252,12 +261,16 @@ def positions(adata: AnnData, trends: AnnData | None) -> pd.Series | None:
     return found[~found.index.duplicated()]
 
 
-def unit_sentence(ranked: pd.DataFrame) -> str:
-    """What the p-values speak about."""
+def unit_sentence(ranked: pd.DataFrame, groups: Mapping[str, Any]) -> str:
+    """What the p-values are of; ``groups`` has the names of source and target."""
     said = ranked.attrs
+    text = str(said.get("unit_text"))
+    for end in ("source", "target"):
+        if groups.get(end) is not None:
+            text = text.replace(f"with {end}", f"with “{groups[end]}” cells")
     note = f" {str(said['note'])[:1].upper()}{str(said['note'])[1:]}." if said.get("note") else ""
     if said.get("unit") == "donors":
-        return f"p-values are between donors: {said.get('unit_text')}.{note}"
+        return f"p-values are between donors: {text}.{note}"
     return (
         "p-values are between cells within these samples (permutation of cells), and not between donors."
         f"{note}"
@@ -273,16 +286,17 @@ def gene_table(ranked: pd.DataFrame) -> dict[str, Any]:
     wanted: list[dict[str, Any]] = [
         {"key": "gene", "label": "gene", "kind": "text", "title": "Name of the gene"},
         {"key": "id", "label": "id", "kind": "text", "title": "Name of the gene in the data"},
-        {"key": "shape", "label": "shape", "kind": "text",
-         "title": "up, down, transient (measured groups in between are above or below both ends), or flat"},
         {"key": "change", "label": "change, log2" if log2 else "change", "kind": "fixed" if log2 else "number",
          "title": "From the start to the end of the curve that was fitted to measured cells, with its 90 % interval"},
-        {"key": "switch", "label": "switch, t", "kind": "fixed",
-         "title": "Position at which half of the change is reached (0: source, 1: target), with its 90 % interval"},
-        {"key": "resolved", "label": "resolved", "kind": "text",
-         "title": "yes: the interval of the change excludes zero, and that of its position is 0.3 or narrower"},
+        {"key": fdr, "label": "FDR", "kind": "number",
+         "title": "False discovery rate (Benjamini and Hochberg): expected proportion of false genes from the first row to this one"},
+        {"key": "shape", "label": "shape", "kind": "text",
+         "title": "up, down, transient (measured groups in between are above or below both ends), or flat"},
+        {"key": "switch", "label": "half of change at t", "kind": "fixed",
+         "title": "Position at which half of the change is reached (0: first group, 1: second group), with its 90 % interval"},
+        {"key": "resolved", "label": "position sure", "kind": "text",
+         "title": "yes: the interval of the change excludes zero, and that of its position is 0.3 or narrower (column resolved of genes.csv)"},
         {"key": p, "label": f"p, {unit}", "kind": "number", "title": f"p-value of the difference of the groups, {unit}"},
-        {"key": fdr, "label": "FDR", "kind": "number", "title": "False discovery rate (Benjamini and Hochberg)"},
         {"key": "agreement", "label": "donors agree", "kind": "fixed",
          "title": "Proportion of the donors with both groups that differ in the direction of most of them"},
     ]  # fmt: skip
@@ -343,7 +357,7 @@ def set_table(sets: pd.DataFrame) -> dict[str, Any]:
     ]  # fmt: skip
     unit = "between donors" if sets.attrs.get("unit") == "donors" else "within one sample"
     return {
-        "header": ["set", "genes", "score", "median switch, t", f"p, {unit}", "FDR"],
+        "header": ["set", "genes", "score", "half of change at t", f"p, {unit}", "FDR"],
         "rows": rows,
         "n": len(sets),
     }

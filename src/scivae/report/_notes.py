@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import _keys
-from .._display import listed
+from .._display import counted, listed
 from . import _data
 from ._data import percent
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 # Below these, a figure is worth a warning.
 MIN_IN_CLASS, MIN_BETWEEN, CLEARLY_WORSE = 0.8, 20, 0.1
 # A forest that tells synthetic from real cells this well, and cells this close to training cells.
-TOLD_APART, COPIES = 0.8, 0.7
+TOLD_APART, COPIES = 0.75, 0.7
+# Donors in a group below which much goes unseen, and switches this near an end say no more than "at the end".
+FEW_DONORS, AT_END = 5, 0.03
 
 
 def notes(
@@ -142,6 +144,8 @@ def _of_trends(said: Mapping[str, Any], ranked: pd.DataFrame) -> list[str]:
             f"{why}: the p-values compare cells of these samples. A difference between the groups may be one "
             f"between donors, and no p-value here can tell.{cure}"
         )
+    else:
+        found += _of_few_donors(said)
     check = ranked.attrs.get("permutation")
     if check and check.get("p_value", 0) > 0.1:
         found.append(
@@ -166,15 +170,44 @@ def _of_trends(said: Mapping[str, Any], ranked: pd.DataFrame) -> list[str]:
             f"Only {int(said.get('n_between', 0))} measured cells lie in the middle half of the path, so positions "
             "at which genes change are guided by the shape of the curve."
         )
+    called = ranked[_data.changed(ranked)]
+    if said.get("free_ends") and len(called):
+        switch = called[_keys.SWITCH].astype(float)
+        n = int(((switch < AT_END) | (switch > 1 - AT_END)).sum())
+        if n > len(called) / 5:
+            found.append(
+                f"For {n:,} of the {len(called):,} genes that differ, half of the change lies between one group and the "
+                "cells next to it, so their position along the path says only at which end they change."
+            )
     if _keys.RESOLVED in ranked:
-        moved = ranked[_data.changed(ranked)]
-        unresolved = float(1 - moved[_keys.RESOLVED].mean()) if len(moved) else 0.0
+        unresolved = float(1 - called[_keys.RESOLVED].mean()) if len(called) else 0.0
         if unresolved > 0.5:
             found.append(
-                f"{percent(unresolved, 0)} of the genes that differ are unresolved: their position along the path is too unsure "
-                "to be ordered. Do not read the order of their rows as an order in time."
+                f"{percent(unresolved, 0)} of the genes that differ have an unsure position along the path (unresolved): they cannot be "
+                "ordered. Do not read the order of their rows as an order in time."
             )
     return found
+
+
+def _of_few_donors(said: Mapping[str, Any]) -> list[str]:
+    """What a test between few donors can and cannot see."""
+    table = said.get("samples")
+    if table is None or not len(table):
+        return []
+    donors = [
+        set(table["donor"].astype(str)[(table["group"].astype(str) == end).to_numpy()]) - {""}
+        for end in ("source", "target")
+    ]
+    both = len(donors[0] & donors[1])
+    n, what = min(map(len, donors)), "in the smaller group"
+    if both >= 3:
+        n, what = both, "with both groups"
+    if n >= FEW_DONORS:
+        return []
+    return [
+        f"Only {counted(n, 'donor')} {what}: a gene that is not called may still differ. Small p-values are "
+        "possible with few donors, as variances are estimated over all genes, but hold if these donors are typical."
+    ]
 
 
 def _of_synthetic(made: Made) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -192,6 +192,8 @@ def compose(
     seed: int = 0,
     figures: Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    worded: Callable[[str], str] = str,
 ) -> Report:
     """All that the page says.
 
@@ -203,6 +205,10 @@ def compose(
         Folder in which each figure is kept as a PNG too.
     settings
         Options of the command, for the list of parameters.
+    notes
+        More warnings, which come last.
+    worded
+        Puts a warning in the words of the caller.
     """
     from .. import tl
     from .._scvi import get_minify_type
@@ -277,7 +283,8 @@ def compose(
         said = {} if trends is None else dict(trends.uns[_keys.UNS])
         donor_key = _data.donor_column(adata, said)
         qc = _data.qc_table(model, adata, donor_key, minified=minified)
-        notes = _notes.notes(model, said, ranked, held_out, made, qc, minified=minified)
+        found = _notes.notes(model, said, ranked, held_out, made, qc, minified=minified)
+        notes = [worded(note) for note in (*found, *notes)]
         paragraph, references = _methods.methods(
             model,
             trends,
@@ -297,6 +304,7 @@ def compose(
         "version": version("scivae-tools"),
         "question": _data.question(model, said, ranked),
         "headline": _data.headline(said, ranked, held_out, made),
+        "surest": [] if ranked is None else _data.surest(ranked),
         "notes": notes,
         "facts": _data.facts(model, adata, donor_key),
         "qc": qc,
@@ -307,7 +315,7 @@ def compose(
         "n_cells": adata.n_obs,
         "n_paths": 0 if paths is None else paths.obs[_keys.PATH].nunique(),
         "table": None if ranked is None else _data.gene_table(ranked),
-        "unit": None if ranked is None else _data.unit_sentence(ranked),
+        "unit": None if ranked is None else worded(_data.unit_sentence(ranked, said)),
         "shown": names,
         "label": label,
         "trends": said,

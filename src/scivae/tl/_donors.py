@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,15 +9,11 @@ import numpy as np
 import pandas as pd
 
 from .._errors import warn
+from .._names import donor_name_rank
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# A column whose name consists of these words and of fillers contains donors, or samples of donors.
-_DONORS = {"donor", "donors", "patient", "patients", "individual", "individuals", "subject", "subjects",
-           "participant", "participants", "person", "mouse", "mice", "animal", "animals"}  # fmt: skip
-_SAMPLES = {"sample", "samples", "biosample", "specimen", "replicate", "orig"}
-_FILLERS = {"id", "ids", "name", "names", "no", "nr", "number", "key", "code", "ident"}
 # Bounds for a column that has the structure of donors, but not the name.
 _FEWEST, _MOST, _CELLS_EACH = 3, 100, 5
 
@@ -135,22 +130,12 @@ def donor_column(
             continue
         if max(map(len, sides)) == 1:  # one value per group: the groups themselves
             continue
-        rank = _name_rank(name)
+        rank = donor_name_rank(name)
         if rank is None and _has_structure(obs, codes, here, sides, labels, name):
             rank = 2
         if rank is not None:
             found.append((rank, name))
     return min(found, key=lambda item: item[0])[1] if found else None
-
-
-def _name_rank(name: str) -> int | None:
-    """0 for a name of donors, 1 for a name of samples, None for others."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
-    words = {re.sub(r"(?<=[a-z]{4})id$", "", word) for word in re.findall("[a-z]+", spaced)}
-    words -= _FILLERS
-    if not words or words - _DONORS - _SAMPLES:
-        return None
-    return 0 if words & _DONORS else 1
 
 
 def _has_structure(

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
+
+try:
+    ctypes.CDLL("libcuda.so.1")
+except OSError:  # no GPU: Triton interprets its kernels, if told so before torch imports it
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import filelock
 import numpy as np
 import pandas as pd
 import pytest
 import scvi
+import torch
 from anndata import AnnData
 from scipy import sparse
 
 from scivae.model import CIVAE
 
+needs_triton = pytest.mark.skipif(
+    find_spec("triton") is None
+    or not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"),
+    reason="there is no Triton, or a driver without a GPU",
+)
 N_CELLS, N_GENES = 120, 40
 CLASSES = ("alpha", "beta", "gamma")
 NARROW = 390  # pixels, a telephone

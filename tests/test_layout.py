@@ -161,7 +161,7 @@ def test_private_attributes_of_other_packages_are_used_in_one_file():
 def test_private_methods_that_are_overridden_are_listed():
     for file in FILES:
         module = ".".join(file.relative_to(SOURCE.parent).with_suffix("").parts)
-        if file.name in ("__init__.py", "annbatch.py"):
+        if file.name in ("__init__.py", "annbatch.py", "triton_kernels.py"):
             continue
         for cls in vars(import_module(module)).values():
             if not inspect.isclass(cls) or cls.__module__ != module:

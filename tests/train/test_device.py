@@ -13,12 +13,13 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.plugins import DoublePrecision, Precision
 from scipy import sparse
-from tests.conftest import make_adata
+from tests.conftest import make_adata, needs_triton
 from torch.distributions import Distribution
 
 from scivae._scvi import unchecked_distributions
 from scivae.model import CIVAE
 from scivae.module import CIVAEModule
+from scivae.nb import loss as loss_of
 from scivae.train import device, engines, steps
 from scivae.train.device import (
     DeviceDataset,
@@ -59,7 +60,7 @@ def holds(monkeypatch):
     return AsItIs.shapes
 
 
-def train(resident, monkeypatch, likelihood="nb", epochs=3, callbacks=(), **plan):
+def train(resident, monkeypatch, likelihood="nb", epochs=3, callbacks=(), batch_size=5, **plan):
     """A model with nothing drawn, trained on cells that lie in the device, or not."""
     adata = make_adata()
     CIVAE.setup_anndata(adata, batch_key="batch")
@@ -71,7 +72,7 @@ def train(resident, monkeypatch, likelihood="nb", epochs=3, callbacks=(), **plan
             patch.setattr(engines, "why_not_held", lambda trainer: "asked for")
         model.train(
             epochs,
-            batch_size=5,
+            batch_size=batch_size,
             plan_kwargs=plan,
             accelerator=ACCELERATOR,
             callbacks=list(callbacks),
@@ -95,6 +96,17 @@ def test_results_do_not_depend_on_where_cells_lie(holds, monkeypatch, likelihood
     assert sum(n * size for n, size in holds) == 3 * (n_train + n_held_out)
     assert {n for n, _ in holds} == {1, device.MINIBATCHES_A_GRAPH}
     assert models[0].trainer.global_step == models[1].trainer.global_step
+
+
+@needs_triton
+def test_kernels_train_as_torch_does(holds, monkeypatch):
+    """On a CPU, Triton interprets them."""
+    models = []
+    for usable in (False, True):
+        for module in (device, loss_of):
+            monkeypatch.setattr(module, "usable", lambda device, usable=usable: usable)
+        models.append(train(True, monkeypatch, epochs=1, batch_size=36))
+    assert_same(*models)
 
 
 @needs_gpu

@@ -348,7 +348,7 @@ class CIVAEModule(VAE):
         ``tensors`` is the minibatch, which has the covariates. ``products`` is the precision in which a dense
         matrix is multiplied by the weights of the first layer.
         """
-        values = cells.encoder_input.log1p() if self.log_variational else cells.encoder_input
+        values = cells.encoded(self.log_variational)
         layers = self.z_encoder.encoder
         first = layers.fc_layers[0][0]
         with_genes, in_each_layer = self._encoded_covariates(tensors, values)

@@ -46,18 +46,25 @@ class DenseCounts(NamedTuple):
     Attributes
     ----------
     counts
-        The counts, shape ``(n_obs, n_vars)``.
+        The counts, shape ``(n_obs, n_vars)``; of an integer type where a kernel reads them.
     encoder_input
         Counts that the encoder is given, of the same shape.
+    logged
+        Whether ``encoder_input`` is ``log(1 + counts)`` already.
     """
 
     counts: torch.Tensor
     encoder_input: torch.Tensor
+    logged: bool = False
 
     @property
     def totals(self) -> torch.Tensor:
         """Counts of each cell, shape ``(n_obs, 1)``."""
-        return self.counts.sum(1, keepdim=True)
+        return self.counts.sum(1, keepdim=True, dtype=self.encoder_input.dtype)
+
+    def encoded(self, log: bool) -> torch.Tensor:
+        """``encoder_input``, or ``log(1 + encoder_input)``."""
+        return self.encoder_input.log1p() if log and not self.logged else self.encoder_input
 
 
 @dataclass(eq=False)
@@ -166,6 +173,10 @@ class SparseCounts:
     def totals(self) -> torch.Tensor:
         """Counts of each cell, shape ``(n_obs, 1)``."""
         return torch.segment_reduce(self.counts, "sum", offsets=self.bounds)[:, None]
+
+    def encoded(self, log: bool) -> torch.Tensor:
+        """``encoder_input``, or ``log(1 + encoder_input)``."""
+        return self.encoder_input.log1p() if log else self.encoder_input
 
     @cached_property
     def bounds(self) -> torch.Tensor:

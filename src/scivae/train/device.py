@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from scvi.data import AnnDataManager
 
 from .._scvi import unchecked_distributions
 from ..data.loader import CellsLoader
-from ..module import check_finite
+from ..module import check_finite, thin
+from ..nb.counts import DenseCounts
+from ..nb.on_gpu import INTEGERS, gathered, usable
 
 # Largest fraction of the free GPU memory that the data may use.
 MEMORY_SHARE = 0.5
@@ -51,6 +53,11 @@ def narrowest(values: np.ndarray) -> torch.dtype:
             if limits.min <= low and high <= limits.max:
                 return dtype
     return torch.float32
+
+
+def dense_counts(counts: torch.Tensor, thinning: float) -> DenseCounts:
+    """A dense matrix of counts, and the thinned counts that the encoder sees."""
+    return DenseCounts(counts, thin(counts, thinning) if thinning > 0 else counts)
 
 
 class DeviceDataset(NamedTuple):
@@ -114,9 +121,38 @@ class DeviceDataset(NamedTuple):
 
     def at(self, indices: torch.Tensor) -> dict[str, torch.Tensor]:
         """A minibatch of the cells at these positions, with counts as float32."""
-        found = {key: of_all.index_select(0, indices) for key, of_all in self.tensors.items()}
-        found[REGISTRY_KEYS.X_KEY] = found[REGISTRY_KEYS.X_KEY].float()
+        found = self._others_at(indices)
+        found[REGISTRY_KEYS.X_KEY] = self._values_at(indices)
         return found
+
+    def counts_at(self, indices: torch.Tensor, thinning: float, log: bool) -> dict[str, Any]:
+        """Some of the cells, with what the fused likelihood reads in place of the counts.
+
+        Parameters
+        ----------
+        indices
+            Which cells, shape ``(n_obs,)``.
+        thinning
+            See :func:`scivae.module.thin`.
+        log
+            Whether the encoder is given logarithms.
+        """
+        x, found = self.tensors[REGISTRY_KEYS.X_KEY], self._others_at(indices)
+        if x.dtype in INTEGERS and usable(x.device):
+            found[REGISTRY_KEYS.X_KEY] = gathered(x, indices, thinning, log)
+        else:
+            found[REGISTRY_KEYS.X_KEY] = dense_counts(self._values_at(indices), thinning)
+        return found
+
+    def _values_at(self, indices: torch.Tensor) -> torch.Tensor:
+        return self.tensors[REGISTRY_KEYS.X_KEY].index_select(0, indices).float()
+
+    def _others_at(self, indices: torch.Tensor) -> dict[str, Any]:
+        return {
+            key: of_all.index_select(0, indices)
+            for key, of_all in self.tensors.items()
+            if key != REGISTRY_KEYS.X_KEY
+        }
 
 
 class IndexBatch(NamedTuple):

@@ -12,10 +12,10 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
 
 from .._scvi import count_step
-from ..module import check_finite, thin
+from ..module import check_finite
 from ..nb.counts import DenseCounts, SparseCounts
 from ..nb.workers import n_workers, prefetch
-from .device import CudaGraphStep, DeviceDataset, IndexBatch, rates_on_device
+from .device import CudaGraphStep, DeviceDataset, IndexBatch, dense_counts, rates_on_device
 
 # Number of minibatches that are prepared ahead of the one that is trained on.
 PREFETCHED = 2
@@ -83,9 +83,11 @@ class Steps:
         plan.loss_kwargs["kl_weight"] = self._kl_weight
         outputs = []
         for some in indices:
-            tensors: dict[str, Any] = cells.at(some)
             if plan.module.supports_fused_nb:
-                tensors[REGISTRY_KEYS.X_KEY] = _dense_counts(plan, tensors[REGISTRY_KEYS.X_KEY])
+                log = plan.module.log_variational
+                tensors = cells.counts_at(some, plan.thinning_now, log)
+            else:
+                tensors = cells.at(some)
             outputs.append(take_step(plan, tensors, optimizer, checked=True))
         return Terms.of(joined(outputs))
 
@@ -136,7 +138,7 @@ def _prepared(plan: Any, x: torch.Tensor, size: int) -> Iterator[SparseCounts | 
     """Minibatches of counts; on a CPU, a second thread prepares the next ones."""
     if not x.is_cpu:
         check_finite(x := x.to_dense())
-        yield from (_dense_counts(plan, some) for some in x.split(size))
+        yield from (dense_counts(some, plan.thinning_now) for some in x.split(size))
         return
     counts = SparseCounts.of(x)
     check_finite(counts.counts)
@@ -146,12 +148,6 @@ def _prepared(plan: Any, x: torch.Tensor, size: int) -> Iterator[SparseCounts | 
     lost = plan.thinning_now
     calls = (partial(p.prepare, lost, s, n) for p, s in zip(parts, seeds, strict=True))
     yield from prefetch(calls, PREFETCHED)
-
-
-def _dense_counts(plan: Any, counts: torch.Tensor) -> DenseCounts:
-    """A dense matrix of counts, and the thinned counts that the encoder sees."""
-    lost = plan.thinning_now
-    return DenseCounts(counts, thin(counts, lost) if lost > 0 else counts)
 
 
 class Terms(NamedTuple):

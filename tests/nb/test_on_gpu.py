@@ -64,7 +64,8 @@ def loss_and_gradients(parts, groups, x, by_cell, dtype, products=None):
 def assert_near(found, expected, tolerance):
     for ours, exact in zip(found, expected, strict=True):
         assert ours.shape == exact.shape
-        assert float((ours - exact).abs().max() / exact.abs().max()) < tolerance
+        error = float((ours - exact).abs().max() / exact.abs().max())
+        assert error < tolerance, (error, tuple(exact.shape))
 
 
 @needs_triton
@@ -86,10 +87,41 @@ def test_loss_and_gradients_are_those_of_scvi_in_double_precision(
 
 
 @needs_triton
+@pytest.mark.parametrize("n_groups", [1, 2])
+@pytest.mark.parametrize(("n_obs", "n_vars"), [(1, 6), (3, 1), (5, 40), (8, 16), (9, 70)])
+def test_loss_of_few_cells_and_genes(on, n_obs, n_vars, n_groups):
+    """A compiler may take sizes of 1, and multiples of 16, apart."""
+    hidden, weight, bias, log_theta = problem(n_groups=n_groups)[0]
+    parts = [hidden[:n_obs], weight[:n_vars], bias[:n_vars], log_theta[:, -n_vars:]]
+    x = torch.arange(1, n_obs * n_vars + 1).view(n_obs, n_vars).remainder(7).to(torch.uint8)
+    groups = torch.arange(n_obs) % n_groups
+    by = (torch.ones(n_obs), torch.float32), (torch.ones(n_obs), torch.float64)
+    found, expected = (loss_and_gradients(parts, groups, x, *of) for of in by)
+    for ours, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)
+
+
+@needs_triton
+@needs_gpu
+def test_no_place_of_the_cells_needs_another_kernel(monkeypatch):
+    """As what is recorded must not be compiled then."""
+    x = problem(dtype=torch.uint8)[2].to(DEVICE)
+    order = torch.arange(8, device=DEVICE)
+    for thinning in (0.0, 0.5):
+        on_gpu.gathered(x, order[:4], thinning, log=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "triton.runtime.jit.JITFunction._do_compile", lambda *args: pytest.fail("compiled")
+            )
+            for first in (1, 2, 3):
+                on_gpu.gathered(x, order[first : first + 4], thinning, log=True)
+
+
+@needs_triton
 def test_an_empty_cell_has_loss_and_gradient_zero(on):
     parts, groups, x = problem()
     loss, by_hidden, *_ = loss_and_gradients(parts, groups, x, torch.ones(len(x)), torch.float32)
-    assert loss[5] == 0
+    assert loss[5] == 0, loss[5]
     assert not by_hidden[5].any()
 
 

@@ -84,8 +84,11 @@ def assert_same(model, other, tolerance=2e-4):
     for name in ("train_loss", "validation_loss", "accuracy_validation", "kl_weight"):
         found, expected = (m.history[name].to_numpy(float) for m in (model, other))
         np.testing.assert_allclose(found, expected, rtol=tolerance)
-    for a, b in zip(model.module.parameters(), other.module.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
+    others = dict(other.module.named_parameters())
+    for name, weight in model.module.named_parameters():
+        torch.testing.assert_close(
+            weight, others[name], rtol=0, atol=tolerance, msg=lambda why, of=name: f"{of}: {why}"
+        )
 
 
 @pytest.mark.parametrize("likelihood", ["nb", "zinb"])
@@ -180,7 +183,8 @@ def test_memory_of_the_device_is_given_back(holds, monkeypatch, callbacks):
         error = caught
     assert len(held) >= 3
     gc.collect()
-    assert not any(tensor() is not None for tensor in held)
+    alive = [tuple(tensor().shape) for tensor in held if tensor() is not None]
+    assert not alive, alive
     assert (error is None) or callbacks
     assert error or model.trainer is not None
 

@@ -1,5 +1,9 @@
 """Kernels for a GPU, in Triton; imported only by :mod:`.on_gpu`, when training on a GPU starts.
 
+Triton compiles a kernel again for an integer of 1, or for a pointer or an integer that is a multiple of 16, if
+not told otherwise. It is told so of what differs between minibatches: a recording must not compile. An integer
+of 1 is then one of Python, without the methods of Triton.
+
 Gamma functions are differences that stay exact for large dispersions: both arguments are raised by
 four, where Stirling's series holds to the last bits of a float32, and the four factors are divided out.
 """
@@ -56,7 +60,7 @@ def _log_gammas(k, theta):
     a, b, c = theta, theta + k, 1.0 + k
     ratio = (b * (b + 1.0)) / (a * (a + 1.0)) * 2.0 / (c * (c + 1.0))
     ratio *= (b + 2.0) * (b + 3.0) / ((a + 2.0) * (a + 3.0)) * 12.0 / ((c + 2.0) * (c + 3.0))
-    return found - tl.log(ratio)
+    return tl.where(k == 0.0, 0.0, found - tl.log(ratio))  # a rounded quotient is not 1
 
 
 @triton.jit
@@ -70,7 +74,7 @@ def _digammas(k, theta):
     return of_four + _log1p(k / low) + (_digamma_tail(high) - _digamma_tail(low))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_obs"])
 def value(
     products,  # (n_obs, n_vars): hidden units times weights
     bias,  # (n_vars,)
@@ -133,7 +137,7 @@ def value(
     tl.store(of_cells + 2 * n_obs + cell, surplus)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_obs", "n_parts", "weight_stride"])
 def gradient(
     products,  # as those of value
     bias,
@@ -181,7 +185,8 @@ def gradient(
     by_theta = tl.where(both, by_theta * theta * weight[:, None], 0.0)
     place = sums + part * n_vars + genes
     tl.store(place, tl.sum(tl.where(both, by_logit, 0.0), 0), here)
-    tl.store(place + n_parts.to(tl.int64) * n_vars, tl.sum(by_theta, 0), here)
+    place = sums + (part + n_parts) * n_vars + genes
+    tl.store(place, tl.sum(by_theta, 0), here)
 
 
 @triton.jit
@@ -263,7 +268,7 @@ def _binomial(seed, at, n, chance):
     return tl.where(chance > 0.5, n - drawn, drawn)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["indices", "seed"])
 def gather(
     values,  # (n_all, n_vars), counts of all cells
     indices,  # (n_obs,), which cells

@@ -87,8 +87,9 @@ def test_loss_and_gradients_are_those_of_scvi_in_double_precision(
 
 
 @needs_triton
-@pytest.mark.parametrize("n_groups", [1, 2])
-@pytest.mark.parametrize(("n_obs", "n_vars"), [(1, 6), (3, 1), (5, 40), (8, 16), (9, 70)])
+@pytest.mark.parametrize(
+    ("n_obs", "n_vars", "n_groups"), [(1, 70, 1), (5, 70, 1), (1, 70, 2), (8, 1, 1), (9, 16, 2)]
+)
 def test_loss_of_few_cells_and_genes(on, n_obs, n_vars, n_groups):
     """A compiler may take sizes of 1, and multiples of 16, apart."""
     hidden, weight, bias, log_theta = problem(n_groups=n_groups)[0]
@@ -98,7 +99,8 @@ def test_loss_of_few_cells_and_genes(on, n_obs, n_vars, n_groups):
     by = (torch.ones(n_obs), torch.float32), (torch.ones(n_obs), torch.float64)
     found, expected = (loss_and_gradients(parts, groups, x, *of) for of in by)
     for ours, exact in zip(found, expected, strict=True):
-        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-4)
+        atol = 2e-5 * max(1.0, float(exact.abs().max()))  # softmax of one gene has no gradient
+        torch.testing.assert_close(ours.double(), exact, rtol=0, atol=atol)
 
 
 @needs_triton

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from tests.conftest import make_adata, make_model
 
 import scivae
-from scivae._names import as_text, same_names
+from scivae._names import as_text, same_names, write_plain
 from scivae.cli import main
 from scivae.commands.cells import as_words
 from scivae.model import CIVAE, BlockDataModule
@@ -30,6 +31,28 @@ INDEXES = {
 @pytest.fixture(scope="module")
 def model():
     return make_model(make_adata(), epochs=10, setup={"batch_key": "batch"})
+
+
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_text_is_written_as_other_programs_read_it(tmp_path, suffix, missing):
+    """As plain strings, with any pandas, unless text is missing in a table of ``uns``."""
+    adata, file = make_adata(), tmp_path / f"cells{suffix}"
+    adata.obs["note"] = pd.array(["a", None] * (N // 2), dtype="string")
+    notes = pd.array(["a", None if missing else "b"], dtype="string")
+    adata.uns["table"] = pd.DataFrame({"note": notes}, index=["x", "y"])
+    write_plain(adata, file)
+    zarr = pytest.importorskip("zarr")
+    stored = h5py.File(file) if suffix == ".h5ad" else zarr.open(file, mode="r")
+    kinds = {stored[name].attrs["encoding-type"] for name in ("obs/_index", "var/_index")}
+    if not missing:
+        assert kinds == {"string-array"}
+        assert stored["obs/cell_type/categories"].attrs["encoding-type"] == "string-array"
+    read = (anndata.read_h5ad if suffix == ".h5ad" else anndata.read_zarr)(file)
+    assert as_text(read.obs_names).tolist() == as_text(adata.obs_names).tolist()
+    assert read.obs["note"].isna().tolist() == [False, True] * (N // 2)
+    assert read.uns["table"]["note"].isna().tolist() == [False, missing]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
+    from anndata import AnnData
 
 # A column whose name consists of these words and of fillers contains donors, or samples of donors.
 _DONORS = {"donor", "donors", "patient", "patients", "individual", "individuals", "subject", "subjects",
@@ -81,6 +84,27 @@ def any_text_written() -> Iterator[None]:
             yield
     else:
         yield
+
+
+def write_plain(adata: AnnData, path: Path) -> None:
+    """Write an h5ad file, or a zarr store for ``.zarr``, that other programs can read.
+
+    With pandas 3, anndata stores names of cells and genes as nullable strings, which earlier versions of it,
+    R and viewers in a browser do not know. Plain strings are stored, unless text is missing that anndata
+    does not store as categories.
+    """
+    from anndata import settings
+
+    write = adata.write_zarr if path.suffix.lower() == ".zarr" else adata.write_h5ad
+    if not hasattr(settings, "allow_write_nullable_strings"):
+        write(path)
+        return
+    try:
+        with settings.override(allow_write_nullable_strings=False):
+            write(path)
+    except (ValueError, TypeError, RuntimeError, NotImplementedError):
+        with any_text_written():
+            write(path)
 
 
 def donor_name_rank(name: str) -> int | None:

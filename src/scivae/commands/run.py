@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._names import any_text_written
+from .._names import write_plain
 from .._validate.tables import gene_symbols_of
 from . import cells
 from .analysis import (
@@ -130,10 +130,9 @@ def _write(
     ranked: pd.DataFrame | None,
     gene_symbols: str | None,
 ) -> None:
-    with any_text_written():
-        for name, data in results.items():
-            if data is not None and (name != "paths" or data is not results["path"]):
-                data.write_h5ad(out / f"{name}.h5ad")
+    for name, data in results.items():
+        if data is not None and (name != "paths" or data is not results["path"]):
+            write_plain(data, out / f"{name}.h5ad")
     if ranked is not None:
         cells_of_run = results["cells"]
         if gene_symbols is not None and cells_of_run is not None:

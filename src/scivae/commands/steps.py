@@ -11,7 +11,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import near_matches, shown
-from .._names import any_text_written, as_text, same_names
+from .._names import as_text, same_names, write_plain
 from . import cells
 from .log import Log, printable_path, write_config
 from .request import Request
@@ -180,9 +180,7 @@ def augment(step: Step, log: Log) -> None:
         wanted, method=step.method, sample=not step.expected, adata=adata, key_added=None, seed=step.seed
     )  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
-    with any_text_written():
-        write = made.write_zarr if out.suffix.lower() == ".zarr" else made.write_h5ad
-        write(out)
+    write_plain(made, out)
     drawn = made.uns[_keys.UNS]["classes"]["n_drawn"].sum()
     log.say(f"{made.n_obs / drawn:.1%} of the drawn cells were accepted")
     log.say(f"{made.n_obs:,} cells in {printable_path(out)} ({log.seconds:.0f} s)")
@@ -244,8 +242,7 @@ def _annotate_in_memory(model: CIVAE, adata: AnnData, out: Path, key_added: str)
             adata.obs[key(key_added)] = part.obs[key(key_added)].array
     new = out.with_name(f".{out.stem}.part{out.suffix}")
     try:
-        with any_text_written():
-            (adata.write_zarr if out.suffix.lower() == ".zarr" else adata.write_h5ad)(new)
+        write_plain(adata, new)
         if out.is_dir():
             shutil.rmtree(out)
         new.replace(out)

@@ -234,15 +234,9 @@ def training_facts(model: CIVAE) -> list[tuple[str, str]]:
     )
     found = [
         ("latent space", f"{module.n_latent} dimensions"),
-        (
-            "weights of the objective",
-            f"classifier {module.discriminator_weight:.3g}, KL {module.kl_weight:g}",
-        ),
         ("trained on", f"{train:,} cells, {counted(epochs_of(model), 'epoch')}"),
         ("held out", f"{held:,} cells" if held else "none"),
     ]
-    if model.engine:
-        found.append(("steps", str(model.engine)))
     return found
 
 
@@ -264,17 +258,17 @@ def positions(adata: AnnData, trends: AnnData | None) -> pd.Series | None:
 def unit_sentence(ranked: pd.DataFrame, groups: Mapping[str, Any]) -> str:
     """What the p-values are of; ``groups`` has the names of source and target."""
     said = ranked.attrs
-    text = str(said.get("unit_text"))
+    note = f" {str(said['note'])[:1].upper()}{str(said['note'])[1:]}." if said.get("note") else ""
+    text = (
+        f"p-values are between donors: {said.get('unit_text')}."
+        if said.get("unit") == "donors"
+        else "p-values are between cells within these samples (permutation of cells), and not between donors."
+    )
+    text += note
     for end in ("source", "target"):
         if groups.get(end) is not None:
-            text = text.replace(f"with {end}", f"with “{groups[end]}” cells")
-    note = f" {str(said['note'])[:1].upper()}{str(said['note'])[1:]}." if said.get("note") else ""
-    if said.get("unit") == "donors":
-        return f"p-values are between donors: {text}.{note}"
-    return (
-        "p-values are between cells within these samples (permutation of cells), and not between donors."
-        f"{note}"
-    )
+            text = text.replace(f" with {end}", f" with “{groups[end]}” cells")
+    return text
 
 
 def gene_table(ranked: pd.DataFrame) -> dict[str, Any]:
@@ -382,6 +376,13 @@ def parameters(
         for k, v in group.items()
         if isinstance(v, str | int | float | bool)
     }
+    module = model.module
+    found["training"] = {
+        "weight of the classifier": f"{module.discriminator_weight:.3g}",
+        "weight of the KL term": f"{module.kl_weight:g}",
+    }
+    if model.engine:
+        found["training"]["steps"] = str(model.engine)
     if trends is not None:
         wanted = (
             "evidence",

@@ -219,6 +219,10 @@ class CIVAEAugment(CIVAE):
 class CIVAEPosterior(CIVAE):
     """Draws from the posteriors of single cells of the class, decoded: no line at all."""
 
+    def fit(self, train, key, seed, epochs):
+        lines = CIVAE(self.plan, self.train_size, self.module, **self.settings)
+        vars(self).update(vars(fitted(lines, train, key, seed, epochs)))
+
     def augment(self, label, n, seed):
         rng = np.random.default_rng([seed, n])
         cells = rng.choice(np.flatnonzero(labels_of(self.train, self.key) == label), n)

@@ -145,13 +145,8 @@ def draw_fast(patch: pytest.MonkeyPatch) -> None:
     UMAP compiles itself in every process, which takes longer than all else that a command does. The
     example of the README, which a test runs, and ``scivae demo`` in ``.ci/run`` use it.
     """
-
-    def flat(adata, **kwargs):
-        adata.obsm["X_umap"] = adata.obsm["X_civae"][:, :2].copy()
-
-    patch.setattr("scanpy.pp.neighbors", lambda adata, **kwargs: None)
-    patch.setattr("scanpy.tl.umap", flat)
-    patch.setattr("scivae.pl._latent.embed_points", lambda x, method, n, seed: x[:, :n])
+    for module in ("scivae.pl.embedding", "scivae.pl._latent", "scivae.report._map"):
+        patch.setattr(f"{module}.embed_points", lambda x, method, n, seed: x[:, :n])
     patch.setattr("scivae.report._figures.DPI", 50)
 
 

@@ -349,21 +349,29 @@ def test_a_configuration_of_toml_is_that_of_yaml(tmp_path):
     )
 
 
-def test_a_map_of_many_cells_needs_no_neighbors_of_scanpy(monkeypatch):
-    """From 8,192 cells on, scanpy 1.11.5 fails on the sparse array that pynndescent 0.7.0 returns."""
+def test_maps_of_commands_and_of_reports_are_those_of_figures(monkeypatch):
+    """One calculation, which needs no neighbors of scanpy: 1.11.5 fails with new pynndescent on many cells."""
     from scivae.commands.analysis import add_umap
+    from scivae.report import _map
 
-    def fails(*args, **kwargs):
-        raise AttributeError("'csr_array' object has no attribute 'getnnz'")
+    calls = []
 
-    monkeypatch.setattr("scanpy.pp.neighbors", fails)
+    def embed(x, method, n_components, seed):
+        calls.append((method, n_components, seed))
+        return x[:, :2] + 1
+
+    for module in ("scivae.pl.embedding", "scivae.report._map"):
+        monkeypatch.setattr(f"{module}.embed_points", embed)
     z = np.random.default_rng(0).normal(size=(60, 4))
     adata = anndata.AnnData(np.zeros((60, 1), dtype=np.float32))
 
     class Model:
-        def get_latent_representation(self):
-            return z
+        def get_latent_representation(self, indices=slice(None)):
+            return z[indices]
 
-    add_umap(adata, Model(), 0)
-    assert np.isfinite(adata.obsm["X_umap"]).all()
-    assert adata.obsm["X_umap"].shape == (60, 2)
+    add_umap(adata, Model(), 3)
+    np.testing.assert_array_equal(adata.obsm["X_umap"], z[:, :2] + 1)
+    del adata.obsm["X_umap"]
+    small, basis = _map.on_map(Model(), adata, 60, 3)
+    np.testing.assert_array_equal(small.obsm[basis], z[:, :2] + 1)
+    assert calls == [("umap", 2, 3)] * 2

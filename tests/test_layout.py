@@ -93,6 +93,15 @@ def test_only_public_names_of_other_folders_are_imported(name):
             assert not private, f"{file} imports {'.'.join(parts)}"
 
 
+def test_private_names_stay_in_their_file():
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level and node.module:
+                private = [a.name for a in node.names if a.name.startswith("_")]
+                modules = [name for name in private if (file.parent / f"{name}.py").exists()]
+                assert private == modules, f"{file} imports {private} from {node.module}"
+
+
 def test_no_imports_form_a_circle():
     """Those inside functions and for type checkers are imports, too."""
     modules = {}

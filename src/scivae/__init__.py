@@ -28,7 +28,7 @@ def __dir__() -> list[str]:
 
 
 def _warn_of_namesake() -> None:
-    """Warn if the other project whose import is ``scivae`` is installed, too."""
+    """Warn if another project with the import name ``scivae`` is installed too."""
     try:
         other = version("scivae")
     except PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""What a thing holds and what can be done with it next, as text and as HTML.
+"""Descriptions of results, as text and as HTML.
 
-Paths, trends and pairs are plain AnnData and DataFrames: their classes are left alone. IPython is told how
-to show those that scivae made, and shows all others as before.
+Paths, trends and pairs are plain AnnData and DataFrames, whose classes are not changed. A formatter of IPython
+shows a description for results of scivae; other objects are displayed as usual.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ WIDTH = 88
 
 
 class Description(NamedTuple):
-    """What a thing is, holds, and leads to.
+    """Description of a result.
 
     Attributes
     ----------
     title
-        What it is, in a line.
+        What the object is, in one line.
     facts
         Names and values.
     steps
-        What to do next: code, and what it does.
+        Possible next steps: code, and what it does.
     """
 
     title: str
@@ -52,7 +52,7 @@ class Description(NamedTuple):
         return printable("\n".join(lines))
 
     def _repr_html_(self) -> str:
-        # Colors and lines are those of the page, light or dark.
+        # Colors and lines are inherited from the page, light or dark.
         cell = "text-align:left;vertical-align:top;padding:1px 12px 1px 0;background:none;border:0"
         facts = "".join(
             f'<tr style="background:none"><td style="{cell};opacity:0.7;white-space:nowrap">'
@@ -77,12 +77,12 @@ class Description(NamedTuple):
         )
 
 
-# Signs that a console may not know, in signs that all know.
+# Replacements of characters that a console may not be able to show.
 _PLAIN = {"→": "->", "×": "x", "–": "-", "…": "...", "α": "alpha", "β": "beta"}
 
 
 def printable(text: str) -> str:
-    """Text that :func:`print` can show: signs that the console does not know are replaced."""
+    """Text that :func:`print` can show: characters that the console cannot encode are replaced."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     plain: dict[int, str] = {}
     for sign in set(text):
@@ -96,13 +96,13 @@ def printable(text: str) -> str:
 
 
 def listed(names: Iterable[Any], n: int = 6) -> str:
-    """Names after commas, and how many more there are."""
+    """Comma-separated names, and the number of further ones after ``n``."""
     names = [str(name) for name in names]
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
 
 
 def counted(n: int, one: str) -> str:
-    """A number and a noun in the plural, but for one."""
+    """A number and a noun, in the plural unless the number is one."""
     return f"{n:,} {one}" + ("" if n == 1 else "es" if one.endswith("s") else "s")
 
 
@@ -115,9 +115,9 @@ _NEEDED = {
 
 
 def describe(data: Any) -> Description | None:
-    """What an AnnData or DataFrame of scivae holds; ``None`` for any other thing."""
+    """Description of an AnnData or DataFrame of scivae; ``None`` for other objects."""
     attrs, columns = getattr(data, "attrs", None), set(getattr(data, "columns", ()))
-    # A part of a table keeps its attrs: only what has the columns still is what it was.
+    # A subset of a table keeps its attrs, so the columns are checked too.
     if isinstance(attrs, dict) and columns >= {"source", "target", "cost"} and "use_rep" in attrs:
         return _pairs(data)
     tested = {"fdr", "fdr_cells"} & columns
@@ -357,7 +357,7 @@ def _ranks(data: Any, column: str) -> Description:
     )
 
 
-# Classes that IPython shows through :func:`describe`, by module and name: none is imported for it.
+# Classes that IPython shows through :func:`describe`, by module and name, so that none must be imported.
 # anndata names its class "anndata" from 0.13 on, pandas its own "pandas" from 3 on.
 _TYPES = (
     ("anndata", "AnnData"),
@@ -368,7 +368,7 @@ _TYPES = (
 
 
 def register() -> None:
-    """Tell a running IPython how to show what scivae made; does nothing anywhere else."""
+    """Register the formatters with a running IPython; do nothing elsewhere."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is None:
@@ -380,7 +380,7 @@ def register() -> None:
 
 
 def _as_html(data: Any) -> str | None:
-    """HTML of a thing: what scivae says of it, then what it shows by itself."""
+    """HTML of an object: the description, then the usual HTML of the object."""
     said = describe(data)
     own = getattr(data, "_repr_html_", None)
     shown = own() if own is not None else None
@@ -390,7 +390,7 @@ def _as_html(data: Any) -> str | None:
 
 
 def _as_text(data: Any, printer: Any, cycle: bool) -> None:
-    """The same as text."""
+    """Text of an object: the description, then the usual text of the object."""
     said = describe(data)
     own = repr(data)
     text = own if said is None else f"{said}\n\n{own}" if hasattr(data, "columns") else str(said)

@@ -26,15 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit status: 0; 2 where the input is at fault, and nothing was done; 1 after an error during the run;
-    130 after Ctrl-C.
+    Exit status: 0 on success; 2 if the input is invalid, and nothing was done; 1 after an error during the
+    run; 130 after Ctrl-C.
     """
     with _signs_replaced(sys.stdout), _signs_replaced(sys.stderr):
         return _run(sys.argv[1:] if argv is None else list(argv))
 
 
 def _run(argv: list[str]) -> int:
-    """Run a command; tell what is at fault in one line."""
+    """Run a command; errors are printed in one line."""
     from .commands.log import Log, StoppedError
 
     log = Log()
@@ -56,7 +56,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _fail(log: Any, message: Any, status: int) -> int:
-    """Say what is at fault, in one line, and keep it."""
+    """Print an error in one line, and write it to the log."""
     text = f"scivae: error: {log.worded(message)}"
     print(text, file=sys.stderr)
     log.keep(text)
@@ -64,7 +64,7 @@ def _fail(log: Any, message: Any, status: int) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    """Arguments of the command line, over those of its configuration file, over the defaults."""
+    """Arguments from the command line, then from its configuration file, then the defaults."""
     from .commands.log import read_config
 
     parser, commands = make_parsers(_do_run, _do_step)
@@ -91,14 +91,14 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         args = parser.parse_args([*argv[:begin], *words, *argv[begin:]])
     except UsageError as error:
         raise UsageError(f"{given}: {error}") from None
-    for name in BY_POSITION:  # relative to where the command is run, as on the command line
+    for name in BY_POSITION:  # relative to the current folder, as on the command line
         if name in options and getattr(args, name, None) is None:
             setattr(args, name, Path(str(options[name])))
     return args
 
 
 def _as_words(key: str, value: Any, *, is_flag: bool, several: bool) -> list[str]:
-    """An option of a file as it is spelled on the command line."""
+    """An option of a configuration file, as the words of a command line."""
     option = f"--{key.replace('_', '-')}"
     if is_flag:
         if not isinstance(value, bool):
@@ -114,7 +114,7 @@ def _as_words(key: str, value: Any, *, is_flag: bool, several: bool) -> list[str
 
 
 def _text(value: Any) -> Any:
-    """An argument whose bytes are UTF-8, whatever the locale took them for."""
+    """An argument decoded as UTF-8, whatever the encoding of the locale."""
     if isinstance(value, list):
         return [_text(one) for one in value]
     if not isinstance(value, str):
@@ -127,7 +127,7 @@ def _text(value: Any) -> Any:
 
 @contextmanager
 def _signs_replaced(stream: Any) -> Iterator[None]:
-    """Let a console that cannot show a sign show a question mark, instead of an error."""
+    """Replace characters that the console cannot show by question marks, instead of an error."""
     errors = getattr(stream, "errors", None)
     if errors is None or not hasattr(stream, "reconfigure"):
         yield
@@ -143,7 +143,7 @@ def _signs_replaced(stream: Any) -> Iterator[None]:
 
 
 def _of(kind: Any, args: argparse.Namespace) -> Any:
-    """The arguments that a command takes, of its kind."""
+    """The arguments of a command, as a :class:`Request` or :class:`Step`."""
     return kind(**{k: _text(v) for k, v in vars(args).items() if k in kind._fields})
 
 

@@ -63,7 +63,7 @@ def test_normal_cells_have_the_moments_of_the_class(trained):
     cells = trained.codec.encode(
         trained.adata, np.flatnonzero(trained.adata.obs["cell_type"] == "beta")
     )
-    shared = _drawing._shared_covariance(trained, trained.adata)
+    shared = _drawing.shared_covariance(trained, trained.adata)
     z = trained.get_latent_representation()
     labels = trained.adata.obs["cell_type"]
     within = sum((labels == c).sum() * np.cov(z[labels == c].T, bias=True) for c in labels.unique())
@@ -81,7 +81,7 @@ def test_normal_cells_have_the_moments_of_the_class(trained):
     everywhere = trained.linear_classes._replace(weights=np.zeros((3, z.shape[1])))
     code = int(everywhere.predict(np.zeros(z.shape[1])))
     with patch.object(type(trained), "linear_classes", everywhere):
-        drawn = _drawing._in_class(
+        drawn = _drawing.in_class(
             trained, whole._replace(code=code), covariance, 50_000, np.random.default_rng(0)
         )
     assert drawn.rejected == 0

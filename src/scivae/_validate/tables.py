@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+MIN_CURVE_CELLS = 20  # fewest measured cells for a curve along a path
+MIN_SET_GENES = 5  # default of the fewest genes of a gene set
+
 TRENDS = "trends"  # value of uns["civae"]["kind"] in trends
 CONDITION = "condition"  # value of uns["civae"]["kind"] in predicted cells
 OF_SETS = "gene sets"  # value of uns["civae"]["of"] in trends of sets

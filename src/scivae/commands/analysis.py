@@ -24,17 +24,10 @@ BUNDLE, BUNDLE_STEPS = 30, 20
 
 def add_umap(adata: AnnData, model: CIVAE, seed: int) -> None:
     """Write the latent representation and its UMAP into ``adata.obsm``."""
-    import scanpy as sc
+    from ..pl.embedding import embed_points
 
-    adata.obsm[_keys.LATENT] = model.get_latent_representation()
-    try:
-        sc.pp.neighbors(adata, use_rep=_keys.LATENT, random_state=seed)
-        sc.tl.umap(adata, random_state=seed)
-    except AttributeError:  # from 8,192 cells on, scanpy does not read what new pynndescent returns
-        from umap import UMAP
-
-        map_of = UMAP(random_state=seed, n_jobs=1)
-        adata.obsm["X_umap"] = map_of.fit_transform(adata.obsm[_keys.LATENT])
+    z = adata.obsm[_keys.LATENT] = model.get_latent_representation()
+    adata.obsm["X_umap"] = embed_points(z, "umap", 2, seed)
 
 
 def ends_of_path(

@@ -11,17 +11,19 @@ import numpy as np
 
 from .._errors import near_matches, shown, warn
 from .._names import donor_name_rank, is_class_name, layer_names
-from .._validate.tables import by_symbol, check_known_genes, gene_symbols_of
+from .._validate.tables import (
+    MIN_CURVE_CELLS,
+    MIN_SET_GENES,
+    by_symbol,
+    check_known_genes,
+    gene_symbols_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-# Measured cells that a curve needs; see :func:`scivae.tl.gene_trends`.
-MIN_CELLS = 20
-# Genes that a set needs; see :func:`scivae.tl.enrich`.
-MIN_IN_SET = 5
-# Donors with cells of a single class each, from which on their column is more likely one of classes.
+# Number of donors, each with cells of a single class, from which on the column is probably one of classes.
 MIN_NESTED = 3
 
 
@@ -147,7 +149,7 @@ def common_label(labels: pd.Series, source: np.ndarray, target: np.ndarray) -> s
         .reindex(labels.cat.categories, fill_value=0)
         .clip(upper=counts[1].reindex(labels.cat.categories, fill_value=0))
     )
-    return str(both.idxmax()) if both.max() >= MIN_CELLS // 2 else None
+    return str(both.idxmax()) if both.max() >= MIN_CURVE_CELLS // 2 else None
 
 
 def check_groups(
@@ -168,9 +170,9 @@ def check_groups(
                 f"group has: {shown(there.index, 12) or 'no label'}. Choose another --label or group."
             )
     n = int(np.logical_or.reduce([cells for _, cells in groups]).sum())
-    if n < MIN_CELLS:
+    if n < MIN_CURVE_CELLS:
         raise ValueError(
-            f"curves along a path need at least {MIN_CELLS} cells of the groups, but there are {n}; choose "
+            f"curves along a path need at least {MIN_CURVE_CELLS} cells of the groups, but there are {n}; choose "
             "larger groups or another --label."
         )
 
@@ -282,10 +284,10 @@ def check_gene_sets(sets: dict[str, list[str]] | None, symbols: Mapping[str, str
         )
     known = {*symbols, *symbols.values()}
     largest = max(len(known.intersection(genes)) for genes in sets.values())
-    if largest < MIN_IN_SET:
+    if largest < MIN_SET_GENES:
         gene, name = next(iter(sets.values()))[0], next(iter(symbols.values()))
         raise ValueError(
-            f"--gene-sets must have a set with at least {MIN_IN_SET} genes of the data, but the largest "
+            f"--gene-sets must have a set with at least {MIN_SET_GENES} genes of the data, but the largest "
             f"has {largest} (a gene of the file: {gene!r}, of the data: {name!r}); use the same kind of "
             "names, or --gene-symbols."
         )

@@ -1,6 +1,6 @@
-"""The methods of paths between two cells, in one table.
+"""Table of the methods for paths between two cells.
 
-To add one, add a row: ``interpolate``, the trends and their tests read it from here.
+To add a method, add a row. ``interpolate``, ``gene_trends`` and the tests use this table.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from .curves import linear, spherical
 
 
 class PathMethod(NamedTuple):
-    """How a path is drawn, and what holds along it.
+    """A method for paths, and its properties.
 
     Attributes
     ----------
     curve
-        Points of n paths, shape ``(n, len(t), n_latent)``, from their starts, their ends, both ``(n, n_latent)``,
-        and positions ``t`` in [0, 1], also a single one. ``None`` for paths that follow the cells
-        (:func:`scivae.geometry.geodesic`).
+        Function of starts and ends, both ``(n, n_latent)``, and positions ``t`` in [0, 1] (one or more), which
+        returns the points of n paths, shape ``(n, len(t), n_latent)``. ``None`` for paths that depend on the
+        cells (:func:`scivae.geometry.geodesic`).
     straight
-        Whether two ends say all, so that margins and crossings are exact from them.
+        Whether paths are straight, so that margins and crossings follow exactly from the two ends.
     stays_in_class
         Whether a path between two points of a linear class never leaves it.
     """

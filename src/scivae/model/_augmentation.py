@@ -40,10 +40,10 @@ from ._drawing import (
     MAX_DRAWS,
     Drawn,
     Source,
-    _in_class,
-    _shared_covariance,
     class_covariance,
+    in_class,
     on_lines,
+    shared_covariance,
 )
 
 # With fewer held-out cells of a class, its 5 % quantile of probabilities is too uncertain to use.
@@ -243,7 +243,7 @@ def augment(
     adata = self._validate_anndata(adata, every_row=False)
     self._warn_of_changed_columns(adata)
     check_uns(adata, key_added)
-    shared = _shared_covariance(self, adata) if method == "normal" else None
+    shared = shared_covariance(self, adata) if method == "normal" else None
     sources = []
     for code in counts:  # in a comprehension, a warning would name this line, not the caller's
         sources.append(_source(self, adata, code, min_confidence, shared))
@@ -423,7 +423,7 @@ def _draw(model: CellsModel, source: Source, size: int, rng: np.random.Generator
     """Latent points of new cells; fewer than ``size`` if most lie outside the class."""
     if source.covariance is None:
         return on_lines(source, size, rng)
-    return _in_class(model, source, source.covariance, size, rng)
+    return in_class(model, source, source.covariance, size, rng)
 
 
 def _held_out_confidence(model: CellsModel, adata: AnnData, code: int) -> np.ndarray:

@@ -124,7 +124,7 @@ def class_covariance(cells: Posterior, shared: np.ndarray) -> np.ndarray:
     return of_means + np.diag(np.square(cells.scale).mean(axis=0))
 
 
-def _in_class(
+def in_class(
     model: CellsModel, source: Source, covariance: np.ndarray, size: int, rng: np.random.Generator
 ) -> Drawn:
     """Points of the normal distribution of a class that lie in its region."""
@@ -142,7 +142,7 @@ def _in_class(
     return Drawn(z, covariates, cells, cells, np.full(len(z), np.nan), drawn - inside)
 
 
-def _shared_covariance(model: CellsModel, adata: AnnData) -> np.ndarray:
+def shared_covariance(model: CellsModel, adata: AnnData) -> np.ndarray:
     """Covariance of latent means within classes, over all of them."""
     codes = np.asarray(adata.obs[checks.LABEL_CODES])
     cells = np.flatnonzero(codes < len(model.classes))

@@ -11,7 +11,7 @@ import pandas as pd
 from .._errors import near_matches
 
 
-class _Genes:
+class GeneColumns:
     """The requested genes, and their columns in a result.
 
     Parameters

@@ -26,7 +26,7 @@ from ..data import checks
 from ..data.checks import resolve_indices
 from ..data.fields import used_categories
 from ..module import CIVAEModule
-from ._genes import _Genes, gene_positions
+from ._genes import GeneColumns, gene_positions
 
 # Parameters that are whole numbers: numbers of cells, samples, and others.
 WHOLE_NUMBERS = frozenset(
@@ -230,7 +230,7 @@ class _Arguments:
         self.further = further
         self.adata: AnnData | None = None
 
-    def check(self) -> _Genes:
+    def check(self) -> GeneColumns:
         """Check all arguments; return the genes that were requested."""
         if self.given.get("dataloader") is not None:
             self._check_loader()
@@ -370,17 +370,17 @@ class _Arguments:
                 "idx1 holds all cells, so no cells are left to compare with; pass idx2."
             )
 
-    def _genes(self) -> _Genes:
+    def _genes(self) -> GeneColumns:
         wanted = self.given.get("gene_list")
         if wanted is None:
-            return _Genes(None, [])
+            return GeneColumns(None, [])
         positions = gene_positions(self.model.setup.genes, wanted, "gene_list")
         names = [str(self.model.setup.genes[i]) for i in positions]
         if self.adata is None:  # scvi-tools ignores these arguments if it is given a dataloader
             self.given["gene_list"] = None
-            return _Genes(positions, names)
+            return GeneColumns(positions, names)
         self.given["gene_list"] = names
-        return _Genes(np.argsort(np.argsort(positions)), names)
+        return GeneColumns(np.argsort(np.argsort(positions)), names)
 
 
 def _listed(value: Any) -> list[Any]:

@@ -1,11 +1,10 @@
 """The last layer of the decoder and the negative binomial on a CPU, in single precision.
 
-The numbers of :mod:`.loss`, one cell at a time, from its nonzero counts. What is computed from the logits
-of a cell stays in the innermost cache; the products of matrices are the rest of a step.
+It gives the results of :mod:`.loss`, calculated one cell at a time from its nonzero counts, so that the values
+of a cell stay in the processor's first-level cache. Matrix products take the rest of the time of a step.
 
-The gradient is worked out along with the value, as if each cell counted for one, for that is what a mean
-over cells asks for, up to a factor. Should the cells turn out to count differently, it is worked out once
-more.
+The gradient is calculated together with the value, with the same weight for every cell, as in a mean over
+cells. If the backward pass asks for different weights, the gradient is calculated again.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from .distributions import EPS
 from .kernels import TABLED, load, score
 from .workers import in_threads
 
-# Values of the logits that are worked on between two products of matrices: a megabyte.
+# Number of logits that are processed between two matrix products: one megabyte.
 CHUNK_VALUES = 2**18
-# Fewer cells are not worth a product.
+# Smallest number of cells per matrix product.
 FEWEST_CELLS = 64
 
 
@@ -70,12 +69,12 @@ def gamma_tables(
     theta
         Inverse dispersions, shape ``(n_groups, n_vars)``.
     groups
-        Which of them each cell has, shape ``(n_obs,)``.
+        Row of ``theta`` of each cell, shape ``(n_obs,)``.
 
     Returns
     -------
-    ``lgamma(k + theta) - lgamma(theta) - lgamma(k + 1)`` and its gradient by theta, each by group, small count
-    and gene, ``(n_groups, TABLED + 1, n_vars)``, then each of the large counts, ``(n_large,)``.
+    ``lgamma(k + theta) - lgamma(theta) - lgamma(k + 1)`` and its gradient with respect to theta: tables by group,
+    small count and gene, ``(n_groups, TABLED + 1, n_vars)``, then values for each large count, ``(n_large,)``.
     """
     steps = torch.arange(TABLED + 2, dtype=theta.dtype)
     terms = theta[:, None] + steps[:TABLED, None]  # (n_groups, TABLED, n_vars)
@@ -91,7 +90,7 @@ def gamma_tables(
 
 
 def times(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """``a @ b + bias``, of the precision of ``a``; the product in that of ``b``."""
+    """``a @ b + bias`` in the precision of ``a``; the product is calculated in the precision of ``b``."""
     if a.dtype == b.dtype:
         return a @ b if bias is None else torch.addmm(bias, a, b)
     product = (a.to(b.dtype) @ b).to(a.dtype)
@@ -99,7 +98,7 @@ def times(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) ->
 
 
 def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """``total += a @ b``, multiplied in the precision of the two."""
+    """``total += a @ b``; the product is calculated in the precision of ``a`` and ``b``."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
     else:
@@ -114,7 +113,7 @@ def _part(
     last: _Last,
     keep: bool,
 ) -> tuple[torch.Tensor, _Gradient | None]:
-    """Log-probability of each of some cells; if asked for, the gradient of their sum, weighted."""
+    """Log-probability of each cell and, with ``keep``, the gradient of their weighted sum."""
     weight, bias, theta = last
     n_obs, n_vars = rows.n_obs, len(bias)
     inverse = (theta + EPS).reciprocal()
@@ -153,7 +152,7 @@ def _part(
             *sums,
         )
         if keep:
-            gradient = logits.to(weight.dtype)  # by the logits, which they have become
+            gradient = logits.to(weight.dtype)  # ``score`` has replaced the logits
             _add_product(by_weight, gradient.t(), hidden[part].to(weight.dtype))
             by_hidden[part] = gradient @ weight
     if not keep:
@@ -173,7 +172,7 @@ def _all(
     last: _Last,
     keep: bool,
 ) -> tuple[torch.Tensor, _Gradient | None]:
-    """:func:`_part` of all cells, shared by the threads there are."""
+    """:func:`_part` for all cells, divided between the threads of the worker pool."""
     chunks = rows.chunks
     sizes = [part.n_obs for part in chunks]
     score_part = partial(_part, last=last, keep=keep)
@@ -200,7 +199,7 @@ class CompiledLoss(torch.autograd.Function):
         groups: torch.Tensor,  # (n_obs,)
         rows: SparseCounts,
         products: torch.dtype | None,
-        keep: bool,  # what the gradient needs
+        keep: bool,  # whether a gradient will be needed
     ) -> torch.Tensor:
         """Negative log-probability of each cell."""
         theta = log_theta.exp().contiguous()
@@ -215,13 +214,13 @@ class CompiledLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor):
-        """Gradient by the hidden units, the weights, the biases and the dispersions."""
+        """Gradients with respect to hidden units, weights, biases and dispersions."""
         hidden, groups, *last = ctx.saved_tensors
         last = _Last(*last)
         gradient, rows = ctx.gradient, ctx.rows
-        ctx.gradient = ctx.rows = None  # not to be kept for as long as the loss is
+        ctx.gradient = ctx.rows = None  # free the memory now
         factor = grad[0]
-        if not (grad == factor).all():  # as it is in a mean over cells
+        if not (grad == factor).all():  # equal in a mean over cells
             factor = grad.new_ones(())
             gradient = _all(hidden, rows, -grad.contiguous(), groups, last, True)[1]
         gradient.scale(factor)

@@ -15,7 +15,7 @@ from scvi.distributions import NegativeBinomial as SCVINegativeBinomial
 from scvi.distributions import ZeroInflatedNegativeBinomial as SCVIZeroInflated
 from torch.autograd.function import once_differentiable
 
-EPS = 1e-8  # what scvi-tools adds in logarithms, so that both give the same numbers
+EPS = 1e-8  # as in the logarithms of scvi-tools, so that both give the same results
 
 
 class _LogProb(torch.autograd.Function):
@@ -91,7 +91,7 @@ class NegativeBinomial(SCVINegativeBinomial):
 class ZeroInflatedNegativeBinomial(SCVIZeroInflated):
     """scvi-tools' distribution, which checks counts only if validation is on.
 
-    A look is a wait for the device, and cannot be recorded in a graph.
+    Such a check waits for the device, which is not possible while a CUDA graph is recorded.
     """
 
     def _validate_sample(self, value: torch.Tensor) -> None:

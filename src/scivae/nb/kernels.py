@@ -1,8 +1,8 @@
 """Loops compiled for the local processor: arrays in, arrays out.
 
-They are written so that numba's compiler makes vector instructions of the longest of them: exponential
-and logarithm are polynomials, as a call of the C library would end that, and few arrays are read at
-once, as each pair is checked for overlap. All leave Python's lock to other threads.
+They are written so that numba's compiler can use vector instructions in the longest loops. Exp and log are
+polynomials, because a libm call blocks vectorization. Each loop reads few arrays, because the compiler
+checks every pair of arrays for overlap. All loops release Python's global interpreter lock.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from numpy.polynomial import Chebyshev, Polynomial
 
 from .distributions import EPS
 
-# Counts up to this one are thinned molecule by molecule, which is faster there than a binomial draw.
+# Counts up to this value are thinned molecule by molecule, which is faster than a binomial draw.
 FEW = 32
-# Counts up to this one have their gamma functions from a table.
+# For counts up to this value, gamma functions are looked up in a table.
 TABLED = 8
 
 _f, _i = np.float32, np.int32
@@ -36,7 +36,7 @@ def _polynomial(function: Callable, degree: int, low: float, high: float) -> tup
     return tuple(found.convert(kind=Polynomial).coef.astype(np.float32))
 
 
-# 2^x, and what remains of log(1 + x) = x - x² / 2 + x³ · remainder; both to the last bits of a float32
+# 2^x, and the remainder in log(1 + x) = x - x² / 2 + x³ · remainder; both accurate to float32 rounding.
 _EXP2 = _polynomial(np.exp2, 6, -0.5, 0.5)
 _REMAINDER = _polynomial(
     lambda x: (np.log1p(x) - x + x**2 / 2) / x**3, 8, np.sqrt(0.5) - 1, np.sqrt(2) - 1
@@ -44,16 +44,16 @@ _REMAINDER = _polynomial(
 
 
 def _compiled(function: Callable, **settings: Any) -> Callable:
-    """``numba.njit`` that keeps the machine code on the disk, where it can."""
+    """``numba.njit``, which caches the machine code on disk if possible."""
     settings |= {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(function, cache=True, **settings)
-    except RuntimeError:  # neither the package nor the home can be written to
+    except RuntimeError:  # no writable folder for the cache
         return numba.njit(function, **settings)
 
 
 def _vectorized(function: Callable) -> Callable:
-    """Compiled with sums in any order, which vectors need. Nothing is assumed of NaN and infinity."""
+    """Compile so that sums can be reordered, as vectorization requires. NaN and infinity stay correct."""
     return _compiled(function, fastmath={"contract", "nsz", "reassoc"})
 
 
@@ -62,7 +62,7 @@ _inlined = numba.njit(inline="always", error_model="numpy")
 
 @_inlined
 def _exp2(x):
-    """2 to the power of x, for x at most 0; below -126 that of -126."""
+    """2 to the power of x, for x ≤ 0; for x below -126, the result for -126."""
     x = max(x, _f(-126))
     n = np.floor(x + _HALF)
     f = x - n  # in [-0.5, 0.5]
@@ -77,7 +77,7 @@ def _exp2(x):
 
 @_inlined
 def _log1p(u):
-    """Logarithm of 1 + u, for u at least 0; to the last bits where u is small, too."""
+    """Logarithm of 1 + u, for u ≥ 0; accurate to rounding also for small u."""
     bits = np.float32(_ONE + u).view(np.int32)
     exponent = (bits - _SQRT_HALF) >> _FRACTION
     fraction = np.int32(bits - (exponent << _FRACTION)).view(np.float32)
@@ -107,7 +107,7 @@ def _exponentials(logits, highest, out):
 
 @_vectorized
 def _as_if_zero(shares, library, theta, inverse, by_cell, gradient, by_theta):
-    """Log-probability of a cell without counts, and the sum of its gradient by the logarithms of the means."""
+    """Log-probability of a cell if all counts were zero, and the sum of its gradient over log means."""
     log_prob, total = _ZERO, _ZERO
     for j in range(len(shares)):
         mean = shares[j] * library
@@ -124,7 +124,7 @@ def _as_if_zero(shares, library, theta, inverse, by_cell, gradient, by_theta):
 
 @_vectorized
 def _by_logits(shares, surplus, by_cell, gradient, by_bias):
-    """From the gradient by the logarithms of the means to that by the logits: shares sum to one."""
+    """Convert the gradient with respect to log means to that with respect to logits (of a softmax)."""
     for j in range(len(gradient)):
         by_logit = by_cell * (gradient[j] - shares[j] * surplus)
         gradient[j] = by_logit
@@ -133,11 +133,11 @@ def _by_logits(shares, surplus, by_cell, gradient, by_bias):
 
 @functools.cache
 def load() -> None:
-    """Load, or compile, what :func:`score` calls: before it, so that it always calls the same code.
+    """Load, or compile, the functions that :func:`score` calls, before ``score`` itself.
 
-    A cached ``score`` holds copies of these functions, which were compiled with other surroundings and
-    round otherwise. They are used only where the functions themselves are not loaded: without this
-    call, the process that fills the cache would train another model than those that read it.
+    A cached ``score`` contains copies of these functions, which were compiled in another context and can round
+    differently. The copies are used only if the functions themselves are not loaded. Without this call,
+    the process that fills the cache would get slightly different results from processes that read it.
     """
     row, one = np.ones(1, np.float32), np.float32(1)
     _exponentials(row, one, row.copy())
@@ -166,7 +166,7 @@ def score(
     by_theta,  # (n_groups, n_vars), added to
     by_bias,  # (n_vars,), added to
 ):
-    """Log-probability of each cell, and gradients by all that it depends on."""
+    """Log-probability of each cell, and its gradients."""
     shares = np.empty_like(theta[0])  # of the library: softmax but for a factor
     for i in range(len(logits)):
         # NaN, and with it all of the cell, if a logit is not finite
@@ -204,7 +204,7 @@ def score(
 
 @_compiled
 def thin(counts, starts, thinning, rng):
-    """Counts of which each cell keeps each molecule with a chance of its own, at least 1 - thinning."""
+    """Thinned counts: each cell keeps each molecule with one probability, drawn from [1 - thinning, 1]."""
     kept = np.empty_like(counts)
     for i in range(len(starts) - 1):
         chance = 1 - thinning * rng.random()
@@ -221,7 +221,7 @@ def thin(counts, starts, thinning, rng):
 
 @_compiled
 def by_gene(columns, starts, n_vars):
-    """Cells and places of counts gene after gene, and where each gene starts."""
+    """Cells and places of the counts in the order of the genes, and where each gene starts."""
     firsts = np.zeros(n_vars + 1, np.int64)
     for j in columns:
         firsts[j + 1] += 1
@@ -239,7 +239,7 @@ def by_gene(columns, starts, n_vars):
 
 @_compiled
 def prepare(counts, columns, starts, n_vars, thinning, rng):
-    """Thinned counts, their order by gene, sums of cells, and which counts are beyond the table."""
+    """Thinned counts, their order by gene, sums of cells, and the indices of counts beyond the table."""
     encoder_input = thin(counts, starts, thinning, rng) if thinning > 0 else counts
     totals = np.zeros((len(starts) - 1, 1), counts.dtype)
     for i in range(len(totals)):

@@ -1,4 +1,4 @@
-"""Threads that share a minibatch, and one that prepares the next."""
+"""Threads that share a minibatch, and a thread that prepares the next one."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import torch
 class _Threads(NamedTuple):
     """Threads of a ``worker_pool`` block."""
 
-    n_workers: int  # with the one that is in the block
+    n_workers: int  # including the thread that runs the block
     others: ThreadPoolExecutor
     prefetching: ThreadPoolExecutor
 
 
-_threads: list[_Threads] = []  # of the blocks that are open, the innermost last
+_threads: list[_Threads] = []  # of nested open blocks, the innermost last
 
 
 @contextmanager
 def worker_pool(n_threads: int) -> Iterator[None]:
-    """Share a minibatch among this many threads inside the block, this one included.
+    """Inside the block, share each minibatch among this many threads, including the calling thread.
 
-    One more is there for :func:`prefetch`. They live as long as the block: each thread has memory of
-    its own, which is not given back.
+    One further thread serves :func:`prefetch`. All live as long as the block, because torch does not free
+    the memory of a thread.
     """
     like_this = partial(torch.set_num_threads, torch.get_num_threads())
     with (
@@ -43,12 +43,12 @@ def worker_pool(n_threads: int) -> Iterator[None]:
 
 
 def n_workers() -> int:
-    """Threads that share a minibatch here."""
+    """Number of threads that share a minibatch in the current block."""
     return _threads[-1].n_workers if _threads else 1
 
 
 def prefetch(calls: Iterable[Callable[[], Any]], n: int) -> Iterator[Any]:
-    """Results of calls, in order; up to ``n`` are computed ahead of use."""
+    """Results of the calls, in order; up to ``n`` calls are run ahead."""
     if not _threads:
         yield from (call() for call in calls)
         return
@@ -61,10 +61,10 @@ def prefetch(calls: Iterable[Callable[[], Any]], n: int) -> Iterator[Any]:
 
 
 def in_threads(function: Callable, *arguments: Sequence) -> list:
-    """``map`` over threads: this one takes the first item, the others the rest."""
+    """``map`` over threads: the calling thread takes the first item, the others the rest."""
     first, *others = zip(*arguments, strict=True)
     if not others or n_workers() == 1:
         return [function(*these) for these in (first, *others)]
-    # the gradient is worked out here, in every thread
+    # gradients are calculated by hand in every thread, so autograd must not record them
     waiting = [_threads[-1].others.submit(torch.no_grad()(function), *these) for these in others]
     return [function(*first), *(found.result() for found in waiting)]

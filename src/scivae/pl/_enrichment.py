@@ -1,4 +1,4 @@
-"""Which sets of genes change along a path."""
+"""Plot of the gene sets that change along a path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UP, DOWN = OKABE_ITO[3], OKABE_ITO[0]
 LEVEL = 0.05
 # Letters of a name.
 MOST_LETTERS = 28
-# Collections that names of gene sets begin with.
+# Names of collections, with which names of gene sets begin.
 COLLECTIONS = ("HALLMARK", "REACTOME", "KEGG", "GOBP", "GOCC", "GOMF", "WP", "BIOCARTA", "PID")
 
 
@@ -35,22 +35,22 @@ def enrichment(
     sets
         From :func:`scivae.tl.enrich`.
     n_sets
-        How many sets at most, the surest.
+        Maximum number of sets; the most significant are shown.
     ax
-        Axes to draw in; ``None`` makes a figure.
+        Axes to draw in; ``None`` creates a figure.
     show
         Show the figure.
 
     Returns
     -------
-    The Axes. The length of a bar is ``z``, how far the score is from no difference. Sets with a false
-    discovery rate above 5 % are gray. The number ``t`` is the median position at which the genes of
-    the set have changed by half; that in brackets, how many genes of the set were there.
+    The Axes. The length of a bar is ``z``, the score in standard deviations of the null distribution. Sets with
+    a false discovery rate above 5 % are gray. The number ``t`` is the median position at which the genes of
+    the set have changed by half. The number in brackets is the number of genes of the set in the trends.
 
     Raises
     ------
     TypeError
-        If ``sets`` is no table.
+        If ``sets`` is not a table.
     ValueError
         If it lacks columns or has no rows.
 
@@ -105,7 +105,7 @@ def enrichment(
 
 
 def _checked(sets: Any) -> pd.DataFrame:
-    """The table; raise unless it is one of sets."""
+    """The table; raise unless it is a table of gene sets."""
     if not isinstance(sets, pd.DataFrame):
         raise TypeError(
             f"sets must be the DataFrame of scivae.tl.enrich, got {type(sets).__name__}; pass what "
@@ -122,15 +122,15 @@ def _checked(sets: Any) -> pd.DataFrame:
 
 
 def _collection(names: list[str]) -> str:
-    """What all names begin with, such as ``HALLMARK_``; it says nothing of a set."""
+    """Common prefix of all names, such as ``HALLMARK_``, which is not shown."""
     common = os.path.commonprefix(names) if len(names) > 1 else ""
     return common[: common.rfind("_") + 1]
 
 
 def short_set_name(name: Any, letters: int = MOST_LETTERS) -> str:
-    """A name of a gene set in one line, without underscores and the name of its collection."""
+    """Name of a gene set in one line, without underscores and without the name of its collection."""
     first, _, rest = str(name).partition("_")
     text = rest if rest and first in COLLECTIONS else str(name)
-    if text.isupper():  # as collections write them; other names stay as they are
+    if text.isupper():  # names of collections are in capital letters; other names are unchanged
         text = text.replace("_", " ")
     return shortened(" ".join(text.split()), letters)

@@ -13,7 +13,6 @@ from .._errors import near_matches, shown
 from .._names import layer_names, same_names
 from .._validate.arguments import check_integer
 from .._validate.tables import check_adata
-from ._embedding import Method, check_method, embed_points, principal_components, some_of
 from ._path import axis_name
 from ._scatter import (
     RASTERIZE_FROM,
@@ -29,6 +28,7 @@ from ._scatter import (
     values_of,
 )
 from ._style import GRAY, HEIGHT, OKABE_ITO, PALE, WIDTH, category_colors, drawing
+from .embedding import Method, check_method, embed_points, principal_components, some_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -67,7 +67,7 @@ def latent(
         Area of a point, in points squared. ``None``: set from the number of cells.
     legend
         Whether to draw a legend, or a color bar for numbers. ``"on data"`` writes class names on
-        the cells; so is always done in axes that you pass. More than eight classes are numbered on
+        the cells; as is always done in axes that you pass. More than eight classes are numbered on
         the cells and in the legend, which takes at most 40 % of the height.
     max_cells
         Largest number of cells; if there are more, a random subset is drawn.

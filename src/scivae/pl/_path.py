@@ -77,7 +77,7 @@ def path(
         Area of the point of a real cell, in points squared. ``None``: set from the number of cells.
     legend
         Whether to draw a legend and a color bar. ``"on data"`` writes class names on the cells.
-        So is always done in axes that you pass. More than eight classes are numbered on the cells and
+        This is always done in axes that you pass. More than eight classes are numbered on the cells and
         in the legend, which takes at most 40 % of the height.
     ax
         Axes to draw in; ``None`` creates a figure.

@@ -1,4 +1,4 @@
-"""One page that can be mailed: the data, the model and its results, with what they do not say."""
+"""A report in one HTML file: the data, the model, its results, and their limits."""
 
 from __future__ import annotations
 

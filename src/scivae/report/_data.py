@@ -1,4 +1,4 @@
-"""Tables and sentences of the page, from the cells, the model and its results."""
+"""Tables and sentences of the report, from the cells, the model and its results."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from ..model import CIVAE
     from ._quality import HeldOut, Made
 
-# False discovery rate under which a gene is said to change.
+# False discovery rate up to which a gene counts as changed.
 LEVEL = 0.05
-# Rows of the table of genes that stand in the page itself, for print and where scripts are off.
+# Rows of the table of genes in the page itself, for printing and for browsers without scripts.
 ROWS_IN_PAGE = 25
 # Genes that are named at the top of the page.
 N_SUREST = 10
 
 
 def path_name(said: Mapping[str, Any]) -> str:
-    """The question in a few words: from where to where, and in which class."""
+    """Short name of the path: its groups and its class."""
     if said.get("source") is None or said.get("target") is None:
         return "along the paths"
     inside = f" in {said['label']}" if said.get("label") is not None else ""
@@ -159,7 +159,7 @@ def facts(model: CIVAE, adata: AnnData, donor_key: str | None) -> list[tuple[str
 def qc_table(
     model: CIVAE, adata: AnnData, donor_key: str | None, *, minified: bool
 ) -> dict[str, Any]:
-    """Cells of each class: how many, in which part, how deep, of how many donors."""
+    """Table by class: numbers of cells in each part of the split, sequencing depth, number of donors."""
     from .._storage import iter_blocks
     from ..data.checks import LABEL_CODES, resolve_layer, values_of
     from ..module import COUNT_LIKELIHOODS
@@ -204,7 +204,7 @@ def qc_table(
 
 
 def samples_table(said: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Cells of each donor and group that the comparison rests on."""
+    """Numbers of cells of each donor and group in the comparison."""
     table = said.get("samples")
     if table is None or not len(table):
         return None
@@ -256,7 +256,7 @@ def positions(adata: AnnData, trends: AnnData | None) -> pd.Series | None:
 
 
 def unit_sentence(ranked: pd.DataFrame, groups: Mapping[str, Any]) -> str:
-    """What the p-values are of; ``groups`` has the names of source and target."""
+    """A sentence about the unit of the p-values; ``groups`` has the names of source and target."""
     said = ranked.attrs
     note = f" {str(said['note'])[:1].upper()}{str(said['note'])[1:]}." if said.get("note") else ""
     text = (
@@ -326,7 +326,7 @@ def gene_table(ranked: pd.DataFrame) -> dict[str, Any]:
 
 
 def _plain(values: pd.Series) -> list[float | None]:
-    """Numbers in four digits, as JSON has them."""
+    """Numbers with four digits, for JSON."""
     return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values.astype(float).tolist()]
 
 
@@ -343,7 +343,7 @@ def _cell(row: list[Any], column: dict[str, Any]) -> tuple[str, str]:
 
 
 def set_table(sets: pd.DataFrame) -> dict[str, Any]:
-    """Gene sets, the surest first."""
+    """Table of gene sets, most significant first."""
     p, fdr = _keys.columns_of_significance(sets)
     rows = [
         [str(name), f"{int(row['n_genes']):,}", number(row["score"]), number(row["switch"], 2), number(row[p]), number(row[fdr])]

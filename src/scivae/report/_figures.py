@@ -33,13 +33,13 @@ class Figure(NamedTuple):
     Attributes
     ----------
     name
-        What its file is called.
+        Name of its file.
     svg
         The figure, in base64.
     width
         In CSS pixels.
     alt
-        What it shows, for those who cannot see it.
+        Alternative text for screen readers.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Figure(NamedTuple):
 
 
 class Drawer:
-    """Draws figures one after another, closes each, and goes on where one cannot be drawn.
+    """Draws figures one after another, closes each, and skips those that cannot be drawn.
 
     Parameters
     ----------
     folder
-        Where to keep each as a PNG too; ``None`` for nowhere.
+        Folder for PNG files of the figures; ``None`` for no files.
     """
 
     def __init__(self, folder: Path | None):
@@ -66,7 +66,7 @@ class Drawer:
         import matplotlib.pyplot as plt
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of signs that the font lacks
+            warnings.simplefilter("ignore", UserWarning)  # characters that the font lacks
             try:
                 figure = np.ravel(np.asarray(draw(), dtype=object))[0].figure
             except (ValueError, KeyError) as error:
@@ -91,7 +91,7 @@ def of_model(
     label: str | None,
     symbols: dict[str, str],
 ) -> dict[str, Figure | None]:
-    """How training went, which classes are taken for which, and by which genes one is recognized."""
+    """Figures of training, of confused classes, and of the genes by which a class is recognized."""
     from .. import pl, tl
 
     figures = {
@@ -126,7 +126,7 @@ def largest_class(model: CIVAE) -> str:
 def of_paths(
     draw: Drawer, joint: AnnData, paths: AnnData, key: str, groupby: str | None
 ) -> dict[str, Figure | None]:
-    """Paths on the cells of their class, by group, and how deep inside of the class they run."""
+    """Paths on the cells of their class, by group, and their margins."""
     from .. import pl
 
     color = next((k for k in (groupby, key) if k in joint.obs), None)
@@ -145,7 +145,7 @@ def of_paths(
 def of_trends(
     draw: Drawer, trends: AnnData, ranked: pd.DataFrame, shown: Sequence[str]
 ) -> dict[str, Figure | None]:
-    """Curves over measured cells, all of them at once, and their order."""
+    """Curves with measured cells, a heatmap, and the order of genes."""
     from .. import pl, tl
 
     called = list(ranked.index[changed(ranked)])
@@ -180,7 +180,7 @@ def of_sets(
     trends: AnnData,
     layer: str,
 ) -> dict[str, Figure | None]:
-    """Gene sets, rising and falling, and curves of the surest."""
+    """Gene sets that rise and fall, and curves of the most significant ones."""
     from .. import pl, tl
 
     names = [str(name) for name in sets.index[:N_SETS]]
@@ -216,7 +216,7 @@ def of_images(draw: Drawer, paths: AnnData, image: Any) -> dict[str, Figure | No
 def of_synthetic(
     draw: Drawer, real: AnnData, synthetic: AnnData, key: str, withheld: np.ndarray | None
 ) -> dict[str, Figure | None]:
-    """Synthetic cells among those trained on and those held out, in gene space."""
+    """Synthetic cells with training cells and held-out cells, in gene space."""
     from .. import pl
 
     out = np.isin(np.arange(real.n_obs), [] if withheld is None else withheld)

@@ -1,4 +1,4 @@
-"""The interactive map: what the script of the page draws."""
+"""Data of the interactive map, which the script of the report draws."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from .. import _keys
 from .._errors import shortened, shown
+from ..pl.embedding import embed_points
 from ._quality import some
 
 if TYPE_CHECKING:
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
 
     from ..model import CIVAE
 
-# A code of two bytes; the last one is for missing values.
+# Code of missing values: the largest number of two bytes.
 MISSING = 2**16 - 1
-# A column of more values than this is no legend that can be read.
+# Largest number of values of a column with a legend.
 MAX_LEVELS = 60
-# Paths that are drawn; more are a hatching.
+# Largest number of paths that are drawn.
 MAX_PATHS = 60
-# Letters of a name that are kept.
+# Names are shortened to this number of letters.
 MAX_LETTERS = 60
 
 
@@ -35,7 +36,7 @@ def cells_map(
     t: pd.Series | None,
     seed: int,
 ) -> dict[str, Any]:
-    """Coordinates, names, colors and paths, as the script reads them.
+    """Coordinates, names, colors and paths, in the format of the script.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ def cells_map(
     t
         Position of cells along the path by name; ``None`` without paths.
     seed
-        Of the order in which cells are drawn, so that no class covers another.
+        Seed of the random order in which cells are drawn, so that no class covers another.
     """
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
@@ -81,7 +82,7 @@ def cells_map(
 
 
 def _bytes(values: np.ndarray) -> str:
-    """Whole numbers of two bytes, in base64."""
+    """Whole numbers as two bytes each, in base64."""
     return b64encode(np.asarray(values).astype("<u2").tobytes()).decode("ascii")
 
 
@@ -90,7 +91,7 @@ def _short(text: Any) -> str:
 
 
 def _category(cells: AnnData, key: str, order: np.ndarray) -> dict[str, Any]:
-    """A column by codes, levels and colors."""
+    """A column as codes, levels and colors."""
     from ..pl import category_colors
 
     column = cells.obs[key]
@@ -110,7 +111,7 @@ def _category(cells: AnnData, key: str, order: np.ndarray) -> dict[str, Any]:
 
 
 def _hex(color: Any) -> str:
-    """A color as the page spells it; gray where the AnnData has none that can be read."""
+    """A color in hexadecimal; gray if the AnnData has no valid color."""
     from matplotlib.colors import to_hex
 
     try:
@@ -120,7 +121,7 @@ def _hex(color: Any) -> str:
 
 
 def columns_of(cells: AnnData, keys: list[str | None]) -> list[str]:
-    """Columns that are there and have few enough values for a legend."""
+    """Columns that exist and have few enough values for a legend."""
     found = []
     for key in dict.fromkeys(keys):
         if key is not None and key in cells.obs and cells.obs[key].nunique() <= MAX_LEVELS:
@@ -170,13 +171,11 @@ def _embedded(z: np.ndarray, seed: int) -> np.ndarray:
     """A map of latent points, shape ``(n, 2)``."""
     if len(z) < 10 or z.shape[1] <= 2:
         return np.pad(z[:, :2], ((0, 0), (0, max(0, 2 - z.shape[1]))))
-    from umap import UMAP
-
-    return UMAP(n_neighbors=min(15, len(z) - 1), random_state=seed, n_jobs=1).fit_transform(z)
+    return embed_points(z, "umap", 2, seed)
 
 
 def joined(small: AnnData, basis: str, paths: AnnData | None) -> AnnData | None:
-    """Cells and paths on the embedding; without values, which the map does not need."""
+    """Cells and paths on the embedding, without expression values."""
     from anndata import AnnData
 
     from .. import tl

@@ -1,4 +1,4 @@
-"""The paragraph on methods, with what it cites."""
+"""The paragraph on methods, with its references."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LIKELIHOODS = {
 
 
 class _Text:
-    """Sentences, and the sources in the order in which they are first cited."""
+    """Sentences, and references in the order in which they are first cited."""
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
@@ -162,5 +162,5 @@ def _of_trends(text: _Text, said: dict[str, Any], attrs: Mapping[str, Any], enri
 
 
 def epochs_of(model: CIVAE) -> int:
-    """Epochs of training that the history knows."""
+    """Number of epochs of training in the history."""
     return max((len(values) for values in (model.history_ or {}).values()), default=0)

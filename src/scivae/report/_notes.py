@@ -1,4 +1,4 @@
-"""What a reader must know before believing the figures, in plain words."""
+"""Warnings of the report, in plain words."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from ..model import CIVAE
     from ._quality import HeldOut, Made
 
-# Below these, a figure is worth a warning.
+# Limits beyond which a number leads to a warning.
 MIN_IN_CLASS, MIN_BETWEEN, CLEARLY_WORSE = 0.8, 20, 0.1
-# A forest that tells synthetic from real cells this well, and cells this close to training cells.
+# Limits for the AUC of synthetic against real cells, and for the share of cells close to training cells.
 TOLD_APART, COPIES = 0.75, 0.7
-# Donors in a group below which much goes unseen, and switches this near an end say no more than "at the end".
+# Number of donors of a group below which much is missed, and distance from an end within which switches are "at the end".
 FEW_DONORS, AT_END = 5, 0.03
 
 
@@ -35,7 +35,7 @@ def notes(
     *,
     minified: bool,
 ) -> list[str]:
-    """Sentences; none where there is nothing to warn of."""
+    """The warnings, as sentences."""
     found = [
         *_of_values(model),
         *_of_data(qc, minified=minified),
@@ -49,7 +49,7 @@ def notes(
 
 
 def _of_values(model: CIVAE) -> list[str]:
-    """A model of other values than the counts that the cells have."""
+    """A warning if the model uses other values although the cells have counts."""
     from ..data.checks import resolve_layer
     from ..data.likelihoods import counts_elsewhere
     from ..module import COUNT_LIKELIHOODS
@@ -112,7 +112,7 @@ def _of_model(held_out: HeldOut | None, *, minified: bool) -> list[str]:
 
 
 def _worst_class(held_out: HeldOut) -> str | None:
-    """Classes of which less than half of at least five held-out cells are labeled right."""
+    """Classes with at least five held-out cells, less than half of them classified correctly."""
     names = []
     for name in np.unique(held_out.true):
         own = held_out.true == name

@@ -1,4 +1,4 @@
-"""The page itself: a template, a style sheet and a script, put into one file."""
+"""The page: a template, a style sheet and a script, combined in one file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _template() -> Any:
 
     environment = Environment(
         loader=FunctionLoader(_part),
-        autoescape=True,  # names of cells and genes are anyone's text
+        autoescape=True,  # names of cells and genes can contain any text
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -26,12 +26,12 @@ def _template() -> Any:
 
 
 def _part(name: str) -> str:
-    """A file of the folder of templates."""
+    """Read a file from the folder of templates."""
     return (files(__package__) / "templates" / name).read_text(encoding="utf-8")
 
 
 def _for_script(value: Any) -> Any:
-    """A value as JSON that no text in it can end early."""
+    """A value as JSON, escaped so that no text in it can end the script."""
     from markupsafe import Markup
 
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -42,7 +42,7 @@ def _for_script(value: Any) -> Any:
 
 
 def render(contents: dict[str, Any]) -> str:
-    """The page as text; what UTF-8 cannot hold (half of a surrogate pair) becomes a question mark."""
+    """The page as text; characters that UTF-8 cannot encode (lone surrogates) become question marks."""
     from markupsafe import Markup
 
     page = _template().render(

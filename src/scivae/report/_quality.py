@@ -1,4 +1,4 @@
-"""How good a model and its synthetic cells are on cells that it was not trained on, each with a control."""
+"""Quality of a model and of its synthetic cells, measured on held-out cells, each with a control."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from ..model import CIVAE
 
-# Cells that controls and classifiers are fitted on, at most; drawn at random where there are more.
+# Largest number of cells that controls and classifiers are fitted on; a random subset if there are more.
 MAX_FITTED = 5_000
-# Cells of each kind that are compared, and how few are too few.
+# Largest and smallest number of cells of each kind in a comparison.
 MAX_COMPARED, MIN_COMPARED = 400, 20
 
 
@@ -30,7 +30,7 @@ class Score(NamedTuple):
     accuracy
         Proportion of correctly labeled cells.
     macro_f1
-        Mean of the F1 scores of the classes, so that rare ones count as much.
+        Mean F1 score over classes, so that rare classes have the same weight.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Made(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Real cells that were trained on and held out, for classifiers.
+    """Training cells and held-out cells, for classifiers.
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ class Cells(NamedTuple):
 
 
 def cells_of(model: CIVAE, adata: AnnData, seed: int) -> Cells | None:
-    """Labeled cells on both sides of the split; ``None`` where one is empty or there is one class."""
+    """Labeled cells on both sides of the split; ``None`` if a side is empty or there is one class only."""
     from ..data.split import labeled_sides
 
     y, (train, test) = labeled_sides(
@@ -147,7 +147,7 @@ def cells_of(model: CIVAE, adata: AnnData, seed: int) -> Cells | None:
 
 
 def some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most ``most`` of the rows, drawn at random, in their order."""
+    """A random subset of at most ``most`` rows, in their order."""
     if len(rows) <= most:
         return rows
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
@@ -227,7 +227,7 @@ def _without_model(model: CIVAE, cells: Cells, seed: int) -> tuple[int, np.ndarr
 
 
 def made(model: CIVAE, cells: Cells, synthetic: AnnData, seed: int) -> Made:
-    """Checks of synthetic cells by a classifier of real cells, by a random forest and by distances."""
+    """Check synthetic cells with a classifier of real cells, a random forest, and distances."""
     from ..metrics import fit_judges
 
     label = as_text(synthetic.obs[model.setup.labels_key]).astype(str)
@@ -257,13 +257,13 @@ def made(model: CIVAE, cells: Cells, synthetic: AnnData, seed: int) -> Made:
 
 
 def is_sampled(synthetic: AnnData) -> bool:
-    """Whether cells are samples of the likelihood; expected values have no noise and lie off real cells."""
+    """Whether cells are samples from the likelihood; expected values have no noise, unlike real cells."""
     said = synthetic.uns.get(_keys.UNS, {})
     return str(said.get("values")) == "sampled" if hasattr(said, "get") else False
 
 
 def _drawn(synthetic: AnnData) -> dict[str, int]:
-    """Number of cells that were drawn of each class, if recorded."""
+    """Number of cells that were drawn for each class, if recorded."""
     said = synthetic.uns.get(_keys.UNS, {})
     table = said.get("classes") if hasattr(said, "get") else None
     if table is None or "n_drawn" not in table:
@@ -274,7 +274,7 @@ def _drawn(synthetic: AnnData) -> dict[str, int]:
 def _compared(
     cells: Cells, x: Any, label: np.ndarray, seed: int
 ) -> tuple[int, float, float, float]:
-    """Held-out, synthetic and training cells, as many of each class, compared by a classifier and by distance."""
+    """Compare equal numbers of held-out, synthetic and training cells, by a classifier and by distance."""
     from scipy import sparse
     from sklearn.decomposition import PCA
 

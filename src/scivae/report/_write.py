@@ -1,4 +1,4 @@
-"""The public function: checks, the parts of the page in turn, and the file."""
+"""The public function ``write``, which checks its arguments and combines the parts of the report."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
     from ..model import CIVAE
 
-# Cells on the map, at most.
+# Largest number of cells on the map.
 MAX_CELLS = 50_000
 PACKAGES = ("scivae-tools", "scvi-tools", "anndata", "scanpy", "torch", "numpy", "pandas")
 
 
 class Report(NamedTuple):
-    """What the page says, and what it was made from.
+    """The contents of the report, and the results that it is based on.
 
     Attributes
     ----------
     contents
-        What the template takes.
+        Variables of the template.
     held_out
         Labels of held-out cells; ``None`` if there were none.
     made
@@ -58,7 +58,7 @@ class Report(NamedTuple):
     sets: pd.DataFrame | None
 
     def write(self, target: Path) -> Path:
-        """Write the page; a file that was there is replaced when the new one is complete."""
+        """Write the page; an existing file is replaced once the new one is complete."""
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
             part.write_text(_page.render(self.contents), encoding="utf-8")
@@ -96,22 +96,22 @@ def write(
     synthetic
         From :meth:`scivae.model.CIVAE.augment`.
     out
-        The file, or a folder, in which it is called ``report.html``. Folders are made.
+        The file, or a folder for ``report.html``. Folders are created.
     ranked
         The table of :func:`scivae.tl.rank_genes`; ``None``: it is calculated.
     gene_sets
-        Sets of genes for :func:`scivae.tl.enrich`: ``{set: genes}``, or a table as decoupler has it.
+        Gene sets for :func:`scivae.tl.enrich`: ``{set: genes}``, or a table in the format of decoupler.
     genes
-        Genes whose curves are shown; ``None``: the surest of each direction.
+        Genes whose curves are shown; ``None``: the most significant of each direction.
     gene_symbols
-        Column of ``adata.var`` with the names of genes in the page; ``genes`` and ``gene_sets`` may
-        hold such names, too. ``None``: ``var_names``.
+        Column of ``adata.var`` with the names of genes to show; ``genes`` and ``gene_sets`` can use these
+        names too. ``None``: ``var_names``.
     title
-        Heading of the page; ``None``: the question, from the trends.
+        Heading of the page; ``None``: the groups of the trends.
     max_cells
-        Cells on the interactive map; drawn at random where there are more.
+        Maximum number of cells on the interactive map; a random subset if there are more.
     seed
-        Seed of all that is random.
+        Seed of all random choices.
 
     Returns
     -------
@@ -120,27 +120,28 @@ def write(
     Raises
     ------
     TypeError
-        If an argument is of another kind.
+        If an argument has the wrong type.
     KeyError
-        If a gene or ``gene_symbols`` is not there.
+        If a gene or ``gene_symbols`` does not exist.
     RuntimeError
         If the model is not trained.
     ValueError
-        If the model has no cells, or results are not what the functions named above return.
+        If the model has no cells, or results are not from the functions named above.
     OSError
         If the file cannot be written.
 
     Notes
     -----
-    *Held-out figures* are of cells that training held out, with controls on the same cells: as many
-    principal components as the latent space has with a balanced logistic regression, the largest class, and
-    chance. These cells are of the same samples as the training cells.
+    *Held-out numbers* are from cells that training held out. Controls on the same cells are a balanced logistic
+    regression on principal components (as many as latent dimensions), the largest class, and chance. These
+    cells come from the same samples as the training cells.
 
-    *Synthetic cells* are checked by a logistic regression that was fitted on training cells (which synthetic
-    cells start from), compared with held-out real cells; by a random forest; and by distances to training cells.
+    *Synthetic cells* are checked with a logistic regression that was fitted on training cells (from which
+    synthetic cells start), compared with held-out real cells; with a random forest; and by distances to
+    training cells.
 
-    *The map* is ``adata.obsm["X_umap"]`` where it is there, else a UMAP of the latent space is calculated and
-    kept nowhere. Nothing is written to the AnnData.
+    *The map* is ``adata.obsm["X_umap"]`` if it exists; otherwise a UMAP of the latent space is calculated and
+    not stored. Nothing is written to the AnnData.
 
     Examples
     --------
@@ -163,7 +164,7 @@ def write(
 
 
 def checked_target(out: Any) -> Path:
-    """The file to write; raise if it could not be written afterwards."""
+    """The file to write; raise early if it could not be written."""
     check_type("out", out, (str, os.PathLike), "a path")
     target = Path(os.fsdecode(out))
     if target.is_dir() or not target.suffix:
@@ -195,14 +196,14 @@ def compose(
     notes: Sequence[str] = (),
     worded: Callable[[str], str] = str,
 ) -> Report:
-    """All that the page says.
+    """The contents of the page.
 
     Parameters
     ----------
     model, trends, paths, synthetic, ranked, gene_sets, genes, gene_symbols, title, max_cells, seed
         As for :func:`write`.
     figures
-        Folder in which each figure is kept as a PNG too.
+        Folder for PNG files of the figures.
     settings
         Options of the command, for the list of parameters.
     notes
@@ -342,7 +343,7 @@ def _named(
     gene_sets: Any,
     symbols: dict[str, str],
 ) -> tuple[AnnData | None, pd.DataFrame | None, Sequence[str] | None, Any, dict[str, str]]:
-    """Results with genes under their symbols, made unique as anndata does, and gene sets with their names."""
+    """Results with gene symbols as names (made unique as in anndata), and gene sets with these names."""
     from anndata.utils import make_index_unique
 
     from .. import tl
@@ -371,7 +372,7 @@ def _named(
 def _shown_genes(
     trends: AnnData | None, ranked: pd.DataFrame | None, genes: Sequence[str] | None
 ) -> list[str]:
-    """Genes whose curves are drawn: those asked for, else rising and falling ones with the smallest p-values."""
+    """Genes whose curves are drawn: the requested ones, else those with the smallest p-values."""
     if trends is None or ranked is None:
         return []
     if genes is not None:

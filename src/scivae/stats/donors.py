@@ -226,9 +226,9 @@ def donor_test(
         else:
             y = on_log_scale(used, totals, design)[:, tested]
             sampling = sampling_variance(values, totals, cell_variance, design)
-            found = _last_coefficient(
-                y, design.matrix, None if sampling is None else sampling[:, tested]
-            )
+            sampling = None if sampling is None else sampling[:, tested]
+            test = moderated_test(y, design.matrix, sampling=sampling)
+            found = test.estimate, test.t, test.p_value
         estimate[tested], statistic[tested], p_value[tested] = found
     with np.errstate(invalid="ignore"):
         z = np.sign(statistic) * stats.norm.isf(np.maximum(p_value, 1e-300) / 2)
@@ -316,16 +316,6 @@ def sampling_variance(
     prior = prior_count(total)
     # delta method: Var(log x) ≈ Var(x) / x²
     return np.maximum(own, mean) / ((mean + prior) * np.log(2)) ** 2
-
-
-def _last_coefficient(
-    y: np.ndarray, matrix: np.ndarray, sampling: np.ndarray | None = None
-) -> tuple[np.ndarray, ...]:
-    """Estimate, t and p-value of the last coefficient of the design."""
-    contrast = np.zeros(matrix.shape[1])
-    contrast[-1] = 1
-    test = moderated_test(y, matrix, contrast, sampling=sampling)
-    return test.estimate, test.t, test.p_value
 
 
 def _deseq2(counts: np.ndarray, design: DonorDesign) -> tuple[np.ndarray, ...]:

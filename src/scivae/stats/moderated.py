@@ -158,7 +158,7 @@ def _with_tail(ratio: np.ndarray, df: float, most: float) -> float:
 def moderated_test(
     values: np.ndarray,
     design: np.ndarray,
-    contrast: np.ndarray,
+    contrast: np.ndarray | None = None,
     *,
     trend: bool = True,
     sampling: np.ndarray | None = None,
@@ -172,7 +172,7 @@ def moderated_test(
     design
         Shape ``(n_samples, n_coefficients)``, of full rank.
     contrast
-        Weights of the coefficients, shape ``(n_coefficients,)``.
+        Weights of the coefficients, shape ``(n_coefficients,)``. ``None``: the last coefficient.
     trend
         Let the prior variance depend on the mean expression of a gene.
     sampling
@@ -207,7 +207,7 @@ def moderated_test(
     >>> values = rng.normal(size=(8, 100))
     >>> values[4:, 0] += 5
     >>> design = np.column_stack([np.ones(8), np.repeat([0, 1], 4)])
-    >>> test = moderated_test(values, design, np.array([0, 1]))
+    >>> test = moderated_test(values, design)
     >>> int(test.p_value.argmin())
     0
     """
@@ -225,6 +225,8 @@ def moderated_test(
             f"design must have fewer columns than samples, got {n_coefficients} columns for {n} "
             "samples; add samples or drop columns."
         )
+    if contrast is None:
+        contrast = np.eye(n_coefficients)[-1]
     inverse = np.linalg.inv(design.T @ design)
     coefficients = inverse @ design.T @ values  # (n_coefficients, n_genes)
     residual = ((values - design @ coefficients) ** 2).sum(axis=0)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._progress import track
-from .donors import DonorDesign, _last_coefficient
+from .donors import DonorDesign
+from .moderated import moderated_test
 from .multiple import false_discovery_rate
 
 # With fewer possible assignments of cells to groups, no p-value can be below 0.001.
@@ -283,7 +284,7 @@ def permute_donors(
     called = []
     for target in [design.target, *others]:
         matrix = design._replace(target=target).matrix
-        p_value = _last_coefficient(values, matrix, sampling)[2]
+        p_value = moderated_test(values, matrix, sampling=sampling).p_value
         called.append(int((false_discovery_rate(p_value) <= level).sum()))
     permuted = np.array(called[1:])
     p_value = (1 + (permuted >= called[0]).sum()) / (1 + len(permuted))

@@ -17,7 +17,7 @@ from .._validate.arguments import check_integer
 if TYPE_CHECKING:
     from anndata import AnnData
 
-from ._project import _generated_latent, _nearest
+from ._project import generated_latent, nearest
 
 
 def embed(
@@ -100,7 +100,7 @@ def embed(
         )
     real = tables.representation(adata, use_rep)
     coordinates = np.asarray(adata.obsm[slot])
-    latent = _generated_latent(adata, generated, real, "generated")
+    latent = generated_latent(adata, generated, real, "generated")
     if reducer is not None:
         placed = np.asarray(reducer.transform(latent))
         if placed.shape != (len(latent), coordinates.shape[1]):
@@ -110,7 +110,7 @@ def embed(
             )
     else:
         k = min(n_neighbors, len(real))
-        distance, index = _nearest(real, latent, k)
+        distance, index = nearest(real, latent, k)
         # A generated cell at the latent point of a real one gets its position.
         weight = 1 / np.maximum(distance, 1e-6 * max(float(distance.max()), 1e-30))
         weight /= weight.sum(axis=1, keepdims=True)

@@ -34,7 +34,7 @@ def enrich(
     *,
     method: Literal["ulm", "mlm", "zscore"] = "ulm",
     gene_symbols: str | None = None,
-    min_size: int = 5,
+    min_size: int = tables.MIN_SET_GENES,
     min_cells: int = 5,
     n_permutations: int = 1000,
     seed: int = 0,
@@ -203,8 +203,7 @@ def _standardized(samples: MeasuredSamples) -> np.ndarray:
     """Samples of the comparison, standardized for each gene."""
     plan = samples.design()
     y = samples.on_log_scale(plan)
-    contrast = np.eye(plan.matrix.shape[1])[-1]
-    sd = moderated_test(y, plan.matrix, contrast, sampling=samples.sampling(plan)).sd
+    sd = moderated_test(y, plan.matrix, sampling=samples.sampling(plan)).sd
     standardized = np.nan_to_num((y - y.mean(axis=0)) / sd)
     return np.where(samples.testable(plan), standardized, 0.0)
 
@@ -215,8 +214,7 @@ def _between_donors(
     """Normal quantile and p-value of the scores of samples."""
     from scipy.stats import norm
 
-    matrix = samples.design().matrix
-    found = moderated_test(scores, matrix, np.eye(matrix.shape[1])[-1], trend=False)
+    found = moderated_test(scores, samples.design().matrix, trend=False)
     z = np.sign(found.t) * norm.isf(np.maximum(found.p_value, 1e-300) / 2)
     return z, found.p_value
 

@@ -29,7 +29,7 @@ def set_trends(
     *,
     layer: str | None = None,
     gene_symbols: str | None = None,
-    min_size: int = 5,
+    min_size: int = tables.MIN_SET_GENES,
     n_bootstraps: int = 100,
     seed: int = 0,
 ) -> AnnData:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from .. import _keys
 from .._names import as_text
-from .._validate.tables import is_numeric
+from .._validate.tables import MIN_CURVE_CELLS, is_numeric
 from ._model import check_measured
 from ._placing import Axis
 from ._samples import NONE, SOURCE, TARGET, Cells
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from ..model.paths import Paths
     from ..stats import Curves
 
-# Fewest cells for a curve.
-MIN_CELLS = 20
+
 # Number of bins of position whose measured means are shown in figures.
 N_BINS = 10
 ENDS = ("", "_low", "_high")
@@ -134,7 +133,7 @@ def table_of(curves: Curves, *, n_between: int, unit: float = 1.0) -> pd.DataFra
         {
             **{f"{_keys.CHANGE}{e}": unit * getattr(curves, f"change{e}") for e in ENDS},
             **{f"{_keys.SWITCH}{e}": getattr(curves, f"switch{e}") for e in ENDS},
-            _keys.RESOLVED: curves.resolved & (n_between >= MIN_CELLS),
+            _keys.RESOLVED: curves.resolved & (n_between >= MIN_CURVE_CELLS),
         }
     )
 
@@ -188,16 +187,16 @@ def measure(
     distance = axis.place(z)[1]
     weight = axis.weight(distance)
     near = np.flatnonzero(weight > 0)
-    if len(near) < MIN_CELLS:
+    if len(near) < MIN_CURVE_CELLS:
         raise ValueError(
-            f"a curve needs at least {MIN_CELLS} measured cells near the paths, but there are "
+            f"a curve needs at least {MIN_CURVE_CELLS} measured cells near the paths, but there are "
             f"{len(near)} of {len(cells)}; pair larger groups, name groups in between=, or pass "
             "evidence='decoded'."
         )
     # The known group of a cell overrides its position, if there are enough other cells in between.
     group = groups.group[cells].astype(np.int64)
     fixed = np.where(group == SOURCE, 0.0, np.where(group == TARGET, 1.0, np.nan))
-    if np.isnan(fixed[near]).sum() < MIN_CELLS:
+    if np.isnan(fixed[near]).sum() < MIN_CURVE_CELLS:
         fixed[:] = np.nan
     row = np.full(adata.n_obs, NONE)
     row[cells[near]] = np.arange(len(near))

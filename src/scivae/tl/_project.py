@@ -99,7 +99,7 @@ def project(
     is_trends = getattr(path, "uns", {}).get(_keys.UNS, {}).get("kind") == tables.TRENDS
     if is_trends:
         return _on_axis(adata, path, real, key_added)
-    generated = _generated_latent(adata, path, real, "path")
+    generated = generated_latent(adata, path, real, "path")
     missing = [key for key in (_keys.PATH, _keys.T) if key not in path.obs]
     if missing:
         raise ValueError(
@@ -120,7 +120,7 @@ def project(
 
     both = np.concatenate([real, generated])
     k = min(n_neighbors, len(both) - 1)
-    index = _nearest(both, real, k + 1)[1]
+    index = nearest(both, real, k + 1)[1]
     itself = index == np.arange(len(real))[:, None]
     itself[~itself.any(axis=1), -1] = True  # duplicates of the cell: leave out any one
     share = (index[~itself].reshape(len(real), k) >= len(real)).mean(axis=1)
@@ -166,7 +166,7 @@ def _on_axis(
     return places
 
 
-def _nearest(points: np.ndarray, of: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def nearest(points: np.ndarray, of: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Distances and positions of the ``k`` nearest points for each of ``of``, shape ``(len(of), k)``."""
     from sklearn.neighbors import NearestNeighbors
 
@@ -176,9 +176,7 @@ def _nearest(points: np.ndarray, of: np.ndarray, k: int) -> tuple[np.ndarray, np
     return np.concatenate([d for d, _ in found]), np.concatenate([i for _, i in found])
 
 
-def _generated_latent(
-    adata: AnnData, generated: AnnData, real: np.ndarray, name: str
-) -> np.ndarray:
+def generated_latent(adata: AnnData, generated: AnnData, real: np.ndarray, name: str) -> np.ndarray:
     """Latent points of generated cells, after a check that they come from the model of the real cells."""
     tables.check_adata(name, generated)
     if _keys.LATENT not in generated.obsm:

@@ -15,7 +15,7 @@ from .._validate import tables
 from .._validate.arguments import check_choice, check_integer, check_key, check_type
 from ..geometry.methods import PATH_METHODS
 from ._donors import warn_of_batches
-from ._measured import ENDS, MIN_CELLS, measure, with_names
+from ._measured import ENDS, measure, with_names
 from ._model import check_model
 from ._placing import MAX_PATHS
 from ._samples import SOURCE, TARGET, cells_of, collect
@@ -189,7 +189,7 @@ def gene_trends(
     n_steps = check_integer("n_steps", n_steps, minimum=2)
     quantile_pairs = check_integer("quantile_pairs", quantile_pairs, minimum=2)
     n_bootstraps = check_integer("n_bootstraps", n_bootstraps, minimum=0)
-    max_cells = check_integer("max_cells", max_cells, minimum=MIN_CELLS)
+    max_cells = check_integer("max_cells", max_cells, minimum=tables.MIN_CURVE_CELLS)
     rng = np.random.default_rng(check_integer("seed", seed, minimum=0))
     check_choice("method", method, PATH_METHODS)
     if key_added is not None:

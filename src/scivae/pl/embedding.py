@@ -1,4 +1,4 @@
-"""Dimension reduction for plots: UMAP, t-SNE, PCA."""
+"""Dimension reduction for figures and maps: UMAP, t-SNE, PCA."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,9 @@ def texts(source: Path = SOURCE) -> Iterator[Text]:
             call, kind = None, ""
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
                 call, kind = node.exc, ast.unparse(node.exc.func).rpartition(".")[2]
+                kind = (
+                    kind if kind.isidentifier() else "OSError"
+                )  # type(error), of one that was caught
             elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("warn", "warnings.warn"):
                 call, kind = node, "Warning"
             if call is not None and call.args and (text := template(call.args)):
@@ -55,9 +59,9 @@ def texts(source: Path = SOURCE) -> Iterator[Text]:
 
 
 def template(arguments: list[ast.expr]) -> str:
-    """The longest text among the arguments, with values replaced; empty if it is put together elsewhere."""
+    """The longest text among the arguments, with values replaced; empty if it has fewer than two words."""
     found = ["".join(_parts(argument)) for argument in arguments]
-    return max((t for t in found if t.strip("… .")), key=len, default="")
+    return max((t for t in found if len(re.findall(r"[^\W\d]{2,}", t)) > 1), key=len, default="")
 
 
 def _parts(node: ast.expr) -> Iterator[str]:

@@ -107,7 +107,7 @@ def test_bad_input(images, joint, trends, tmp_path, monkeypatch):
         scivae.pl.animate(joint, basis="umap", genes="late")
     with pytest.raises(KeyError, match="genes must be"):
         scivae.pl.animate(joint, basis="umap", trends=trends, genes="lat")
-    with pytest.raises(ValueError, match="genes must be at most 6, got 7"):
+    with pytest.raises(ValueError, match="genes must name at most 6 genes, got 7"):
         scivae.pl.animate(joint, basis="umap", trends=trends, genes=["late"] * 7)
     with pytest.raises(ValueError, match="pass shape="):
         scivae.pl.animate(joint)

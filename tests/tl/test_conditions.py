@@ -148,7 +148,7 @@ def test_levels_that_respond_in_opposite_directions_are_told(model):
     stage, one = adata.obs["stage"].astype(str), (adata.obs["cell_type"] == "class_1")
     exchanged = stage.map({"early": "late", "late": "early"}).fillna("middle")
     adata.obs["stage"] = stage.where(~one, exchanged).astype("category")
-    with pytest.warns(UserWarning, match="no better than by no change"):
+    with pytest.warns(UserWarning, match="no better than no change"):
         predict(model, adata=adata)
 
 

@@ -284,7 +284,7 @@ class TestDonors:
     def test_donors_that_are_too_few_are_told(self):
         trends = donor_counts(pairs_of(3))
         trends.uns["civae"]["samples"].loc[0, "n_cells"] = 4
-        with pytest.warns(UserWarning, match="cells are tested in place of .* smaller min_cells"):
+        with pytest.warns(UserWarning, match="cells are tested instead of .* smaller min_cells"):
             genes = tl.rank_genes(trends, n_permutations=0)
         assert genes.attrs["unit"] == "cells"
 

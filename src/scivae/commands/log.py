@@ -168,6 +168,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(
             f"--config must hold options by name, as in 'labels_key: cell_type', but {path} holds "
-            f"a {type(found).__name__}; write one option a line."
+            f"a {type(found).__name__}; write one option per line."
         )
     return {str(name): value for name, value in found.items()}

@@ -168,7 +168,7 @@ class LabelsField(CategoricalObsField):
         if like:
             warn(
                 f"unlabeled_category={self._unlabeled_category!r} is not spelled like "
-                f"{quoted(like[0])} in adata.obs[{key!r}], which is a class therefore; pass "
+                f"{quoted(like[0])} in adata.obs[{key!r}], which is therefore a class; pass "
                 f"unlabeled_category={like[0]!r} if those cells have no label."
             )
         ordered = isinstance(column.dtype, pd.CategoricalDtype) and bool(column.dtype.ordered)

@@ -265,7 +265,7 @@ def synthetic_blocks(
     if block_size < 1 or block_size % _CELLS_PER_DRAW:
         raise ValueError(
             f"block_size must be a multiple of {_CELLS_PER_DRAW}, the number of cells from one "
-            f"random stream, got {block_size}; pass such as {4 * _CELLS_PER_DRAW}."
+            f"random stream, got {block_size}; pass, for example, {4 * _CELLS_PER_DRAW}."
         )
     truth_seed, cells_seed = np.random.SeedSequence(seed).spawn(2)
     truth = _draw_truth(

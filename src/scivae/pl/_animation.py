@@ -212,7 +212,7 @@ def _checked_genes(
     names = check_genes(trends, genes, symbols=gene_symbols_of(trends.var, gene_symbols))
     if len(names) > MOST_GENES:
         raise ValueError(
-            f"genes must be at most {MOST_GENES}, got {len(names)}; choose some of them."
+            f"genes must name at most {MOST_GENES} genes, got {len(names)}; choose some of them."
         )
     return names
 

@@ -180,8 +180,8 @@ def attribute(
     error = max(errors) / max(float(np.abs(difference).mean()), float(np.finfo(np.float32).tiny))
     if error > TOLERANCE:
         warn(
-            f"the attributions of a cell differ from its difference of logits by {100 * error:.0f} % "
-            f"of the mean size of this difference; pass n_steps={4 * n_steps}."
+            f"the attributions of a cell do not add up: they deviate by {100 * error:.0f} % of the mean "
+            f"difference of logits; pass n_steps={4 * n_steps}."
         )
     table = pd.DataFrame(
         {

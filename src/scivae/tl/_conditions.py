@@ -267,9 +267,9 @@ def _warn_of_error(held_out: pd.DataFrame, groups: _Groups, method: str, by: str
     r2 = held_out.groupby("method")["r2"].mean()
     if method == "transfer" and not r2["transfer"] > r2["none"]:
         warn(
-            f"values of adata.obs[{by!r}] that were left out are predicted no better than by no change "
-            f"(R² {r2['transfer']:.2f} and {r2['none']:.2f}), so they share no response; do not use "
-            "this prediction, or pass only values that respond alike in adata=."
+            f"in a check on other values of adata.obs[{by!r}], the prediction was no better than no change "
+            f"(R² {r2['transfer']:.2f} and {r2['none']:.2f}), so their responses differ; do not use it, "
+            "or pass only values that respond alike in adata=."
         )
 
 

@@ -211,7 +211,7 @@ def as_network(net: Any) -> pd.DataFrame:
         raise ValueError(
             f"net must have rows and the columns 'source' and 'target', got {len(net)} rows"
             + (f" without {missing[0]!r}" if missing else "")
-            + "; name the columns so, or pass a dict of {set: genes}."
+            + "; rename the columns, or pass a dict of {set: genes}."
         )
     return net.drop_duplicates(["source", "target"])
 

@@ -179,7 +179,7 @@ def rank_genes(
     unit = unit_of(samples, said.get("donor_candidate"), test, min_cells)
     if samples.named and unit.name == CELLS:
         cure = " Pass a smaller min_cells to use more donors." if samples.left_out else ""
-        warn(f"cells are tested in place of donors; {unit.note}.{cure}")
+        warn(f"cells are tested instead of donors; {unit.note}.{cure}")
     result = _tests(trends, samples, unit, test, n_permutations, seed)
     table["observed"] = samples.observed()
     table["z"] = result.z

@@ -299,7 +299,7 @@ def _pair(
     if wanted > MAX_PAIRS:
         raise ValueError(
             f"at most {MAX_PAIRS} pairs can be made, but {len(a)} sources and {len(b)} targets make "
-            f"{n_all}; pass n_pairs= with how many of them to draw."
+            f"{n_all}; pass n_pairs= to draw some of them."
         )
     chosen = np.arange(n_all) if wanted == n_all else np.sort(rng.choice(n_all, wanted, False))
     return a[chosen // len(b)], b[chosen % len(b)]

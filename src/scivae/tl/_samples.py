@@ -383,7 +383,7 @@ def _between(
     else:
         if key is None:
             raise ValueError(
-                "between needs to know the column of the groups, but pairs.attrs has no 'groupby'; "
+                "between needs the column of the groups, but pairs.attrs has no 'groupby'; "
                 "set pairs.attrs['groupby']."
             )
         groups = tables.column(adata, "pairs.attrs['groupby']", key)

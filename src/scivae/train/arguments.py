@@ -313,7 +313,7 @@ def check_monitored(
             on_training = str(metric).replace("validation_loss", "train_loss")
             on_training = on_training.replace("_validation", "_train")
             raise ValueError(
-                f"{what}=True watches {metric!r}, but no cells are held out; lower train_size (0.9 "
+                f"{what}=True monitors {metric!r}, but no cells are held out; lower train_size (0.9 "
                 f"holds out a tenth), or pass {argument}={on_training!r}."
             )
 

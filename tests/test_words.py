@@ -1,5 +1,6 @@
 """The words of code and pages: US spelling, the field's terms, no metaphors."""
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -51,6 +52,18 @@ def test_jargon_is_not_used(pattern):
             for found in word.finditer(line):
                 where = f"{file.relative_to(ROOT)}:{number}"
                 pytest.fail(f"{where} says {found[0]!r}; write: {JARGON[pattern]}")
+
+
+def test_descriptions_name_their_subject():
+    """Docstrings and their paragraphs do not begin with a riddle: ``Of the model.``, ``What is held.``"""
+    for file in SOURCE:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                for line in (ast.get_docstring(node) or "").splitlines():
+                    assert not re.match(r" *(Of|What|Which is|Where to)\b", line), (
+                        file,
+                        line,
+                    )
 
 
 TEXTS = list(error_texts.texts())

@@ -28,7 +28,7 @@ class Description(NamedTuple):
     Attributes
     ----------
     title
-        What the object is, in one line.
+        Name of the object, in one line.
     facts
         Names and values.
     steps

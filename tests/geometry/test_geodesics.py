@@ -453,10 +453,10 @@ def test_slopes_are_those_of_differences():
         _path_metrics.pullback(sphere, line, "float64"),
         _path_metrics.density(ring(n=50), 2, 2.0, 5, 2000, 0),
     ):
-        squares, slope = chart.slope(points)
+        squares, gradient = chart.gradient(points)
         assert_allclose(squares, chart.squares(points))
         for where in np.ndindex(points.shape):
             moved = np.zeros_like(points)
             moved[where] = 1e-6
             change = chart.squares(points + moved) - chart.squares(points - moved)
-            assert_allclose(slope[where], change.sum() / 2e-6, rtol=1e-5, atol=1e-6)
+            assert_allclose(gradient[where], change.sum() / 2e-6, rtol=1e-5, atol=1e-6)

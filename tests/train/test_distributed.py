@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from tests.conftest import make_adata
 
 from scivae.train.checkpoint import TrainingCheckpoint
@@ -17,9 +19,15 @@ SCRIPT = Path(__file__).with_name("distributed.py")
 
 def test_every_process_draws_noise_of_its_own():
     keeper = TrainingCheckpoint(seed=3)
-    seeds = {keeper.epoch_seed(epoch, rank) for epoch in range(3) for rank in range(4)}
-    assert len(seeds) == 12
-    assert keeper.epoch_seed(2, 0) == keeper.epoch_seed(2)
+
+    def drawn(epoch, rank):
+        with torch.random.fork_rng(devices=[]):
+            trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+            keeper.on_train_batch_start(trainer, None, None, 0)
+            return torch.rand(()).item()
+
+    assert len({drawn(epoch, rank) for epoch in range(3) for rank in range(4)}) == 12
+    assert drawn(2, 1) == drawn(2, 1)
 
 
 def run(folder: Path, devices: int, batch_norm: str) -> dict:

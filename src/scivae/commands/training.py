@@ -142,7 +142,7 @@ def train(request: Request, model: CIVAE, log: Log, split: list[np.ndarray] | No
 
 
 def warn_of_chance(model: CIVAE) -> None:
-    """Warn if held-out cells are labeled no better than by the name of the largest class alone."""
+    """Warn if the held-out accuracy is not above that of always predicting the largest class."""
     held_out = model.validation_indices
     if model.adata is None or held_out is None:
         return
@@ -157,7 +157,7 @@ def warn_of_chance(model: CIVAE) -> None:
     of_class = np.bincount(codes, right) / sizes
     share = float(sizes.max() / sizes.sum())
     by_chance = max(0.5, 1 / len(names) + 0.1)
-    # With classes of very different size, a useful model may be right less often than that name.
+    # With classes of very different size, a useful model may have a lower accuracy than the largest class.
     if len(names) > 1 and right.mean() <= share and of_class.mean() <= by_chance:
         warn(
             f"the model labels {right.mean():.1%} of {len(true):,} held-out cells right, and calling all of them "

@@ -6,9 +6,9 @@ import re
 import shlex
 from collections.abc import Callable, Collection
 
-# Options that are called otherwise in Python.
+# Options whose argument in Python has another name.
 RENAMED = {"max_epochs": "epochs"}
-# Cures that the command line has no option for, and what it has instead.
+# Advice for which the command line has no option, and its replacement.
 PHRASES: list[tuple[str, str]] = [
     (r"; scivae run has --layer", ""),
     (r"lower min_confidence, or ", ""),
@@ -31,7 +31,7 @@ PHRASES: list[tuple[str, str]] = [
     (r"^this model was\b", "MODEL was"),
     (r"(?<![\w(])adata\.(obs|var|obsm|layers|raw|X)\b(?!\.\w+\(|\[[^\]]*\] =[^=])", r"\1"),
 ]  # fmt: skip
-# Where the command trains.
+# Replacement for commands that train.
 LONGER = (r"\b([Tt])rain longer(?!,)", r"\1rain longer, with --epochs")
 _WORD = r"(?<![\w.\-/\[(<])"
 
@@ -42,7 +42,7 @@ def of_command(text: str, options: Collection[str]) -> str:
     Parameters
     ----------
     text
-        What a function of the package says, with the names of its arguments.
+        Message of a function of the package, with the names of its arguments.
     options
         Names of the options of the command, as in Python.
 

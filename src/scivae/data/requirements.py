@@ -1,4 +1,4 @@
-"""What a model requires of cells from an AnnData, a dataloader or a datamodule."""
+"""Requirements of a model for cells from an AnnData, a dataloader or a datamodule."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Requirements(NamedTuple):
     n_input
         Number of genes.
     minified
-        How the model's own AnnData was minified; ``None`` if it was not.
+        Type of minification of the model's own AnnData; ``None`` if it is not minified.
     trained_on
         Summary of the values of training; ``None`` if unknown.
     """

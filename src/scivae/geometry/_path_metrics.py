@@ -28,7 +28,7 @@ class PathMetric(NamedTuple):
 
     squares: Callable[[FloatArray], FloatArray]
     """(n, n_steps, n_latent) → (n, n_steps − 1): squared lengths of the segments."""
-    slope: Callable[[FloatArray], tuple[FloatArray, FloatArray]]
+    gradient: Callable[[FloatArray], tuple[FloatArray, FloatArray]]
     """Squared lengths, and the gradient of their sum, (n, n_steps, n_latent)."""
     tensor: Callable[[FloatArray], FloatArray]
     """(q, n_latent) → (q, n_latent, n_latent): approximate metric tensor, for preconditioning."""
@@ -92,22 +92,22 @@ def pullback(decoder: Decoder, straight: FloatArray, dtype: str | None) -> PathM
             decoded = decoder(held(points)).reshape(*points.shape[:2], width)
             return array(decoded.diff(dim=1).square().sum(dim=2))
 
-    def slope(points: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def gradient(points: FloatArray) -> tuple[FloatArray, FloatArray]:
         # Gradients are needed even if the caller uses no_grad or inference_mode, which are then
         # restored.
         with torch.inference_mode(False), torch.enable_grad():
             z = held(points).requires_grad_()
             decoded = decoder(z)
             change = decoded.detach().reshape(*points.shape[:2], width).diff(dim=1)
-            pull = torch.zeros_like(decoded).reshape(*points.shape[:2], width)
-            pull[:, 1:] += 2 * change
-            pull[:, :-1] -= 2 * change
+            by_decoded = torch.zeros_like(decoded).reshape(*points.shape[:2], width)
+            by_decoded[:, 1:] += 2 * change
+            by_decoded[:, :-1] -= 2 * change
             if not decoded.requires_grad:
                 raise ValueError(
                     "the decoder must be differentiable, got a result without a gradient; "
                     "remove no_grad, detach and numpy from the decoder."
                 )
-            (found,) = torch.autograd.grad(decoded, z, pull.reshape(decoded.shape))
+            (found,) = torch.autograd.grad(decoded, z, by_decoded.reshape(decoded.shape))
         return array(change.square().sum(dim=2)), array(found).reshape(points.shape)
 
     # Finite differences are accurate enough for a preconditioner and work for any decoder.
@@ -125,7 +125,7 @@ def pullback(decoder: Decoder, straight: FloatArray, dtype: str | None) -> PathM
                 result[rows] = array(change @ change.mT) / small**2
         return result
 
-    return PathMetric(squares, slope, tensor, width)
+    return PathMetric(squares, gradient, tensor, width)
 
 
 def density(
@@ -178,7 +178,7 @@ def density(
         sigmoid = np.exp(-np.logaddexp(0, -rarity))
         return root**2, (2 * strength * root * sigmoid)[:, None] * uphill
 
-    def slope(points: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def gradient(points: FloatArray) -> tuple[FloatArray, FloatArray]:
         middle = (points[:, 1:] + points[:, :-1]) / 2
         change = np.diff(points, axis=1)
         w, uphill = weight(middle.reshape(-1, n_latent))
@@ -193,4 +193,4 @@ def density(
     def tensor(z: FloatArray) -> FloatArray:
         return weight(z)[0][:, None, None] * np.eye(n_latent)
 
-    return PathMetric(lambda points: slope(points)[0], slope, tensor, 3 * len(x))
+    return PathMetric(lambda points: gradient(points)[0], gradient, tensor, 3 * len(x))

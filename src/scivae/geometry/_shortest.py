@@ -34,30 +34,30 @@ def solve(
 
     inner = line[:, 1:-1].copy()  # (n, n_inner, n_latent)
     frozen = frozen_tensors(chart, line)  # (n, pieces, n_latent, n_latent)
-    pull = np.zeros((n, n_steps - 2, sides.shape[1]))  # multipliers, (n, n_inner, n_classes)
+    multiplier = np.zeros((n, n_steps - 2, sides.shape[1]))  # (n, n_inner, n_classes)
     stiff = 4 * pieces * np.trace(frozen, axis1=2, axis2=3).mean(axis=1) / n_latent  # (n,)
 
     def force(z: FloatArray, rows: IntArray) -> FloatArray:
         """Updated multiplier of each inequality at these points."""
         room = z @ sides[rows].transpose(0, 2, 1) - bounds[rows][:, None]
-        return np.maximum(pull[rows] - stiff[rows, None, None] * room, 0)
+        return np.maximum(multiplier[rows] - stiff[rows, None, None] * room, 0)
 
     def evaluate(z: FloatArray, rows: IntArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Energy, augmented Lagrangian and its gradient for the paths `rows`."""
         whole = np.concatenate([line[rows, :1], z, line[rows, -1:]], axis=1)
-        squares, slope = chart.slope(whole)
+        squares, gradient = chart.gradient(whole)
         energy = pieces * squares.sum(axis=1)
         push = force(z, rows)
-        excess = (push**2 - pull[rows] ** 2).sum(axis=(1, 2)) / (2 * stiff[rows])
-        return energy, energy + excess, pieces * slope[:, 1:-1] - push @ sides[rows]
+        excess = (push**2 - multiplier[rows] ** 2).sum(axis=(1, 2)) / (2 * stiff[rows])
+        return energy, energy + excess, pieces * gradient[:, 1:-1] - push @ sides[rows]
 
     def stiffness(rows: IntArray) -> FloatArray:
         """Hessian of the active inequalities, (len(rows), n_inner, n_latent, n_latent)."""
         pushing = np.where(taut[rows], stiff[rows, None, None], 0.0)
         return np.einsum("nik,nkd,nke->nide", pushing, sides[rows], sides[rows], optimize=True)
 
-    energy, value, slope = evaluate(inner, np.arange(n))
-    taut = np.zeros(pull.shape, dtype=bool)
+    energy, value, gradient = evaluate(inner, np.arange(n))
+    taut = np.zeros(multiplier.shape, dtype=bool)
     factor = Tridiagonal(frozen, stiffness(np.arange(n)))
     converged = ~running
     memory: list[tuple[FloatArray, FloatArray, FloatArray]] = []
@@ -78,8 +78,8 @@ def solve(
             refresh *= 2
         old = np.flatnonzero(stale)
         factor.renew(frozen[old], stiffness(old), old)
-        step = -two_loop(factor, slope, memory, rows)
-        gain = -(step * slope[rows]).sum(axis=(1, 2)) / 2
+        step = -two_loop(factor, gradient, memory, rows)
+        gain = -(step * gradient[rows]).sum(axis=(1, 2)) / 2
 
         still = gain > tol * energy[rows]
         if iteration % 5 == 0:  # decoders have kinks, where the predicted decrease is wrong
@@ -90,14 +90,14 @@ def solve(
             # Converged for these multipliers: done if the inequalities hold, otherwise update the
             # multipliers.
             better = force(inner[rest], rest)
-            slip = (better * (better - pull[rest])).sum(axis=(1, 2)) / stiff[rest]
-            slack = (pull[rest] * (better - pull[rest])).sum(axis=(1, 2)) / stiff[rest]
+            slip = (better * (better - multiplier[rest])).sum(axis=(1, 2)) / stiff[rest]
+            slack = (multiplier[rest] * (better - multiplier[rest])).sum(axis=(1, 2)) / stiff[rest]
             settled = np.maximum(abs(slip), abs(slack)) <= tol * energy[rest]
-            pull[rest] = better
+            multiplier[rest] = better
             converged[rest[settled]], running[rest[settled]] = True, False
             again = rest[~settled]
             if len(again):
-                _, value[again], slope[again] = evaluate(inner[again], again)
+                _, value[again], gradient[again] = evaluate(inner[again], again)
                 marked[again] = np.inf
         if not running.any():
             break
@@ -105,7 +105,7 @@ def solve(
         # Backtracking line search (Armijo) for each path.
         trying, step, gain = rows[still], step[still], gain[still]
         size = reach[trying]
-        new_inner, new_slope = inner.copy(), slope.copy()
+        new_inner, new_gradient = inner.copy(), gradient.copy()
         pending = np.arange(len(trying))
         for _ in range(12):
             if len(pending) == 0:
@@ -115,16 +115,16 @@ def solve(
             its_energy, its_value, its_slope = evaluate(candidate, who)
             drop = 2 * part * gain[pending]  # predicted decrease
             good = its_value <= value[who] - 1e-4 * drop
-            # Next step length: minimum of the parabola through both values and the slope.
+            # Next step length: minimum of the parabola through both values and the derivative.
             lowest = drop / np.maximum(2 * (its_value - value[who] + drop), 1e-300)
-            new_inner[who[good]], new_slope[who[good]] = candidate[good], its_slope[good]
+            new_inner[who[good]], new_gradient[who[good]] = candidate[good], its_slope[good]
             energy[who[good]], value[who[good]] = its_energy[good], its_value[good]
             reach[who[good]] = np.minimum(2 * part[good], 1)
             size[pending] = part * np.clip(np.nan_to_num(lowest), 0.1, 0.5)
             pending = pending[~good]
         failed = trying[pending]
         running[failed[fresh[failed]]] = False  # the gradient step fails too: rounding limit
-        moved, turned = new_inner - inner, new_slope - slope
+        moved, turned = new_inner - inner, new_gradient - gradient
         curvature = (moved * turned).sum(axis=(1, 2))
         enough = 1e-10 * np.sqrt((moved**2).sum(axis=(1, 2)) * (turned**2).sum(axis=(1, 2)))
         learnt = curvature > enough
@@ -133,7 +133,7 @@ def solve(
             inverse[failed] = 0  # restart from the preconditioned gradient step
         fresh[:] = False
         fresh[failed], reach[failed] = True, 1
-        inner, slope = new_inner, new_slope
+        inner, gradient = new_inner, new_gradient
     return np.concatenate([line[:, :1], inner, line[:, -1:]], axis=1), converged
 
 
@@ -193,12 +193,12 @@ class Tridiagonal:
 
 def two_loop(
     factor: Tridiagonal,
-    slope: FloatArray,
+    gradient: FloatArray,
     memory: list[tuple[FloatArray, FloatArray, FloatArray]],
     rows: IntArray,
 ) -> FloatArray:
-    """Multiply `slope` by the inverse L-BFGS Hessian, separately for each path in `rows`."""
-    q = slope[rows]
+    """Multiply `gradient` by the inverse L-BFGS Hessian, separately for each path in `rows`."""
+    q = gradient[rows]
     past = [(moved[rows], turned[rows], inverse[rows]) for moved, turned, inverse in memory]
     used = []
     for moved, turned, inverse in reversed(past):

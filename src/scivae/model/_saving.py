@@ -172,7 +172,7 @@ def load(
         Also load a file that runs code, which models saved by this class do not need.
         Such a file can do anything that a program can, so set this only if you know who made it.
     prefix
-        What was put before the names of the files.
+        Prefix of the file names, as in :meth:`save`.
     backup_url
         Address of the model file, if it is not in the folder.
     **kwargs
@@ -240,7 +240,7 @@ def load_registry(
     dir_path
         Folder of the saved model.
     prefix
-        What was put before the names of the files.
+        Prefix of the file names, as in :meth:`save`.
     trusted
         As :meth:`load` takes it.
 
@@ -277,7 +277,7 @@ def view_setup_args(
     dir_path
         Folder of the saved model.
     prefix
-        What was put before the names of the files.
+        Prefix of the file names, as in :meth:`save`.
     trusted
         As :meth:`load` takes it.
 

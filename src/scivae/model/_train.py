@@ -94,7 +94,7 @@ def train(
         and the history of an uninterrupted run. The file is three times as large as the weights; delete it
         once the model is saved.
     **kwargs
-        What :meth:`scvi.model.SCVI.train` takes: ``accelerator``, ``devices``,
+        Arguments of :meth:`scvi.model.SCVI.train`: ``accelerator``, ``devices``,
         ``early_stopping``, ``enable_progress_bar``, …
 
     Raises

@@ -68,7 +68,7 @@ class Paths:
     Parameters
     ----------
     codec
-        Of the model.
+        Codec of the model.
     start, end
         The cells at the ends, as :func:`encode_ends` gives them.
     t
@@ -150,7 +150,7 @@ class Paths:
         return classes.margin(self.points, self.start_class[:, None])
 
     def crossings(self, classes: LinearClasses) -> Crossings:
-        """Where the paths change class."""
+        """Positions at which the paths change class."""
         if self.method.straight:
             return geometry.segment_crossings(classes, self.points[:, 0], self.points[:, -1])
         return geometry.polyline_crossings(classes, self.points)
@@ -202,7 +202,7 @@ def geodesics(
     Parameters
     ----------
     codec
-        Of the model.
+        Codec of the model.
     adata
         Validated cells.
     start, end

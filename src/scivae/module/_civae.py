@@ -319,7 +319,11 @@ class CIVAEModule(VAE):
 
     @property
     def supports_fused_nb(self) -> bool:
-        """Whether :meth:`fused_loss` computes exactly the loss of this network."""
+        """Whether :meth:`fused_loss` computes exactly the loss of this network.
+
+        Zero inflation and Poisson counts are left out because the fused path gains nothing for them
+        (``docs/evidence/tried.md``); covariates and dispersions of a few batches are supported.
+        """
         layers = self.z_encoder.encoder
         few_groups = self.dispersion == "gene-batch" and self.n_batch <= MOST_GROUPS
         return (

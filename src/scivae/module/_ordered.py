@@ -61,7 +61,7 @@ class OrderedLinear(nn.Module):
 
     @property
     def boundaries(self) -> torch.Tensor:
-        r"""Where :math:`u^\top z` passes from each class to the next, rising, ``(n_classes - 1,)``."""
+        r"""Values of :math:`u^\top z` at the boundaries between neighboring classes, rising, ``(n_classes - 1,)``."""
         return torch.cat([self.first, F.softplus(self.gaps) + MIN_GAP]).cumsum(0)
 
     @property

@@ -71,7 +71,7 @@ class DenseCounts(NamedTuple):
 class SparseCounts:
     """Nonzero counts of some cells, row after row, on a CPU.
 
-    What is derived of them is worked out when it is first asked for, or by :meth:`prepare`.
+    Derived values are calculated when they are first used, or by :meth:`prepare`.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class SparseCounts:
     columns, cells
         its gene and its cell, both ``(nnz,)`` integers.
     starts
-        Where the counts of each cell start, shape ``(n_obs,)``.
+        Position of the first count of each cell, shape ``(n_obs,)``.
     n_vars
         Number of genes.
     encoder_input
@@ -128,7 +128,7 @@ class SparseCounts:
         thinning
             See :func:`scivae.module.thin`.
         seed
-            Of the draws; ``None`` draws from the global generator of torch.
+            Seed of the draws; ``None`` draws from the global generator of torch.
         n_chunks
             Parts of the cells that can be scored by threads of their own.
         """

@@ -118,7 +118,7 @@ def attribution(
 
 
 def _axis_label(said: dict[Any, Any]) -> str:
-    """What the bars mean, on two lines."""
+    """Label of the axis, on two lines."""
     if "label" not in said:
         return "attribution (logits)\nmean ± sd of cells"
     label, other = (shortened(str(said.get(k)), LETTERS_OF_CLASS) for k in ("label", "other"))

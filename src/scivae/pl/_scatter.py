@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RASTERIZE_FROM = 2_000
 # Largest part of the height of a figure that a legend takes; classes are then numbered.
 MOST_LEGEND = 0.4
-# More classes than this are numbered on the cells, too: so many colors are hard to tell apart.
+# More classes than this are also numbered on the cells, because so many colors are hard to tell apart.
 FEW_COLORS = 8
 # Names on cells are above cells and paths.
 NAMES: Final = 7

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
-# Rows of a table that are drawn in panels: 24 take some twenty seconds and two pages.
+# Largest number of rows of a table that are drawn as panels; 24 panels take about 20 seconds and two pages.
 MAX_PANELS = 24
 # Largest number of overlaid bands.
 FEW_BANDS = 3
@@ -359,7 +359,7 @@ def _fit_names(ax: Axes, names: list[str], pale: np.ndarray) -> None:
 
 
 def _short(value: float) -> str:
-    """A change in three letters at most, beside its sign: 1.4 and 0.8 differ."""
+    """A change in at most three characters (without the sign), with one decimal if it fits."""
     return f"{value:.1f}" if abs(value) < 9.95 else f"{value:.0f}"
 
 
@@ -461,7 +461,7 @@ def _draw(ax: Axes, trends: AnnData, gene: str, color: str, shown: _Shown) -> No
 
 
 def _with_cells(trends: AnnData, t: np.ndarray) -> np.ndarray:
-    """Steps between the first and the last measured cell that is in neither group, shape ``(n_steps,)``."""
+    """Which steps lie between the first and the last measured cell of neither group, shape ``(n_steps,)``."""
     inside = (t > 0) & (t < 1)
     cells = trends.uns[_keys.UNS].get("cells")
     if cells is None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 # Rows of the table of genes in the page itself, for printing and for browsers without scripts.
 ROWS_IN_PAGE = 25
-# Genes that are named at the top of the page.
+# Number of genes that are named at the top of the page.
 N_SUREST = 10
 
 
@@ -41,7 +41,7 @@ def title(model: CIVAE, said: Mapping[str, Any]) -> str:
 
 
 def question(model: CIVAE, said: Mapping[str, Any], ranked: pd.DataFrame | None) -> str:
-    """What was asked, in a sentence."""
+    """The question of the report, in a sentence."""
     if said.get("source") is not None:
         of = "" if said.get("label") is None else f" of the class “{said['label']}”"
         return (
@@ -62,7 +62,7 @@ def changed(ranked: pd.DataFrame) -> np.ndarray:
 
 
 def surest(ranked: pd.DataFrame) -> list[tuple[str, str]]:
-    """Genes that differ, the surest first, each with the direction of its change; at most ten."""
+    """The most significant genes (at most ten), each with the direction of its change."""
     found = ranked[changed(ranked)].head(N_SUREST)
     arrows = np.where(found["change"] > 0, "↑", "↓")
     return [(str(name), str(arrow)) for name, arrow in zip(found.index, arrows, strict=True)]

@@ -190,7 +190,7 @@ def _of_trends(said: Mapping[str, Any], ranked: pd.DataFrame) -> list[str]:
 
 
 def _of_few_donors(said: Mapping[str, Any]) -> list[str]:
-    """What a test between few donors can and cannot see."""
+    """A warning about the limits of a test between few donors."""
     table = said.get("samples")
     if table is None or not len(table):
         return []

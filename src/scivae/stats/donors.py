@@ -243,7 +243,7 @@ def on_log_scale(values: np.ndarray, totals: np.ndarray | None, design: DonorDes
     values
         Values of the samples in the design, shape ``(n_used, n_genes)``.
     totals
-        Of all samples, as for :func:`donor_test`.
+        Values of all samples, as for :func:`donor_test`.
     design
         From :func:`donor_design`.
     """
@@ -256,7 +256,7 @@ def testable(values: np.ndarray, totals: np.ndarray | None, design: DonorDesign)
     Parameters
     ----------
     values, totals
-        Of all samples, as for :func:`donor_test`.
+        Values of all samples, as for :func:`donor_test`.
     design
         From :func:`donor_design`.
 
@@ -302,7 +302,7 @@ def sampling_variance(
     Parameters
     ----------
     values, totals, cell_variance
-        Of all samples, as for :func:`donor_test`.
+        Values of all samples, as for :func:`donor_test`.
     design
         From :func:`donor_design`.
     """
@@ -366,7 +366,7 @@ def differences_of_donors(values: np.ndarray, design: DonorDesign) -> np.ndarray
     Parameters
     ----------
     values
-        Of the samples of the design, shape ``(n_used, n_genes)``, on a scale on which effects add up.
+        Values of the samples of the design, shape ``(n_used, n_genes)``, on a scale on which effects add up.
     design
         From :func:`donor_design`.
     """

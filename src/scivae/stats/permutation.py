@@ -250,7 +250,7 @@ def permute_donors(
     Parameters
     ----------
     values
-        Of the samples of the design, shape ``(n_used, n_genes)``, on a scale on which effects add up.
+        Values of the samples of the design, shape ``(n_used, n_genes)``, on a scale on which effects add up.
     design
         From :func:`donor_design`.
     level

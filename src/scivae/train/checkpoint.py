@@ -197,10 +197,6 @@ class TrainingCheckpoint(Callback):
         """Weights after the last good epoch; ``None`` if training has not started."""
         return None if self._kept is None else self._kept.weights
 
-    def epoch_seed(self, epoch: int, rank: int = 0) -> int:
-        """Seed of the random numbers of an epoch of this run; see :func:`.epoch_seed`."""
-        return epoch_seed(self.seed, epoch, rank)
-
     def _keep(self, plan: LightningModule, epochs: int) -> None:
         self._kept = Kept(
             epochs, {k: v.detach().clone() for k, v in plan.module.state_dict().items()}
@@ -213,7 +209,7 @@ class TrainingCheckpoint(Callback):
     def on_train_epoch_start(self, trainer: Trainer, plan: LightningModule) -> None:
         """Write the checkpoint of the previous epoch, and seed the order of the cells."""
         self._write(trainer)
-        seed = self.epoch_seed(trainer.current_epoch)
+        seed = epoch_seed(self.seed, trainer.current_epoch)
         torch.manual_seed(seed)  # for samplers that draw from the global generator
         for sampler in samplers(loaders_of_training(trainer)):
             sampler.generator = torch.Generator().manual_seed(seed)
@@ -226,7 +222,8 @@ class TrainingCheckpoint(Callback):
     ) -> None:
         """Seed the noise of the epoch, differently in each process, because each has other cells."""
         if batch_idx == 0:
-            torch.manual_seed(self.epoch_seed(trainer.current_epoch, trainer.global_rank))
+            at = trainer.current_epoch, trainer.global_rank
+            torch.manual_seed(epoch_seed(self.seed, *at))
 
     def on_validation_batch_start(
         self,

@@ -156,7 +156,7 @@ class DeviceDataset(NamedTuple):
 
 
 class IndexBatch(NamedTuple):
-    """What :class:`IndexLoader` yields: all cells, and the positions of those to train on."""
+    """A batch of :class:`IndexLoader`: all cells, and the positions of those to train on."""
 
     cells: DeviceDataset
     indices: torch.Tensor  # (n_obs,), on the device

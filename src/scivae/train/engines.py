@@ -48,7 +48,7 @@ STEPWISE = frozenset(
 
 
 class Engine:
-    """How training takes its steps, and why.
+    """The way in which training takes its steps, and the reason for it.
 
     :func:`choose_engine` makes it before training. Only when the trainer exists is it known whether the
     cells fit on a GPU; :meth:`place` then decides between a superbatch and a CUDA graph.

@@ -46,7 +46,7 @@ class Steps:
         plan
             The training plan.
         batch
-            What the loader yielded: one or several minibatches, or positions of cells on the device.
+            One or several minibatches, or positions of cells on the device, as the loader yields them.
         """
         if isinstance(batch, IndexBatch):
             return self._in_graphs(plan, batch)

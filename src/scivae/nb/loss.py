@@ -1,9 +1,9 @@
-"""The last layer of the decoder and the negative binomial in one, with their gradient.
+"""The last layer of the decoder and the negative binomial in one operation, with its gradient.
 
-The mean of gene g is library · softmax(logits)_g. Value and gradients are worked out together from a matrix of
-counts, in operations that any device and precision has, of shapes that are known beforehand: a GPU can
-record them. In single precision, two backends have the same numbers faster: :mod:`.compiled` on a CPU, from
-nonzero counts, and :mod:`.on_gpu` on a GPU, where Triton works.
+The mean of gene g is library · softmax(logits)_g. The backend in this file calculates values and gradients
+together from a dense matrix of counts, with torch operations that every device and precision supports and a CUDA
+graph can record. In single precision, two other backends give the same results faster: :mod:`.compiled` on a
+CPU, from nonzero counts, and :mod:`.on_gpu` on a GPU on which Triton works.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class DenseLoss(torch.autograd.Function):
         groups: torch.Tensor,  # (n_obs,)
         counts: torch.Tensor,  # (n_obs, n_vars)
         products: torch.dtype | None,
-        keep: bool,  # what the gradient needs
+        keep: bool,  # whether a gradient will be needed
     ) -> torch.Tensor:
         """Negative log-probability of each cell."""
         weight, theta = weight.to(products or weight.dtype), log_theta.exp()
@@ -78,7 +78,7 @@ class DenseLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor):
-        """Gradient by the hidden units, the weights, the biases and the dispersions."""
+        """Gradients with respect to hidden units, weights, biases and dispersions."""
         hidden, weight, theta, groups, by_logits, by_theta = ctx.saved_tensors
         by_cell = -grad
         in_groups = by_cell[None]
@@ -108,27 +108,27 @@ def negative_binomial_loss(
 ) -> torch.Tensor:
     """Negative log-probability of cells whose means are library · softmax(layer(hidden)).
 
-    The numbers are those of :class:`scvi.distributions.NegativeBinomial`.
+    The results are those of :class:`scvi.distributions.NegativeBinomial`.
 
     Parameters
     ----------
     hidden
         Last hidden units of the decoder, shape ``(n_obs, n_hidden)``.
     layer
-        Makes of them the logits of the shares of the genes, ``n_vars`` a cell.
+        Linear layer that maps them to ``n_vars`` logits per cell.
     log_theta
         Logarithms of the inverse dispersions, shape ``(n_vars,)``, or ``(n_groups, n_vars)`` with ``groups``.
     cells
         The counts; their sums are the libraries.
     products
-        Precision in which the layer is multiplied, forwards and backwards; ``None`` for its own. All
-        else is in the precision of ``hidden``.
+        Precision of the products with the layer, forward and backward; ``None`` for that of the layer.
+        Everything else is in the precision of ``hidden``.
     groups
         The row of ``log_theta`` of each cell, integers of shape ``(n_obs,)``.
 
     Returns
     -------
-    One number a cell, summed over genes, shape ``(n_obs,)``.
+    Sum over genes for each cell, shape ``(n_obs,)``.
     """
     if groups is None:
         log_theta, groups = log_theta[None], hidden.new_zeros(len(hidden), dtype=torch.long)

@@ -1,8 +1,8 @@
-"""The negative binomial of :mod:`.loss`, and thinned counts, by Triton's kernels on a GPU.
+"""The negative binomial of :mod:`.loss`, and thinned counts, with Triton kernels on a GPU.
 
-Of the logits, one kernel makes the losses and one the gradients, so that nothing else of the size of a
-minibatch is written or read. The products of matrices are those of torch. Triton is imported when the first
-minibatch on a GPU asks for it; where it does not work, :func:`usable` is false and torch does the same.
+One kernel computes the losses from the logits, and another one the gradients, so no other arrays of the size
+of a minibatch are written or read. Torch computes the matrix products. Triton is imported for the first
+minibatch on a GPU. If it does not work, :func:`usable` is false, and torch does all of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .counts import DenseCounts
 
-# Types of counts that are gathered and thinned in one kernel: they hold nothing but integers.
+# Types of counts that one kernel can gather and thin; they hold only integers.
 INTEGERS = (torch.uint8, torch.int16)
 # Genes, or cells and genes, of one program, and its warps of 32 threads.
 VALUE_GENES, VALUE_WARPS = 2048, 8
@@ -34,7 +34,7 @@ def _kernels() -> ModuleType:
 
 @cache
 def _works(device: torch.device) -> bool:
-    """Whether a kernel can be compiled and started."""
+    """Whether a kernel can be compiled and run on the device."""
     try:
         values = torch.zeros(1, 1, dtype=torch.uint8, device=device)
         gathered(values, torch.zeros(1, dtype=torch.long, device=device), 0.0, log=False)
@@ -44,7 +44,7 @@ def _works(device: torch.device) -> bool:
 
 
 def usable(device: torch.device) -> bool:
-    """Whether tensors of this device can be given to the kernels."""
+    """Whether the kernels work on tensors of this device."""
     return device.type == "cuda" and _works(device)
 
 
@@ -53,7 +53,7 @@ def _parts(n: int, size: int) -> int:
 
 
 def _block(n_vars: int, most: int) -> int:
-    """Genes that a program takes at once: a power of two."""
+    """Number of genes per program: a power of two."""
     return min(most, 1 << max(n_vars - 1, 15).bit_length())
 
 
@@ -70,11 +70,11 @@ class TritonLoss(torch.autograd.Function):
         groups: torch.Tensor,  # (n_obs,)
         counts: torch.Tensor,  # (n_obs, n_vars), of any type
         products: torch.dtype | None,
-        keep: bool,  # what the gradient needs
+        keep: bool,  # whether a gradient will be needed
     ) -> torch.Tensor:
         """Negative log-probability of each cell."""
         weight, log_theta = weight.to(products or weight.dtype), log_theta.contiguous()
-        logits = hidden.to(weight.dtype) @ weight.t()  # but for the bias
+        logits = hidden.to(weight.dtype) @ weight.t()  # without the bias
         (n_obs, n_vars), counts = logits.shape, counts.contiguous()
         loss, of_cells = hidden.new_empty(n_obs), hidden.new_empty(3, n_obs)
         _kernels().value[(n_obs,)](
@@ -98,7 +98,7 @@ class TritonLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor):
-        """Gradient by the hidden units, the weights, the biases and the dispersions."""
+        """Gradients with respect to hidden units, weights, biases and dispersions."""
         hidden, weight, bias, log_theta, groups, counts, logits, of_cells = ctx.saved_tensors
         (n_obs, n_vars), grouped = logits.shape, len(log_theta) > 1
         size = 1 if grouped else GRADIENT_CELLS
@@ -146,19 +146,19 @@ class TritonLoss(torch.autograd.Function):
 def gathered(
     values: torch.Tensor, indices: torch.Tensor, thinning: float, log: bool
 ) -> DenseCounts:
-    """Some of the cells that a device holds, thinned for the encoder, in one kernel.
+    """Gather cells of a data set on a device, and thin them for the encoder, in one kernel.
 
     Parameters
     ----------
     values
         Counts of all cells, shape ``(n_all, n_vars)``, of one of the types in :data:`INTEGERS`.
     indices
-        Which cells, shape ``(n_obs,)``.
+        Positions of the cells, shape ``(n_obs,)``.
     thinning
-        Largest share of the counts of a cell that can be lost, as :func:`scivae.module.thin` has it: the
-        numbers are drawn from the global generator of the device, also where a graph is replayed.
+        Largest fraction of the counts of a cell that is removed, as in :func:`scivae.module.thin`. Random
+        numbers come from the global generator of the device, also if a graph is replayed.
     log
-        Whether the encoder is given ``log(1 + counts)``.
+        Whether the encoder receives ``log(1 + counts)``.
     """
     (n_obs,), n_vars = indices.shape, values.shape[1]
     counts = values.new_empty(n_obs, n_vars)

@@ -1,11 +1,11 @@
 """Kernels for a GPU, in Triton; imported only by :mod:`.on_gpu`, when training on a GPU starts.
 
-Triton compiles a kernel again for an integer of 1, or for a pointer or an integer that is a multiple of 16, if
-not told otherwise. It is told so of what differs between minibatches: a recording must not compile. An integer
-of 1 is then one of Python, without the methods of Triton.
+By default, Triton compiles separate versions of a kernel for an argument that is 1 or a multiple of 16. This is
+turned off for arguments that differ between minibatches, because nothing can be compiled while a graph is
+recorded. An argument of 1 is then an integer of Python, without the methods of Triton.
 
-Gamma functions are differences that stay exact for large dispersions: both arguments are raised by
-four, where Stirling's series holds to the last bits of a float32, and the four factors are divided out.
+Differences of gamma functions are computed so that they stay accurate for large dispersions: both arguments are
+raised by four, where Stirling's series is accurate to float32 rounding, and the four factors are divided out.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import triton.language as tl
 from .distributions import EPS
 
 _EPS = tl.constexpr(EPS)
-# Above this mean, binomial draws are made by rejection: the smallest probability is exp(-20) or more.
+# Above this mean, binomial draws are made by rejection; below it, no probability is smaller than exp(-20).
 _MANY = tl.constexpr(20.0)
-# Probabilities below this, past the mean, are those of rounding errors.
+# Probabilities below this, beyond the mean, are dominated by rounding errors.
 _NEGLIGIBLE = tl.constexpr(1e-9)
 
 
@@ -88,7 +88,7 @@ def value(
     GROUPED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Negative log-probability of the counts of a cell; one program a cell."""
+    """Negative log-probability of the counts of a cell; one program per cell."""
     cell = tl.program_id(0).to(tl.int64)
     products += cell * n_vars
     counts += cell * n_vars
@@ -156,7 +156,7 @@ def gradient(
     CELLS: tl.constexpr,
     GENES: tl.constexpr,
 ):
-    """Gradients of the weighted sum of losses, some cells and genes a program."""
+    """Gradients of the weighted sum of losses; one program per block of cells and genes."""
     part = tl.program_id(0).to(tl.int64)
     cells = part * CELLS + tl.arange(0, CELLS)
     genes = tl.program_id(1) * GENES + tl.arange(0, GENES)
@@ -191,7 +191,7 @@ def gradient(
 
 @triton.jit
 def _uniform(seed, at, draw: tl.constexpr):
-    """Two uniform numbers in [0, 1) for each place, other ones for each ``draw``."""
+    """Two uniform numbers in [0, 1) for each position; they differ between values of ``draw``."""
     zero = at * 0
     a, b, _, _ = tl.philox(seed, at, zero + draw, zero, zero)
     return tl.uint_to_uniform_float(a), tl.uint_to_uniform_float(b)
@@ -199,7 +199,7 @@ def _uniform(seed, at, draw: tl.constexpr):
 
 @triton.jit
 def _by_inversion(n, chance, u, wanted):
-    """Binomial draws where the mean is small: the distribution function is added up to pass ``u``."""
+    """Binomial draws with a small mean, by inversion: probabilities are summed until they exceed ``u``."""
     probability = tl.exp(n * tl.log(1.0 - chance))
     odds, mean = chance / (1.0 - chance), n * chance
     reached, drawn, k = probability, n * 0.0, n * 0.0
@@ -225,7 +225,7 @@ def _rest(k):
 
 @triton.jit
 def _by_rejection(seed, at, n, chance, wanted):
-    """Binomial draws where the mean is large: Hörmann's transformed rejection, BTRS (1993)."""
+    """Binomial draws with a large mean: Hörmann's transformed rejection, BTRS (1993)."""
     n, chance = tl.where(wanted, n, 100.0), tl.where(wanted, chance, 0.5)
     spread = tl.sqrt(n * chance * (1.0 - chance))
     b = 1.15 + 2.53 * spread
@@ -257,7 +257,7 @@ def _by_rejection(seed, at, n, chance, wanted):
 
 @triton.jit
 def _binomial(seed, at, n, chance):
-    """How many of ``n`` are kept, each with this chance."""
+    """Binomial draws: how many of ``n`` are kept, each with this probability."""
     rarer = tl.minimum(chance, 1.0 - chance)
     n, rarer = n + 0.0 * rarer, rarer + 0.0 * n
     many = n * rarer >= _MANY
@@ -281,7 +281,7 @@ def gather(
     LOG: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Counts of some cells, and what the encoder is given of them."""
+    """Counts of the cells at the given positions, and the thinned counts for the encoder."""
     cell = tl.program_id(0)
     genes = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     here = genes < n_vars

@@ -126,16 +126,16 @@ class DeviceDataset(NamedTuple):
         return found
 
     def counts_at(self, indices: torch.Tensor, thinning: float, log: bool) -> dict[str, Any]:
-        """Some of the cells, with what the fused likelihood reads in place of the counts.
+        """A minibatch of the cells at these positions, with counts as the fused likelihood reads them.
 
         Parameters
         ----------
         indices
-            Which cells, shape ``(n_obs,)``.
+            Positions of the cells, shape ``(n_obs,)``.
         thinning
             See :func:`scivae.module.thin`.
         log
-            Whether the encoder is given logarithms.
+            Whether the encoder receives logarithms.
         """
         x, found = self.tensors[REGISTRY_KEYS.X_KEY], self._others_at(indices)
         if x.dtype in INTEGERS and usable(x.device):

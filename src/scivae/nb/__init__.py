@@ -1,1 +1,1 @@
-"""The fused negative binomial: one operation, two backends."""
+"""The fused negative binomial: one operation with three backends (torch, compiled loops, Triton)."""

@@ -205,6 +205,12 @@ TRAIN = {
     "thinning": ({"plan_kwargs": {"thinning": 1.0}}, ValueError, "thinning must lie in [0, 1), got 1.0."),
     "datasplitter_kwargs": ({"datasplitter_kwargs": ["x"]}, TypeError, "datasplitter_kwargs must be a dict of arguments, got ['x'] (list); write {argument: value}."),
     "no cells to train on": ({"datasplitter_kwargs": {"external_indexing": [np.array([3])]}}, ValueError, "training needs at least two cells, got 1; raise train_size, or pass more cells."),
+    "no minibatches": ({"limit_train_batches": 0}, ValueError, "limit_train_batches must be above 0, got 0; leave it out for no limit."),
+    "no steps": ({"max_steps": 0}, ValueError, "max_steps must be above 0, got 0; leave it out for no limit."),
+    "no time": ({"max_time": "00:00:00:00"}, ValueError, "max_time must be above 0, got '00:00:00:00'; leave it out for no limit."),
+    "devices of a CPU": ({"accelerator": "cpu", "devices": [3]}, ValueError, "devices must be a number of processes with accelerator='cpu', got [3]; pass devices=1."),
+    "weights of SCANVI": ({"plan_kwargs": {"classification_ratio": 50}}, TypeError, "plan_kwargs has no 'classification_ratio'; pass CIVAE(…, discriminator_weight=…) when you make the model."),
+    "balance of SCANVI": ({"n_samples_per_label": 10}, TypeError, "train() has no argument 'n_samples_per_label'; pass CIVAE(…, class_weights='balanced'), the default, which weighs all classes alike."),
     "datamodule": ({"datamodule": "x"}, TypeError, "datamodule must be a LightningDataModule, got str; make one with BlockDataModule(path)."),
 }  # fmt: skip
 
@@ -252,7 +258,9 @@ CALL = {
     "cell unknown": (lambda m, a: m.interpolate("cel_11", 0), KeyError, "cell_a must be among adata.obs_names, but 'cel_11' is not. Did you mean 'cell_11' or 'cell_119' or 'cell_118'?"),
     "cell outside": (lambda m, a: m.interpolate(0, 120), IndexError, "cell_b must lie in [0, 119], the positions of adata's cells, got 120."),
     "cell a fraction": (lambda m, a: m.interpolate(0.5, 1), TypeError, "cell_a must be an obs name, an integer position or a sequence of them, got 0.5 (float); pass, for example, adata.obs_names[0]."),
-    "cell bytes": (lambda m, a: m.interpolate(b"cell_0", 1), TypeError, "cell_a must hold obs names (str) or positions (int), not both, got bytes; use one of the two for all cells."),
+    "cell bytes": (lambda m, a: m.interpolate(b"cell_0", 1), TypeError, "cell_a must hold obs names (str) or positions (int), got bytes; pass, for example, adata.obs_names[mask] or np.flatnonzero(mask)."),
+    "cells a mask": (lambda m, a: m.interpolate([True, False], 0), TypeError, "cell_a must hold obs names (str) or positions (int), got bool; pass, for example, adata.obs_names[mask] or np.flatnonzero(mask)."),
+    "steps misspelt": (lambda m, a: m.interpolate(0, 3, steps=3), TypeError, "interpolate() has no argument 'steps'; it takes 'cell_a', 'cell_b', 'n_steps', 'method', 'adata', 'key_added', 'transform_batch', 'library_size', 'n_samples', 'seed'. Did you mean 'n_steps'?"),
     "cells mixed": (lambda m, a: m.interpolate(["cell_0", 1], [2, 3]), TypeError, "cell_a must hold obs names (str) or positions (int), not both, got int, str; use one of the two for all cells."),
     "no cells": (lambda m, a: m.interpolate([], []), ValueError, "cell_a must name at least one cell, got an empty sequence; pass obs names or positions."),
     "unequal numbers": (lambda m, a: m.interpolate([0, 1], 2), ValueError, "cell_a and cell_b must name the same number of cells, got 2 and 1; repeat a cell to use it several times."),

@@ -70,5 +70,8 @@ def shown(values: Iterable[Any], n: int = 8) -> str:
 
 def got(value: Any) -> str:
     """A value and its type; only the type if the value is long."""
-    kind, text = type(value).__name__, repr(value)
+    kind = type(value).__name__
+    if type(value).__module__.partition(".")[0] in ("scivae", "scvi"):
+        return kind  # their texts are long, and a model of scvi-tools prints its own
+    text = repr(value)
     return f"{text} ({kind})" if len(text) <= 40 and "\n" not in text else kind

@@ -259,6 +259,18 @@ def test_columns_that_were_changed_are_told_of_once(column, what):
         model.augment("alpha", 2, min_confidence=0.0, key_added=None)
 
 
+def test_codes_that_a_user_changed_are_put_back():
+    setup = {"batch_key": "batch", "continuous_covariate_keys": ["age"], "size_factor_key": "size"}
+    adata = make_adata()
+    model = make_model(adata, epochs=2, setup=setup)
+    slots = [s for s in model.adata_manager.slots if s[0] in ("obs", "obsm")]
+    assert len(slots) == 4
+    before = model.get_normalized_expression()
+    for attribute, key in slots:
+        getattr(adata, attribute)[key] = getattr(adata, attribute)[key].to_numpy()[::-1].copy()
+    np.testing.assert_array_equal(model.get_normalized_expression(), before)
+
+
 def test_two_models_on_one_anndata():
     """The setup of a second model overwrites what the first has written; both go on as they were."""
     adata = make_adata()

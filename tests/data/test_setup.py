@@ -280,3 +280,27 @@ def test_an_unlabeled_category_in_another_case_is_told(adata):
         warnings.simplefilter("error")
         CIVAE.setup_anndata(adata, unlabeled_category="unk")
         CIVAE.setup_anndata(adata, unlabeled_category="Unknown")
+
+
+@pytest.mark.parametrize(
+    "columns", [{"batch_key": "cell_type"}, {"categorical_covariate_keys": ["site", "cell_type"]}]
+)
+def test_labels_that_are_a_batch_too_are_told(adata, columns):
+    adata.obs["site"] = np.resize(["a", "b"], adata.n_obs)
+    with pytest.warns(UserWarning, match=f"^{next(iter(columns))} and labels_key both name"):
+        CIVAE.setup_anndata(adata, **columns)
+
+
+def test_the_seed_of_scvi_tools_is_told_to_have_no_effect(adata, monkeypatch):
+    CIVAE.setup_anndata(adata)
+    monkeypatch.setattr("scvi.settings._seed", 3)
+    with pytest.warns(UserWarning, match=r"scvi.settings.seed=3 has no effect .* seed=3\)"):
+        CIVAE(adata, n_latent=2, n_hidden=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CIVAE(adata, n_latent=2, n_hidden=4, seed=0)
+
+
+def test_a_device_that_is_not_there_is_named(trained):
+    with pytest.raises(ValueError, match="device must be one that torch finds, got 'gpu9'"):
+        trained.to_device("gpu9")

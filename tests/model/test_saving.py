@@ -196,6 +196,22 @@ def test_checkpoints_of_scvi_tools(adata, tmp_path):
 def test_a_model_of_another_class_is_said_to_be_one(tmp_path):
     adata = make_adata()
     SCVI.setup_anndata(adata, layer="counts")
-    SCVI(adata, n_latent=2).save(tmp_path / "model")
-    with pytest.raises(ValueError, match="such as SCVI, with that class"):
-        CIVAE.load(tmp_path / "model", adata=make_adata())
+    other = SCVI(adata, n_latent=2)
+    other.save(tmp_path / "model")
+    for call in (CIVAE.load, CIVAE.load_registry):
+        with pytest.raises(
+            ValueError, match="of a CIVAE, but .* is of 'SCVI'; nothing was executed"
+        ):
+            call(tmp_path / "model")
+    with pytest.raises(TypeError, match="must be a CIVAE or its folder, got SCVI"):
+        CIVAE.load_query_data(make_adata(), other)
+    with pytest.raises(ValueError, match="column of the labels, but SCVI made it without one"):
+        CIVAE(registry=other.registry)
+
+
+def test_values_of_another_kind_are_told_what_the_model_was_trained_on(trained, tmp_path):
+    trained.save(tmp_path / "model")
+    adata = make_adata()
+    adata.layers["counts"] = np.log1p(adata.layers["counts"])
+    with pytest.raises(ValueError, match=r"log-normalized .* put the raw counts there"):
+        CIVAE.load(tmp_path / "model", adata)

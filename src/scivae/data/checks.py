@@ -206,6 +206,11 @@ def resolve_cells(adata: AnnData, cells: Any, argument: str) -> np.ndarray:
     if all(isinstance(c, int | np.integer) and not isinstance(c, bool | np.bool_) for c in cells):
         return _inside(np.asarray(cells, dtype=np.int64), adata, argument)
     kinds = sorted({type(cell).__name__ for cell in cells})
+    if not any(isinstance(cell, str) for cell in cells):
+        raise TypeError(
+            f"{argument} must hold obs names (str) or positions (int), got {', '.join(kinds)}; pass, "
+            "for example, adata.obs_names[mask] or np.flatnonzero(mask)."
+        )
     raise TypeError(
         f"{argument} must hold obs names (str) or positions (int), not both, got "
         f"{', '.join(kinds)}; use one of the two for all cells."
@@ -309,13 +314,29 @@ def unchanged_on_error(adata: Any, managers: dict[str, Any] | None = None) -> It
         raise
 
 
+def bind(
+    name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> inspect.BoundArguments:
+    """Bind arguments to a signature; the TypeError names the method, and the argument that was meant."""
+    try:
+        return signature.bind(*args, **kwargs)
+    except TypeError as error:
+        known = [n for n in signature.parameters if n != "self"]
+        if unknown := [n for n in kwargs if n not in known]:
+            raise TypeError(
+                f"{name}() has no argument {unknown[0]!r}; it takes {shown(known, 20)}."
+                f"{near_matches(unknown[0], known)}"
+            ) from None
+        raise TypeError(f"{name}: {error}.") from None
+
+
 def leaves_unchanged(method: Method) -> Method:
     """Decorate a method of the model so that it restores its ``adata`` if it raises."""
     signature = inspect.signature(method)
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        adata = signature.bind(self, *args, **kwargs).arguments.get("adata")
+        adata = bind(method.__name__, signature, (self, *args), kwargs).arguments.get("adata")
         with self._unchanged_on_error(adata):
             return method(self, *args, **kwargs)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import pickletools
 import re
 import shutil
 import time
 import uuid
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,15 @@ def read(path: Path, *, trusted: bool = False) -> Any:
     except Exception as error:  # torch raises various errors for damaged files
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and named and not trusted:
-            other = " Load a model of another class, such as SCVI, with that class."
+            if (other := _class_of(path)) not in ("CIVAE", None):
+                raise ValueError(
+                    f"a model file must be of a CIVAE, but {path} is of {other!r}; nothing was "
+                    f"executed. Load it with the class {other} if you trust the source of the file."
+                ) from error
             raise ValueError(
                 f"a model file must contain only numbers and text, but {path} names {named[1]!r}, "
                 "which loading would execute; nothing was executed. Pass trusted=True only if you "
-                f"trust the source of the file.{other if named[1].startswith('numpy.') else ''}"
+                "trust the source of the file."
             ) from error
         reason = str(error).strip().splitlines()
         raise ValueError(
@@ -57,6 +63,16 @@ def read(path: Path, *, trusted: bool = False) -> Any:
             f"({reason[0] if reason else type(error).__name__}); save the model again, or download "
             "the file again."
         ) from error
+
+
+def _class_of(path: Path) -> str | None:
+    """Name of the class that a model file says it is of, read as text; ``None`` if it says none."""
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as parts:  # it may be damaged
+        (name,) = (n for n in parts.namelist() if n.endswith("data.pkl"))
+        found = [a for _, a, _ in pickletools.genops(parts.read(name)) if isinstance(a, str)]
+        text = found[found.index("model_name") + 1]
+        return text if text.isidentifier() else None
+    return None
 
 
 def write(path: Path, value: Any) -> None:

@@ -43,6 +43,7 @@ class CellsManager(AnnDataManager):
         self._fingerprint: Fingerprint | None = None
         self._rows: np.ndarray | None = None
         self._names_of_rows: pd.Index | None = None
+        self._written: dict[tuple[str, str], Any] = {}
         super().__init__(*args, **kwargs)
 
     @property
@@ -116,6 +117,16 @@ class CellsManager(AnnDataManager):
         finally:
             self.adata = adata
 
+    def restore_codes(self) -> None:
+        """Put back the codes of the setup where a user changed them, so that columns and codes agree."""
+        adata: Any = self.adata
+        if self._obs_names is None or not adata.obs_names.is_(self._obs_names):
+            return  # cells were moved, and their codes with them
+        for (attribute, key), before in self._written.items():
+            held = getattr(adata, attribute)
+            if not np.array_equal(np.asarray(held[key]), np.asarray(before)):
+                held[key] = before.copy()
+
     def has_same_genes(self, adata: AnnData) -> bool:
         """Whether the genes are those of the setup, in the same order."""
         if not adata.var_names.is_(self._var_names):
@@ -147,6 +158,7 @@ class CellsManager(AnnDataManager):
         """
         self._rounded = None
         self._obs_names = self.adata.obs_names  # type: ignore[union-attr]
+        self._written = {slot: _copied(self.adata, *slot) for slot in self.slots}
         self._fingerprint = Fingerprint(x) if Fingerprint.can_read(x) else None
         if keep_rows and self._fingerprint is not None:
             self._rows = all_row_numbers(x)
@@ -186,6 +198,11 @@ class CellsManager(AnnDataManager):
         if len(now) == len(before) and (now == before).all():
             return np.flatnonzero(now != before)  # cells were renamed, not reordered
         return np.flatnonzero(~np.isin(now, before))
+
+
+def _copied(adata: Any, attribute: str, key: str) -> Any:
+    """A copy of a column of ``obs``, or of an entry of ``obsm``."""
+    return getattr(adata, attribute)[key].copy()
 
 
 def rounded(x: Any) -> Any:

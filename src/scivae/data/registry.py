@@ -10,6 +10,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import LayerField
 
+from .._errors import warn
 from .._scvi import ADATA_UUID, SETUP_ARGS, get_minify_type
 from .._validate.arguments import check_bool, check_type
 from . import checks, profile
@@ -83,6 +84,15 @@ def register(
         categorical_covariate_keys=categorical_covariate_keys,
         continuous_covariate_keys=continuous_covariate_keys,
     )
+    for name, keys in (
+        ("batch_key", [batch_key]),
+        ("categorical_covariate_keys", categorical_covariate_keys or ()),
+    ):
+        if labels_key in keys:
+            warn(
+                f"{name} and labels_key both name {labels_key!r}, so the decoder is told the class "
+                f"and z need not hold it; leave it out of {name}."
+            )
     layer = checks.resolve_layer(adata, layer)
     setup_method_args[SETUP_ARGS]["layer"] = layer
     if get_minify_type(adata) is None:

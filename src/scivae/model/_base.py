@@ -341,6 +341,7 @@ class CellsModel(SCVI):
         if not manager.is_last():
             with self._unchanged_on_error(adata):
                 manager.write_again()
+        manager.restore_codes()
         values = checks.values_of(adata, layer)
         return manager.holds(values, every_row=every_row) or self._has_moved(adata, manager)
 

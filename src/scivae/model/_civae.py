@@ -9,10 +9,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from scvi import settings
 from scvi.model import SCVI
 from scvi.module import VAE
 
-from .._errors import got, shown
+from .._errors import got, shown, warn
 from .._random import seeded
 from .._scvi import get_minify_type
 from .._validate.arguments import check_bool, check_choice, check_integer, check_number
@@ -112,8 +113,8 @@ class CIVAE(CellsModel):
         Whether the means of ``"normal"`` and ``"laplace"`` are confined to (0, 1). ``None``: if all
         values lie in [0, 1].
     seed
-        Seed of the initial weights and, unless :meth:`train` gets its own, of training. The global random
-        state is neither read nor changed.
+        Seed of the initial weights and, unless :meth:`train` gets its own, of training. ``None``: 0. The
+        global random state is neither read nor changed, and ``scvi.settings.seed`` has no effect.
     **kwargs
         Passed to :class:`scvi.module.VAE`.
 
@@ -162,7 +163,7 @@ class CIVAE(CellsModel):
         class_weights: Literal["balanced", "none"] | Mapping[Any, float] = "balanced",
         sample_latent: bool = True,
         sigmoid: bool | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         **kwargs,
     ):
         likelihoods.check_likelihood(likelihood)
@@ -172,7 +173,14 @@ class CIVAE(CellsModel):
             ("n_layers", n_layers),
         ):
             check_integer(name, integer, minimum=1)
-        check_integer("seed", seed, minimum=0)
+        if seed is None:
+            seed = 0
+            if settings.seed not in (None, seed):
+                warn(
+                    f"scvi.settings.seed={settings.seed} has no effect on CIVAE, which uses seed=0; "
+                    f"pass CIVAE(…, seed={settings.seed})."
+                )
+        seed = check_integer("seed", seed, minimum=0)
         check_number("dropout_rate", dropout_rate, minimum=0, maximum=1)
         if isinstance(discriminator_weight, str):
             check_choice("discriminator_weight", discriminator_weight, ("auto",))
@@ -208,6 +216,12 @@ class CIVAE(CellsModel):
             raise ValueError(
                 "CIVAE needs an AnnData that was set up or the registry of a datamodule, got none of "
                 "them; pass adata or registry=datamodule.registry."
+            )
+        if setup.labels_key.startswith("_scvi"):
+            raise ValueError(
+                "the registry must name the column of the labels, but "
+                f"{(registry or {}).get('model_name', 'scvi-tools')} made it without one; use "
+                "CIVAE.setup_anndata, or the registry of a BlockDataModule."
             )
         n_classes = len(setup.classes)
         if discriminator_weight != 0 and n_classes < 2:
@@ -325,6 +339,7 @@ class CIVAE(CellsModel):
     view_setup_args = classmethod(_saving.view_setup_args)
     convert_legacy_save = classmethod(_saving.convert_legacy_save)
 
+    to_device = _overrides.to_device
     minify_adata = _overrides.minify_adata
     transfer_fields = _overrides.transfer_fields
     get_var_names = _overrides.get_var_names

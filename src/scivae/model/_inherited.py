@@ -93,10 +93,7 @@ def inherited(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            bound = signature.bind(self, *args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{method.__name__}: {error}.") from None
+        bound = checks.bind(method.__name__, signature, (self, *args), kwargs)
         variadic = next(
             (p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), ""
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from anndata import AnnData
 from scvi.data import AnnDataManager
 from scvi.model import SCVI
@@ -70,6 +71,39 @@ def get_latent_representation(
             return self.codec.encode(adata, indices, kwargs.get("batch_size")).mean
     with self.codec.evaluating(), seeded(self._seed):
         return SCVI.get_latent_representation(self, adata, indices, **kwargs)
+
+
+def to_device(self: CellsModel, device: str | int | torch.device) -> None:
+    """Move the model to a device; see :meth:`scvi.model.SCVI.to_device`.
+
+    Parameters
+    ----------
+    device
+        ``"cpu"``, ``"cuda:0"``, the number of a GPU, or a torch device.
+
+    Raises
+    ------
+    ValueError
+        If torch does not find the device.
+
+    Examples
+    --------
+    >>> import scivae
+    >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
+    >>> scivae.model.CIVAE.setup_anndata(adata)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model.to_device("cpu")
+    >>> str(model.device)
+    'cpu'
+    """
+    try:
+        SCVI.to_device(self, device)
+    except (AssertionError, RuntimeError) as error:
+        available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"device must be one that torch finds, got {device!r} "
+            f"({str(error).splitlines()[0]}); available: {shown(available)}."
+        ) from error
 
 
 def minify_adata(

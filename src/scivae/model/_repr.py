@@ -76,13 +76,14 @@ def describe(model: CellsModel) -> Description:
     parameters = {
         name: value for group in model.init_params_.values() for name, value in group.items()
     }
-    cells = "no AnnData; pass adata="
+    cells = f"none; methods take adata=, with values in {where(setup.layer)}"
     if model.adata is not None:
-        cells = f"{model.adata.n_obs:,} cells × {model.adata.n_vars:,} variables"
+        n_obs, n_vars = model.adata.shape
+        cells = f"{n_obs:,} cells × {n_vars:,} variables, {where(setup.layer)}"
     n_weights = sum(p.numel() for p in module.parameters())
     layers = counted(int(parameters.get("n_layers", 1)), "hidden layer")
     facts = [
-        ("data", f"{cells}, {where(setup.layer)}"),
+        ("data", cells),
         ("classes", f"obs[{setup.labels_key!r}]: {listed(setup.classes, 12)}"),
         ("likelihood", model.likelihood),
         (

@@ -20,12 +20,12 @@ from scvi.model import SCVI
 from .._names import any_text_written
 from .._progress import without_widgets
 from .._quiet import quiet_loading
-from .._scvi import LATENT_MEAN, LATENT_VARIANCE, SAVE_KEYS, SETUP_METHOD_NAME
-from ..data import checks, files
+from .._scvi import LATENT_MEAN, LATENT_VARIANCE, SAVE_KEYS, SETUP_METHOD_NAME, get_minify_type
+from ..data import checks, files, likelihoods, profile
 from ..data.manager import CellsManager
 from ..data.plain import foreign, from_plain, to_plain
 from ..data.setup import Setup
-from ._base import CellsModel
+from ._base import CELLS_LOOKED_AT, CellsModel
 
 _PARTS = (SAVE_KEYS.MODEL_STATE_DICT_KEY, SAVE_KEYS.VAR_NAMES_KEY, SAVE_KEYS.ATTR_DICT_KEY)
 
@@ -217,8 +217,9 @@ def load(
     if adata is not None and adata is not False:
         checks.check_adata(adata)
         checks.check_shape(adata)
-        genes = Setup.from_registry(parts[_PARTS[2]]["registry_"]).genes
-        checks.check_genes(adata, genes, model=repr(str(dir_path)))
+        setup = Setup.from_registry(parts[_PARTS[2]]["registry_"])
+        checks.check_genes(adata, setup.genes, model=repr(str(dir_path)))
+        _check_some_values(adata, setup, parts[_PARTS[2]]["init_params_"])
     # scvi-tools trusts the file that it reads, so it gets a checked copy in a private folder.
     with (
         tempfile.TemporaryDirectory() as private,
@@ -228,6 +229,17 @@ def load(
         torch.save(parts, Path(private) / SAVE_KEYS.MODEL_FNAME)
         with _not_taken_for_minified(adata):
             return super(CellsModel, cls).load(private, adata, **kwargs)  # type: ignore[misc]
+
+
+def _check_some_values(adata: AnnData, setup: Setup, init_params: dict[str, Any]) -> None:
+    """Raise a ValueError where the first cells have values that a saved model cannot read."""
+    likelihood = init_params["non_kwargs"]["likelihood"]
+    layer = checks.resolve_layer(adata, setup.layer)
+    if get_minify_type(adata) is not None:
+        return
+    summary = profile.summarize(checks.values_of(adata, layer)[:CELLS_LOOKED_AT])
+    if summary.first_bad is None:  # the setup raises an error for those
+        likelihoods.check_values(adata, layer, summary, likelihood, training=False)
 
 
 def load_registry(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.callbacks import Timer
 from scvi.dataloaders import AnnDataLoader, DataSplitter
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import Trainer, TrainingPlan, merge_kwargs
@@ -22,6 +23,7 @@ from .._validate.arguments import check_bool, check_choice, check_integer, check
 # Arguments of other libraries and of scvi-tools before 1.0, and what to pass instead.
 RENAMED = {
     "callback": "callbacks=[…]",
+    "classification_ratio": "CIVAE(…, discriminator_weight=…) when you make the model",
     "cuda": "accelerator='gpu'",
     "device": "accelerator='gpu' (or 'cpu'), and devices=… to choose among several",
     "early_stopping_kwargs": "early_stopping_patience=… and the like by name",
@@ -33,7 +35,9 @@ RENAMED = {
     "lr_decay_rate": "plan_kwargs={'lr_decay': …}",
     "learning_rate": "plan_kwargs={'lr': …}",
     "n_epochs": "max_epochs=…",
+    "max_unsupervised_epochs": "max_epochs=…; labeled and unlabeled cells are trained together",
     "n_epochs_kl": "plan_kwargs={'n_epochs_kl_warmup': …}",
+    "n_samples_per_label": "CIVAE(…, class_weights='balanced'), the default, which weighs all classes alike",
     "num_epochs": "max_epochs=…",
     "n_workers": "datasplitter_kwargs={'num_workers': …}",
     "patience": "early_stopping_patience=…",
@@ -197,6 +201,18 @@ def _check_precision(name: str, precision: Any) -> None:
         )
 
 
+def _check_limit(name: str, value: Any) -> None:
+    """Raise for a limit that leaves nothing to train on; -1 is none."""
+    if value == 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}; leave it out for no limit.")
+
+
+def _check_time(name: str, value: Any) -> None:
+    """Raise for a limit of no time at all, in any of Lightning's notations."""
+    if Timer(value).time_remaining() == 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}; leave it out for no limit.")
+
+
 _not_negative = partial(check_number, minimum=0)
 # Arguments of the training plan and of the trainer, each with its check.
 _OF_PLAN: dict[str, Callable[[str, Any], Any]] = {
@@ -219,6 +235,9 @@ _OF_TRAINER: dict[str, Callable[[str, Any], Any]] = {
     "early_stopping_min_delta": check_number,
     "early_stopping_mode": partial(check_choice, choices=("min", "max")),
     "precision": _unless_none(_check_precision),
+    "limit_train_batches": _check_limit,
+    "max_steps": _check_limit,
+    "max_time": _unless_none(_check_time),
 }
 
 
@@ -259,6 +278,11 @@ def _check_device(accelerator: Any, devices: Any) -> None:
         raise ValueError(
             f"devices must say how many or which devices to use, or be 'auto', got {devices!r}; "
             f"pass accelerator={devices!r}."
+        )
+    if accelerator == "cpu" and isinstance(devices, list | tuple):
+        raise ValueError(
+            f"devices must be a number of processes with accelerator='cpu', got {devices!r}; pass "
+            "devices=1."
         )
     there = {
         "cuda": torch.cuda.is_available(),

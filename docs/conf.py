@@ -164,8 +164,9 @@ html_show_sourcelink = False
 html_theme_options = {
     "navbar_persistent": [],
     "secondary_sidebar_items": {
-        page: ["page-toc.html"] for page in ("*", "api/**", "tutorials/**")
-    },  # none beside the tables of evidence/
+        "index": [],
+        **{page: ["page-toc.html"] for page in ("[!i]*", "installation", "api/**", "tutorials/**")},
+    },  # none beside the cards of the landing page and the tables of evidence/
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "use_download_button": False,
@@ -245,10 +246,12 @@ def copy_notebooks() -> None:
 copy_notebooks()
 
 
-def keep_spread(app, docname: str, source: list[str]) -> None:
-    """A number and its standard deviation stay on one line."""
+def keep_together(app, docname: str, source: list[str]) -> None:
+    """A number stays on one line with its percent sign, or its standard deviation in a table."""
     if docname.startswith("evidence/"):
         source[0] = source[0].replace(" ± ", "\u00a0±\u00a0")
+    if not docname.startswith("tutorials/"):
+        source[0] = re.sub(r"(?<=\d) %(?!\w)", "\u00a0%", source[0])
 
 
 def add_colab(app, docname: str, source: list[str]) -> None:
@@ -274,7 +277,7 @@ def source_of(app, module: str) -> tuple[str, dict[str, Any]] | None:
 def setup(app) -> None:
     """Connect the above."""
     app.connect("viewcode-find-source", source_of)
-    app.connect("source-read", keep_spread)
+    app.connect("source-read", keep_together)
     app.connect("source-read", add_colab)
     app.connect("build-finished", write_versions)
     app.connect("autodoc-process-signature", fields_only, priority=600)

@@ -67,11 +67,9 @@ SECONDS_A_CELL = 1800
 
 # The sentence of the first cell that says how long a notebook takes.
 TIME = re.compile(r"\*\*Time:\*\* .*")
-# Advice on rare classes and on labels that were replaced after the setup, which a reader is to see as well, without the file and line of the kernel.
+# Advice on rare classes, which is seen by who runs the notebook, and not stored.
 ADVICE = re.compile(
-    r"\S+:\d+: (UserWarning: [^\n]*"
-    r"(?: has classes with fewer than 10 cells | hold the labels were changed after setup_anndata)"
-    r"[^\n]*)\n.*\n"
+    r"\S+:\d+: UserWarning: [^\n]* has classes with fewer than 10 cells [^\n]*\n.*\n"
 )
 ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
@@ -173,7 +171,7 @@ def tidy(outputs: list[Any], folder: Path) -> list[Any]:
                 raise ValueError(
                     f"a cell of a tutorial must not warn, but one does:\n{output.text}"
                 )
-            output.text = ADVICE.sub(r"\1\n", output.text)
+            continue
         if "execution_count" in output:
             output["execution_count"] = None
         output.get("metadata", {}).clear()

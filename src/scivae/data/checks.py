@@ -257,6 +257,11 @@ def _inside(positions: np.ndarray, adata: AnnData, argument: str) -> np.ndarray:
     return positions
 
 
+def _as_position(name: str) -> str:
+    """How to pass a number as a position, if a name is one."""
+    return f" Pass {int(name)} without quotes for a position." if name.isdecimal() else ""
+
+
 def _by_name(names: pd.Index, cells: list[str], argument: str) -> np.ndarray:
     if (
         names.inferred_type != "string"
@@ -267,7 +272,7 @@ def _by_name(names: pd.Index, cells: list[str], argument: str) -> np.ndarray:
     if len(unknown):
         raise KeyError(
             f"{argument} must be among adata.obs_names, but {unknown[0]!r} is not."
-            f"{near_matches(unknown[0], names)}"
+            f"{near_matches(unknown[0], names) or _as_position(unknown[0])}"
         )
     if names.is_unique:
         return names.get_indexer(wanted)

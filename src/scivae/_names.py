@@ -90,8 +90,8 @@ def write_plain(adata: AnnData, path: Path) -> None:
     """Write an h5ad file, or a zarr store for ``.zarr``, that other programs can read.
 
     With pandas 3, anndata stores names of cells and genes as nullable strings, which earlier versions of it,
-    R and viewers in a browser do not know. Plain strings are stored, unless text is missing that anndata
-    does not store as categories.
+    R and viewers in a browser do not know. Plain strings are stored. Only tables in ``uns`` in which text is
+    missing are stored as nullable strings.
     """
     from anndata import settings
 
@@ -103,8 +103,25 @@ def write_plain(adata: AnnData, path: Path) -> None:
         with settings.override(allow_write_nullable_strings=False):
             write(path)
     except (ValueError, TypeError, RuntimeError, NotImplementedError):
-        with any_text_written():
-            write(path)
+        obs, var = adata.obs, adata.var
+        try:
+            adata.obs, adata.var = _of_objects(obs), _of_objects(var)
+            with any_text_written():
+                write(path)
+        finally:
+            adata.obs, adata.var = obs, var
+
+
+def _of_objects(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table with its text as objects, which anndata writes as plain strings or as categories."""
+    import pandas as pd
+
+    frame = frame.copy(deep=False)
+    frame.index = frame.index.astype(object)
+    for name, column in frame.items():
+        if isinstance(column.dtype, pd.StringDtype):
+            frame[name] = column.astype(object).where(column.notna(), None)
+    return frame
 
 
 def donor_name_rank(name: str) -> int | None:

@@ -202,14 +202,8 @@ def _check_precision(name: str, precision: Any) -> None:
 
 
 def _check_limit(name: str, value: Any) -> None:
-    """Raise for a limit that leaves nothing to train on; -1 is none."""
-    if value == 0:
-        raise ValueError(f"{name} must be above 0, got {value!r}; leave it out for no limit.")
-
-
-def _check_time(name: str, value: Any) -> None:
-    """Raise for a limit of no time at all, in any of Lightning's notations."""
-    if Timer(value).time_remaining() == 0:
+    """Raise for a limit that leaves nothing to train on; -1 and ``None`` are none."""
+    if value == 0 or (name == "max_time" and value and Timer(value).time_remaining() == 0):
         raise ValueError(f"{name} must be above 0, got {value!r}; leave it out for no limit.")
 
 
@@ -237,7 +231,7 @@ _OF_TRAINER: dict[str, Callable[[str, Any], Any]] = {
     "precision": _unless_none(_check_precision),
     "limit_train_batches": _check_limit,
     "max_steps": _check_limit,
-    "max_time": _unless_none(_check_time),
+    "max_time": _check_limit,
 }
 
 

@@ -353,7 +353,7 @@ VERBS = {
     "ranks: n_permutations": (lambda m, a: ranks(m, a, n_permutations=5), ValueError, "n_permutations must be at least 100, or 0 for no test, got 5."),
     "ranks: min_change": (lambda m, a: ranks(m, a, min_change="0"), TypeError, "min_change must be a number, got '0' (str)."),
     "ranks: seed": (lambda m, a: ranks(m, a, seed=-1), ValueError, "seed must be at least 0, got -1."),
-    "compare: b": (lambda m, a: tl.compare_trends(trends(m, a, key_added=None), "b"), TypeError, "b must be an AnnData, got 'b' (str)."),
+    "compare: b": (lambda m, a: tl.compare_trends(trends(m, a, key_added=None), "b"), TypeError, "b must be an AnnData, got 'b' (str); pass what scivae.tl.gene_trends(model, pairs) returns."),
     "compare: center": (lambda m, a: tl.compare_trends(trends(m, a, key_added=None), trends(m, a, key_added=None), center="yes"), TypeError, "center must be True or False, got 'yes' (str)."),
     "project: path": (lambda m, a: project(m, a, path=m.adata), ValueError, "path must be generated cells, but path.obsm has no 'X_civae'; pass what model.interpolate or model.augment returns."),
     "project: model": (lambda m, a: project(m, a, model="model"), TypeError, "model must be a CIVAE, got 'model' (str)."),

@@ -403,8 +403,10 @@ def few_labels(rows: pd.DataFrame, path: Path) -> None:
     }
     kinds = {"CI-VAE (default)": "ours", ON_RECIPE: "reference"}
     few = rows[(rows[wrong] == 0) & (rows[kept] < 100)]
-    compared = few[~few["method"].str.contains("permuted")]
-    levels = sorted(compared[kept].unique())
+    compared = few[few["method"].isin(shown)]
+    pairs = compared[[kept, "data", "method"]].drop_duplicates()[kept].value_counts()
+    levels = sorted(pairs.index[pairs == pairs.max()])  # those at which the most was measured
+    compared = compared[compared[kept].isin(levels)]
     if len(levels) == 1:
         dots(
             compared,

@@ -388,6 +388,15 @@ def address(site):
     server.shutdown()
 
 
+def test_tables_of_notebooks_show_the_names_of_their_columns(browser, address):
+    resize(browser, 1280)
+    browser.get(address + "tutorials/5_few_labels.html")
+    heads = "return [...document.querySelectorAll('table.dataframe thead')].map(h => h.innerText)"
+    found = browser.execute_script(heads)
+    assert len(found) > 3
+    assert all(text.strip() for text in found)
+
+
 def test_search_finds_a_word(browser, address):
     from selenium.webdriver.support.ui import WebDriverWait
 

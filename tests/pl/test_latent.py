@@ -124,6 +124,18 @@ def test_classes_of_more_colors_than_are_told_apart_are_numbered(n):
     assert [t.get_text() for t in legend.get_texts()] == names
 
 
+@pytest.mark.parametrize("n", [10, 40])
+def test_short_names_stand_on_the_cells_without_numbers(n):
+    """A number beside the name of a cluster, or a digit, would be mistaken for it."""
+    adata = make.make_cells(80)
+    adata.obs["cell_type"] = [str(i % n) for i in range(80)]
+    ax = scivae.pl.latent(adata, method="pca")
+    names = {str(i) for i in range(n)}
+    assert {t.get_text() for t in ax.texts} == names
+    for legend in ax.get_figure().legends:
+        assert {t.get_text() for t in legend.get_texts()} == names
+
+
 def test_expected_values_are_refused():
     with pytest.raises(ValueError, match="synthetic must hold samples.*sample=True"):
         scivae.pl.augmentation(make.make_cells(), make.make_cells(kind="expected"))

@@ -68,7 +68,8 @@ def latent(
     legend
         Whether to draw a legend, or a color bar for numbers. ``"on data"`` writes class names on
         the cells; as is always done in axes that you pass. More than eight classes are numbered on
-        the cells and in the legend, which takes at most 40 % of the height.
+        the cells and in the legend, which takes at most 40 % of the height; names of up to three
+        letters stand on the cells themselves.
     max_cells
         Largest number of cells; if there are more, a random subset is drawn.
     seed

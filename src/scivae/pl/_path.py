@@ -78,7 +78,8 @@ def path(
     legend
         Whether to draw a legend and a color bar. ``"on data"`` writes class names on the cells.
         This is always done in axes that you pass. More than eight classes are numbered on the cells and
-        in the legend, which takes at most 40 % of the height.
+        in the legend, which takes at most 40 % of the height; names of up to three letters stand on the
+        cells themselves.
     ax
         Axes to draw in; ``None`` creates a figure.
     show

@@ -36,6 +36,8 @@ FEW_COLORS = 8
 NAMES: Final = 7
 ON_DATA: Final = "on data"
 NAMED, NUMBERED = "named", "numbered"
+# Letters of a class name that is written on the cells instead of a number.
+SHORT_NAME = 3
 # Letters of a name in a legend of numbers, by its number of columns.
 LETTERS = {1: 60, 2: 28, 3: 16}
 Legend = bool | Literal["on data"]
@@ -238,10 +240,12 @@ def class_legend(
         look = {"ncols": _numbered_columns(names), "fontsize": SMALLEST, "labelspacing": 0.3}
         letters = LETTERS[look["ncols"]]
     if kind == NUMBERED or len(names) > FEW_COLORS:
-        numbers = {c: i + 1 for i, c in enumerate(names)}
-        _name_on_data(ax, points, {numbers[c]: rows for c, rows in groups.items()})
-        for handle, (c, i) in zip(handles, numbers.items(), strict=True):
-            handle.set_label(f"{i} {str(c) if letters is None else shortened(str(c), letters)}")
+        short = _are_short(names)
+        signs = {c: str(c) if short else str(i) for i, c in enumerate(names, 1)}
+        _name_on_data(ax, points, {signs[c]: rows for c, rows in groups.items()})
+        for handle, (c, sign) in zip(handles, signs.items(), strict=True):
+            name = str(c) if letters is None else shortened(str(c), letters)
+            handle.set_label(name if short else f"{sign} {name}")
     if unlabeled:
         handles += class_handles(["no label"], {"no label": PALE})
     legend_below(ax, handles, own=True, **look)
@@ -250,9 +254,14 @@ def class_legend(
 def legend_columns(names: list) -> int:
     """Number of legend columns below new axes."""
     longest = max((len(str(n)) for n in names), default=1)
-    longest += 3 if len(names) > FEW_COLORS else 0  # the number
+    longest += 3 if len(names) > FEW_COLORS and not _are_short(names) else 0  # the number
     # In points: the figure is 240 wide, a letter takes 4.1, the dot and the gap between two names 20.
     return int(np.clip(240 // (4.1 * longest + 20), 1, 6))
+
+
+def _are_short(names: list) -> bool:
+    """Whether names are written on the cells as they are: a number beside "5" would be mistaken for it."""
+    return all(len(str(name)) <= SHORT_NAME for name in names)
 
 
 def _name_on_data(ax: Any, points: np.ndarray, groups: dict[Any, np.ndarray]) -> None:

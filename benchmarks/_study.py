@@ -55,6 +55,7 @@ NOT_IN_KEY = frozenset(
         "argv",
     ]
     + ["data", "quick"]
+    + ["claims", "networks", "accelerator", "limit", "half", "together"]
 )
 
 

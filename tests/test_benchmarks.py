@@ -67,6 +67,14 @@ STUDIES = {
             "training time": {"real test images"},
         },
     ),
+    "mnist_paper": (
+        None,
+        {
+            "separability": {"real test images"},
+            "unbroken": {"real test images"},
+            "training time": {"real test images", "PCA"},
+        },
+    ),
 }
 
 
@@ -103,6 +111,87 @@ def test_quick_table(name, tmp_path):
     table = lines[: lines.index("## Differences")] if "## Differences" in lines else lines
     assert sum(line.startswith("| ") for line in table) == 1 + len(rows)
     assert any("scvi-tools" in line and "--quick" in line for line in lines)
+
+
+def test_claims_of_the_paper(tmp_path):
+    module = import_module("mnist_paper")
+    rows = module.main(["--claims", "--quick", "--out", str(tmp_path)]).set_index("method")
+    assert set(rows.index) == set(module.CLAIMS.methods)
+    linear = rows["walks that leave"].dropna().drop("one hidden layer in the discriminator")
+    assert (linear == 0).all()  # a straight line cannot leave a convex region
+
+
+def test_training_of_networks_goes_on_where_it_stopped(tmp_path):
+    import torch
+
+    networks = import_module("_mnist_networks")
+    recipes = {"CI-VAE": networks.PAPER, "distorted": networks.BETTER}
+    whole = networks.Networks(recipes, tmp_path / "whole", quick=True)
+    assert whole.train([0], recipes)
+    parts = networks.Networks(recipes, tmp_path / "parts", quick=True)
+    assert [parts.train([0], recipes, limit=0) for _ in range(6)][-1]
+    for name in recipes:
+        one, other = (torch.load(x.path(name, 0), weights_only=True) for x in (whole, parts))
+        assert one["log"].equal(other["log"])
+        assert all(one["weights"][k].equal(other["weights"][k]) for k in one["weights"])
+
+
+def test_networks_are_trained_as_the_package_trains(tmp_path):
+    """Losses, slopes and steps of networks side by side are those of each by itself."""
+    import torch
+    from scvi import REGISTRY_KEYS
+
+    networks, together = import_module("_mnist_networks"), import_module("_together")
+    parity = networks.replace(networks.PAPER, labels="parity", alpha=0.1, beta=3.0)
+    recipes = {"digits": networks.PAPER, "parity": parity}
+    made = networks.Networks(recipes, tmp_path, quick=True)
+    tasks = [made.task(name, seed) for name, seed in (("digits", 0), ("parity", 1))]
+    for task in tasks:
+        task.recipe = networks.replace(task.recipe, dropout=0.0, warm_up=0.5)
+        task.module.sample_latent = True
+    images = torch.as_tensor((made.all.X * 255 / made.all.X.max()).round(), dtype=torch.uint8)
+    stack = together.Stack(tasks, images)
+    stack.epoch = 1
+    stack.start_epoch()
+    positions = stack.order[0]
+    noise = torch.zeros(2, positions.shape[1], together.N_LATENT)
+    modules = [build_without_dropout(task.module) for task in tasks]
+    for module in modules:
+        module.sample_latent = False  # the same draws for both would take the same calls
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn_like", lambda values: noise)
+        stack.step()
+    for i, module in enumerate(modules):
+        lr = stack.recipe.lr
+        optimizer = torch.optim.Adam(module.parameters(), lr=lr, eps=0.01, weight_decay=1e-6)
+        tensors = {
+            REGISTRY_KEYS.X_KEY: images[positions[i]].float() / 255,
+            REGISTRY_KEYS.LABELS_KEY: stack.codes[i, positions[i]][:, None],
+            REGISTRY_KEYS.BATCH_KEY: torch.zeros(positions.shape[1], 1),
+        }
+        output = module(tensors, loss_kwargs={"kl_weight": float(stack.share)})[2]
+        output.loss.backward()
+        optimizer.step()
+        found = stack.state_dict(i)
+        assert found.keys() == module.state_dict().keys()
+        for key, value in module.state_dict().items():
+            if "num_batches" not in key and "_dropout_" not in key and "px_r_decoder" not in key:
+                torch.testing.assert_close(found[key], value, atol=3e-6, rtol=1e-5, msg=key)
+        kl = sum(output.kl_local.values()).mean()
+        torch.testing.assert_close(stack.sums[i, 1], kl, atol=1e-5, rtol=1e-5)
+
+
+def build_without_dropout(module):
+    """A copy of a network, to train."""
+    import copy
+
+    from torch import nn
+
+    module = copy.deepcopy(module).train()
+    for layer in module.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    return module
 
 
 def test_committed_tables_go_on_where_they_are():

@@ -335,7 +335,7 @@ def test_two_threads_give_what_each_gives_alone(trained):
 BAD = {
     "unknown name": (("cell_x", 0), {}, KeyError, "cell_a must be among adata.obs_names, but 'cell_x' is not. Did you mean"),
     "negative position": ((-1, 0), {}, IndexError, "got -1"),
-    "boolean": (([True], [0]), {}, TypeError, "(int), got bool"),
+    "boolean": (([True], [0]), {}, TypeError, r"\(int\), got bool"),
     "fractional steps": ((0, 1), {"n_steps": 5.0}, TypeError, "n_steps must be an integer"),
     "seed": ((0, 1), {"seed": -1}, ValueError, "seed must be at least 0"),
     "batch": ((0, 1), {"transform_batch": "three"}, KeyError, "transform_batch must be a batch"),

@@ -125,7 +125,7 @@ class CellsManager(AnnDataManager):
         for (attribute, key), before in self._written.items():
             held = getattr(adata, attribute)
             if not np.array_equal(np.asarray(held[key]), np.asarray(before)):
-                held[key] = before.copy()
+                held[key] = deepcopy(before)
 
     def has_same_genes(self, adata: AnnData) -> bool:
         """Whether the genes are those of the setup, in the same order."""
@@ -158,7 +158,10 @@ class CellsManager(AnnDataManager):
         """
         self._rounded = None
         self._obs_names = self.adata.obs_names  # type: ignore[union-attr]
-        self._written = {slot: _copied(self.adata, *slot) for slot in self.slots}
+        self._written = {
+            (attribute, key): deepcopy(getattr(self.adata, attribute)[key])
+            for attribute, key in self.slots
+        }
         self._fingerprint = Fingerprint(x) if Fingerprint.can_read(x) else None
         if keep_rows and self._fingerprint is not None:
             self._rows = all_row_numbers(x)
@@ -198,11 +201,6 @@ class CellsManager(AnnDataManager):
         if len(now) == len(before) and (now == before).all():
             return np.flatnonzero(now != before)  # cells were renamed, not reordered
         return np.flatnonzero(~np.isin(now, before))
-
-
-def _copied(adata: Any, attribute: str, key: str) -> Any:
-    """A copy of a column of ``obs``, or of an entry of ``obsm``."""
-    return getattr(adata, attribute)[key].copy()
 
 
 def rounded(x: Any) -> Any:

@@ -16,6 +16,7 @@ from scivae._errors import shown
 from scivae._validate.tables import check_genes
 from scivae.geometry.methods import PATH_METHODS
 from scivae.model import CIVAE
+from scivae.module import LIKELIHOODS
 
 NAN = float("nan")
 COLUMNS = "'cell_type', 'batch', 'site', 'age', 'size'"
@@ -105,7 +106,7 @@ MISSING = "every cell needs a label unless unlabeled_category is given, but adat
 KINDS = "labels must be strings, integers, floats or booleans, and of one type, but adata.obs['cell_type'] holds {}; convert the column with .astype(str)."
 NO_COLUMN = "{} must be a column of adata.obs, got {!r}; available columns: " + COLUMNS + "."
 FINITE = "expression values must be finite, but adata.layers['counts'] is NaN or infinite at cell 'cell_3', gene 'gene_5'; remove such cells or genes, or replace the values."
-LIKELIHOODS = "likelihood must be 'auto' or one of 'nb', 'zinb', 'poisson', 'normal', 'laplace', 'bernoulli', got {!r}."
+LIKELIHOOD = f"likelihood must be 'auto' or one of {shown(LIKELIHOODS)}, got {{!r}}."
 COUNTS = "likelihood={!r} needs raw counts, but adata.layers['counts'] holds {}; pass layer= with the name of the raw counts to setup_anndata (available layers: none), or choose likelihood='normal'."
 METHODS = f"method must be one of {shown(PATH_METHODS)}, got {{!r}}."
 PAIRED = "{} must be a value that occurs in adata.obs['cell_type'], got {!r}; available values: 'alpha', 'beta', 'gamma'."
@@ -166,8 +167,8 @@ MODEL = {
     "huge values": (value(-1e20), {}, ValueError, "values must not exceed 1e+15 under likelihood='normal', but the largest of adata.layers['counts'] is 1e+20; scale them, or remove invalid entries."),
     "values above one": (None, {"likelihood": "bernoulli"}, ValueError, "likelihood='bernoulli' needs values in [0, 1], but those of adata.layers['counts'] lie in [0, 33]; scale them (pixels / 255), or choose likelihood='normal' or 'laplace'."),
     "sigmoid above one": (None, {"likelihood": "normal", "sigmoid": True}, ValueError, "sigmoid=True needs values in [0, 1], but those of adata.layers['counts'] lie in [0, 33]; scale them, or leave sigmoid out."),
-    "likelihood": (None, {"likelihood": "negbin"}, ValueError, LIKELIHOODS.format("negbin")),
-    "likelihood a number": (None, {"likelihood": 3}, ValueError, LIKELIHOODS.format(3)),
+    "likelihood": (None, {"likelihood": "negbin"}, ValueError, LIKELIHOOD.format("negbin")),
+    "likelihood a number": (None, {"likelihood": 3}, ValueError, LIKELIHOOD.format(3)),
     "n_hidden": (None, {"n_hidden": 0}, ValueError, "n_hidden must be at least 1, got 0."),
     "n_latent": (None, {"n_latent": "4"}, TypeError, "n_latent must be an integer, got '4' (str)."),
     "n_layers": (None, {"n_layers": True}, TypeError, "n_layers must be an integer, got True (bool)."),

@@ -116,7 +116,7 @@ def test_every_version_has_release_notes():
         assert ("not released" in note) == (name not in versions)
 
 
-def test_one_version_and_one_licence():
+def test_one_version_and_one_license():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation, entry = (
         yaml.safe_load((ROOT / name).read_text()) for name in ("CITATION.cff", "meta.yaml")

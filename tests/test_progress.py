@@ -61,7 +61,7 @@ def calls(trained):
     return {
         "decoding paths": lambda: trained.interpolate(0, 3, n_steps=7, adata=adata),
         "sampling bands": lambda: trained.interpolate(0, 3, n_samples=3, adata=adata),
-        "finding geodesics": lambda: trained.interpolate(
+        "finding paths": lambda: trained.interpolate(
             [0, 1], [3, 4], method="geodesic", adata=adata
         ),
         "encoding cells": lambda: trained.predict(adata, batch_size=32),
@@ -80,7 +80,7 @@ def calls(trained):
     [
         "decoding paths",
         "sampling bands",
-        "finding geodesics",
+        "finding paths",
         "encoding cells",
         "making cells",
         "transport plans",

@@ -17,7 +17,7 @@ SOURCE = sorted((ROOT / "src" / "scivae").rglob("*.py"))
 # Patterns of words, and what to write.
 JARGON = {
     r"house": "layout",
-    r"rooms?(?= (of|that|may|is|are))": "folder",
+    r"rooms?(?= (a|as|of|that|may|is|are)\b)": "folder",
     r"verbs?": "function",
     r"whoever|nobody": "name who",
     r"one's own": "the user's",
@@ -32,6 +32,7 @@ JARGON = {
     r"\w*(normal|minim|maxim|optim|standard|summar|memor|recogn|initial|regular|general|penal)"
     r"is(e[ds]?|ing|ation)": "US spelling",
     r"(neighb|col|behavi|fav)ours?": "US spelling",
+    r"(?<!`)licences?(?!=|: str|, homepage)": "US spelling",  # the name of a field keeps its spelling
     r"grey|centred?|centres|towards|amongst|whilst": "US spelling",
     r"(is|are|were) no (counts?|numbers?|observations?|measurements?|trends?|views?|cells?)": "is not",
     r"tells? of|speaks? (of|for)": "shows, describes",

@@ -1,4 +1,4 @@
-"""The room as a whole."""
+"""All of ``scivae.datasets``: imports, examples and descriptions."""
 
 from __future__ import annotations
 

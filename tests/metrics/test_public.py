@@ -1,4 +1,4 @@
-"""The room as a whole: its examples run, and it imports numpy alone."""
+"""All of ``scivae.metrics``: its examples run, and it imports numpy alone."""
 
 import ast
 import doctest

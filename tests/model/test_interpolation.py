@@ -1,3 +1,4 @@
+import re
 import threading
 
 import anndata
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 
-from scivae import geometry
+from scivae import geometry, tl
 from scivae.geometry import LinearClasses
-from scivae.geometry.methods import PATH_METHODS
+from scivae.geometry.methods import PATH_METHODS, PathMethod
 from scivae.model import CIVAE
 
 
@@ -87,11 +88,34 @@ def test_steps_have_the_label_of_the_ends_only_where_it_is_guaranteed():
     layer.weight.data, layer.bias.data = weight, bias
 
     ends = int(cells[i[best]]), int(cells[j[best]])
-    for method in PATH_METHODS:
+    for method, found in PATH_METHODS.items():
         path = model.interpolate(*ends, n_steps=9, method=method, key_added=None)
         predicted = path.obs["civae_predicted"].astype(str)
         assert (path.obs["cell_type"].astype(str) == predicted).all()
-        assert (predicted == "alpha").all() == (method != "spherical")
+        assert (predicted == "alpha").all() == found.stays_in_class
+
+
+def test_the_methods_of_the_table_are_in_signatures_and_documentation():
+    for function in (CIVAE.interpolate, tl.gene_trends):
+        choices = re.findall(r"\w+", function.__annotations__["method"])
+        assert choices == ["Literal", *PATH_METHODS]
+    for method in PATH_METHODS:
+        assert f'``"{method}"``' in CIVAE.interpolate.__doc__
+
+
+def test_paths_that_depend_on_cells_are_those_of_the_table(trained, monkeypatch):
+    def through_the_mean(start, end, n_steps, *, data, classes, label):
+        assert classes is None
+        assert label is None  # the ends are of two classes
+        middle = np.broadcast_to(data.mean(axis=0), start.shape)
+        return np.stack([start, middle, end], axis=1)
+
+    method = PathMethod(None, straight=False, stays_in_class=False, of_cells=through_the_mean)
+    monkeypatch.setitem(PATH_METHODS, "mean", method)
+    path = trained.interpolate(0, 1, n_steps=3, method="mean", key_added=None)
+    z = trained.get_latent_representation()
+    both = trained.adata.obs["cell_type"].isin(["alpha", "beta"])
+    np.testing.assert_allclose(path.obsm["X_civae"][1], z[both].mean(axis=0), rtol=1e-4, atol=1e-5)
 
 
 def test_geodesic_bends_and_stays_in_its_class(trained):

@@ -113,7 +113,7 @@ def test_donors_with_one_group_have_no_weight():
     donor = np.array([0, 0, 0, 0, 0, 0, 1, 1, -1])
     plan = design(target, donor)
     assert not plan.weights[6:].any()
-    assert np.exp(plan.n_assignments) == pytest.approx(20)
+    assert np.exp(plan.log_n_assignments) == pytest.approx(20)
     assert plan.weights.sum() == pytest.approx(0, abs=1e-12)
 
 

@@ -1,5 +1,6 @@
 import copy
 import random
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from tests.conftest import make_adata, make_model
 
 from scivae.data.split import stratified_split
 from scivae.model import CIVAE
+from scivae.model._civae import Likelihood
 from scivae.module import LIKELIHOODS
+from scivae.report._methods import LIKELIHOOD_NAMES
 from scivae.train.calibration import fit_temperature
 from scivae.train.plan import default_epochs
 
@@ -94,12 +97,17 @@ DOMAINS = {
 
 def test_every_likelihood_is_here():
     assert {*DOMAINS, "nb"} == set(LIKELIHOODS)
+    assert set(LIKELIHOOD_NAMES) == set(LIKELIHOODS)  # in the report
+    assert set(get_args(Likelihood)) == {"auto", *LIKELIHOODS}
+    for name in LIKELIHOODS:
+        assert f'``"{name}"``' in CIVAE.__doc__
 
 
 @pytest.mark.parametrize("likelihood", DOMAINS)
 def test_every_likelihood_trains_and_generates(adata, likelihood):
     adata.layers["unit"] = np.asarray(adata.X) / adata.X.max()
-    layer = {"bernoulli": "unit", "normal": "X", "laplace": "X"}.get(likelihood, "counts")
+    family = LIKELIHOODS[likelihood]
+    layer = "counts" if family.counts else "unit" if family.in_unit_interval else "X"
     model = make_model(adata, likelihood=likelihood, setup={"layer": layer}, epochs=8)
     loss = model.history["reconstruction_loss_train"].to_numpy(float).ravel()
     assert loss[-1] < loss[0]

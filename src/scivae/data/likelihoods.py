@@ -18,7 +18,7 @@ from .profile import DataProfile, DataSummary
 
 
 def choose_likelihood(summary: DataSummary) -> str:
-    """The likelihood that fits the values: for counts, values in [0, 1], or other values."""
+    """Choose ``"nb"`` for counts, ``"bernoulli"`` for values in [0, 1], and ``"normal"`` for others."""
     if (summary.integer and summary.minimum >= 0 or summary.near_integer) and summary.maximum > 1:
         return "nb"
     if summary.minimum >= 0 and summary.maximum <= 1:

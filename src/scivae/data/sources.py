@@ -217,7 +217,7 @@ def _old_files() -> Iterator[None]:
 
 
 def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[Any]:
-    """Rows of each pool as float32, CSR or array.
+    """Read the rows of each pool, and yield them as one float32 CSR matrix or array.
 
     Parameters
     ----------

@@ -96,7 +96,7 @@ def colon(
       the ontology's label and ``cell_state`` the authors'. GEO: also ``sample``
     - ``var_names``: gene symbols if known and unique, otherwise Ensembl ids;
       ``var["gene_ids"]``: Ensembl ids (empty if unknown)
-    - ``uns["colon"]``: cohort, source, citation, licence
+    - ``uns["colon"]``: cohort, source, citation, license (key ``licence``)
 
     Raises
     ------

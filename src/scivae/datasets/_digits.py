@@ -18,7 +18,7 @@ def digits() -> AnnData:
     -------
     AnnData of 1,797 images × 64 pixels: ``X`` float32 in [0, 1] (the 17 gray values divided by
     16), ``obs["digit"]`` categorical from ``"0"`` to ``"9"``, ``var`` with ``row`` and
-    ``column``, ``uns["image"]["shape"]`` (8, 8), ``uns["digits"]`` source and licence.
+    ``column``, ``uns["image"]["shape"]`` (8, 8), ``uns["digits"]`` source and license.
 
     Raises
     ------

@@ -56,7 +56,7 @@ def mnist(
     -------
     AnnData of ``n_images × 784``: ``X`` float32 in [0, 1] (gray value / 255), ``obs["digit"]``
     categorical from ``"0"`` to ``"9"``, ``obs["split"]`` categorical, ``var`` with ``row`` and
-    ``column``, ``uns["image"]["shape"]`` (28, 28), ``uns["mnist"]`` source and licence.
+    ``column``, ``uns["image"]["shape"]`` (28, 28), ``uns["mnist"]`` source and license.
 
     Raises
     ------

@@ -38,7 +38,7 @@ def pbmc() -> AnnData:
     - ``obs["subset"]``: as ``cell_type``, but with two kinds of dendritic cells. Scanpy's cluster 2 (``louvain``)
       has the markers of cDC2 (FCER1A, CLEC10A), its cluster 7 those of cDC1 (IRF8, CPVL, ID2)
     - ``obsm``: scanpy's ``X_pca`` and ``X_umap``
-    - ``uns["pbmc"]``: source and licence
+    - ``uns["pbmc"]``: source and license
 
     Raises
     ------

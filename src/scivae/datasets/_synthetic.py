@@ -103,7 +103,7 @@ def synthetic(
     size_spread
         Standard deviation of the log size factor. Size factors have mean 1.
     dispersion
-        :math:`\theta`: the variance of a count is :math:`\mu + \mu^2 / \theta`.
+        Inverse dispersion :math:`\theta`: the variance of a count is :math:`\mu + \mu^2 / \theta`.
     fraction_flat
         Proportion of genes without any change; the others are split evenly among the kinds.
     normalize

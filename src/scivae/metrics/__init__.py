@@ -1,4 +1,4 @@
-"""Measures of latent spaces, paths and synthetic cells. Arrays in, numbers out."""
+"""Metrics of latent spaces, paths and synthetic cells. Arrays in, numbers out."""
 
 from __future__ import annotations
 

@@ -284,7 +284,7 @@ def _cells(
     uns: dict[str, Any],
     start: int = 0,
 ) -> AnnData:
-    """AnnData of some of the cells, numbered from ``start``."""
+    """Build the AnnData of generated cells, named ``augmented_<start>`` and following."""
     obs = pd.concat([part.obs for part in made])
     obs.index = pd.Index([f"augmented_{i}" for i in range(start, start + len(obs))])
     return assemble(

@@ -468,7 +468,7 @@ class CellsModel(SCVI):
             self.requirements.check_source(datamodule, "datamodule")
             if (
                 getattr(datamodule, "is_checked", True) is False
-            ):  # not all, but whether they are counts
+            ):  # check the first cells only: that shows whether the values are counts
                 some = np.arange(min(CELLS_LOOKED_AT, datamodule.n_obs))
                 for _ in self.requirements.checked_minibatches(
                     datamodule.inference_dataloader(some)
@@ -495,7 +495,7 @@ class CellsModel(SCVI):
         self.cell_hashes_, self._split_names = hashes, adata.obs_names
 
     def _positions(self, stored: np.ndarray | None) -> np.ndarray | None:
-        """Current positions of cells of the split, even if the AnnData was reordered since."""
+        """Find the cells of the split in the AnnData, which may have been reordered since training."""
         if stored is None or self.adata is None or self.cell_hashes_ is None:
             return stored
         names = self.adata.obs_names

@@ -123,11 +123,11 @@ def novelty(
 ) -> pd.Series | np.ndarray:
     """Novelty of cells: how different they are from all classes, from 0 to 1.
 
-    Novelty is a rank among the cells that training held out: 0.95 means that 95 % of these are closer
-    to a class. If cells of the known classes are like the training cells, 5 % of them exceed 0.95; of
-    other donors or batches, more do. The ranked score is the larger of two: the Mahalanobis
-    distance in latent space to the nearest class, and the misfit of the values decoded from the latent
-    point, to which unexpectedly expressed genes contribute most.
+    Novelty is a rank among the held-out cells: 0.95 means that 95 % of them are closer to a class. If new
+    cells belong to known classes and resemble the training cells, 5 % of them exceed 0.95. If they come
+    from other donors or batches, more than 5 % do. Each cell has two scores, and the larger is ranked: the
+    Mahalanobis distance in latent space to the nearest class, and the misfit of the values decoded from the
+    latent point. Unexpectedly expressed genes contribute most to the misfit.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def sets_of(model: CellsModel, logits: np.ndarray, level: float) -> np.ndarray:
 
 
 def require_calibration(model: CellsModel, part: str) -> dict[str, np.ndarray]:
-    """The calibration of a model, which must have this part; raises if it has not."""
+    """Return the calibration of a model; raise a ValueError if it lacks this part."""
     if model.calibration_ is not None and part not in model.calibration_:
         raise ValueError(
             "this model has no class means, which come from training cells; load the "

@@ -1,4 +1,4 @@
-"""Initial dispersions of a new model, from its training cells."""
+"""Initial inverse dispersions of a new model, from its training cells."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from ._base import CellsModel
 def start_dispersions(
     model: CellsModel, indexing: Sequence[np.ndarray] | None, datamodule: Any, seed: int
 ) -> list[StartDispersions]:
-    """Callbacks that set the initial dispersions of a new model: one, or none.
+    """Make the callback that sets the initial inverse dispersions of a new model.
 
-    There is none if the model has no such dispersions, was trained before, or has a datamodule that does not
-    say which are its training cells.
+    The list is empty if the model has no such parameters, was trained before, or has a datamodule that does
+    not say which are its training cells.
     """
     if model.is_trained_ or model.mapped_ or not has_dispersions(model.module):
         return []

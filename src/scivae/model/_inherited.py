@@ -25,7 +25,7 @@ from .._validate.arguments import check_bool, check_choice, check_integer, check
 from ..data import checks
 from ..data.checks import resolve_indices
 from ..data.fields import used_categories
-from ..module import CIVAEModule
+from ..module import LIKELIHOODS, CIVAEModule
 from ._genes import GeneColumns, gene_positions
 
 # Parameters that are whole numbers: numbers of cells, samples, and others.
@@ -111,8 +111,9 @@ def inherited(method: Callable) -> Callable:
             except AttributeError as error:  # the distribution lacks a parameter that is read
                 if self.module.family.dispersed:
                     raise
+                dispersed = " or ".join(repr(k) for k, f in LIKELIHOODS.items() if f.dispersed)
                 raise NotImplementedError(
-                    f"{method.__name__} of scvi-tools needs likelihood='nb' or 'zinb', but the model "
+                    f"{method.__name__} of scvi-tools needs likelihood={dispersed}, but the model "
                     f"has {self.likelihood!r}; use model.decode instead."
                 ) from error
 

@@ -65,7 +65,7 @@ def interpolate(
     n_steps
         Points per path, both ends included.
     method
-        ``"linear"``: the straight line, which never leaves the class of its ends.
+        ``"linear"``: the straight line. If both ends are classified as one class, it never leaves it.
         ``"spherical"``: a great circle between the directions of z. ``"geodesic"``: a shortest path
         through regions with many cells, inside the class if both ends have the same class.
     adata

@@ -127,6 +127,7 @@ def _next_steps(model: CellsModel) -> tuple[tuple[str, str], ...]:
 
 
 def _training_status(model: CellsModel) -> str:
+    """Describe the training: number of epochs, of training cells and of held-out cells."""
     if not model.is_trained_:
         return "not trained"
     epochs = max((len(v) for v in (model.history_ or {}).values()), default=0)

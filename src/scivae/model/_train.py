@@ -119,8 +119,8 @@ def train(
     A second call, or a call on a loaded model, trains further. On a query model
     (:meth:`load_query_data`), it trains the weights that scArches does not freeze.
 
-    The dispersions of a negative binomial are initialized by the method of moments, within classes, from at
-    most 2,000 training cells. With a datamodule other than :class:`BlockDataModule`, they are random at first.
+    The inverse dispersions of a negative binomial are initialized by the method of moments, within classes,
+    from at most 2,000 training cells. With a datamodule other than :class:`BlockDataModule`, they are random at first.
 
     Progress is a bar in a terminal, one line in a notebook, and a line for each tenth of the
     epochs elsewhere.

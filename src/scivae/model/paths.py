@@ -1,10 +1,11 @@
-"""Paths between pairs of encoded cells: one piece for ``interpolate`` and for the trends of ``scivae.tl``."""
+"""Paths between pairs of encoded cells, for ``interpolate`` and for the trends of ``scivae.tl``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from ..geometry.methods import PATH_METHODS
 from ..module import Mixture, Posterior, interpolate_covariates, normalized_means
 from .codec import Codec
 
-# If the classes at the ends have fewer cells, geodesics use all cells to find dense regions.
+# If the classes at the ends have fewer cells, paths that depend on cells use all cells.
 MIN_DENSITY_CELLS = 20
 # Values decoded at a time; blocks that fit into the processor's cache are decoded fastest.
 VALUES_PER_BLOCK = 2**18
@@ -35,7 +36,7 @@ def encode_ends(
     batch: int | None = None,
     library_size: float | None = None,
 ) -> tuple[Posterior, Posterior]:
-    """The cells at both ends of paths, each encoded once.
+    """Encode the cells at the starts and at the ends of paths, each cell once.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ class Paths:
     method
         One of :data:`~scivae.geometry.methods.PATH_METHODS`.
     adata
-        Validated cells, among which geodesics find where cells are dense.
+        Validated cells, for methods whose paths depend on the cells near them.
     """
 
     def __init__(
@@ -92,10 +93,10 @@ class Paths:
         self.method = PATH_METHODS[method]
         self.counts = codec.module.family.counts
         self.scale = TARGET_SUM if self.counts else 1.0
-        # Points of geodesics. Points of other paths are cheap, and are calculated when they are needed.
-        self._geodesics = np.empty(0)
-        if self.method.curve is None:
-            self._geodesics = geodesics(codec, adata, start, end, len(t))
+        # Points of paths that depend on cells. Other points are cheap, and are calculated when they are needed.
+        self._found = np.empty(0)
+        if self.method.of_cells is not None:
+            self._found = paths_near_cells(self.method.of_cells, codec, adata, start, end, len(t))
 
     # --- in latent space ---------------------------------------------------------------------------
 
@@ -109,7 +110,7 @@ class Paths:
     def points(self) -> np.ndarray:
         """Latent points, shape ``(n_pairs, n_steps, n_latent)``."""
         if self.method.curve is None:
-            return self._geodesics
+            return self._found
         return self.method.curve(self.start.mean, self.end.mean, self.t)
 
     def polylines(self) -> np.ndarray:
@@ -125,7 +126,7 @@ class Paths:
         out = copy(self)
         out.__dict__.pop("points", None)
         out.start, out.end = self.start.take(slice(n)), self.end.take(slice(n))
-        out._geodesics = self._geodesics[:n]
+        out._found = self._found[:n]
         return out
 
     # --- classes -----------------------------------------------------------------------------------
@@ -194,13 +195,22 @@ class Paths:
             yield rows, values.mul_(self.scale)
 
 
-def geodesics(
-    codec: Codec, adata: AnnData, start: Posterior, end: Posterior, n_steps: int
+def paths_near_cells(
+    find: Callable[..., Any],
+    codec: Codec,
+    adata: AnnData,
+    start: Posterior,
+    end: Posterior,
+    n_steps: int,
 ) -> np.ndarray:
-    """Curves through dense regions of z, kept in the class where both ends are in it.
+    """Find paths that depend on the cells of the classes at their ends, pair of classes by pair of classes.
+
+    A path stays in the class of its ends if both ends are labeled and classified as that class.
 
     Parameters
     ----------
+    find
+        ``of_cells`` of a method, see :class:`~scivae.geometry.methods.PathMethod`.
     codec
         Codec of the model.
     adata
@@ -208,7 +218,7 @@ def geodesics(
     start, end
         The cells at the ends.
     n_steps
-        Points of a curve.
+        Points of a path.
 
     Returns
     -------
@@ -223,18 +233,17 @@ def geodesics(
     points = np.empty((len(start.mean), n_steps, start.mean.shape[1]), dtype=np.float32)
     groups = np.stack([start_class, end_class, inside & (start_class == end_class)], axis=1)
     kinds = np.unique(groups, axis=0)
-    for first, second, within in track(kinds, "finding geodesics", unit="classes"):
+    for first, second, within in track(kinds, "finding paths", unit="classes"):
         rows = np.flatnonzero((groups == (first, second, within)).all(axis=1))
         cells = np.flatnonzero((codes == first) | (codes == second))
         if len(cells) < MIN_DENSITY_CELLS:
             cells = np.arange(adata.n_obs)
-        points[rows] = geometry.geodesic(
+        points[rows] = find(
             start.mean[rows],
             end.mean[rows],
             n_steps,
-            metric="density",
             data=codec.encode(adata, cells).mean,
             classes=classes if within else None,
             label=int(first) if within else None,
-        ).points
+        )
     return points

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ._likelihoods import LIKELIHOODS, ContinuousDecoder
 from ._ordered import OrderedLinear
 from ._thinning import mask, thin
 
-# With dispersions for more batches than this, the tables of the fused likelihood are slower than the usual loss.
+# With inverse dispersions for more batches than this, the tables of the fused likelihood are slower than the usual loss.
 MOST_GROUPS = 8
 
 
@@ -81,7 +81,7 @@ class CIVAEModule(VAE):
         Number of classes. Labels ``>= n_classes`` mean "unlabeled": such cells train everything but
         the discriminator.
     gene_likelihood
-        One of ``"nb"``, ``"zinb"``, ``"poisson"``, ``"normal"``, ``"laplace"``, ``"bernoulli"``.
+        Name of a likelihood: a key of ``LIKELIHOODS``.
     discriminator_weight
         :math:`\beta`, in nats per labeled cell.
     kl_weight
@@ -118,7 +118,7 @@ class CIVAEModule(VAE):
         n_input: int,
         *,
         n_classes: int,
-        gene_likelihood: Literal["nb", "zinb", "poisson", "normal", "laplace", "bernoulli"] = "nb",
+        gene_likelihood: str = "nb",
         discriminator_weight: float = 1.0,
         kl_weight: float = 1.0,
         warm_up_discriminator: bool = True,
@@ -322,7 +322,7 @@ class CIVAEModule(VAE):
         """Whether :meth:`fused_loss` computes exactly the loss of this network.
 
         Zero inflation and Poisson counts are left out because the fused path gains nothing for them
-        (``docs/evidence/tried.md``); covariates and dispersions of a few batches are supported.
+        (``docs/evidence/tried.md``); covariates, and inverse dispersions of a few batches, are supported.
         """
         layers = self.z_encoder.encoder
         few_groups = self.dispersion == "gene-batch" and self.n_batch <= MOST_GROUPS

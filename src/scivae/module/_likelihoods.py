@@ -66,8 +66,10 @@ class ContinuousDecoder(DecoderSCVI):
 class Family(ABC):
     """A likelihood: its properties, distribution, means and random draws.
 
-    To add a likelihood, write a subclass and list it in :data:`LIKELIHOODS`. The methods take and
-    return the objects of scvi-tools' VAE, for ``n`` cells.
+    To add a likelihood, write a subclass, override ``_drawn`` (which :meth:`draw` calls) and, if needed,
+    :meth:`distribution` and :meth:`means`, and list it in :data:`LIKELIHOODS`. The methods take and
+    return the objects of scvi-tools' VAE, for ``n`` cells. A family has no learned parameters of its own:
+    it uses those of the likelihood that ``vae`` names.
 
     Attributes
     ----------
@@ -76,7 +78,8 @@ class Family(ABC):
     counts
         Whether the values are counts, and decoded means are fractions of a library.
     dispersed
-        Whether there is a dispersion ``theta`` for each gene.
+        Whether there is an inverse dispersion ``theta`` for each gene: the variance of a count with mean m is
+        ``m + m² / theta``.
     in_unit_interval
         Whether values and means lie in [0, 1].
     sums_to_one
@@ -98,7 +101,7 @@ class Family(ABC):
         return decoder.px_scale_decoder(hidden)
 
     def draw(self, px: Any, rng: np.random.Generator) -> np.ndarray:
-        """One sample of every value, float32, drawn from ``rng``."""
+        """Draw one sample of every value from ``rng``, as float32."""
         return self._drawn(px, rng).astype(np.float32)
 
     @abstractmethod

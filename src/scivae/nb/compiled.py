@@ -214,7 +214,7 @@ class CompiledLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor):
-        """Gradients with respect to hidden units, weights, biases and dispersions."""
+        """Gradients with respect to hidden units, weights, biases and inverse dispersions."""
         hidden, groups, *last = ctx.saved_tensors
         last = _Last(*last)
         gradient, rows = ctx.gradient, ctx.rows

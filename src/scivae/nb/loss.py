@@ -78,7 +78,7 @@ class DenseLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor):
-        """Gradients with respect to hidden units, weights, biases and dispersions."""
+        """Gradients with respect to hidden units, weights, biases and inverse dispersions."""
         hidden, weight, theta, groups, by_logits, by_theta = ctx.saved_tensors
         by_cell = -grad
         in_groups = by_cell[None]

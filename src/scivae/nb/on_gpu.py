@@ -98,7 +98,7 @@ class TritonLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor):
-        """Gradients with respect to hidden units, weights, biases and dispersions."""
+        """Gradients with respect to hidden units, weights, biases and inverse dispersions."""
         hidden, weight, bias, log_theta, groups, counts, logits, of_cells = ctx.saved_tensors
         (n_obs, n_vars), grouped = logits.shape, len(log_theta) > 1
         size = 1 if grouped else GRADIENT_CELLS

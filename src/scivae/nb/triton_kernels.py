@@ -4,7 +4,7 @@ By default, Triton compiles separate versions of a kernel for an argument that i
 turned off for arguments that differ between minibatches, because nothing can be compiled while a graph is
 recorded. An argument of 1 is then an integer of Python, without the methods of Triton.
 
-Differences of gamma functions are computed so that they stay accurate for large dispersions: both arguments are
+Differences of gamma functions are computed so that they stay accurate for large inverse dispersions: both arguments are
 raised by four, where Stirling's series is accurate to float32 rounding, and the four factors are divided out.
 """
 

@@ -35,7 +35,7 @@ SOURCES = {
     "badia": "P. Badia-i-Mompel et al. decoupleR: ensemble of computational methods to infer biological "
     "activities from omics data. Bioinformatics Advances 2 (2022).",
 }
-LIKELIHOODS = {
+LIKELIHOOD_NAMES = {
     "nb": "negative binomial", "zinb": "zero-inflated negative binomial", "poisson": "Poisson",
     "normal": "normal", "laplace": "Laplace", "bernoulli": "Bernoulli",
 }  # fmt: skip
@@ -96,7 +96,7 @@ def _of_model(text: _Text, model: CIVAE) -> None:
         f"{version('scivae-tools')} on scvi-tools {version('scvi-tools')} {text.cite('gayoso')}: a "
         f"variational autoencoder {text.cite('kingma')} with one linear classifier of the "
         f"{len(setup.classes)} classes in “{setup.labels_key}” on its latent space ({module.n_latent} "
-        f"dimensions, {layers}, {LIKELIHOODS.get(model.likelihood, model.likelihood)} likelihood, weight "
+        f"dimensions, {layers}, {LIKELIHOOD_NAMES[model.likelihood]} likelihood, weight "
         f"{module.discriminator_weight:.3g} for the cross-entropy of the classifier and "
         f"{module.kl_weight:g} for the KL term)."
     )

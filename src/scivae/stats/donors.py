@@ -26,7 +26,7 @@ MIN_COUNT = 10
 
 
 class DonorDesign(NamedTuple):
-    """Which samples are compared, and whether within or between donors.
+    """Samples of a comparison, and whether donors are compared with themselves or with each other.
 
     Attributes
     ----------
@@ -236,14 +236,16 @@ def donor_test(
 
 
 def on_log_scale(values: np.ndarray, totals: np.ndarray | None, design: DonorDesign) -> np.ndarray:
-    """Convert the samples of a design to the scale of the moderated test.
+    """Compute log2 counts per million of the samples in a design.
+
+    Values that are not counts are returned as they are.
 
     Parameters
     ----------
     values
         Values of the samples in the design, shape ``(n_used, n_genes)``.
     totals
-        Values of all samples, as for :func:`donor_test`.
+        Total counts of all samples, shape ``(n_samples,)``. ``None``: the values are not counts.
     design
         From :func:`donor_design`.
     """
@@ -255,8 +257,10 @@ def testable(values: np.ndarray, totals: np.ndarray | None, design: DonorDesign)
 
     Parameters
     ----------
-    values, totals
-        Values of all samples, as for :func:`donor_test`.
+    values
+        Values of all samples, shape ``(n_samples, n_genes)``, as for :func:`donor_test`.
+    totals
+        Total counts of all samples, shape ``(n_samples,)``. ``None``: the values are not counts.
     design
         From :func:`donor_design`.
 

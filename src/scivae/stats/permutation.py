@@ -50,11 +50,11 @@ class _Design(NamedTuple):
 
     strata: list[np.ndarray]  # indices of the cells of each donor
     weights: np.ndarray  # (n_cells,)
-    n_assignments: float  # natural logarithm
+    log_n_assignments: float  # natural logarithm of the number of possible assignments of labels
 
 
 def design(target: np.ndarray, donor: np.ndarray) -> _Design:
-    """Weights of the difference between two groups of cells, stratified by donor.
+    """Compute the weights of the difference between two groups of cells, stratified by donor.
 
     Each donor is weighted by the precision of its difference. Cells of donors that lack one of the
     groups, and cells without a donor, have weight zero.
@@ -125,7 +125,7 @@ def permutation_test(
         null[block] = np.square((x.astype(np.float32) @ assigned) / sd[:, None].astype(np.float32))
 
     statistic = np.square(np.where(np.isfinite(z), z, 0))
-    floor = np.exp(-min(plan.n_assignments, 700.0))
+    floor = np.exp(-min(plan.log_n_assignments, 700.0))
     p_value = np.full(n_genes, np.nan)
     tested = np.flatnonzero(np.isfinite(kurtosis))
     order = tested[np.argsort(kurtosis[tested], kind="stable")]

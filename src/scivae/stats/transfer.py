@@ -25,7 +25,7 @@ class Transfer(NamedTuple):
     distances
         Distance of each other group: root mean squared difference between source profiles.
     power
-        Weights are proportional to distance to the power of ``-power``.
+        Exponent p: the weight of a group at distance d is proportional to ``d ** -p``.
     """
 
     change: np.ndarray
@@ -100,8 +100,9 @@ def _choose_power(source: np.ndarray, target: np.ndarray) -> float:
 def dispersion(counts: Any, groups: np.ndarray, rates: np.ndarray) -> np.ndarray:
     """Estimate the dispersion of each gene around the rates of the groups.
 
-    The variance of a count with mean m is ``m + dispersion · m²``. The dispersion is estimated by
-    the method of moments, pooled over groups, and clipped to [0, 10].
+    The variance of a count with mean m is ``m + dispersion · m²``, so this is 1/θ, where θ is the
+    inverse dispersion of the negative binomial of a model. It is estimated by the method of
+    moments, pooled over groups, and clipped to [0, 10].
 
     Parameters
     ----------
@@ -145,8 +146,10 @@ def change_counts(
 ) -> np.ndarray:
     """Change measured counts of one condition so that their means match another condition.
 
-    If a gene decreases, each count is thinned (binomial). If it increases, a negative binomial
-    count is added. The deviation of each cell from the mean of its group is kept.
+    If a gene decreases, each count is thinned: it is replaced by a binomial draw with probability
+    ``target / source``. This multiplies the deviation of a cell from the mean of its group by the
+    same factor, on average. If a gene increases, a negative binomial count is added to each count,
+    with a mean in proportion to the total counts of the cell.
 
     Parameters
     ----------
@@ -156,7 +159,8 @@ def change_counts(
         Rate of each gene in the two conditions, as a proportion of the counts of a source cell;
         shape ``(n_genes,)``.
     overdispersion
-        Dispersion of the added counts, shape ``(n_genes,)``.
+        Dispersion (1/θ) of the added counts, as :func:`dispersion` returns it, shape ``(n_genes,)``.
+        Where it is 0, Poisson counts are added.
     rng
         Random number generator.
 

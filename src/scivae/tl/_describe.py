@@ -10,7 +10,7 @@ from .._errors import got
 
 
 def describe(data: Any) -> Description:
-    """Describe a result of scivae: paths, generated cells, trends, pairs, genes or sets, and next steps.
+    """Describe a result of scivae and show the next steps.
 
     Jupyter and IPython show this description for results of scivae; elsewhere, print it.
 

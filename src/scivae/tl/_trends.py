@@ -340,7 +340,7 @@ def _check_position(adata: AnnData, key_added: str) -> None:
 
 
 def check_pairs(pairs: Any) -> None:
-    """Raise unless the value is a table of pairs."""
+    """Check that the value is a table of pairs; raise an error if it is not."""
     if not isinstance(pairs, pd.DataFrame):
         raise TypeError(
             f"pairs must be the DataFrame of scivae.tl.pair_cells, got {type(pairs).__name__}; pass "

@@ -232,7 +232,7 @@ class MeasuredCells(NamedTuple):
         """Whether cells can be assigned to two groups in enough ways for a permutation test."""
         _, is_target, donor = self.pair(source, target)
         plan = design(is_target, donor)
-        return bool(plan.strata) and plan.n_assignments >= np.log(MIN_ASSIGNMENTS)
+        return bool(plan.strata) and plan.log_n_assignments >= np.log(MIN_ASSIGNMENTS)
 
     def test(
         self, source: int = SOURCE, target: int = TARGET, *, n_permutations: int, seed: int

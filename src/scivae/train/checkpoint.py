@@ -53,7 +53,7 @@ def check_weights(plan: LightningModule, when: str) -> None:
 
 
 class SafeTrainer(Trainer):
-    """scvi-tools' trainer, which reads checkpoints without running code from them and raises on Ctrl-C.
+    """Trainer of scvi-tools that runs no code from checkpoints and raises an error on Ctrl-C.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
-r"""Initial dispersions of a negative binomial, by the method of moments.
+r"""Initial inverse dispersions :math:`\theta` of a negative binomial, by the method of moments.
 
-scvi-tools draws the logarithms of the inverse dispersions :math:`\theta` from a normal distribution. In the
-two thousand steps of a default training they change by only about one, so the draw would still show at the end.
+The variance of a count with mean :math:`\mu` is :math:`\mu + \mu^2 / \theta`. scvi-tools draws the logarithms of
+:math:`\theta` from a normal distribution. In the two thousand steps of a default training they change by only
+about one, so the draw would still show at the end.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ def cells_of_moments(train: np.ndarray, labeled: np.ndarray) -> np.ndarray:
 
 
 def has_dispersions(module: CIVAEModule) -> bool:
-    """Whether the dispersions of the network are parameters, rather than outputs of the decoder."""
-    return module.likelihood in ("nb", "zinb") and module.dispersion in ("gene", "gene-batch")
+    """Whether inverse dispersions are parameters of the network, rather than outputs of the decoder."""
+    return module.family.dispersed and module.dispersion in ("gene", "gene-batch")
 
 
 class StartDispersions(Callback):
-    """Set the dispersions of a new network when its first training starts.
+    """Set the inverse dispersions of a new network when its first training starts.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ class StartDispersions(Callback):
         self.log_theta = log_theta
 
     def on_train_start(self, trainer: Trainer, plan: LightningModule) -> None:
-        """Set the dispersions, unless training resumes from a checkpoint."""
+        """Set the inverse dispersions, unless training resumes from a checkpoint."""
         if trainer.global_step == 0:
             with torch.no_grad():
                 plan.module.px_r.copy_(self.log_theta)
@@ -72,7 +73,7 @@ class StartDispersions(Callback):
 def starting_dispersions(
     module: CIVAEModule, minibatches: Iterable[dict[str, Any]]
 ) -> StartDispersions | None:
-    """A callback that sets the initial dispersions; ``None`` if values are not finite.
+    """Make a callback that sets the initial inverse dispersions, or ``None`` if values are not finite.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def log_theta_by_moments(
     sets: np.ndarray,
     n_sets: int,
 ) -> np.ndarray:
-    r"""Logarithms of inverse dispersions, by the method of moments.
+    r"""Estimate the logarithms of the inverse dispersions by the method of moments.
 
     Within a group, the expected count :math:`\mu` of a gene is its proportion times the library size. For a
     negative binomial, squared deviations from it exceed :math:`\mu` by :math:`\mu^2 / \theta` on average. The
@@ -132,7 +133,7 @@ def log_theta_by_moments(
     groups
         Group of each cell, such as its class and batch: any integers, shape ``(n_obs,)``.
     sets, n_sets
-        Groups that share dispersions: an integer below ``n_sets`` for each cell, the same for all cells of
+        Groups that share inverse dispersions: an integer below ``n_sets`` for each cell, the same for all cells of
         a group, shape ``(n_obs,)``.
 
     Returns

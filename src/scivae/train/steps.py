@@ -39,7 +39,9 @@ class Steps:
         self._graphs, self._kl_weight, self._rates = {}, torch.zeros(()), []
 
     def losses(self, plan: Any, batch: dict | IndexBatch) -> LossOutput:
-        """Losses of a batch; in training, after a step of the optimizer on each of its minibatches.
+        """Compute the losses of a batch. In training, each of its minibatches is also one optimizer step.
+
+        The loss of a minibatch is that of the weights before its step.
 
         Parameters
         ----------
@@ -95,7 +97,9 @@ class Steps:
 def take_step(
     plan: Any, tensors: dict[str, Any], optimizer: Any = None, checked: bool = False
 ) -> LossOutput:
-    """Loss of one minibatch; in training with manual optimization, after a step of the optimizer.
+    """Compute the loss of one minibatch, and in training with manual optimization take a step.
+
+    The loss is that of the weights before the step.
 
     Parameters
     ----------

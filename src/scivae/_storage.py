@@ -12,6 +12,9 @@ from scipy import sparse
 def in_memory(values: Any) -> Any:
     """Return values in memory as an array or a sparse matrix (CSR or CSC).
 
+    Entries of a sparse matrix that are stored twice are summed, in a copy: what is read from its ``data``
+    would otherwise not be its values.
+
     Parameters
     ----------
     values
@@ -22,10 +25,18 @@ def in_memory(values: Any) -> Any:
     if hasattr(values, "to_memory"):  # sparse, backed by a file
         values = values.to_memory()
     if sparse.issparse(values):
-        return values if values.format in ("csr", "csc") else values.tocsr()
+        return summed(values if values.format in ("csr", "csc") else values.tocsr())
     if isinstance(values, np.ma.MaskedArray):
         return values  # kept masked, so that later checks find missing values
     return np.asarray(values)
+
+
+def summed(matrix: Any) -> Any:
+    """Return a CSR or CSC matrix in which each entry is stored once: the same matrix, or a copy."""
+    if not matrix.has_canonical_format:
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+    return matrix
 
 
 def rows_of(values: Any, index: Any) -> Any:

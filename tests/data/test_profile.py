@@ -9,6 +9,7 @@ import pytest
 from scipy import sparse
 from tests.conftest import N_CELLS, data_file, make_adata, make_model
 
+from scivae.data.manager import rounded
 from scivae.data.profile import summarize
 from scivae.model import CIVAE, BlockDataModule
 
@@ -248,3 +249,34 @@ def test_unlabeled_cells_do_not_count():
     values = pd.Series(["a"] * 5 + ["b"] * 50 + ["?"] * 65)
     with pytest.warns(UserWarning, match=r"fewer than 10 cells \('a': 5\)"):
         CIVAE.setup_anndata(labeled(values.to_numpy()), unlabeled_category="?")
+
+
+def in_parts(x: np.ndarray, low: float) -> sparse.csr_matrix:
+    """The same values as CSR, of which each above ``low`` is stored in two parts."""
+    rows, columns = np.nonzero(x)
+    values, above = x[rows, columns], x[rows, columns] > low
+    rows, columns = np.r_[rows, rows[above]], np.r_[columns, columns[above]]
+    values = np.r_[np.minimum(values, low), values[above] - low]
+    order = np.argsort(rows, kind="stable")
+    starts = np.searchsorted(rows[order], np.arange(len(x) + 1))
+    return sparse.csr_matrix((values[order], columns[order], starts), shape=x.shape)
+
+
+def test_values_stored_in_parts_are_their_sums():
+    """Parts between 0 and 1 are not values between 0 and 1, and parts of counts may be no counts."""
+    counts = np.random.default_rng(0).poisson(1.0, (60, 5)).astype(np.float32)
+    logs, near = np.log1p(counts), counts + 1e-5
+    for values, low in ((logs, 0.6), (counts, 0.5), (near, 1.5)):
+        parts = in_parts(values, low)
+        before = parts.data.copy()
+        found, expected = summarize(parts), summarize(sparse.csr_matrix(values))
+        assert (found.minimum, found.integer) == (expected.minimum, expected.integer)
+        assert found.maximum == pytest.approx(expected.maximum)
+        assert found.near_integer == expected.near_integer
+        assert found.transformed == expected.transformed
+        np.testing.assert_array_equal(parts.data, before)
+    np.testing.assert_array_equal(rounded(in_parts(near, 1.5)).toarray(), counts)
+    adata = anndata.AnnData(in_parts(logs, 0.6))
+    adata.obs["cell_type"] = pd.Categorical(np.arange(60) % 3).rename_categories(["a", "b", "c"])
+    CIVAE.setup_anndata(adata)
+    assert CIVAE(adata).likelihood == "normal"

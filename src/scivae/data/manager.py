@@ -17,7 +17,7 @@ from scvi.data import AnnDataManager
 
 from .._names import same_names
 from .._scvi import ADATA_UUID, MANAGER_UUID
-from .._storage import iter_blocks
+from .._storage import iter_blocks, summed
 from .fingerprint import Fingerprint, row_numbers
 
 
@@ -206,8 +206,8 @@ class CellsManager(AnnDataManager):
 def rounded(x: Any) -> Any:
     """A matrix in memory, dense or sparse, rounded to whole numbers."""
     if sparse.issparse(x):
-        whole = x.copy()
-        whole.data = np.round(x.data) + 0.0
+        whole = summed(x).copy()
+        whole.data = np.round(whole.data) + 0.0
         return whole
     return np.round(x) + 0.0
 

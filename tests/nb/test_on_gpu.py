@@ -265,3 +265,34 @@ def test_without_triton_torch_does_the_same(monkeypatch):
         assert not counts.logged
     finally:
         on_gpu._works.cache_clear()
+
+
+class FakeKernel:
+    """A kernel that counts its launches, or cannot be compiled."""
+
+    def __init__(self, broken):
+        self.broken, self.launches = broken, 0
+
+    def __getitem__(self, grid):
+        return self.launch
+
+    def launch(self, *args, **kwargs):
+        self.launches += 1
+        if self.broken:
+            raise RuntimeError("out of resource: registers")
+
+
+@pytest.mark.parametrize("broken", [None, "gather", "value", "gradient"])
+@pytest.mark.parametrize("inference", [False, True])
+def test_one_kernel_that_fails_leaves_all_to_torch(monkeypatch, broken, inference):
+    kernels = {name: FakeKernel(name == broken) for name in ("gather", "value", "gradient")}
+    monkeypatch.setattr(on_gpu, "_kernels", lambda: SimpleNamespace(**kernels))
+    with torch.inference_mode(inference):
+        assert on_gpu._works.__wrapped__(torch.device("cpu")) == (broken is None)
+    assert kernels[broken or "gradient"].launches == 1
+
+
+@needs_triton
+def test_the_check_passes_where_the_kernels_work(monkeypatch):
+    monkeypatch.setattr(on_gpu, "VALUE_GENES", 2048 if CUDA else 32)
+    assert on_gpu._works.__wrapped__(DEVICE)

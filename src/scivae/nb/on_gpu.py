@@ -2,7 +2,7 @@
 
 One kernel computes the losses from the logits, and another one the gradients, so no other arrays of the size
 of a minibatch are written or read. Torch computes the matrix products. Triton is imported for the first
-minibatch on a GPU. If it does not work, :func:`usable` is false, and torch does all of it.
+minibatch on a GPU. If one of its kernels does not work, :func:`usable` is false, and torch does all of it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,18 @@ def _kernels() -> ModuleType:
 
 @cache
 def _works(device: torch.device) -> bool:
-    """Whether a kernel can be compiled and run on the device."""
+    """Whether all kernels can be compiled and run on the device, in blocks of the usual size."""
     try:
-        values = torch.zeros(1, 1, dtype=torch.uint8, device=device)
-        gathered(values, torch.zeros(1, dtype=torch.long, device=device), 0.0, log=False)
+        with torch.inference_mode(False), torch.enable_grad():
+            counts = torch.zeros(16, VALUE_GENES, dtype=torch.uint8, device=device)
+            cells = torch.zeros(16, dtype=torch.long, device=device)
+            counts = gathered(counts, cells, 0.0, log=False).counts
+            hidden = torch.zeros(16, 16, device=device, requires_grad=True)
+            weight = torch.zeros(VALUE_GENES, 16, device=device)
+            bias, log_theta = torch.zeros(2, VALUE_GENES, device=device)
+            last = weight, bias, log_theta[None], cells
+            loss = TritonLoss.apply(hidden, *last, counts, None, True)
+            torch.autograd.grad(loss.sum(), hidden)
     except Exception:  # noqa: BLE001 - no Triton, no C compiler, an unknown GPU: torch can do it
         return False
     return True

@@ -31,10 +31,14 @@ def in_memory(values: Any) -> Any:
     return np.asarray(values)
 
 
-def summed(matrix: Any) -> Any:
-    """Return a CSR or CSC matrix in which each entry is stored once: the same matrix, or a copy."""
+def summed(matrix: Any, *, copy: bool = True) -> Any:
+    """Return a CSR or CSC matrix with each entry stored once and sorted columns, which files do not guarantee.
+
+    A matrix that is so already is returned as it is. Others are changed in a copy, or in place without
+    ``copy``.
+    """
     if not matrix.has_canonical_format:
-        matrix = matrix.copy()
+        matrix = matrix.copy() if copy else matrix
         matrix.sum_duplicates()
     return matrix
 

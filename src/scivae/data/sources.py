@@ -17,7 +17,7 @@ from anndata.io import read_elem, sparse_dataset
 from scipy import sparse
 
 from .._names import layer_names
-from .._storage import rows_of
+from .._storage import rows_of, summed
 from .checks import X_LAYER, check_adata, values_of
 
 
@@ -230,7 +230,7 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
         for spans in pools:
             blocks = [rows_of(matrix, slice(start, stop)) for start, stop in spans]
             if sparse.issparse(blocks[0]):
-                yield _canonical(sparse.vstack(blocks, format="csr", dtype=np.float32))
+                yield summed(sparse.vstack(blocks, format="csr", dtype=np.float32), copy=False)
             else:
                 yield np.concatenate([block.astype(np.float32, copy=False) for block in blocks])
         return
@@ -255,11 +255,4 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
         if ends[-1] <= np.iinfo(np.int32).max:
             rows = rows.astype(np.int32)
         shape = (len(rows) - 1, matrix.shape[1])
-        yield _canonical(sparse.csr_matrix((values, columns, rows), shape=shape))
-
-
-def _canonical(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """The matrix with duplicate entries summed and columns sorted, which files do not guarantee."""
-    if not matrix.has_canonical_format:
-        matrix.sum_duplicates()
-    return matrix
+        yield summed(sparse.csr_matrix((values, columns, rows), shape=shape), copy=False)

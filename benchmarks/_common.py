@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import resource
@@ -79,10 +80,7 @@ def write_table(name: str, title: str, text: str, rows: pd.DataFrame, by: str | 
     mean, sd = groups[columns].mean(), groups[columns].std()
     cells = mean.copy().astype(object)
     for column in columns:
-        cells[column] = [
-            "" if pd.isna(m) else f"{m:.4g}" if pd.isna(s) else f"{m:.4g} ± {s:.2g}"
-            for m, s in zip(mean[column], sd[column], strict=True)
-        ]
+        cells[column] = [spread(m, s) for m, s in zip(mean[column], sd[column], strict=True)]
     seeds = groups["seed"].nunique()
     counted = (
         seeds.iloc[0]
@@ -109,9 +107,35 @@ def _write(name: str, title: str, text: str, table: pd.DataFrame) -> None:
     )
 
 
+def number(value: float) -> str:
+    """A number as a table shows it: three decimals below 1, two below 10, one below 1,000.
+
+    From 1,000 on it is whole; below 0.001 it is a power of ten.
+    """
+    if pd.isna(value):
+        return "–"
+    if value == round(value) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) < 1e-3:
+        return f"{value:.1e}".replace("e-0", "e-")
+    return f"{value:.{2 if 1 <= abs(value) < 10 else 1 if abs(value) >= 10 else 3}f}"
+
+
+def spread(mean: float, sd: float = np.nan) -> str:
+    """A mean and its standard deviation, which sets the number of digits; without one, the number alone."""
+    if pd.isna(mean) or pd.isna(sd) or sd <= 1e-9 * abs(mean):
+        return number(mean)
+    digits = max(0, 1 - math.floor(math.log10(sd)))
+    if digits > 3:
+        if abs(mean) < 1e-2:
+            return f"{number(mean)} ± {number(sd)}"
+        digits = 3 if sd >= 5e-4 else 4
+    return f"{mean:,.{digits}f} ± {sd:,.{digits}f}"
+
+
 def markdown_table(table: pd.DataFrame) -> str:
-    """A table as it is, numbers to three digits."""
-    shown = table.map(lambda v: "" if pd.isna(v) else f"{v:,.4g}" if isinstance(v, float) else v)
+    """A table as it is, with its numbers as ``number`` shows them."""
+    shown = table.map(lambda v: "" if pd.isna(v) else number(v) if isinstance(v, float) else v)
     header = [str(c) for c in table.columns]
     body = [header, ["---"] * len(header), *shown.astype(str).to_numpy().tolist()]
     return "\n".join("| " + " | ".join(row) + " |" for row in body)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import scvi
-from _common import DOCS, PACKAGES, command_of, machine
+from _common import DOCS, PACKAGES, command_of, machine, spread
 from _data import FILES, data_path
 from _methods import Unavailable, fingerprint
 from _rules import paired_differences, unequal_rules, void
@@ -320,32 +320,13 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def markdown(study: Study, rows: pd.DataFrame, command: str) -> str:
-    """Mean ± standard deviation over seeds, a line for each setting and method.
+    """A page: mean ± standard deviation over seeds, a line for each method and setting.
 
-    One seed has no ±. Columns that are void say so above the table; below it stand the differences to
-    the reference.
+    One seed has no ±. Each data set has a table of its own; what is the same in all its lines stands above it. Columns
+    that are void say so above the tables; below them stand the differences to the reference.
     """
     if not len(rows):
         return f"# {study.title}\n\n{study.text}\n"
-    order = [{**setting, "method": name} for setting in study.settings for name in study.methods]
-    columns = [c for c in rows.select_dtypes("number") if c not in (*study.by, "seed")]
-    lines = [
-        "| " + " | ".join([*study.by, "seeds", *columns]) + " |",
-        "|" + "---|" * (len(study.by) + 1 + len(columns)),
-    ]
-    for key in order:
-        same = np.logical_and.reduce([(rows[c] == v).to_numpy() for c, v in key.items()])
-        if not same.any():
-            continue
-        group = rows[same]
-        mean, sd = group[columns].mean(), group[columns].std()
-        cells = [
-            "–"
-            if np.isnan(mean[c])
-            else f"{mean[c]:.4g}" + ("" if np.isnan(sd[c]) else f" ± {sd[c]:.2g}")
-            for c in columns
-        ]
-        lines.append("| " + " | ".join([*map(str, key.values()), str(len(group)), *cells]) + " |")
     foot = (
         f"Mean ± standard deviation over seeds. `{command}` · {_measured_with(rows)} · "
         f"all rows together {_duration(rows[study.time].sum())}"
@@ -354,12 +335,57 @@ def markdown(study: Study, rows: pd.DataFrame, command: str) -> str:
         f"# {study.title}",
         study.text,
         *_void_columns(study, rows),
-        "\n".join(lines),
+        *_tables(study, rows),
         *_not_run(study, rows),
-        *_unequal(study),
         foot,
     ]
-    return "\n\n".join([*parts, *_differences(study, rows)]) + "\n"
+    return "\n\n".join([*parts, *_differences(study, rows), *_unequal(study)]) + "\n"
+
+
+def _tables(study: Study, rows: pd.DataFrame) -> list[str]:
+    """The tables of a page, one for each data set, each with what all its lines share."""
+    data = list(dict.fromkeys(s["data"] for s in study.settings)) if "data" in study.by else []
+    data = [name for name in data if (rows["data"] == name).any()]
+    if len(data) < 2:
+        return _table(study, rows)
+    parts = []
+    for name in data:
+        parts += [f"## {name}", *_table(study, rows[rows["data"] == name])]
+    return parts
+
+
+def _table(study: Study, rows: pd.DataFrame) -> list[str]:
+    """What all lines share, and a table whose lines begin with the method."""
+    order = [{**setting, "method": name} for setting in study.settings for name in study.methods]
+    matches = {
+        i: np.logical_and.reduce([(rows[c] == v).to_numpy() for c, v in key.items()])
+        for i, key in enumerate(order)
+    }
+    groups = [(order[i], rows[same]) for i, same in matches.items() if same.any()]
+    columns = [c for c in rows.select_dtypes("number") if c not in (*study.by, "seed")]
+    columns = [c for c in columns if rows[c].notna().any()]
+    shared = [c for c in columns if c != study.time and len(rows) > 1 and _constant(rows[c])]
+    settings = [c for c in study.by if c != "method"]
+    same = [c for c in settings if rows[c].nunique() == 1 and c != "data"]
+    head = ["method", *(c for c in settings if rows[c].nunique() > 1), "seeds"]
+    shown = [c for c in columns if c not in shared]
+    lines = [
+        "| " + " | ".join([*head, *shown]) + " |",
+        "|" + "---|" * (len(head) + len(shown)),
+    ]
+    for key, group in groups:
+        cells = [str({**key, "seeds": len(group)}[c]) for c in head]
+        cells += [spread(group[c].mean(), group[c].std()) for c in shown]
+        lines.append("| " + " | ".join(cells) + " |")
+    told = [f"{c}: {rows[c].iloc[0]}" for c in same]
+    told += [f"{c}: {spread(rows[c].mean())}" for c in shared]
+    return [*([f"The same in all rows: {'; '.join(told)}."] if told else []), "\n".join(lines)]
+
+
+def _constant(column: pd.Series) -> bool:
+    """Whether all values are there and the same, but for rounding."""
+    values = column.to_numpy(float)
+    return bool(np.allclose(values, values[0], rtol=1e-9, atol=0))
 
 
 def _measured_with(rows: pd.DataFrame) -> str:
@@ -372,20 +398,28 @@ def _measured_with(rows: pd.DataFrame) -> str:
 
 
 def _unequal(study: Study) -> list[str]:
-    """A paragraph that names the rules that methods do not share."""
+    """The rules that methods do not share, as a table: the value that most have, and who has another."""
     unequal = unequal_rules(study.rules()) if study.rules is not None else {}
-    said = []
+    lines = []
     for rule, values in unequal.items():
         by_value: dict[Any, list[str]] = {}
         for method, value in values.items():
             by_value.setdefault(value, []).append(method)
-        lists = "; ".join(f"{value}: {', '.join(names)}" for value, names in by_value.items())
-        said.append(f"{rule} ({lists})")
-    return ["Rules that methods do not share: " + "; ".join(said) + "."] if said else []
+        usual = max(by_value, key=lambda value: len(by_value[value]))
+        others = [
+            f"{value}: {', '.join(f'*{name}*' for name in of)}"
+            for value, of in by_value.items()
+            if value != usual
+        ]
+        lines.append(f"| {rule} | {usual} | {'; '.join(others)} |")
+    if not lines:
+        return []
+    head = "| rule | most methods | others |\n|---|---|---|\n"
+    return ["## Rules that methods do not share", head + "\n".join(lines)]
 
 
 def _not_run(study: Study, rows: pd.DataFrame) -> list[str]:
-    """A paragraph that names what is missing."""
+    """A paragraph that names what is missing: up to three settings by name, of more their number."""
     missing: dict[str, list[str]] = {}  # settings, as text: methods
     for name in study.methods:
         asked = [x for x in study.settings if not study.skip(x, name)]
@@ -395,7 +429,8 @@ def _not_run(study: Study, rows: pd.DataFrame) -> list[str]:
         )
         left = [" · ".join(map(str, x.values())) for x in asked if x not in done]
         if left:
-            missing.setdefault("" if len(left) == len(asked) else ", ".join(left), []).append(name)
+            some = ", ".join(left) if len(left) <= 3 else f"{len(left)} of {len(asked)} settings"
+            missing.setdefault("" if len(left) == len(asked) else some, []).append(name)
     said = [
         ", ".join(f"*{name}*" for name in names) + (f" ({left})" if left else "")
         for left, names in missing.items()
@@ -442,21 +477,26 @@ def _differences(study: Study, rows: pd.DataFrame) -> list[str]:
     if study.reference is None or study.reference not in set(rows["method"]):
         return []
     by = list(study.settings[0])
-    rows = rows[~rows["method"].str.contains(PERMUTED, regex=False)]
+    keys = [(*x.values(), name) for x in study.settings for name in study.methods]
+    place = {key: i for i, key in enumerate(keys) if PERMUTED not in key[-1]}
+    places = np.array([place.get(row, -1) for row in rows[study.by].itertuples(index=False)])
+    rows = rows.iloc[np.argsort(places, kind="stable")[(places < 0).sum() :]]  # as in the tables
     table = paired_differences(rows, by, study.compared, study.reference)
     if not len(table):
         return []
+    head = [c for c in (*by, "column") if table[c].nunique() > 1]
     lines = [
-        "| " + " | ".join([*by, "method", "column", "seeds", "difference", "95 % interval"]) + " |",
-        "|" + "---|" * (len(by) + 5),
+        "| " + " | ".join([*head, "method", "seeds", "difference", "95 % interval"]) + " |",
+        "|" + "---|" * (len(head) + 4),
     ]
     for _, row in table.iterrows():
         interval = "–" if np.isnan(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
-        cells = [*row[by], row["method"], row["column"], row["seeds"], f"{row['mean']:+.3f}"]
+        cells = [*row[head], row["method"], row["seeds"], f"{row['mean']:+.3f}"]
         lines.append("| " + " | ".join([*map(str, cells), interval]) + " |")
+    of = "" if "column" in head else f" in {table['column'].iloc[0]}"
     text = (
-        f"Difference to *{study.reference}*, paired by seed; intervals by the corrected resampled t "
-        "of Nadeau and Bengio, since splits share cells."
+        f"Difference{of} to *{study.reference}*, paired by seed; intervals by the corrected resampled "
+        "t of Nadeau and Bengio, since splits share cells."
     )
     return ["## Differences", text, "\n".join(lines)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import builtins
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from numpy.typing import ArrayLike
+from PIL import Image
 from sphinx.ext.napoleon import NumpyDocstring
 from sphinx.pycode import ModuleAnalyzer
 from sphinx_autodoc_typehints import format_annotation
@@ -128,6 +130,7 @@ nitpick_ignore_regex = [
     (r"py:.*", rf"({_outside})\..+"),
     (r"py:(class|exc|obj|data)", "|".join(name for name in dir(builtins) if name[0] != "_")),
 ]
+smartquotes_action = "De"  # dashes, no quotes: texts of errors are searched as they are
 suppress_warnings = ["config.cache"]  # short_type is a function
 
 autosummary_generate = True
@@ -160,13 +163,20 @@ html_theme = "sphinx_book_theme"
 html_title = "scivae"
 html_static_path = ["_static", str(Path(_mathjax).parent / "static" / "mathjax" / mathjax_path)]
 html_css_files = ["custom.css"]
+html_js_files = ["pages.js"]
+html_favicon = "_static/logo.svg"
 html_show_sourcelink = False
 html_theme_options = {
     "navbar_persistent": [],
     "secondary_sidebar_items": {
         "index": [],
-        **{page: ["page-toc.html"] for page in ("[!i]*", "installation", "api/**", "tutorials/**")},
-    },  # none beside the cards of the landing page and the tables of evidence/
+        "tutorials": [],
+        **{
+            page: ["page-toc.html"] for page in ("[!it]*", "installation", "api/**", "tutorials/**")
+        },
+    },  # none beside the cards of the landing page and of the tutorials, and the tables of evidence/
+    "footer_content_items": ["copyright.html"],
+    "logo": {"text": "scivae", "image_light": "_static/logo.svg", "image_dark": "_static/logo.svg"},
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "use_download_button": False,
@@ -213,11 +223,39 @@ def write_versions(app, error: Exception | None) -> None:
     (Path(app.outdir) / VERSIONS).write_text(json.dumps(versions), encoding="utf-8")
 
 
-def pictures(notebook: dict[str, Any]) -> list[bytes]:
-    """All figures of a notebook, as PNG."""
-    outputs = (output for cell in notebook["cells"] for output in cell.get("outputs", ()))
-    stored = (output.get("data", {}).get("image/png") for output in outputs)
-    return [base64.b64decode("".join(png)) for png in stored if png]
+# The figure of each tutorial that its card shows, and which part of it: left, upper, right, lower.
+THUMBNAILS = {
+    "1_quickstart": (5, (0, 0.02, 1, 0.66)),
+    "2_mnist": (3, (0, 0, 1, 1)),
+    "3_colon": (0, (0, 0, 0.5, 1)),
+    "4_rare_cells": (0, (0, 0, 1, 0.6)),
+    "5_few_labels": (0, (0, 0, 1, 1)),
+    "6_large_data": (1, (0, 0, 1, 0.88)),
+    "7_interferon": (0, (0.55, 0, 1, 1)),
+    "8_your_own_data": (2, (0, 0, 1, 1)),
+}
+
+
+def pictures(notebook: dict[str, Any]) -> list[tuple[str, bytes]]:
+    """All figures of a notebook, as the source of the cell that draws them and PNG."""
+    return [
+        ("".join(cell["source"]), base64.b64decode("".join(output["data"]["image/png"])))
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", ())
+        if "image/png" in output.get("data", {})
+    ]
+
+
+def thumbnail(name: str, figures: list[bytes]) -> Image.Image:
+    """The picture on the card of a tutorial: the largest figure if it is not in the table above."""
+    which, part = THUMBNAILS.get(name, (-1, (0, 0, 1, 1)))
+    png = figures[which] if 0 <= which < len(figures) else max(figures, key=len)
+    image = Image.open(io.BytesIO(png))
+    return image.crop(tuple(round(x * n) for x, n in zip(part, image.size * 2, strict=True)))
+
+
+# Functions of scivae.pl, and the first tutorial that shows a figure of each.
+FIGURES: dict[str, str] = {}
 
 
 def copy_notebooks() -> None:
@@ -234,8 +272,16 @@ def copy_notebooks() -> None:
             link += f" · [Open in Colab]({online})"
         cell = {"cell_type": "markdown", "id": "download", "metadata": {}, "source": link}
         contents["cells"].insert(1, cell)
-        if figures := pictures(contents):
-            (target / f"{notebook.stem}.png").write_bytes(max(figures, key=len))
+        figures = pictures(contents)
+        if figures:
+            thumbnail(notebook.stem, [png for _, png in figures]).save(
+                target / f"{notebook.stem}.png"
+            )
+        for source, png in figures:
+            for name in re.findall(r"scivae\.pl\.(\w+)\(", source):
+                FIGURES.setdefault(name, notebook.stem)
+                if FIGURES[name] == notebook.stem and not (target / f"pl_{name}.png").exists():
+                    (target / f"pl_{name}.png").write_bytes(png)
         (target / notebook.name).write_text(json.dumps(contents), encoding="utf-8")
     if not any(target.iterdir()):
         (target / "none.md").write_text(
@@ -248,10 +294,54 @@ copy_notebooks()
 
 def keep_together(app, docname: str, source: list[str]) -> None:
     """A number stays on one line with its percent sign, or its standard deviation in a table."""
-    if docname.startswith("evidence/"):
+    if docname.startswith("evidence/") or docname == "mnist":
         source[0] = source[0].replace(" ± ", "\u00a0±\u00a0")
     if not docname.startswith("tutorials/"):
         source[0] = re.sub(r"(?<=\d) %(?!\w)", "\u00a0%", source[0])
+
+
+def add_verdict(app, docname: str, source: list[str]) -> None:
+    """A table of the evidence begins with a link to the section that says what it shows."""
+    folder, _, name = docname.partition("/")
+    if folder != "evidence" or name in ("claims", "tried"):
+        return
+    for page in ("evidence", "performance", "colon", "mnist", "how_many_cells"):
+        text = (HERE / f"{page}.md").read_text(encoding="utf-8")
+        title = re.search(r"^# (.*)$", text, re.MULTILINE)[1]
+        first, *sections = re.split(r"^(?=## )", text, flags=re.MULTILINE)
+        for section in (*sections, first):
+            if f"evidence/{name}.md)" in section:
+                heading = re.match(r"## (.*)", section)
+                anchor = re.sub(r"[^\w -]", "", heading[1].lower()) if heading else ""
+                target = f"{page}.md" + (f"#{anchor.replace(' ', '-')}" if anchor else "")
+                link = f"What this shows: [{heading[1] if heading else title}](../{target})"
+                source[0] = source[0].replace("\n\n", f"\n\n{link}\n\n", 1)
+                return
+
+
+def keep_initials(app, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """A reference that begins with an initial, as "A. Author", is no list with the numbers A, B, C."""
+    lines[:] = [re.sub(r"^(\s*\.\. \[\w+\] [A-Z])\. ", r"\1\\. ", line) for line in lines]
+
+
+def add_figure(app, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """A function of scivae.pl shows a figure that it draws, from a tutorial or from docs/pl_figures.py."""
+    package, _, function = name.rpartition(".")
+    if package != "scivae.pl":
+        return
+    image, caption = f"/_static/pl_{function}.png", ""
+    if function in FIGURES:
+        image = f"/tutorials/pl_{function}.png"
+        caption = f"From the tutorial :doc:`/tutorials/{FIGURES[function]}`."
+    if (HERE / image.lstrip("/")).exists():
+        lines += [
+            "",
+            f".. figure:: {image}",
+            f"   :alt: A figure of {name}",
+            "",
+            f"   {caption}",
+            "",
+        ]
 
 
 def add_colab(app, docname: str, source: list[str]) -> None:
@@ -279,6 +369,9 @@ def setup(app) -> None:
     app.connect("viewcode-find-source", source_of)
     app.connect("source-read", keep_together)
     app.connect("source-read", add_colab)
+    app.connect("source-read", add_verdict)
+    app.connect("autodoc-process-docstring", keep_initials)
+    app.connect("autodoc-process-docstring", add_figure)
     app.connect("build-finished", write_versions)
     app.connect("autodoc-process-signature", fields_only, priority=600)
     app.connect("autodoc-skip-member", skip_inherited)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "scivae"
 FOLDERS = {
-    "data": "Cells on their way into a model",
+    "data": "Data and setup",
     "model": "The model",
     "train": "Training",
     "module": "The network",
@@ -23,13 +23,13 @@ FOLDERS = {
     "geometry": "Geometry",
     "datasets": "Data sets",
     "commands": "The commands",
-    "_validate": "Checks that all share",
+    "_validate": "Shared checks of arguments",
     "": "Names, storage, and the command line",
 }
 HEADER = """# Errors and warnings
 
-Every text, with `…` where a value is named. An error says the rule, the value, the culprit and the cure. Nothing that
-you passed is changed when a call fails.
+All texts, with `…` in place of a value. An error states the rule, the value, where it was found, and what to do. Nothing
+that you passed is changed when a call fails. To find a text, search this page (Ctrl+F) for words from its middle.
 """
 
 
@@ -86,12 +86,13 @@ def page() -> str:
             t for t in everything if (t.file.parts[0] if len(t.file.parts) > 1 else "") == folder
         ]
         if own:
-            out += [f"\n## {title}\n", "| | text |", "|---|---|"]
+            out += [f"\n## {title}\n", "| kind | text |", "|---|---|"]
             out += sorted({f"| {t.kind} | {_escaped(t.text)} |" for t in own})
     return "\n".join(out) + "\n"
 
 
 def _escaped(text: str) -> str:
+    text = re.sub(r"…(\.?…)+", "…", text)  # one value after another
     for sign in "\\|<>*_`[]$":
         text = text.replace(sign, f"\\{sign}")
     return text.replace("{", "&#123;").replace("}", "&#125;")

@@ -108,8 +108,9 @@ def test_quick_table(name, tmp_path):
         meant = {m for part, group in empty.items() if part in column for m in group}
         assert set(rows.loc[rows[column].isna(), "method"]) == meant, column
     lines = (tmp_path / f"{name}.md").read_text().splitlines()
-    table = lines[: lines.index("## Differences")] if "## Differences" in lines else lines
-    assert sum(line.startswith("| ") for line in table) == 1 + len(rows)
+    after = [i for i, line in enumerate(lines) if line.startswith(("## Diff", "## Rules"))]
+    table = [line for line in lines[: after[0] if after else None] if line.startswith("| ")]
+    assert len([line for line in table if not line.startswith("| method |")]) == len(rows)
     assert any("scvi-tools" in line and "--quick" in line for line in lines)
 
 
@@ -242,7 +243,7 @@ def test_goes_on_where_it_stopped(tmp_path):
     assert len(again) == 8
     assert len(measured) == 12
     assert {method for _, method, _ in measured[8:]} == {"three"}
-    assert "| 5 | a | 2 |" in (tmp_path / "toy.md").read_text()
+    assert "| a | 5 | 2 |" in (tmp_path / "toy.md").read_text()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["toy.csv", "toy.md"]
 
 
@@ -320,6 +321,45 @@ def test_keys_follow_versions_and_defaults(monkeypatch):
     theirs = methods.fingerprint(methods.SCANVI)
     monkeypatch.setattr(methods, "ours", dict)  # what this package does is not theirs
     assert methods.fingerprint(methods.SCANVI) == theirs
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "shown"),
+    [
+        (0.16093, 0.0241, "0.161 ± 0.024"),
+        (0.2, 3.4e-17, "0.200"),
+        (1726, 0, "1,726"),
+        (644.3, 0.213, "644.30 ± 0.21"),
+        (1257.2, 151, "1,257 ± 151"),
+        (0.02678, 0.00034, "0.0268 ± 0.0003"),
+        (16690.4, np.nan, "16,690"),
+        (1.5864e-07, np.nan, "1.6e-7"),
+        (np.nan, np.nan, "–"),
+    ],
+)
+def test_numbers_of_a_table_have_as_many_digits_as_they_are_known_to(mean, sd, shown):
+    from _common import spread
+
+    assert spread(mean, sd) == shown
+
+
+def test_each_data_set_has_its_table_and_what_all_rows_share_stands_above_it(tmp_path):
+    from _study import run
+
+    settings = [{"data": data, "kept": kept} for data in "xy" for kept in (5, 10)]
+
+    def measure(method, data, seed, args):
+        return {"value": float(len(method) * data), "chance": 0.25}
+
+    run(toy([], settings=settings, measure=measure), ["--out", str(tmp_path), "--seeds", "1"])
+    text = (tmp_path / "toy.md").read_text()
+    head, x, y = text.split("## ")
+    assert (x[0], y[0]) == ("x", "y")
+    assert "| method |" not in head
+    for part in (x, y):
+        assert "The same in all rows: chance: 0.250." in part
+        assert "| method | kept | seeds |" in part
+        assert "| b | 10 | 1 | 50 |" in part
 
 
 def test_a_table_names_what_was_not_run(tmp_path):

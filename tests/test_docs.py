@@ -455,3 +455,57 @@ def test_the_first_column_of_a_wide_table_stays_in_view(browser, address):
     )
     assert scrolled > 50  # the table is wider than the page, and scrolls by itself
     assert abs(first - left) < 2
+
+
+def test_a_wide_table_says_that_it_scrolls(browser, address):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    resize(browser, NARROW)
+    browser.get(address + "evidence/augmentation_realism.html")
+    hint, faded = browser.execute_script(
+        "const box = document.querySelector('.pst-scrollable-table-container');"
+        "return [box.nextElementSibling.checkVisibility(), box.classList.contains('more-right')]"
+    )
+    assert hint
+    assert faded
+    browser.execute_script(
+        "document.querySelector('.pst-scrollable-table-container').scrollLeft = 1e6"
+    )
+    gone = "return !document.querySelector('.pst-scrollable-table-container.more-right')"
+    WebDriverWait(browser, 20).until(lambda b: b.execute_script(gone))
+
+
+def test_a_table_of_text_is_a_list_on_a_telephone(browser, address):
+    layout = (
+        "const cell = document.querySelector('table.rows td');"
+        "return [getComputedStyle(cell).display, cell.nextElementSibling.dataset.column]"
+    )
+    resize(browser, NARROW)
+    browser.get(address + "which_p_value.html")
+    assert browser.execute_script(layout) == ["block", "columns"]
+    resize(browser, 1280)
+    assert browser.execute_script(layout) == ["table-cell", "columns"]
+
+
+def test_initials_of_authors_are_no_numbers_of_a_list(site):
+    listed = [
+        page.name
+        for page in (site / "api" / "generated").glob("*.html")
+        if re.search(r'<ol class="(upper|lower)(alpha|roman)', page.read_text())
+    ]
+    assert not listed
+
+
+def test_functions_of_figures_show_one(pages):
+    shown = {
+        page
+        for page in pages
+        if page.startswith("api/generated/scivae.pl.") and pages[page].figures
+    }
+    assert len(shown) > 8
+
+
+def test_tables_of_the_evidence_lead_to_what_they_show(site):
+    for table in (DOCS / "evidence").glob("*.md"):
+        text = (site / "evidence" / f"{table.stem}.html").read_text()
+        assert ("What this shows: <a" in text) == (table.stem not in ("claims", "tried")), table

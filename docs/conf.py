@@ -325,23 +325,18 @@ def keep_initials(app, what: str, name: str, obj: Any, options: Any, lines: list
 
 
 def add_figure(app, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """A function of scivae.pl shows a figure that it draws, from a tutorial or from docs/pl_figures.py."""
+    """A function of scivae.pl shows a figure that it draws, most of them from a tutorial."""
     package, _, function = name.rpartition(".")
     if package != "scivae.pl":
         return
-    image, caption = f"/_static/pl_{function}.png", ""
     if function in FIGURES:
         image = f"/tutorials/pl_{function}.png"
         caption = f"From the tutorial :doc:`/tutorials/{FIGURES[function]}`."
-    if (HERE / image.lstrip("/")).exists():
-        lines += [
-            "",
-            f".. figure:: {image}",
-            f"   :alt: A figure of {name}",
-            "",
-            f"   {caption}",
-            "",
-        ]
+    elif function == "animate":
+        image, caption = "/_static/readme.gif", "Made by ``docs/readme_figure.py``."
+    else:
+        return
+    lines += ["", f".. figure:: {image}", f"   :alt: A figure of {name}", "", f"   {caption}", ""]
 
 
 def add_colab(app, docname: str, source: list[str]) -> None:

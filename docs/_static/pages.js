@@ -16,11 +16,12 @@ document.addEventListener("DOMContentLoaded", () => {
   const names = "code.literal, table.autosummary code";
   for (const code of article.querySelectorAll(names)) {
     if (stays(code.textContent)) code.classList.add("short");
+    else if (/^[\w.]{1,24}$/.test(code.textContent)) code.classList.add("name");
     for (const word of code.querySelectorAll(".pre")) if (stays(word.textContent)) word.classList.add("short");
   }
   for (const name of document.querySelectorAll(`${names}, .prev-next-title, .bd-sidebar-primary nav a`)) {
     for (const text of textsOf(name)) {
-      const parts = text.data.split(/(?<=[_.=([,/])(?=\w|"|\(|\[)/);
+      const parts = text.data.split(/(?<=[_.=,/])(?=[\w"])/);
       if (parts.length < 2 || stays(text.data)) continue;
       const pieces = parts.flatMap((part) => [part, document.createElement("wbr")]);
       text.replaceWith(...pieces.slice(0, -1));

@@ -321,7 +321,8 @@ def add_verdict(app, docname: str, source: list[str]) -> None:
 
 def keep_initials(app, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """A reference that begins with an initial, as "A. Author", is no list with the numbers A, B, C."""
-    lines[:] = [re.sub(r"^(\s*\.\. \[\w+\] [A-Z])\. ", r"\1\\. ", line) for line in lines]
+    initial = re.compile(r"^(\s*(?:\.\. \[\w+\] )?[A-Z])\. (?=[A-Z])")
+    lines[:] = [initial.sub(r"\1\\. ", line) for line in lines]
 
 
 def add_figure(app, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

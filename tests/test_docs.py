@@ -468,10 +468,9 @@ def test_a_wide_table_says_that_it_scrolls(browser, address):
     )
     assert hint
     assert faded
-    browser.execute_script(
-        "document.querySelector('.pst-scrollable-table-container').scrollLeft = 1e6"
-    )
-    gone = "return !document.querySelector('.pst-scrollable-table-container.more-right')"
+    box = "document.querySelector('.pst-scrollable-table-container')"
+    browser.execute_script(f"{box}.scrollLeft = 1e6")
+    gone = f"return !{box}.classList.contains('more-right')"
     WebDriverWait(browser, 20).until(lambda b: b.execute_script(gone))
 
 

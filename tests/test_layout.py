@@ -32,6 +32,7 @@ COMMON = {
     "_errors",
     "_keys",
     "_names",
+    "_parts",
     "_progress",
     "_quiet",
     "_random",
@@ -366,6 +367,44 @@ def test_folders_that_need_no_network_do_not_wait_for_torch(name):
     code = f"import sys, scivae.{name}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_help_needs_numpy_alone():
+    """Which takes a twentieth of a second; pandas would take half a second."""
+    code = """
+import sys
+from scivae.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+new = {name.partition(".")[0] for name in sys.modules if "." not in name} - set(sys.stdlib_module_names)
+print([name for name in new if getattr(sys.modules[name], "__file__", None) and name[0] != "_"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage: scivae" in done.stdout
+    assert set(ast.literal_eval(done.stdout.splitlines()[-1])) == {"numpy", "scivae"}
+
+
+def test_the_first_line_of_the_demo_comes_before_heavy_imports(tmp_path):
+    """They take five seconds, in which it would not be clear that anything happens."""
+    code = """
+import sys
+from scivae.cli import main
+from scivae.commands.log import Log
+
+def first(log, text):
+    print(text)
+    print(sorted({'torch', 'scvi', 'scanpy', 'anndata', 'matplotlib', 'numba', 'sklearn'} & set(sys.modules)))
+    raise SystemExit
+
+Log.say = first
+main(["demo", "--out", "demo"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.splitlines() == ["Loading pbmc …", "[]"]
 
 
 def test_names_are_there_all_the_same():

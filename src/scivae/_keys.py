@@ -53,6 +53,9 @@ PREDICTED: Final = "civae_predicted"
 MARGIN: Final = "civae_margin"
 CONFIDENCE: Final = "civae_confidence"
 
+# Column of the yield of classes: number of cells drawn.
+N_DRAWN: Final = "n_drawn"
+
 # Values of KIND.
 INTERPOLATED: Final = "interpolated"
 AUGMENTED: Final = "augmented"

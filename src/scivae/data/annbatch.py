@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 
-def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[Any]:
+def read_pools(
+    matrix: Any, pools: Iterable[list[tuple[int, int]]], within: tuple[int, int]
+) -> Iterator[Any]:
     """Rows of each pool as float32; same results as :func:`.sources.read_pools`.
 
     Parameters
@@ -17,6 +19,8 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
         A matrix in a zarr store, CSR or array.
     pools
         For each pool, the row ranges to read: first row, and the row after the last.
+    within
+        Row range that holds all pools; not used.
 
     Raises
     ------

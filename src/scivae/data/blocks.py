@@ -144,6 +144,14 @@ class BlockLoader:
                 order = rng.permutation(order)
             yield Pool(spans, order, read[order])
 
+    def _within(self) -> tuple[int, int]:
+        """Row range of the blocks of all cells: first row, and the row after the last."""
+        if not len(self.index):
+            return 0, 0
+        size = self.data.block_size
+        first, last = int(self.index.min()) // size, int(self.index.max()) // size
+        return first * size, min((last + 1) * size, len(self.selected))
+
     def _order_in_memory(self) -> np.ndarray:
         """Positions of all cells in the order that training in memory would use, shape ``(n_obs,)``."""
         generator = torch.Generator().manual_seed(epoch_seed(self.data.seed, self.epoch))
@@ -165,7 +173,7 @@ class BlockLoader:
         size = self.batch_size * self.world_size
         left: list[tuple[Any, Pool]] = []  # rest of earlier pools, less than a minibatch
         n_left = 0
-        read = self.data.read_pools(matrix, (pool.spans for pool in self.pools()))
+        read = self.data.read_pools(matrix, (pool.spans for pool in self.pools()), self._within())
         with ThreadPoolExecutor(1) as executor:  # reads the next pool ahead
             reading = executor.submit(next, read, None)
             for pool in self.pools():

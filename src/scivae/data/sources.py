@@ -216,7 +216,9 @@ def _old_files() -> Iterator[None]:
         yield
 
 
-def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[Any]:
+def read_pools(
+    matrix: Any, pools: Iterable[list[tuple[int, int]]], within: tuple[int, int]
+) -> Iterator[Any]:
     """Read the rows of each pool, and yield them as one float32 CSR matrix or array.
 
     Parameters
@@ -225,6 +227,8 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
         The result of :meth:`Cells.matrix`.
     pools
         For each pool, the row ranges to read: first row, and the row after the last.
+    within
+        Row range that holds all pools. Where its rows begin in the file is read first, and kept.
     """
     if not hasattr(matrix, "format"):  # an array, whose rows may be sparse
         for spans in pools:
@@ -239,8 +243,11 @@ def read_pools(matrix: Any, pools: Iterable[list[tuple[int, int]]]) -> Iterator[
         data, indices, indptr = matrix.data, matrix.indices, matrix.indptr
     else:
         data, indices = matrix.group["data"], matrix.group["indices"]
-        indptr = matrix.group["indptr"][...]
-    for spans in pools:
+        # A run over a part of the cells must not read the positions of all.
+        indptr = matrix.group["indptr"][within[0] : within[1] + 1]
+    offset = 0 if sparse.issparse(matrix) else within[0]
+    for pool in pools:
+        spans = [(start - offset, stop - offset) for start, stop in pool]
         ends = np.cumsum([indptr[stop] - indptr[start] for start, stop in spans])
         values = np.empty(ends[-1], dtype=np.float32)
         columns = np.empty(ends[-1], dtype=np.int32)

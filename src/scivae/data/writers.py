@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from anndata.io import sparse_dataset, write_elem
+from anndata.io import read_elem, read_zarr, sparse_dataset, write_elem
 from scipy import sparse
 
 from .._names import layer_names
@@ -97,7 +97,7 @@ _OTHER_FORMATS = (
 
 
 def new_store(path: str | os.PathLike, argument: str = "store") -> Path:
-    """The path of a store to be written; raise if it already exists."""
+    """The path of a store to be written; raise unless it can be a zarr store."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
             f"{argument} must be a path, got {type(path).__name__}; pass the path as text."
@@ -108,10 +108,26 @@ def new_store(path: str | os.PathLike, argument: str = "store") -> Path:
             f"{argument} must be the folder of a zarr store, got {str(path)!r}; call it "
             f"{target.with_suffix('.zarr').name!r}, and write a file with anndata.read_zarr(...).write_h5ad."
         )
-    if target.exists():
-        raise ValueError(f"{target} already exists; delete it, or choose another {argument}.")
     import_zarr()
     return target
+
+
+def check_new(target: Path, argument: str = "store") -> None:
+    """Raise if a store already exists."""
+    if target.exists():
+        raise ValueError(f"{target} already exists; delete it, or choose another {argument}.")
+
+
+def read_uns(store: Path) -> dict[str, Any]:
+    """``uns`` of a store."""
+    return dict(read_elem(import_zarr().open_group(str(store), mode="r")["uns"]))
+
+
+def read_cells(store: Path) -> AnnData:
+    """All cells of a store, in memory, without ``uns``."""
+    cells = read_zarr(store)
+    cells.uns = {}
+    return cells
 
 
 def write_blocks(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
@@ -16,8 +17,10 @@ from scipy import sparse
 
 from .. import _keys
 from .._errors import shown
+from .._parts import Parts, digest, digest_of_weights
 from .._progress import advance, progress
 from .._random import seeded
+from .._storage import row_blocks
 from .._validate.arguments import (
     check_bool,
     check_choice,
@@ -27,7 +30,7 @@ from .._validate.arguments import (
 )
 from ..data import checks
 from ..data.generated import as_categories, assemble, check_uns, provenance
-from ..data.writers import new_store, write_blocks
+from ..data.writers import check_new, new_store, read_cells, read_uns, write_blocks
 from ..module import (
     COUNT_LIKELIHOODS,
     Covariates,
@@ -54,6 +57,9 @@ ACCEPTED_QUANTILE = 0.05
 
 
 DRAWS_PER_ROUND = 4096
+
+# Each part of a class has random numbers of its own, so that processes can make parts in any order.
+CELLS_PER_PART = 16_384
 
 
 class Augmented(NamedTuple):
@@ -82,7 +88,7 @@ def _summary(
         [
             {
                 "n": sizes[source.code],
-                "n_drawn": drawn[source.code],
+                _keys.N_DRAWN: drawn[source.code],
                 "yield": sizes[source.code] / drawn[source.code],
                 "min_confidence": source.threshold,
                 **source.summary,
@@ -111,6 +117,7 @@ def augment(
     min_confidence: float | None = ...,
     adata: AnnData | None = ...,
     store: None = ...,
+    parts: None = ...,
     key_added: str | None = ...,
     seed: int = ...,
 ) -> AnnData: ...
@@ -127,6 +134,7 @@ def augment(
     min_confidence: float | None = ...,
     adata: AnnData | None = ...,
     store: str | os.PathLike,
+    parts: str | os.PathLike | None = ...,
     key_added: str | None = ...,
     seed: int = ...,
 ) -> Path: ...
@@ -143,6 +151,7 @@ def augment(
     min_confidence: float | None = None,
     adata: AnnData | None = None,
     store: str | os.PathLike | None = None,
+    parts: str | os.PathLike | None = None,
     key_added: str | None = _keys.KEY_ADDED,
     seed: int = 0,
 ) -> AnnData | Path:
@@ -179,6 +188,11 @@ def augment(
     store
         Folder of a zarr store, to which cells are written as they are generated, so that any number
         needs the memory of a few thousand. The folder must not exist. ``None``: return the cells.
+    parts
+        Folder for finished parts, 16,384 cells of a class each; needs ``store``. Processes that torchrun
+        or Lightning started share the parts, if all make this call and can read the folder; the first
+        process then joins them to the store. A call that was interrupted goes on from the parts that are
+        there. The cells are those that one process makes. ``None``: this process makes all cells.
     key_added
         Slot of ``adata.uns`` in which the yield is recorded; ``None``: not recorded.
     seed
@@ -197,11 +211,11 @@ def augment(
     KeyError
         If a class was not seen in training.
     ValueError
-        If the class has fewer than two cells, or the store exists.
+        If the class has fewer than two cells, the store exists, or ``parts`` holds parts of another call.
     OSError
         If the store cannot be written. After this or any other error, nothing of it remains.
     RuntimeError
-        If fewer than one in 100 draws is accepted.
+        If fewer than one in 100 draws is accepted, or another process that shares the parts fails.
 
     Examples
     --------
@@ -239,20 +253,25 @@ def augment(
             f"label must name at least one class, got an empty dict; available: {shown(self.classes)}."
         )
     counts = {self.setup.label_code(k): check_integer("n", v, minimum=1) for k, v in wanted.items()}
+    if parts is not None and store is None:
+        raise ValueError(
+            "parts needs store=, the zarr store to which they are joined, but store is None; pass both, or "
+            "parts=None."
+        )
     target = None if store is None else new_store(store)
+    if target is not None and parts is None:
+        check_new(target)
     adata = self._validate_anndata(adata, every_row=False)
     self._warn_of_changed_columns(adata)
     check_uns(adata, key_added)
     shared = shared_covariance(self, adata) if method == "normal" else None
-    sources = []
+    sources, held_out = [], HeldOut(self, adata)
     for code in counts:  # in a comprehension, a warning would name this line, not the caller's
-        sources.append(_source(self, adata, code, min_confidence, shared))
-    drawn: dict[int, int] = {}
-    rounds = (
-        made
-        for source in sources
-        for made in _rounds(self, adata, source, counts[source.code], sample, seed, drawn)
-    )
+        sources.append(_source(self, adata, code, min_confidence, held_out, shared))
+    drawn = dict.fromkeys(counts, 0)
+
+    def made(portion: Portion, counted: dict[int, int] = drawn) -> Iterator[Augmented]:
+        return _rounds(self, adata, portion, sample, seed, counted)
 
     def uns() -> dict[str, Any]:
         return provenance(
@@ -264,17 +283,113 @@ def augment(
             classes=_summary(sources, counts, drawn),
         )
 
+    portions = _portions(sources, counts)
     generated: AnnData | Path
-    with progress("making cells", sum(counts.values()), unit="cells"):
-        if target is None:
-            made = list(rounds)
-            generated = _cells(self, adata, made, uns())
-        else:
-            write_blocks(target, _blocks(self, adata, rounds, sources), lambda: {_keys.UNS: uns()})
-            generated = target
+    if target is not None and parts is not None:
+        work = {
+            "seed": seed, "sample": sample, "method": method, "temperature": self.temperature_,
+            "cells": ", ".join(f"{s.name}: {counts[s.code]}, {s.threshold!r}" for s in sources),
+            "adata": digest(
+                *(x for s in sources for x in (s.names, s.cells.mean, *s.cells.covariates)),
+                *(s.covariance for s in sources if s.covariance is not None),
+            ),
+            "model": digest_of_weights(self.module.state_dict()),
+        }  # fmt: skip
+        with Parts(Path(parts) / "augment", len(portions), ending=".zarr", **work) as share:
+            _make_parts(self, adata, share, sources, portions, target, made, uns, drawn)
+        drawn |= _drawn_in(target, sources)
+        generated = target
+    else:
+        with progress("making cells", sum(counts.values()), unit="cells"):
+            rounds = (block for portion in portions for block in made(portion))
+            if target is None:
+                found = list(rounds)
+                generated = _cells(self, adata, found, uns())
+            else:
+                blocks = _blocks(self, adata, rounds, sources)
+                write_blocks(target, blocks, lambda: {_keys.UNS: uns()})
+                generated = target
     if key_added is not None:
         adata.uns.setdefault(key_added, {})[_keys.AUGMENTATION] = _summary(sources, counts, drawn)
     return generated
+
+
+class Portion(NamedTuple):
+    """A part of the cells of a class.
+
+    Attributes
+    ----------
+    source
+        Real cells of the class.
+    number
+        Number of the part within the class.
+    n
+        Number of cells.
+    start
+        Number of cells before it, of all classes.
+    """
+
+    source: Source
+    number: int
+    n: int
+    start: int
+
+
+def _portions(sources: Sequence[Source], counts: Mapping[int, int]) -> list[Portion]:
+    """Parts of all classes; they do not depend on the number of processes."""
+    found, start = [], 0
+    for source in sources:
+        for number, rows in enumerate(row_blocks(counts[source.code], CELLS_PER_PART)):
+            found.append(Portion(source, number, rows.stop - rows.start, start + rows.start))
+        start += counts[source.code]
+    return found
+
+
+def _make_parts(
+    model: CellsModel,
+    adata: AnnData,
+    parts: Parts,
+    sources: Sequence[Source],
+    portions: Sequence[Portion],
+    target: Path,
+    made: Callable[[Portion, dict[int, int]], Iterator[Augmented]],
+    uns: Callable[[], dict[str, Any]],
+    drawn: dict[int, int],
+) -> None:
+    """Make the parts of this process; the first process joins all to the store."""
+    if parts.done:
+        if not target.exists():
+            raise ValueError(
+                f"parts says that {target} was written, but it does not exist; delete the folder "
+                f"{parts.folder} to make the cells again."
+            )
+        return
+    if parts.rank == 0:
+        check_new(target)
+
+    def make(i: int) -> None:
+        own = dict.fromkeys(drawn, 0)
+        blocks = _blocks(model, adata, made(portions[i], own), sources, portions[i].start)
+        write_blocks(parts.path(i), blocks, lambda: {_keys.N_DRAWN: sum(own.values())})
+
+    mine = list(parts.missing())
+    with progress("making cells", sum(portions[i].n for i in mine), unit="cells"):
+        for i in mine:
+            make(i)
+
+    def join() -> None:
+        for i, portion in enumerate(portions):
+            drawn[portion.source.code] += int(read_uns(parts.path(i))[_keys.N_DRAWN])
+        blocks = (read_cells(parts.path(i)) for i in range(parts.n))
+        write_blocks(target, blocks, lambda: {_keys.UNS: uns()})
+
+    parts.finish(join)
+
+
+def _drawn_in(store: Path, sources: Sequence[Source]) -> dict[int, int]:
+    """Number of cells drawn for each class, as a store says."""
+    column = read_uns(store)[_keys.UNS]["classes"][_keys.N_DRAWN].to_numpy()
+    return {source.code: int(n) for source, n in zip(sources, column, strict=True)}
 
 
 def _cells(
@@ -299,11 +414,14 @@ def _cells(
 
 
 def _blocks(
-    model: CellsModel, adata: AnnData, rounds: Iterable[Augmented], sources: Sequence[Source]
+    model: CellsModel,
+    adata: AnnData,
+    rounds: Iterable[Augmented],
+    sources: Sequence[Source],
+    start: int = 0,
 ) -> Iterator[AnnData]:
     """One AnnData for each round, whose columns can be appended to those of the previous rounds."""
     ends = pd.Index(np.concatenate([source.names for source in sources])).unique()
-    start = 0
     for made in rounds:
         cells = _cells(model, adata, [made], {}, start)
         start += cells.n_obs
@@ -319,6 +437,7 @@ def _source(
     adata: AnnData,
     code: int,
     min_confidence: float | None,
+    held_out: HeldOut,
     shared: np.ndarray | None = None,
 ) -> Source:
     """Real cells of a class that are classified correctly, and the threshold for new cells.
@@ -343,7 +462,7 @@ def _source(
             stacklevel=4,
         )
         inside = np.arange(len(cells))
-    reference = _held_out_confidence(model, adata, code)
+    reference = held_out.confidence(code)
     pool = encoded.take(inside)
     return Source(
         code,
@@ -365,38 +484,37 @@ def _source(
 def _rounds(
     model: CellsModel,
     adata: AnnData,
-    source: Source,
-    n: int,
+    portion: Portion,
     sample: bool,
     seed: int,
     drawn: dict[int, int],
 ) -> Iterator[Augmented]:
-    """Draw cells of one class until n are accepted; count them in ``drawn``."""
-    code = source.code
-    rng = np.random.default_rng([seed, code])
-    accepted = drawn[code] = 0
+    """Draw cells of one part of a class until all are accepted; add their number to ``drawn``."""
+    source, n, code = portion.source, portion.n, portion.source.code
+    rng = np.random.default_rng([seed, code, *([portion.number] if portion.number else [])])
+    accepted = n_drawn = 0
     while accepted < n:
-        if drawn[code] >= MAX_DRAWS * max(n, 10):
+        if n_drawn >= MAX_DRAWS * max(n, 10):
             rule, cure = "", "train longer or raise discriminator_weight"
             if source.threshold > 0:
                 rule = f" with a probability of at least {source.threshold:.6g}"
                 cure = f"lower min_confidence, or {cure}"
             raise RuntimeError(
-                f"only {accepted} of {drawn[code]} cells drawn for {source.name!r} were classified "
+                f"only {accepted} of {n_drawn} cells drawn for {source.name!r} were classified "
                 f"as it{rule} once decoded and encoded again; {cure}."
             )
-        rate = (accepted + 1) / (drawn[code] + 1)
+        rate = (accepted + 1) / (n_drawn + 1)
         size = int(np.clip(1.1 * (n - accepted) / rate, 16, DRAWS_PER_ROUND))
         new = _draw(model, source, size, rng)
         z, covariates = new.z, new.covariates
-        drawn[code] += new.rejected
+        n_drawn += new.rejected
         if len(z) == 0:
             continue
         values, reached, predicted = _decode_and_encode(model, z, covariates, sample, rng, code)
         good = np.flatnonzero((predicted == code) & (reached >= source.threshold))
         good = good[: n - accepted]
         # Cells drawn after the last accepted one do not count toward the yield.
-        drawn[code] += len(z) if accepted + len(good) < n else int(good[-1]) + 1
+        n_drawn += len(z) if accepted + len(good) < n else int(good[-1]) + 1
         accepted += len(good)
         advance(len(good))
         if len(good) == 0:
@@ -417,6 +535,7 @@ def _rounds(
         obs[_keys.MARGIN] = model.linear_classes.margin(z[good], code)
         obs[_keys.CONFIDENCE] = reached[good]
         yield Augmented(values[good], z[good], obs)
+    drawn[code] += n_drawn
 
 
 def _draw(model: CellsModel, source: Source, size: int, rng: np.random.Generator) -> Drawn:
@@ -426,30 +545,50 @@ def _draw(model: CellsModel, source: Source, size: int, rng: np.random.Generator
     return in_class(model, source, source.covariance, size, rng)
 
 
-def _held_out_confidence(model: CellsModel, adata: AnnData, code: int) -> np.ndarray:
-    """Probabilities that real cells have for their own class: held-out cells of the class, if possible.
+class HeldOut:
+    """Probabilities that real cells have for their own class: held-out cells, if possible.
 
     Training cells have higher probabilities than other cells, so if a class has too few held-out cells,
-    the held-out cells of all classes are used instead.
+    the held-out cells of all classes are used instead. These are encoded once, for all classes.
+
+    Parameters
+    ----------
+    model, adata
+        The model and the cells.
     """
-    codes = np.asarray(adata.obs[checks.LABEL_CODES])
-    labeled = codes < len(model.classes)
-    own = adata is model.adata
-    if model.cell_hashes_ is None:
-        # A model made from a datamodule adopts the first AnnData it is given, which may be a subset.
-        trained_on = model.registry_["field_registries"]["X"]["state_registry"]["n_obs"]
-        own = own and len(codes) == trained_on
-    if own and model.validation_indices is not None:
-        held_out = np.isin(np.arange(len(codes)), model.validation_indices) & labeled
-    else:  # cells that this model was not trained on
-        held_out = labeled
-    for cells in (held_out & (codes == code), held_out, labeled):
-        index = np.flatnonzero(cells)
-        if len(index) >= MIN_HELD_OUT:
-            break
-    encoded = model.codec.encode(adata, index)
-    probabilities = model.codec.probabilities(model.linear_classes.logits(encoded.mean))
-    return probabilities[np.arange(len(index)), encoded.labels]
+
+    def __init__(self, model: CellsModel, adata: AnnData):
+        self.model, self.adata = model, adata
+        codes = np.asarray(adata.obs[checks.LABEL_CODES])
+        labeled = codes < len(model.classes)
+        own = adata is model.adata
+        if model.cell_hashes_ is None:
+            # A model made from a datamodule adopts the first AnnData it is given, which may be a subset.
+            trained_on = model.registry_["field_registries"]["X"]["state_registry"]["n_obs"]
+            own = own and len(codes) == trained_on
+        if own and model.validation_indices is not None:
+            held_out = np.isin(np.arange(len(codes)), model.validation_indices) & labeled
+        else:  # cells that this model was not trained on
+            held_out = labeled
+        self.cells = np.flatnonzero(held_out)  # (n_held_out,)
+        self.codes = codes[self.cells]
+        self.labeled = labeled
+
+    def confidence(self, code: int) -> np.ndarray:
+        """Probabilities of the held-out cells of a class; of all classes, if there are too few."""
+        index = self.cells[self.codes == code]
+        return self.of_all if len(index) < MIN_HELD_OUT else self._of(index)
+
+    @cached_property
+    def of_all(self) -> np.ndarray:
+        """Probabilities of all held-out cells, or of all labeled cells if too few are held out."""
+        enough = len(self.cells) >= MIN_HELD_OUT
+        return self._of(self.cells if enough else np.flatnonzero(self.labeled))
+
+    def _of(self, index: np.ndarray) -> np.ndarray:
+        encoded = self.model.codec.encode(self.adata, index)
+        logits = self.model.linear_classes.logits(encoded.mean)
+        return self.model.codec.probabilities(logits)[np.arange(len(index)), encoded.labels]
 
 
 @torch.inference_mode()

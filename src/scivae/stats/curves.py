@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .._parts import Parts, digest
 from .._progress import track
 from .._validate.arguments import check_integer
 from .._validate.arrays import as_positions, as_vector
@@ -114,6 +118,7 @@ def measured_curves(
     n_steps: int = 100,
     n_bootstraps: int = 100,
     seed: int = 0,
+    parts: str | os.PathLike | None = None,
 ) -> Curves:
     """Fit every gene against position, with confidence bands and the interval of its switch.
 
@@ -143,6 +148,11 @@ def measured_curves(
         Number of resamples; 0 leaves out bands and intervals.
     seed
         Seed of the resamples.
+    parts
+        Folder for finished resamples. Processes that torchrun or Lightning started share the resamples, if
+        all make this call and can read the folder; each returns the curves that one process returns. A call
+        that was interrupted goes on from the resamples that are there. ``None``: this process does
+        everything.
 
     Returns
     -------
@@ -151,7 +161,7 @@ def measured_curves(
     Raises
     ------
     ValueError
-        If shapes do not match or a value is out of range.
+        If shapes do not match, a value is out of range, or ``parts`` holds parts of another call.
 
     Notes
     -----
@@ -225,7 +235,9 @@ def measured_curves(
     by_donor = int(donors.max(initial=-1)) + 1 >= MIN_UNITS
     unit = donors if by_donor else np.arange(n_cells, dtype=np.int64)
     settings = _Resamples(matrix, place, t, size, weight, groups, unit, model, fit)
-    resampled = settings.run(n_bootstraps, rng)
+    resampled = settings.run(
+        n_bootstraps, rng, None if parts is None else Path(parts) / "resamples"
+    )
     widening = _WIDER * (_widening(len(np.unique(unit[unit >= 0]))) if by_donor else 1.0)
     nan = np.full(n_genes, np.nan)
     low, high = np.full((2, n_steps, n_genes), np.nan, dtype=np.float64)
@@ -423,16 +435,45 @@ class _Resamples(NamedTuple):
     model: _Model
     fit: RegressionFit
 
-    def run(self, n: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    def run(
+        self, n: int, rng: np.random.Generator, folder: Path | None = None
+    ) -> npt.NDArray[np.float32]:
         """Coefficients of each resample, shape ``(n, n_genes, n_basis)``."""
         out = np.empty((n, *self.fit.coefficients.shape), dtype=np.float32)
         start = self._fit(self.t, self.weight, self.fit, iterations=4) if n else self.fit
         center = self.model.average(self.fit) - self.model.average(start)  # of cells minus bins
-        for i, factor in enumerate(track(self._weights(n, rng), "resampling", n, unit="resamples")):
-            t = np.clip(self.place(factor), 0, 1)
-            found = self._fit(t, self.weight * factor, start, iterations=2)
-            out[i] = self.model.average(found, self._of_groups(factor)) + center
+        work = {} if folder is None else self._work(rng)
+        with nullcontext() if folder is None else Parts(folder, n, **work) as parts:
+            mine = range(n) if parts is None else set(parts.missing())
+            weights = self._weights(n, rng)
+            for i, factor in enumerate(track(weights, "resampling", n, unit="resamples")):
+                if i not in mine:
+                    continue
+                t = np.clip(self.place(factor), 0, 1)
+                found = self._fit(t, self.weight * factor, start, iterations=2)
+                out[i] = self.model.average(found, self._of_groups(factor)) + center
+                if parts is not None:
+                    parts.write(i, [out[i]])
+            if parts is not None:
+                for i, (resample,) in enumerate(parts.read()):
+                    out[i] = resample
         return out
+
+    def _work(self, rng: np.random.Generator) -> dict[str, Any]:
+        """Everything that the resamples depend on."""
+        matrix = self.matrix
+        cells = (
+            self.t,
+            self.weight,
+            self.group,
+            self.unit,
+            *([] if self.library is None else [self.library]),
+        )
+        return {
+            "values": digest(matrix, *cells),
+            "fit": digest(self.fit.coefficients, self.fit.group_effects, self.model.dispersion),
+            "random state": digest(str(rng.bit_generator.state)),
+        }
 
     def _of_groups(self, factor: FloatArray) -> FloatArray:
         """Mean resampling weight of the cells of each group."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -151,6 +152,7 @@ def measure(
     n_bootstraps: int,
     max_cells: int,
     rng: np.random.Generator,
+    parts: str | os.PathLike | None,
 ) -> Measured:
     """Place measured cells on paths, and fit every gene against their positions.
 
@@ -168,7 +170,7 @@ def measure(
         Positions of the requested genes.
     attrs
         Parameters of the pairs.
-    n_steps, n_bootstraps, max_cells, rng
+    n_steps, n_bootstraps, max_cells, rng, parts
         As for :func:`scivae.tl.gene_trends`.
     """
     from ..data.checks import LABEL_CODES
@@ -216,6 +218,7 @@ def measure(
         n_steps=n_steps,
         n_bootstraps=n_bootstraps,
         seed=int(rng.integers(2**31)),
+        parts=parts,
     )
     varm, bins = bins_of(values, t[near], weight[near], library, donor)
     varm[_keys.SWITCHES] = curves.switches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,19 +20,18 @@ from ._measured import ENDS, measure, with_names
 from ._model import check_model
 from ._placing import MAX_PATHS
 from ._samples import SOURCE, TARGET, cells_of, collect
-from ._walk import path_statistics
+from ._walk import decoded_layers
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..model import CIVAE
-    from ..model.paths import Paths
     from ..module import Posterior
 
 EVIDENCE = ("measured", "decoded")
 LOG_SCALE = "log1p of mean counts per 10,000"
 RAW_SCALE = "units of the data"
-MEAN, SD = _keys.MEAN_LAYER, _keys.SD_LAYER
+MEAN = _keys.MEAN_LAYER
 # Number of paths that are decoded for comparison with measured cells.
 _DECODED_PATHS = 256
 # Maximum number of values in memory for the quantiles of one step (64 MiB).
@@ -54,6 +54,7 @@ def gene_trends(
     n_bootstraps: int = 100,
     max_cells: int = 20_000,
     key_added: str | None = _keys.KEY_ADDED,
+    parts: str | os.PathLike | None = None,
     seed: int = 0,
 ) -> AnnData:
     """Expression of every gene along the paths between paired cells.
@@ -99,6 +100,11 @@ def gene_trends(
         Positions of the measured cells are written to ``adata.obs[key_added + "_t"]``, distances to
         ``adata.obs[key_added + "_distance"]`` (NaN for other cells). Nothing is written for
         ``None`` or ``evidence="decoded"``.
+    parts
+        Folder for finished resamples and decoded positions. Processes that torchrun or Lightning started
+        share these, if all make this call and can read the folder; each returns the trends that one
+        process returns. A call that was interrupted goes on from what is there. ``None``: this
+        process does everything.
     seed
         Seed of all random choices.
 
@@ -138,10 +144,10 @@ def gene_trends(
     KeyError
         If a cell, a gene or a column does not exist.
     RuntimeError
-        If the model is not trained.
+        If the model is not trained, or another process that shares the parts fails.
     ValueError
         If there are no pairs, fewer than 20 measured cells are near the paths, donors and groups
-        coincide, or an argument is out of range.
+        coincide, an argument is out of range, or ``parts`` holds parts of another call.
 
     Warns
     -----
@@ -225,10 +231,10 @@ def gene_trends(
             result = measure(
                 model, adata, paths, groups, np.stack([first, second], axis=1)[order], columns,
                 attrs=pairs.attrs, n_steps=n_steps, n_bootstraps=n_bootstraps, max_cells=max_cells,
-                rng=rng,
+                rng=rng, parts=parts,
             )  # fmt: skip
             paths = paths.take(_DECODED_PATHS)
-        decoded = _decoded(paths, columns, held)
+        decoded = decoded_layers(paths, columns, held, parts)
         counts = paths.counts
         unit = 1 / np.log(2) if counts else 1.0
         if result is None:
@@ -292,16 +298,6 @@ def curve_layers(trends: AnnData) -> tuple[str, str | None, str | None]:
         "trends must have a layer 'fit' or 'decoded', but has none of them; call "
         "scivae.tl.gene_trends(model, pairs)."
     )
-
-
-def _decoded(paths: Paths, columns: np.ndarray, held: int) -> dict[str, np.ndarray]:
-    """Layers with the values decoded along paths."""
-    names = (MEAN, SD, _keys.Q05_LAYER, _keys.Q95_LAYER, _keys.DECODED_LAYER)
-    layers = {name: np.empty((len(paths.t), len(columns)), dtype=np.float32) for name in names}
-    for i, step in enumerate(path_statistics(paths, columns, held)):
-        for name, row in zip(names, step, strict=True):
-            layers[name][i] = row
-    return layers
 
 
 def _described(curve: np.ndarray, t: np.ndarray, unit: float) -> pd.DataFrame:

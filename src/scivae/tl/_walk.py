@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .. import _keys
+from .._parts import Parts, digest, digest_of_weights
 from .._progress import track
 
 if TYPE_CHECKING:
@@ -29,7 +33,32 @@ class Step(NamedTuple):
     expected: np.ndarray
 
 
-def path_statistics(paths: Paths, columns: np.ndarray, n_held: int) -> list[Step]:
+def decoded_layers(
+    paths: Paths, columns: np.ndarray, n_held: int, parts: str | os.PathLike | None = None
+) -> dict[str, np.ndarray]:
+    """Layers with the statistics of :class:`Step`, each ``(n_steps, n_genes)``.
+
+    Parameters
+    ----------
+    paths, columns, n_held
+        As for :func:`path_statistics`.
+    parts
+        As for :func:`scivae.tl.gene_trends`.
+    """
+    folder = None if parts is None else Path(parts) / "decoded"
+    names = (
+        _keys.MEAN_LAYER, _keys.SD_LAYER, _keys.Q05_LAYER, _keys.Q95_LAYER, _keys.DECODED_LAYER
+    )  # fmt: skip
+    layers = {name: np.empty((len(paths.t), len(columns)), dtype=np.float32) for name in names}
+    for i, step in enumerate(path_statistics(paths, columns, n_held, folder)):
+        for name, row in zip(names, step, strict=True):
+            layers[name][i] = row
+    return layers
+
+
+def path_statistics(
+    paths: Paths, columns: np.ndarray, n_held: int, folder: Path | None = None
+) -> list[Step]:
     """Statistics over paths at each position.
 
     Parameters
@@ -40,6 +69,8 @@ def path_statistics(paths: Paths, columns: np.ndarray, n_held: int) -> list[Step
         Positions of the requested genes, shape ``(n_genes,)``.
     n_held
         Number of paths, from the first on, over which quantiles are calculated.
+    folder
+        Folder for finished positions, which several processes share; ``None``: this process does all.
     """
     import torch
 
@@ -75,9 +106,31 @@ def path_statistics(paths: Paths, columns: np.ndarray, n_held: int) -> list[Step
         expected = np.log1p(plain / n_paths) if paths.counts else mean
         return Step(mean, np.sqrt(np.maximum(variance, 0)), low, high, expected)
 
-    with paths.codec.evaluating(), _one_thread_each(module.device.type == "cpu") as pool:
-        steps = pool.map(one, range(len(paths.t)))
-        return list(track(steps, "following genes", len(paths.t), unit="steps"))
+    def all_of(positions: list[int]) -> Iterator[Step]:
+        with _one_thread_each(module.device.type == "cpu") as pool:
+            steps = pool.map(one, positions)
+            yield from track(steps, "following genes", len(positions), unit="steps")
+
+    with paths.codec.evaluating():
+        if folder is None:
+            return list(all_of(list(range(len(paths.t)))))
+        with Parts(folder, len(paths.t), **_work(paths, columns, n_held)) as parts:
+            mine = list(parts.missing())
+            for i, step in zip(mine, all_of(mine), strict=True):
+                parts.write(i, step)
+            return [Step(*arrays) for arrays in parts.read()]
+
+
+def _work(paths: Paths, columns: np.ndarray, n_held: int) -> dict[str, Any]:
+    """Everything that the statistics depend on."""
+    ends = (paths.start, paths.end)
+    return {
+        "paths": digest(paths.t, *(x for end in ends for x in (end.mean, *end.covariates))),
+        "points": digest(paths.points_at(len(paths.t) // 2)),
+        "genes": digest(columns),
+        "quantile_pairs": n_held,
+        "model": digest_of_weights(paths.codec.module.state_dict()),
+    }
 
 
 @contextmanager

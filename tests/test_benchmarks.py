@@ -502,3 +502,32 @@ def test_power_grows_with_donors_and_cells():
     assert (rows["false calls"] < 0.2).all()
     committed = pd.read_csv(FOLDER.parent / "docs/evidence/power.csv")
     assert list(committed.columns) == list(rows.columns)
+
+
+@pytest.mark.slow
+def test_several_processes_are_timed():
+    options = ["--quick", "--only", "training", "annotate, h5ad", "--shapes", "1 × 1", "2 × 1"]
+    table = import_module("processes").main(options)
+    assert len(table) == 4
+    assert table["processes × threads"].tolist() == ["1 × 1", "2 × 1"] * 2
+    assert (table["cells a second"] > 0).all()
+
+
+@pytest.mark.slow
+def test_growth_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    growth = import_module("growth")
+    sizes = {"cells": (60, 120), "classes": (2, 5)}
+    monkeypatch.setattr(growth, "AXES", {**dict.fromkeys(growth.AXES, ()), **sizes})
+    options = ["--n-cells", "200", "--n-genes", "40", "--out", str(tmp_path)]
+    options += ["--figure", str(tmp_path / "growth.png")]
+    first = growth.main([*options, "--most", "60"])
+    assert first["size"].tolist() == [60, 60, 2, 5]
+    measured = []
+    measure = growth.measure
+    monkeypatch.setattr(growth, "measure", lambda *a: measured.append(a[:2]) or measure(*a))
+    table = growth.main(options)
+    assert measured == [("cells", 120)]
+    assert table["size"].tolist() == [60, 60, 120, 120, 2, 5]
+    assert growth.slopes(table)["axis"].tolist() == ["cells", "cells", "classes"]
+    assert (tmp_path / "growth.png").stat().st_size > 1000
+    assert "Exponent of the growth" in (tmp_path / "growth.md").read_text()

@@ -157,12 +157,15 @@ def distinct(names: Sequence[str]) -> list[str]:
     """The names, with `` (2)`` and so on appended to repeated ones."""
     taken: set[str] = set(names)
     seen: set[str] = set()
+    numbers: dict[str, int] = {}  # the last number of each name
     out = []
     for name in names:
-        new, n = name, 1
+        n = numbers.get(name, 1)
+        new = name if n == 1 else f"{name} ({n})"
         while new in seen or (n > 1 and new in taken):
             n += 1
             new = f"{name} ({n})"
+        numbers[name] = n
         seen.add(new)
         out.append(new)
     return out

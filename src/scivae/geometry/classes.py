@@ -8,13 +8,15 @@ grid is needed.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .._validate import latent as check
 from .._validate.latent import FloatArray, IntArray
+from ._crossings import Crossings, blocks_of, envelope, in_blocks
 
 
 class LinearClasses(NamedTuple):
@@ -90,7 +92,18 @@ class LinearClasses(NamedTuple):
         ValueError
             As :meth:`logits` does.
         """
-        return np.argmax(self.logits(z), axis=-1)
+        points = np.asarray(z)
+        return self._in_blocks(lambda rows, at: np.argmax(self.logits(rows), axis=-1), points)
+
+    def _in_blocks(self, of: Callable[[Any, slice], Any], points: np.ndarray) -> Any:
+        """A function of points (..., n_latent), called with blocks of them and their slice of all points."""
+        if points.ndim < 2 or not points.size:
+            return of(points, slice(None))
+        flat = points.reshape(-1, points.shape[-1])
+        blocks = blocks_of(len(flat), self.n_classes)
+        if len(blocks) == 1:
+            return of(points, slice(None))
+        return np.concatenate([of(flat[at], at) for at in blocks]).reshape(points.shape[:-1])
 
     def margin(self, z: ArrayLike, label: ArrayLike) -> FloatArray:
         """Logit of `label` minus the best other logit: positive inside the class.
@@ -111,37 +124,14 @@ class LinearClasses(NamedTuple):
         ValueError
             As :meth:`logits` does, or if a label is not the index of a class.
         """
-        logits = self.logits(z)
-        return margin_of(logits, check.labels(label, logits.shape[-1], logits.shape[:-1]))
+        points = np.asarray(z)
+        labels = check.labels(label, self.n_classes, points.shape[:-1])
 
+        def of(rows: FloatArray, at: slice) -> FloatArray:
+            own = labels if at == slice(None) else labels.ravel()[at]
+            return margin_of(self.logits(rows), own)
 
-class Crossings(NamedTuple):
-    """Positions where paths change class: flat arrays (n_crossings,), sorted by (path, t).
-
-    Attributes
-    ----------
-    path
-        Index of the path.
-    t
-        Position along the path, in [0, 1].
-    before
-        The class just before `t`.
-    after
-        The class just after it.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from scivae.geometry import LinearClasses, segment_crossings
-    >>> classes = LinearClasses(weights=np.array([[-1.0], [1.0]]), bias=np.zeros(2))
-    >>> segment_crossings(classes, [-1.0], [3.0]).t
-    array([0.25])
-    """
-
-    path: IntArray
-    t: FloatArray
-    before: IntArray
-    after: IntArray
+        return self._in_blocks(of, points)
 
 
 def checked(classes: LinearClasses) -> tuple[FloatArray, FloatArray]:
@@ -211,10 +201,15 @@ def segment_crossings(classes: LinearClasses, start: ArrayLike, end: ArrayLike) 
     """
     weights, _ = checked(classes)
     first, last = check.ends(start, end, weights.shape[1])
-    at_start, at_end = classes.logits(first), classes.logits(last)
-    still = (first == last).all(axis=1)
-    at_end[still] = at_start[still]  # equal points must have equal logits, despite rounding in BLAS
-    return _envelope(at_start, at_end)
+
+    def of(rows: slice) -> Crossings:
+        at_start, at_end = classes.logits(first[rows]), classes.logits(last[rows])
+        still = (first[rows] == last[rows]).all(axis=1)
+        # Equal points must have equal logits, despite rounding in BLAS.
+        at_end[still] = at_start[still]
+        return envelope(at_start, at_end)
+
+    return in_blocks(of, len(first), len(weights))
 
 
 def segment_margin(
@@ -289,14 +284,18 @@ def polyline_crossings(classes: LinearClasses, points: ArrayLike) -> Crossings:
     weights, _ = checked(classes)
     array = check.paths(points, weights.shape[1])
     n, n_steps, _ = array.shape
-    logits = classes.logits(array)  # (n, n_steps, n_classes); neighbors share a vertex
-    still = (array[:, 1:] == array[:, :-1]).all(axis=2)  # (n, n_steps - 1)
-    at_start, at_end = logits[:, :-1], logits[:, 1:]
-    at_end = np.where(still[..., None], at_start, at_end)
-    n_classes = logits.shape[2]
-    pieces = _envelope(at_start.reshape(-1, n_classes), at_end.reshape(-1, n_classes))
-    path, piece = np.divmod(pieces.path, n_steps - 1)
-    return Crossings(path, (piece + pieces.t) / (n_steps - 1), pieces.before, pieces.after)
+
+    def of(rows: slice) -> Crossings:
+        logits = classes.logits(array[rows])  # (n, n_steps, n_classes); neighbors share a vertex
+        still = (array[rows, 1:] == array[rows, :-1]).all(axis=2)  # (n, n_steps - 1)
+        at_start, at_end = logits[:, :-1], logits[:, 1:]
+        at_end = np.where(still[..., None], at_start, at_end)
+        n_classes = logits.shape[2]
+        pieces = envelope(at_start.reshape(-1, n_classes), at_end.reshape(-1, n_classes))
+        path, piece = np.divmod(pieces.path, n_steps - 1)
+        return Crossings(path, (piece + pieces.t) / (n_steps - 1), pieces.before, pieces.after)
+
+    return in_blocks(of, n, n_steps * len(weights))
 
 
 def polyline_margin(classes: LinearClasses, points: ArrayLike, label: ArrayLike) -> FloatArray:
@@ -334,49 +333,3 @@ def polyline_margin(classes: LinearClasses, points: ArrayLike, label: ArrayLike)
     array = check.paths(points, weights.shape[1])
     wanted = check.labels(label, weights.shape[0], array.shape[:1])
     return classes.margin(array, wanted[:, None]).min(axis=1)
-
-
-def _envelope(at_start: FloatArray, at_end: FloatArray) -> Crossings:
-    """Follow the upper envelope of the lines from `at_start` to `at_end`, both (n, n_classes).
-
-    Leads are compared at the ends, never at a rounded t. Each step moves to a class that has the
-    larger logit at t = 1 (in a tie: the lower index), so the result ends at the argmax of `at_end`.
-    """
-    n, n_classes = at_start.shape
-    order = np.arange(n_classes)
-    slope = at_end - at_start
-    active = np.arange(n)
-    current = np.argmax(at_start, axis=1)
-    now = np.zeros(n)
-    found: list[tuple[IntArray, FloatArray, IntArray, IntArray]] = []
-    for _ in range(n_classes - 1):
-        active = active[current[active] != np.argmax(at_end[active], axis=1)]
-        if active.size == 0:
-            break
-        mine = current[active][:, None]  # (m, 1)
-        lead_start = np.take_along_axis(at_start[active], mine, 1) - at_start[active]
-        lead_end = np.take_along_axis(at_end[active], mine, 1) - at_end[active]
-        overtakes = (lead_end < 0) | ((lead_end == 0) & (order < mine))
-        lead_start = np.maximum(lead_start, 0)  # negative only by rounding
-        with np.errstate(invalid="ignore", divide="ignore"):
-            t = np.where(lead_end == 0, 1.0, lead_start / (lead_start - lead_end))
-        t = np.where(overtakes, np.maximum(t, now[active][:, None]), np.inf)
-        first = t.min(axis=1)
-        steepest = np.where(t == first[:, None], slope[active], -np.inf)
-        following = np.argmax(steepest, axis=1)  # lowest index in a tie
-        found.append((active, first, mine[:, 0], following))
-        current[active], now[active] = following, first
-    if not found:
-        none = np.zeros(0, dtype=np.intp)
-        return Crossings(none, np.zeros(0), none.copy(), none.copy())
-    path, t, before, after = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.argsort(path, kind="stable")  # iterations are already in order of t
-    path, t, before, after = path[order], t[order], before[order], after[order]
-    # Merge several steps at the same t into one crossing, from the first class to the last.
-    joined = (path[1:] == path[:-1]) & (t[1:] == t[:-1])
-    return Crossings(
-        path[np.r_[True, ~joined]],
-        t[np.r_[True, ~joined]],
-        before[np.r_[True, ~joined]],
-        after[np.r_[~joined, True]],
-    )

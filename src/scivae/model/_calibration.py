@@ -32,11 +32,13 @@ from ..train.calibration import (
     ResidualScale,
     at_most,
     calibrated_rank,
+    cells_for_temperature,
     check_level,
     larger_of,
     log_library_of,
     log_odds_against,
     misfits_of,
+    own_log_odds,
     useful_temperature,
     with_residuals,
 )
@@ -300,15 +302,16 @@ def _calibrate_on(
     if labeled.sum() < min_labeled:
         return False
     z, labels = cells.mean[labeled], cells.labels[labeled]
-    logits = model.linear_classes.logits(z)
-    against = log_odds_against(logits)
-    found = {"scores": against[np.arange(len(labels)), labels], "labels": labels}
+    classes = model.linear_classes
+    scores = own_log_odds(lambda rows: classes.logits(z[rows]), labels, n_classes)
+    found = {"scores": scores, "labels": labels}
     if "means" in known:
         found["distances"] = ClassGaussians(known["means"], known["whitening"]).distance(z)
     misfits = [misfit for _, misfit in parts if misfit is not None]
     if misfits:
         found["misfits"] = np.concatenate(misfits)[labeled]
-    model.temperature_ = useful_temperature(logits, labels)
+    some = cells_for_temperature(len(labels), n_classes, model._seed)
+    model.temperature_ = useful_temperature(classes.logits(z[some]), labels[some])
     model.calibration_ = {**found, **known}
     return True
 

@@ -245,4 +245,13 @@ def prepare(counts, columns, starts, n_vars, thinning, rng):
     for i in range(len(totals)):
         for k in range(starts[i], starts[i + 1]):
             totals[i, 0] += counts[k]
-    return encoder_input, by_gene(columns, starts, n_vars), totals, np.flatnonzero(counts > TABLED)
+    n_large = 0
+    for count in counts:
+        n_large += count > TABLED
+    large = np.empty(n_large, np.int64)  # ``flatnonzero`` takes a second to compile
+    n_large = 0
+    for k in range(len(counts)):
+        if counts[k] > TABLED:
+            large[n_large] = k
+            n_large += 1
+    return encoder_input, by_gene(columns, starts, n_vars), totals, large

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from .._validate.arguments import check_number
 
 FloatArray = npt.NDArray[np.float64]
+# Number of groups from which they are summed without a loop.
+_MANY_GROUPS = 50
 
 
 class NormalEquations(NamedTuple):
@@ -92,8 +94,8 @@ class NormalEquations(NamedTuple):
     def predict(self, b: FloatArray, u: FloatArray) -> FloatArray:
         """Linear predictor, shape ``(n_genes, n_cells)``."""
         eta = b @ self.x.T
-        for k in range(self.n_groups):
-            eta[:, self.bounds[k] : self.bounds[k + 1]] += u[:, k, None]
+        if self.n_groups:
+            eta[:, self.bounds[0] :] += np.repeat(u, np.diff(self.bounds), axis=1)
         return eta
 
     def solve(
@@ -131,14 +133,7 @@ class NormalEquations(NamedTuple):
             step = np.einsum("gij,gj->gi", inverse, score)
             gain = 0.5 * (step * score).sum(axis=1)
             return step, u, gain, np.einsum("gij,gji->g", inverse, data)
-        cross = np.empty((len(b), n_groups, p))
-        own = np.empty((len(b), n_groups))
-        score_u = np.empty((len(b), n_groups))
-        for k in range(n_groups):
-            cells = slice(self.bounds[k], self.bounds[k + 1])
-            cross[:, k] = weights[:, cells] @ self.x[cells]
-            own[:, k] = weights[:, cells].sum(axis=1)
-            score_u[:, k] = residual[:, cells].sum(axis=1)
+        cross, own, score_u = self._by_group(weights, residual)
         score_u -= self.precision * u
         total = own + self.precision
         shared = cross / total[:, :, None]  # (n_genes, n_groups, p)
@@ -151,6 +146,37 @@ class NormalEquations(NamedTuple):
         spread = np.einsum("gki,gij,gkj->gk", shared, inverse, shared)
         of_groups = self.precision * (1 / total + spread).sum(axis=1)
         return step, step_u, gain, p + n_groups - penalized - of_groups
+
+    def _by_group(
+        self, weights: FloatArray, residual: FloatArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Sums over the cells of each group: weights × columns, weights, and residuals.
+
+        Shapes ``(n_genes, n_groups, n_columns)``, ``(n_genes, n_groups)`` twice.
+        """
+        n_genes, p, n_groups = len(weights), self.x.shape[1], self.n_groups
+        if (
+            n_groups > _MANY_GROUPS
+        ):  # a loop over groups, for every block of genes, would take most of the time
+            cells = slice(self.bounds[0], None)
+            starts = self.bounds[:-1]
+            filled = np.flatnonzero(np.diff(self.bounds))
+            cross, own, score_u = (np.zeros((n_genes, n_groups, k)) for k in (p, 1, 1))
+            at = starts[filled] - self.bounds[0]
+            for j in range(p):
+                products = weights[:, cells] * self.x[cells, j]
+                cross[:, filled, j] = np.add.reduceat(products, at, axis=1)
+            own[:, filled, 0] = np.add.reduceat(weights[:, cells], at, axis=1)
+            score_u[:, filled, 0] = np.add.reduceat(residual[:, cells], at, axis=1)
+            return cross, own[..., 0], score_u[..., 0]
+        cross = np.empty((n_genes, n_groups, p))
+        own, score_u = np.empty((2, n_genes, n_groups))
+        for k in range(n_groups):
+            group = slice(self.bounds[k], self.bounds[k + 1])
+            cross[:, k] = weights[:, group] @ self.x[group]
+            own[:, k] = weights[:, group].sum(axis=1)
+            score_u[:, k] = residual[:, group].sum(axis=1)
+        return cross, own, score_u
 
     def solve_all(self, weights: FloatArray, weighted: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Solve for coefficients and group effects of genes that share the weights of cells.

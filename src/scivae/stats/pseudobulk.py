@@ -34,13 +34,18 @@ def sum_by(values: Any, codes: np.ndarray, n: int) -> np.ndarray:
     array([[3., 4.],
            [6., 8.]])
     """
+    out = _summed(values, codes, n)
+    return out.toarray() if hasattr(out, "toarray") else np.asarray(out)
+
+
+def _summed(values: Any, codes: np.ndarray, n: int) -> Any:
+    """The sums of :func:`sum_by`, sparse if the values are."""
     from scipy import sparse
 
     rows = np.flatnonzero(codes >= 0)
     shape = (n, len(codes))
     members = sparse.csr_matrix((np.ones(len(rows)), (codes[rows], rows)), shape=shape)
-    out = members @ values
-    return out.toarray() if sparse.issparse(out) else np.asarray(out)
+    return members @ values
 
 
 class SampleSums(NamedTuple):
@@ -88,6 +93,18 @@ class SampleSums(NamedTuple):
             Total counts of each cell, or ones if the values are not counts. Shape ``(n_cells,)``.
             The expected value of a gene is proportional to it.
         """
+        sums = cls(*(np.zeros((n, k)) for k in (*3 * (np.shape(values)[1],), 1, 1)))
+        sums.add(values, codes, size)
+        return sums
+
+    def add(self, values: Any, codes: np.ndarray, size: np.ndarray) -> None:
+        """Add a block of cells in place, in time proportional to its values, however many samples there are.
+
+        Parameters
+        ----------
+        values, codes, size
+            As for :meth:`of`.
+        """
         from scipy import sparse
 
         if sparse.issparse(values):
@@ -96,15 +113,14 @@ class SampleSums(NamedTuple):
         else:
             values = np.asarray(values, dtype=np.float64)
             squares, crossed = values**2, values * size[:, None]
-        sizes = np.column_stack([size, size**2])
-        total = sum_by(sizes, codes, n)
-        return cls(
-            sum_by(values, codes, n),
-            sum_by(squares, codes, n),
-            sum_by(crossed, codes, n),
-            total[:, :1],
-            total[:, 1:],
-        )
+        parts = (values, squares, crossed, size[:, None], size[:, None] ** 2)
+        for total, part in zip(self, parts, strict=True):
+            sums = _summed(part, codes, len(total))
+            if sparse.issparse(sums):
+                sums = sums.tocoo()
+                total[sums.row, sums.col] += sums.data  # a product holds each entry once
+            else:
+                total += sums
 
     def plus(self, other: SampleSums) -> SampleSums:
         """Add the sums of another block of cells.

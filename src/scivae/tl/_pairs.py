@@ -227,8 +227,13 @@ def _donors(
     column = tables.column(adata, "donor_key", donor_key)
     codes, names = pd.factorize(column, sort=True)  # a missing donor has the code -1
     out = []
+    by_donor = np.argsort(
+        codes, kind="stable"
+    )  # one look at all cells, whatever the number of donors
+    bounds = np.searchsorted(codes[by_donor], np.arange(len(names) + 1))
     for code, name in enumerate(names):
-        a, b = (np.flatnonzero(mask & (codes == code)) for mask in (sources, targets))
+        own = by_donor[bounds[code] : bounds[code + 1]]
+        a, b = (own[mask[own]] for mask in (sources, targets))
         if a.size and b.size:
             out.append((name, a, b))
     if not out:

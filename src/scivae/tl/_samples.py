@@ -199,7 +199,7 @@ def collect(
             size = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
             totals += np.bincount(own, size, n)
             wanted = block[:, columns]
-            sums = sums.plus(SampleSums.of(wanted, own, n, size if counts else np.ones(len(rows))))
+            sums.add(wanted, own, size if counts else np.ones(len(rows)))
             singles.append((log_normalize(block) if counts else block)[kept[rows]][:, columns])
     values, variance = sums.values, sums.variance
     if not counts:

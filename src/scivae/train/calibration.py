@@ -10,6 +10,7 @@ import torch
 from scipy.special import logsumexp
 from scvi import REGISTRY_KEYS
 
+from .._storage import row_blocks
 from .._validate.arguments import check_number
 from ..module import (
     CIVAEModule,
@@ -237,6 +238,9 @@ MAX_CELLS, MAX_RESIDUALS = 10_000, 2_000
 # Number of held-out cells from which a temperature is fitted.
 MIN_FOR_TEMPERATURE = 20
 
+# Most logits (cells × classes) to which it is fitted, but at least 5,000 cells.
+LOGITS_FOR_TEMPERATURE = 2**22
+
 # Folds of the cross-validation that decides whether a temperature helps.
 FOLDS = 10
 
@@ -247,12 +251,19 @@ def log_odds_against(logits: np.ndarray) -> np.ndarray:
     It ranks cells as one minus the probability of the class does, but does not round to 0 or 1. The
     temperature is left out, because it was fitted on the same cells that calibrate the sets.
     """
-    against = np.zeros(logits.shape)
     if logits.shape[1] < 2:  # a single class has no alternatives
-        return against
-    for code in range(logits.shape[1]):
-        others = np.delete(logits, code, axis=1)
-        against[:, code] = logsumexp(others, axis=1) - logits[:, code]
+        return np.zeros(logits.shape)
+    # The sum over the others is the sum over all without the class. For the largest class, that difference
+    # would lose its digits, so its others are summed by themselves. There is no loop over classes.
+    rows, largest = np.arange(len(logits)), logits.argmax(axis=1)
+    relative = logits - logits[rows, largest][:, None]
+    others = relative.copy()
+    others[rows, largest] = -np.inf
+    rest = logsumexp(others, axis=1)
+    total = np.logaddexp(0.0, rest)[:, None]
+    with np.errstate(divide="ignore"):  # of the largest class, which is replaced
+        against = total + np.log1p(-np.exp(relative - total)) - relative
+    against[rows, largest] = rest
     return against
 
 
@@ -326,6 +337,33 @@ def at_most(index: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
 
 # Standard deviation of the normal prior on the logarithm of the temperature.
 PRIOR_SD = 0.5
+
+
+def cells_for_temperature(n_obs: int, n_classes: int, seed: int) -> np.ndarray:
+    """Positions of the held-out cells to which a temperature is fitted: all, or some at random."""
+    most = max(5_000, LOGITS_FOR_TEMPERATURE // n_classes)
+    return at_most(np.arange(n_obs), most, np.random.default_rng(seed))
+
+
+def own_log_odds(
+    logits: Callable[[slice], np.ndarray], labels: np.ndarray, n_classes: int
+) -> np.ndarray:
+    """Logarithm of the odds against the class of each cell, ``(n,)``, a block of cells at a time.
+
+    Parameters
+    ----------
+    logits
+        Returns the logits of some cells, ``(n_cells, n_classes)``.
+    labels
+        Codes of the classes, shape ``(n,)``.
+    n_classes
+        Number of classes.
+    """
+    found = [np.zeros(0)]
+    for rows in row_blocks(len(labels), max(1, LOGITS_FOR_TEMPERATURE // n_classes)):
+        own = labels[rows]
+        found.append(log_odds_against(logits(rows))[np.arange(len(own)), own])
+    return np.concatenate(found)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

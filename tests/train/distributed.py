@@ -33,6 +33,8 @@ def main(path: str, devices: int, batch_size: int, batch_norm: str, out: str) ->
         enable_progress_bar=False,
         **spread,
     )
+    if devices > 1:
+        model.annotate(data, parts="parts")
     if model.trainer.is_global_zero:
         history = {k: v.to_numpy(float).ravel().tolist() for k, v in model.history.items()}
         weights = {k: v.double().sum().item() for k, v in model.module.state_dict().items()}

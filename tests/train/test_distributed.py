@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import anndata
 import numpy as np
 import pytest
 import torch
@@ -55,6 +56,10 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         np.testing.assert_allclose(two["history"][name], values, rtol=1e-5, err_msg=name)
     for name, value in one["weights"].items():
         np.testing.assert_allclose(two["weights"][name], value, rtol=1e-4, err_msg=name)
+    # both processes of Lightning know their ranks after training, and share what follows
+    shared = {path.name for path in (tmp_path / "2" / "parts" / "annotate").iterdir()}
+    assert shared == {"work.json", "started_0", "started_1", "done"}
+    assert "X_civae" in anndata.read_h5ad(tmp_path / "cells.h5ad").obsm
 
 
 @pytest.mark.slow

@@ -267,7 +267,7 @@ def augment(
     shared = shared_covariance(self, adata) if method == "normal" else None
     sources, held_out = [], HeldOut(self, adata)
     for code in counts:  # in a comprehension, a warning would name this line, not the caller's
-        sources.append(_source(self, adata, code, min_confidence, held_out, shared))
+        sources.append(_source(self, adata, code, min_confidence, shared, held_out))
     drawn = dict.fromkeys(counts, 0)
 
     def made(portion: Portion, counted: dict[int, int] = drawn) -> Iterator[Augmented]:
@@ -437,8 +437,8 @@ def _source(
     adata: AnnData,
     code: int,
     min_confidence: float | None,
-    held_out: HeldOut,
     shared: np.ndarray | None = None,
+    held_out: HeldOut | None = None,
 ) -> Source:
     """Real cells of a class that are classified correctly, and the threshold for new cells.
 
@@ -462,7 +462,7 @@ def _source(
             stacklevel=4,
         )
         inside = np.arange(len(cells))
-    reference = held_out.confidence(code)
+    reference = (held_out or HeldOut(model, adata)).confidence(code)
     pool = encoded.take(inside)
     return Source(
         code,

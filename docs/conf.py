@@ -293,11 +293,12 @@ copy_notebooks()
 
 
 def keep_together(app, docname: str, source: list[str]) -> None:
-    """A number stays on one line with its percent sign, or its standard deviation in a table."""
+    """A number stays on one line with its percent sign, its symbol, or its standard deviation in a table."""
     if docname.startswith("evidence/") or docname == "mnist":
         source[0] = source[0].replace(" ± ", "\u00a0±\u00a0")
     if not docname.startswith("tutorials/"):
         source[0] = re.sub(r"(?<=\d) %(?!\w)", "\u00a0%", source[0])
+        source[0] = re.sub(r"(?<=[αβ]) = (?=\d)", "\u00a0=\u00a0", source[0])
 
 
 def add_verdict(app, docname: str, source: list[str]) -> None:

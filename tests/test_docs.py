@@ -425,6 +425,9 @@ def test_the_dark_theme_puts_no_gray_box_around_figures(browser, address, page):
     style = "const s = getComputedStyle(document.querySelector('.bd-article img'));"
     found = browser.execute_script(f"{style} return [s.filter, s.backgroundColor, s.padding]")
     assert found == ["none", "rgb(255, 255, 255)", "0px"]
+    printed = "document.querySelectorAll('.cell_output .text_html:not(:has(table.dataframe))')"
+    colors = f"return [...{printed}].map(e => getComputedStyle(e).backgroundColor)"
+    assert set(browser.execute_script(colors)) <= {"rgba(0, 0, 0, 0)"}
 
 
 def test_figures_load_and_no_page_is_wider_than_a_telephone(browser, address, pages):

@@ -14,6 +14,7 @@ import torch
 from tests.conftest import make_adata
 
 from scivae.train.checkpoint import TrainingCheckpoint
+from scivae.train.engines import steps_between_logs
 
 SCRIPT = Path(__file__).with_name("distributed.py")
 
@@ -29,6 +30,24 @@ def test_every_process_draws_noise_of_its_own():
 
     assert len({drawn(epoch, rank) for epoch in range(3) for rank in range(4)}) == 12
     assert drawn(2, 1) == drawn(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("n_train", "batch_size", "options", "expected"),
+    [
+        (192, 16, {"devices": 2}, 6),
+        (192, 16, {}, 10),
+        (40, 16, {"devices": [0, 1, 2], "num_nodes": 2}, 1),
+        (100, 64, {}, 2),
+        (None, 16, {}, None),
+    ],
+)
+def test_every_epoch_logs_a_step(n_train, batch_size, options, expected):
+    datamodule = SimpleNamespace(n_train=n_train, batch_size=batch_size)
+    assert steps_between_logs(options, None, datamodule, 128) == expected
+    if n_train:
+        indexing = [range(n_train)]
+        assert steps_between_logs(options, indexing, None, batch_size) == expected
 
 
 def run(folder: Path, devices: int, batch_norm: str) -> dict:

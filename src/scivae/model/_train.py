@@ -30,7 +30,7 @@ from ..train.checkpoint import (
     describe_run,
     resume_path,
 )
-from ..train.engines import choose_engine, shared_minibatches
+from ..train.engines import choose_engine, shared_minibatches, steps_between_logs
 from ..train.overfitting import find_rise, held_out_loss, overfitting_warning
 from ..train.plan import LEARNING_RATE, LR_DECAY, THINNING, WARMUP_SHARE, default_epochs
 from ._base import CellsModel
@@ -241,8 +241,8 @@ def train(
     plan["minibatch_size"] = engine.minibatch_size
     if engine.minibatch_size is not None:
         trainer.setdefault("log_every_n_steps", 1)
-    elif indexing is not None:  # once per epoch or more often
-        trainer.setdefault("log_every_n_steps", min(10, -(-len(indexing[0]) // batch_size)))
+    elif (interval := steps_between_logs(trainer, indexing, datamodule, batch_size)) is not None:
+        trainer.setdefault("log_every_n_steps", interval)
     if datamodule is None:
         splitter["engine"] = engine
         batch_size *= engine.at_once  # cells that the loader yields at once, from here on

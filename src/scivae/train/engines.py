@@ -166,6 +166,35 @@ def minibatches_at_once(batch_size: int, n_vars: int) -> int:
     return int(np.clip(BLOCK_VALUES // (batch_size * n_vars), 1, MAX_AT_ONCE))
 
 
+def steps_between_logs(
+    trainer: Mapping[str, Any], indexing: Any, datamodule: Any, batch_size: int
+) -> int | None:
+    """Steps between two logs of numbers that are logged by step: every epoch has one at least.
+
+    Parameters
+    ----------
+    trainer
+        Arguments of the trainer.
+    indexing
+        Positions of the training, validation and test cells; ``None`` if there is a datamodule.
+    datamodule
+        Source of the cells; the result is ``None`` if it does not say how many it trains on.
+    batch_size
+        Cells per minibatch, without a datamodule.
+    """
+    n_train = getattr(datamodule, "n_train", None) if indexing is None else len(indexing[0])
+    batch_size = batch_size if indexing is not None else getattr(datamodule, "batch_size", 0)
+    if not n_train or not batch_size:
+        return None
+    devices, n_nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    if isinstance(devices, list | tuple):
+        devices = len(devices)
+    if not isinstance(devices, int) or devices < 1:  # as many as there are
+        devices = max(1, torch.cuda.device_count())
+    steps = -(-n_train // batch_size) // (devices * (n_nodes if isinstance(n_nodes, int) else 1))
+    return min(10, max(1, steps))
+
+
 @contextmanager
 def shared_minibatches(n_values: int) -> Iterator[None]:
     """Give each thread a part of the cells of a minibatch, instead of a part of each operation.

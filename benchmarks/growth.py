@@ -47,7 +47,7 @@ def made(n_cells: int, n_genes: int, n_classes: int = 8):
         n_genes,
         n_classes,
         layout="across",
-        mean_counts=MEAN_COUNTS * n_genes,
+        mean_counts=max(40.0, MEAN_COUNTS * n_genes),
         normalize=False,
     )
 

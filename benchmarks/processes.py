@@ -36,7 +36,12 @@ def made(n_cells: int, n_genes: int):
     import scivae
 
     adata = scivae.datasets.synthetic(
-        n_cells, n_genes, 8, layout="across", mean_counts=MEAN_COUNTS * n_genes, normalize=False
+        n_cells,
+        n_genes,
+        8,
+        layout="across",
+        mean_counts=max(40.0, MEAN_COUNTS * n_genes),
+        normalize=False,
     )
     adata.obs["donor"] = [f"donor_{i % 6}" for i in range(adata.n_obs)]
     return adata
@@ -55,9 +60,13 @@ def training(args, *, step_by_step: bool = False) -> dict:
     class Clock(Callback):
         cells, start, end = 0, 0.0, 1.0
 
+        def on_train_start(self, trainer, plan):
+            self.start = time.perf_counter()
+
         def on_train_batch_end(self, trainer, plan, outputs, batch, batch_idx):
             self.end = time.perf_counter()
-            if batch_idx <= trainer.num_training_batches // 10:
+            n_warm_up = trainer.num_training_batches // 10
+            if batch_idx <= n_warm_up and n_warm_up:
                 self.start = self.end
             else:
                 self.cells += len(batch["labels"])

@@ -262,6 +262,7 @@ CALL = {
     "cell bytes": (lambda m, a: m.interpolate(b"cell_0", 1), TypeError, "cell_a must hold obs names (str) or positions (int), got bytes; pass, for example, adata.obs_names[mask] or np.flatnonzero(mask)."),
     "cells a mask": (lambda m, a: m.interpolate([True, False], 0), TypeError, "cell_a must hold obs names (str) or positions (int), got bool; pass, for example, adata.obs_names[mask] or np.flatnonzero(mask)."),
     "steps misspelt": (lambda m, a: m.interpolate(0, 3, steps=3), TypeError, "interpolate() has no argument 'steps'; it takes 'cell_a', 'cell_b', 'n_steps', 'method', 'adata', 'key_added', 'transform_batch', 'library_size', 'n_samples', 'seed'. Did you mean 'n_steps'?"),
+    "cell a class": (lambda m, a: m.interpolate("beta", 0), KeyError, "cell_a must be a cell, but 'beta' is a class; pass one of its cells, or pair those of two groups with scivae.tl.pair_cells."),
     "cell a number as text": (lambda m, a: m.interpolate("5", 0), KeyError, "cell_a must be among adata.obs_names, but '5' is not. Pass 5 without quotes for a position."),
     "cells mixed": (lambda m, a: m.interpolate(["cell_0", 1], [2, 3]), TypeError, "cell_a must hold obs names (str) or positions (int), not both, got int, str; use one of the two for all cells."),
     "no cells": (lambda m, a: m.interpolate([], []), ValueError, "cell_a must name at least one cell, got an empty sequence; pass obs names or positions."),

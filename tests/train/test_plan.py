@@ -12,6 +12,7 @@ from scipy.special import log_softmax
 from tests.conftest import make_adata, make_model
 
 from scivae.data.split import stratified_split
+from scivae.datasets import synthetic
 from scivae.model import CIVAE
 from scivae.model._civae import Likelihood
 from scivae.module import LIKELIHOODS
@@ -342,6 +343,24 @@ def assert_moves(model, before, *parts):
             assert moved == name.startswith(parts), name
 
 
+def test_a_mapping_learns_the_weight_of_a_new_batch():
+    """Batch normalization over cells of one batch would cancel it; its statistics are frozen instead."""
+    adata = synthetic(200, 30, n_batches=2)
+    CIVAE.setup_anndata(adata, batch_key="batch")
+    reference = CIVAE(adata, n_latent=3, encode_covariates=True)
+    reference.train(2, enable_progress_bar=False)
+    query = synthetic(100, 30, seed=1)
+    query.obs["batch"] = "new"
+    mapped = CIVAE.load_query_data(query, reference)
+    first = mapped.module.z_encoder.encoder.fc_layers[0]
+    before, statistics = first[0].weight.detach().clone(), first[1].running_mean.clone()
+    mapped.train(3, plan_kwargs={"weight_decay": 0.0}, enable_progress_bar=False)
+    moved = (first[0].weight - before).abs().amax(0)
+    assert moved[-1] > 1e-3  # the batch of the query
+    assert (moved[:-1] == 0).all()
+    assert torch.equal(first[1].running_mean, statistics)
+
+
 def test_a_query_model_trains_what_is_not_frozen(adata):
     """As scArches does: weights of new batches, and the batch normalization of the decoder."""
     CIVAE.setup_anndata(adata, batch_key="batch")
@@ -355,7 +374,10 @@ def test_a_query_model_trains_what_is_not_frozen(adata):
 
     class Look(Callback):
         def on_train_batch_start(self, trainer, plan, batch, batch_idx):
-            seen.update(m.training for m in plan.module.modules())
+            frozen = (getattr(m, "momentum", None) == 0 for m in plan.module.modules())
+            seen.update(
+                m.training for m, f in zip(plan.module.modules(), frozen, strict=True) if not f
+            )
 
     mapped.train(3, callbacks=[Look()], **ARGUMENTS)
     assert seen == {True}

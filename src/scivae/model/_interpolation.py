@@ -140,6 +140,12 @@ def interpolate(
     self._warn_of_changed_columns(adata)
     check_uns(adata, key_added)
     _check_position(adata, key_added)
+    for argument, cells in (("cell_a", cell_a), ("cell_b", cell_b)):
+        if isinstance(cells, str) and cells in self.classes and cells not in adata.obs_names:
+            raise KeyError(
+                f"{argument} must be a cell, but {cells!r} is a class; pass one of its cells, or pair those "
+                "of two groups with scivae.tl.pair_cells."
+            )
     a, b = resolve_cells(adata, cell_a, "cell_a"), resolve_cells(adata, cell_b, "cell_b")
     if len(a) != len(b):
         raise ValueError(

@@ -78,12 +78,23 @@ def load_query_data(
     **kwargs
         As :meth:`scvi.model.SCVI.load_query_data` takes them.
 
+    Returns
+    -------
+    A model of the query cells, which has the classes of ``reference_model`` and can predict them at once.
+
+    Notes
+    -----
+    Training fits the weights of new batches and the batch normalization of the decoder, and leaves the others
+    as they are. The encoder has weights of batches only with ``CIVAE(…, encode_covariates=True)``. Without it,
+    the latent points of the query do not move. Pass ``plan_kwargs={"weight_decay": 0.0}``: with weight decay,
+    weights of the reference shrink.
+
     Examples
     --------
     >>> import scivae
     >>> adata = scivae.datasets.synthetic(n_cells=300, n_genes=40)
     >>> scivae.model.CIVAE.setup_anndata(adata, batch_key="batch")
-    >>> model = scivae.model.CIVAE(adata, n_latent=4)
+    >>> model = scivae.model.CIVAE(adata, n_latent=4, encode_covariates=True)
     >>> model.train(max_epochs=2, enable_progress_bar=False)
     >>> query = scivae.datasets.synthetic(n_cells=300, n_genes=40, seed=1)
     >>> query.obs["batch"] = "new"

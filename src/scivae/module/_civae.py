@@ -169,6 +169,18 @@ class CIVAEModule(VAE):
         # Not saved, because it can be computed from the cells, and files of earlier versions lack it.
         self.register_buffer("latent_grad_scale", scale.float(), persistent=False)
 
+    def train(self, mode: bool = True) -> CIVAEModule:
+        """As :meth:`torch.nn.Module.train`; batch normalization that a mapping has frozen stays as it is.
+
+        With statistics of the minibatch, it would cancel the weight of a new batch, which all query cells
+        share, and the mapping could not learn it.
+        """
+        super().train(mode)
+        for layer in self.modules():
+            if isinstance(layer, nn.BatchNorm1d) and layer.momentum == 0:
+                layer.eval()
+        return self
+
     def _get_inference_input(
         self,
         tensors: dict[str, torch.Tensor | None],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import anndata
 import numpy as np
@@ -599,3 +600,36 @@ def test_a_gene_under_another_name_is_pointed_at():
     adata.var["symbol"] = [f"G{i}" for i in range(adata.n_vars)]
     with pytest.raises(KeyError, match=r"adata.var\['symbol'\] has it for 'gene_7'"):
         check_genes(adata, ["gene_1", "G7"])
+
+
+SUSPICIOUS = {
+    "a path to itself": (
+        lambda m, a: m.interpolate(["cell_1", "cell_2"], ["cell_1", "cell_3"]),
+        "1 of 2 paths begin and end at the same cell, such as 'cell_1', so all of their steps are alike; choose two cells.",
+    ),
+    "a level without sets": (
+        lambda m, a: m.predict(level=0.8),
+        "level=0.8 has no effect without return_sets=True; pass return_sets=True for sets.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SUSPICIOUS)
+def test_suspicious_input_warns_once(trained, case):
+    call, text = SUSPICIOUS[case]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", UserWarning)
+        call(trained, trained.adata)
+    told = [w for w in found if str(w.message) == text]
+    assert [w.filename for w in told] == [__file__]
+
+
+@pytest.mark.parametrize("name", ["Unknown", "unassigned "])
+def test_a_class_that_sounds_like_no_label_is_named(name):
+    adata = make_adata()
+    adata.obs["cell_type"] = adata.obs["cell_type"].cat.rename_categories({"alpha": name})
+    with pytest.warns(UserWarning, match=f"pass unlabeled_category='{name}' if"):
+        CIVAE.setup_anndata(adata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        CIVAE.setup_anndata(adata, unlabeled_category=name)

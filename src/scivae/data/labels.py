@@ -25,6 +25,8 @@ FEW_OF_A_CLASS = 10
 
 # More distinct fractional numbers than this are taken for a measurement, not for classes.
 MANY_FRACTIONS = 20
+# Names that usually stand for "no label".
+NO_LABEL = frozenset(["unknown", "unlabeled", "unlabelled", "unassigned", "na", "nan", "none", ""])
 
 
 # Text that missing values become if they are converted to strings.
@@ -163,6 +165,12 @@ class LabelsField(CategoricalObsField):
             raise ValueError(
                 f"at least one cell must have a label, got none in adata.obs[{key!r}]; "
                 "check labels_key and unlabeled_category."
+            )
+        unlabeled = [name for name in classes if str(name).strip().casefold() in NO_LABEL]
+        if self._unlabeled_category is None and unlabeled:
+            warn(
+                f"adata.obs[{key!r}] holds {quoted(unlabeled[0])}, which is therefore a class; pass "
+                f"unlabeled_category={unlabeled[0]!r} if those cells have no label."
             )
         like = [name for name in classes if _spelled_alike(name, self._unlabeled_category)]
         if like:

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 
 from .. import _keys, geometry
+from .._errors import warn
 from .._progress import advance, progress, track
 from .._validate.arguments import check_choice, check_integer, check_number, check_trained
 from ..data import checks
@@ -151,6 +152,11 @@ def interpolate(
         raise ValueError(
             f"cell_a and cell_b must name the same number of cells, got {len(a)} and {len(b)}; "
             "repeat a cell to use it several times."
+        )
+    if len(same := np.flatnonzero(a == b)):
+        warn(
+            f"{len(same)} of {len(a)} paths begin and end at the same cell, such as "
+            f"{str(adata.obs_names[a[same[0]]])!r}, so all of their steps are alike; choose two cells."
         )
 
     batch = None if transform_batch is None else self.setup.batch_code(transform_batch)

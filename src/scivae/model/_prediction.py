@@ -9,12 +9,16 @@ import pandas as pd
 import torch
 from anndata import AnnData
 
+from .._errors import warn
 from .._validate.arguments import check_bool, check_integer, check_trained
 from ..data import checks
 from ..data.checks import resolve_indices
 from ..train.calibration import check_level
 from ._base import CellsModel
 from ._calibration import require_calibration, sets_of
+
+# Default coverage of prediction sets.
+LEVEL = 0.9
 
 
 @checks.leaves_unchanged
@@ -27,7 +31,7 @@ def predict(
     dataloader: Iterable[dict[str, torch.Tensor]] | None = None,
     *,
     return_sets: bool = False,
-    level: float = 0.9,
+    level: float = LEVEL,
 ) -> np.ndarray | pd.DataFrame:
     """Classify cells: the class, probabilities, or prediction sets with a given coverage.
 
@@ -100,6 +104,10 @@ def predict(
                 "soft and return_sets must not both be True, because they return different tables; "
                 "pass only one of them."
             )
+    elif level != LEVEL:
+        warn(
+            f"level={level!r} has no effect without return_sets=True; pass return_sets=True for sets."
+        )
     if batch_size is not None:
         check_integer("batch_size", batch_size, minimum=1)
     names: pd.Index | None = None

@@ -21,6 +21,8 @@ MIN_CLASS = 20
 
 # Files of one's own, by the name under which a study loads them: path, labels key, donor key.
 FILES: dict[str, tuple[Path, str, str | None]] = {}
+# Cells that need no file: overlapping classes, 2,000 genes.
+SYNTHETIC = "100,000 synthetic cells"
 # Column of the donors, where a data set has three or more.
 DONORS = {"colon_lee_epithelial": "donor"}
 
@@ -104,6 +106,8 @@ def load(name: str, key: str, *, quick: bool = False):
         adata = own_file(name, key)
         if not quick:
             return adata
+    elif name == SYNTHETIC and not quick:
+        return scivae.datasets.synthetic(100_000, 2000, 10, effect=1.0)
     elif not quick:
         return anndata.read_h5ad(data_file(f"{name}.h5ad"))
     elif (data_folder() / f"{name}.h5ad").exists():

@@ -6,8 +6,8 @@
 3. What the discriminator adds is the paired difference to the same network without it
    (:func:`paired_differences`, :func:`corrected_interval`).
 4. All methods follow the same rules, or the table says who does not (:func:`unequal_rules`).
-5. A setting is chosen on inner splits of what methods learn from (:func:`nested_choice`,
-   :func:`hidden_choice`), or on data that are not reported (:func:`check_choice`).
+5. A setting is chosen on inner splits of what methods learn from (:func:`nested_choice`), or on data
+   that are not reported (:func:`check_choice`).
 6. Donors are kept whole, and are the units (:func:`three_parts`, :func:`units`).
 7. Distances compare equally many cells (:func:`distances`).
 8. Copies of training cells are found (:func:`copies`).
@@ -379,46 +379,6 @@ def nested_choice(
         for name, c in candidates.items()
     }
     return max(means, key=means.__getitem__)
-
-
-def hidden_choice(
-    candidates: Mapping[str, Any],
-    learn,
-    key: str,
-    seed: int,
-    score: Callable[[Any, Any, Any, np.ndarray], float],
-    unknown: str,
-) -> str:
-    """Name of the best candidate, by labels of the learning part that it is not given.
-
-    For methods that learn from unlabeled cells, too. A third of the labels of each class that has two or
-    more is hidden. Where there is none, nothing can be chosen, and the first candidate is taken.
-
-    Parameters
-    ----------
-    candidates
-        Settings by name.
-    learn
-        The part that methods learn from; cells without a label bear ``unknown``.
-    score
-        ``score(candidate, inner, hidden, truth)``: ``inner`` are all cells, with labels hidden; ``hidden``
-        those cells whose labels are, and ``truth`` these labels. Greater is better.
-    """
-    y, rng = labels_of(learn, key), np.random.default_rng(seed)
-    chosen: list[int] = []
-    for label in np.unique(y[y != unknown]):
-        cells = rng.permutation(np.flatnonzero(y == label))
-        if len(cells) > 1:
-            chosen.extend(cells[: max(1, len(cells) // 3)])
-    if not chosen:
-        return next(iter(candidates))
-    known = y.copy()
-    known[chosen] = unknown
-    inner = learn.copy()
-    inner.obs[key] = pd.Categorical(known)
-    hidden = inner[chosen].copy()
-    scores = {name: score(c, inner.copy(), hidden, y[chosen]) for name, c in candidates.items()}
-    return max(scores, key=scores.__getitem__)
 
 
 def check_choice(chosen_on: Sequence[str], reported: Sequence[str]) -> None:

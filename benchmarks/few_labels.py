@@ -11,8 +11,8 @@ with permuted labels (25 % of them kept), they were shuffled before anything els
 
 The logistic regressions weigh classes by one over their size ("balanced") and see labeled cells only: their
 genes, or their latent points in a network that was trained on all cells, a VAE or "the recipe", which is the
-network of this package, trained in the same way, without its discriminator (β = 0). "SCANVI, tuned" takes the best of six settings (weight
-of the labels, epochs, learning rate) by labels that were hidden from it; "SCANVI" takes those of scvi-tools. `JointEmbeddingSCVI` needs scvi-tools 1.5 (Python 3.12).
+network of this package, trained in the same way, without its discriminator (β = 0). "SCANVI, tuned" has the settings (weight
+of the labels, epochs, learning rate) that were best of six on [other splits](scanvi_settings.md); "SCANVI" has those of scvi-tools. `JointEmbeddingSCVI` needs scvi-tools 1.5 (Python 3.12).
 
 The calibration error is the expected one over 15 bins of confidence, 0 is best. CI-VAE can divide its logits
 by a temperature that is fitted on the tenth of the training cells that it holds out, and so trains on
@@ -35,9 +35,9 @@ from _methods import (
     JointEmbedding,
     LogisticGenes,
     LogisticLatent,
-    TunedSCANVI,
     fitted,
     recipe,
+    tuned_scanvi,
 )
 from _rules import permuted, two_parts
 from _study import PERMUTED, Study, run, text_of
@@ -124,7 +124,7 @@ METHODS = {
         lambda: LogisticLatent(JointEmbedding, balanced=True)
     ),
     "SCANVI": Row(SCANVI),
-    "SCANVI, tuned": Row(TunedSCANVI),
+    "SCANVI, tuned": Row(tuned_scanvi),
     "SCANVI, linear classifier": Row(lambda: SCANVI(linear_classifier=True)),
     "CI-VAE (default)": Row(lambda: CIVAE(train_size=0.9)),
     "CI-VAE, no cell held out": Row(CIVAE),

@@ -22,6 +22,7 @@ STUDIES = {
             "reconstruction loss": {"PCA", "real cells", "real cells, labels permuted"},
             "energy distance": {"real cells", "real cells, labels permuted"},
             "W1": {"real cells", "real cells, labels permuted"},
+            "separability": {"real cells", "real cells, labels permuted"},
         },
     ),
     "middle": (
@@ -56,6 +57,11 @@ STUDIES = {
         ["all cells kept", "nothing", "class weights", "PCA, OT midpoints"]
         + ["VAE, latent arithmetic", "conditional VAE, prior"],
         {},
+    ),
+    "scanvi_settings": (["default", "3 × the rate"], None),
+    "cost": (
+        ["CI-VAE", "CI-VAE, β = 0 (the recipe)", "scVI and SCANVI", "PCA"],
+        {"reconstruction loss": {"PCA"}},
     ),
     "time_to_quality": (["default", "batch of 256, twice the rate", "early stopping"], {}),
     "tradeoff": (None, {}),

@@ -227,34 +227,6 @@ def test_a_nested_choice_sees_no_cell_that_is_scored(rules):
     assert seen == set(parts.learn.obs_names)
 
 
-def test_a_choice_by_hidden_labels_is_not_told_them(rules):
-    """A candidate that repeats what it was given knows no hidden label, and does not win."""
-    learn = rules.three_parts(cells(), KEY, 0).learn
-    given = pd.Series(labels(learn), index=learn.obs_names)
-    given[np.random.default_rng(0).random(len(given)) < 0.5] = "Unknown"
-    learn.obs[KEY] = pd.Categorical(given)
-    told = {}
-
-    def score(candidate, inner, hidden, truth):
-        told[candidate] = (inner, hidden, truth)
-        if candidate == "memory":
-            return np.mean(labels(inner[hidden.obs_names]) == truth)
-        known = inner[labels(inner) != "Unknown"]
-        model = LogisticRegression(max_iter=500).fit(features(known), labels(known))
-        return model.score(features(hidden), truth)
-
-    choices = {"memory": "memory", "honest": "honest"}
-    assert rules.hidden_choice(choices, learn, KEY, 0, score, "Unknown") == "honest"
-    inner, hidden, truth = told["memory"]
-    assert list(truth) == list(given[hidden.obs_names])
-    assert inner.n_obs == learn.n_obs
-    assert set(labels(hidden)) == {"Unknown"}
-    assert set(labels(inner)) == set(given)  # each class keeps labels
-    one = learn[:3].copy()
-    one.obs[KEY] = pd.Categorical(["a", "b", "Unknown"])
-    assert rules.hidden_choice(choices, one, KEY, 0, score, "Unknown") == "memory"  # the first
-
-
 def test_a_choice_made_on_reported_data_is_refused(rules):
     rules.check_choice(["pbmc_kang"], ["intestine_haber", "pbmc_kang"])
     with pytest.raises(ValueError, match="chosen on intestine_haber, which is reported"):
@@ -419,7 +391,7 @@ def test_one_seed_has_no_spread_and_no_interval(tmp_path):
 
 OF_FILES = (
     *("class_kept", "few_labels", "sets", "augmentation_use", "augmentation_realism"),
-    *("middle", "time_to_quality", "tradeoff", "condition"),
+    *("middle", "time_to_quality", "tradeoff", "condition", "cost", "scanvi_settings"),
 )
 
 

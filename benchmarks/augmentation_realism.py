@@ -146,7 +146,7 @@ METHODS = {
 
 STUDY = Study(
     name="augmentation_realism",
-    title="Made cells: class, realism, copies",
+    title="Generated cells: class, realism, copies",
     text=text_of(__doc__),
     methods=METHODS,
     settings=[{"data": name} for name in ("intestine_haber", "colon_crc", "pbmc_kang")],

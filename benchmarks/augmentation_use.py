@@ -155,7 +155,7 @@ METHODS = {
 
 STUDY = Study(
     name="augmentation_use",
-    title="Made cells: what a classifier gains",
+    title="Generated cells: what a classifier gains",
     text=text_of(__doc__),
     methods=METHODS,
     settings=[

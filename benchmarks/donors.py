@@ -62,13 +62,13 @@ class Design(NamedTuple):
 
 DESIGNS = {
     "3 + 3 donors": Design(False, 3),
-    "3 + 3 donors, genes vary unalike": Design(False, 3, 0.3, unalike=True),
+    "3 + 3 donors, some genes vary more": Design(False, 3, 0.3, unalike=True),
     "6 + 6 donors": Design(False, 6),
     "3 pairs, samples 0.2": Design(True, 3, sample_sd=0.2),
     "6 pairs": Design(True, 6),
     "6 pairs, samples 0.2": Design(True, 6, sample_sd=0.2),
     "6 pairs, samples 0.4": Design(True, 6, sample_sd=0.4),
-    "6 pairs, samples 0.3, genes vary unalike": Design(True, 6, 0.3, 0.3, unalike=True),
+    "6 pairs, samples 0.3, some genes vary more": Design(True, 6, 0.3, 0.3, unalike=True),
     "8 pairs, samples 0.2": Design(True, 8, sample_sd=0.2),
     "6 pairs, samples 0.2, 300 against 10 cells": Design(True, 6, sample_sd=0.2, cells=(300, 10)),
     "4 + 4 donors, 100 against 10 cells": Design(False, 4, cells=(100, 10)),
@@ -487,7 +487,7 @@ def patients() -> tuple[pd.DataFrame, dict[str, object]]:
 TEXT = """
 **Simulations.** {n_genes} genes, negative binomial counts of 30 to 120 cells a sample, where the row says
 nothing else. Donors differ by 0.2 (standard deviation of natural
-logarithms, gene by gene), samples of a donor by what the row says; "genes vary unalike": this standard deviation is 0.3 times the root of
+logarithms, gene by gene), samples of a donor by what the row says; "some genes vary more": this standard deviation is 0.3 times the root of
 an inverse chi-squared variable with 4 degrees of freedom, drawn for each gene. Null runs have no true difference: at most 5 % of them should
 call any gene at 5 % FDR. Power: {n_true} genes change by ±{effect} (natural logarithm). "At equal level": the threshold is the one below
 which 0.1 % (1 %) of the unchanged genes of the same runs fall, so that tests are compared at the same rate of false calls. *Cells as

@@ -249,7 +249,9 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
                 rows += measure(axis, size, args)
                 print(rows[-1], flush=True)
                 if csv is not None:
-                    pd.DataFrame(rows).to_csv(csv, index=False, float_format="%.6g")
+                    pd.DataFrame(rows).to_csv(
+                        csv, index=False, float_format="%.6g", encoding="utf-8"
+                    )
     order = list(AXES)
     table = pd.DataFrame(rows).sort_values(
         ["axis", "size"], key=lambda c: c.map(order.index) if c.name == "axis" else c, kind="stable"

@@ -260,7 +260,9 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
                     print(rows[-1], flush=True)
     table = summary(pd.DataFrame(rows))
     if not args.quick:
-        pd.DataFrame(rows).to_csv(args.out / "processes.csv", index=False, float_format="%.6g")
+        pd.DataFrame(rows).to_csv(
+            args.out / "processes.csv", index=False, float_format="%.6g", encoding="utf-8"
+        )
         text = " ".join(__doc__.split("\n\n")[2].split())
         text = f"{args.cells:,} cells × {args.genes:,} genes. {text}"
         (args.out / "processes.md").write_text(

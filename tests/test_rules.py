@@ -356,8 +356,10 @@ def test_a_table_says_what_is_void_and_what_differs(tmp_path):
     run(study(), ["--out", str(tmp_path), "--seeds", "3"])
     text = (tmp_path / "toy.md").read_text()
     assert "Void" not in text
-    assert "| somewhere | better | accuracy | 3 | +0.100 | +0.100 to +0.100 |" in text
-    assert "base, labels permuted | accuracy" not in text  # another split: no pair
+    differences = text.split("## Differences")[1]
+    assert "Difference in accuracy to *base*" in differences
+    assert "| better | 3 | +0.100 | +0.100 to +0.100 |" in differences
+    assert "labels permuted" not in differences  # another split: no pair
     cheat = study(name="cheat", methods={"base": 0.2, "better": 0.3, "base, labels permuted": 0.31})
     run(cheat, ["--out", str(tmp_path), "--seeds", "2"])
     text = (tmp_path / "cheat.md").read_text()
@@ -370,7 +372,9 @@ def test_a_table_names_the_rules_that_methods_do_not_share(tmp_path):
         study(rules=lambda: rules), ["--out", str(tmp_path), "--seeds", "1"]
     )
     text = (tmp_path / "toy.md").read_text()
-    assert "Rules that methods do not share: epochs (10: base; 20: better)." in text
+    rules_told = text.split("Rules that methods do not share")[1]
+    assert "| epochs | 10 | 20: *better* |" in rules_told
+    assert "loss" not in rules_told
 
 
 def test_adapters_say_how_they_are_trained():
@@ -385,8 +389,8 @@ def test_one_seed_has_no_spread_and_no_interval(tmp_path):
     run = import_module("_study").run
     run(study(), ["--out", str(tmp_path), "--seeds", "1"])
     table = (tmp_path / "toy.md").read_text()
-    assert "| somewhere | better | 1 | 0.8 | 0.5 |" in table
-    assert "| better | accuracy | 1 | +0.100 | – |" in table
+    assert "| better | 1 | 0.800 |" in table
+    assert "| better | 1 | +0.100 | – |" in table
 
 
 OF_FILES = (

@@ -113,6 +113,8 @@ class CIVAE(Method):
     ``plan`` goes to the training plan, ``module`` are attributes of the network.
     """
 
+    told = False  # whether the class is a covariate of the decoder
+
     def __init__(
         self,
         plan: dict | None = None,
@@ -126,8 +128,12 @@ class CIVAE(Method):
     def fit(self, train, key, seed, epochs):
         self.train, self.key = train, key
         unlabeled = UNKNOWN if (train.obs[key] == UNKNOWN).any() else None
-        scivae.model.CIVAE.setup_anndata(train, labels_key=key, unlabeled_category=unlabeled)
-        self.model = scivae.model.CIVAE(train, seed=seed, **{"n_latent": N_LATENT, **self.settings})
+        covariates = {"categorical_covariate_keys": [key]} if self.told else {}
+        scivae.model.CIVAE.setup_anndata(
+            train, labels_key=key, unlabeled_category=unlabeled, **covariates
+        )
+        settings = {"n_latent": N_LATENT, **self.settings}
+        self.model = scivae.model.CIVAE(train, seed=seed, **settings)
         for name, value in self.module.items():
             setattr(self.model.module, name, value)
         self.model.train(
@@ -181,18 +187,7 @@ class CIVAE(Method):
 class CIVAETold(CIVAE):
     """This package with the class as a covariate of the decoder, too; its encoder is not told it."""
 
-    def fit(self, train, key, seed, epochs):
-        self.train, self.key = train, key
-        scivae.model.CIVAE.setup_anndata(train, labels_key=key, categorical_covariate_keys=[key])
-        self.model = scivae.model.CIVAE(
-            train, seed=seed, n_latent=N_LATENT, encode_covariates=False, **self.settings
-        )
-        self.model.train(
-            epochs or epochs_for(train.n_obs),
-            train_size=self.train_size,
-            enable_progress_bar=False,
-            plan_kwargs={"lr": LEARNING_RATE, **self.plan},
-        )
+    told = True
 
     def sample(self, z, library, seed, label=None):
         told = pd.DataFrame({self.key: label})
@@ -367,6 +362,7 @@ class SCANVI(SCVI):
     """SCANVI from a trained scVI; with ``linear_classifier`` the nearest published model."""
 
     uses_labels = True
+    start = SCVI  # what makes the scVI
 
     def __init__(
         self, linear_classifier: bool = False, ratio: float = 50, epochs: int = 20, lr: float = 1e-3
@@ -380,10 +376,9 @@ class SCANVI(SCVI):
         return {**super().rules(), **told}
 
     def fit(self, train, key, seed, epochs):
-        start = fitted(SCVI(), train, key, seed, epochs)
+        start = fitted(self.start(), train, key, seed, epochs)
         began = time.process_time()
         self.train, self.key, self.codes = train, key, None
-        epochs = min(self.epochs, epochs or self.epochs)
         scvi.settings.seed = seed
         self.model = scvi.model.SCANVI.from_scvi_model(
             start.model,
@@ -392,6 +387,11 @@ class SCANVI(SCVI):
             adata=train,
             linear_classifier=self.linear_classifier,
         )
+        self._train(epochs)
+        self.seconds = start.seconds + time.process_time() - began
+
+    def _train(self, epochs):
+        epochs = min(self.epochs, epochs or self.epochs)
         self.model.train(
             epochs,
             n_samples_per_label=100,
@@ -403,7 +403,6 @@ class SCANVI(SCVI):
                 "lr": self.lr,
             },
         )
-        self.seconds = start.seconds + time.process_time() - began
 
     def predict(self, adata) -> pd.DataFrame:
         """Probabilities of the known classes."""

@@ -15,8 +15,6 @@ cell. Seconds are those of one processor.
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pandas as pd
 import scvi
@@ -24,8 +22,8 @@ from _data import SYNTHETIC, labels_of
 from _methods import (
     CIVAE,
     PCA,
+    SCANVI,
     SCVI,
-    UNKNOWN,
     GeneSpace,
     Method,
     Unavailable,
@@ -97,32 +95,13 @@ class JointDefaults(SCVIDefaults):
     module, name = scvi.external, "JointEmbeddingSCVI"
 
 
-class SCANVIDefaults(SCVI):
+class SCANVIDefaults(SCANVI):
     """SCANVI as it is called by default, from a scVI that was."""
 
-    uses_labels = True
+    start = SCVIDefaults
 
-    def __init__(self, linear_classifier: bool = False):
-        self.linear_classifier = linear_classifier
-
-    def fit(self, train, key, seed, epochs):
-        start = fitted(SCVIDefaults(), train, key, seed, epochs)
-        began = time.process_time()
-        self.train, self.key, self.codes = train, key, None
-        scvi.settings.seed = seed
-        self.model = scvi.model.SCANVI.from_scvi_model(
-            start.model,
-            unlabeled_category=UNKNOWN,
-            labels_key=key,
-            adata=train,
-            linear_classifier=self.linear_classifier,
-        )
+    def _train(self, epochs):
         self.model.train(epochs, enable_progress_bar=False)
-        self.seconds = start.seconds + time.process_time() - began
-
-    def predict(self, adata) -> pd.DataFrame:
-        """Probabilities of the classes."""
-        return self.model.predict(self._known(adata), soft=True)
 
 
 def prepare(setting, seed, args):

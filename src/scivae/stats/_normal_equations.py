@@ -155,9 +155,8 @@ class NormalEquations(NamedTuple):
         Shapes ``(n_genes, n_groups, n_columns)``, ``(n_genes, n_groups)`` twice.
         """
         n_genes, p, n_groups = len(weights), self.x.shape[1], self.n_groups
-        if (
-            n_groups > _MANY_GROUPS
-        ):  # a loop over groups, for every block of genes, would take most of the time
+        # With many groups, a loop over them, for every block of genes, would take most of the time.
+        if n_groups > _MANY_GROUPS:
             cells = slice(self.bounds[0], None)
             starts = self.bounds[:-1]
             filled = np.flatnonzero(np.diff(self.bounds))

@@ -227,9 +227,8 @@ def _donors(
     column = tables.column(adata, "donor_key", donor_key)
     codes, names = pd.factorize(column, sort=True)  # a missing donor has the code -1
     out = []
-    by_donor = np.argsort(
-        codes, kind="stable"
-    )  # one look at all cells, whatever the number of donors
+    # One look at all cells, whatever the number of donors.
+    by_donor = np.argsort(codes, kind="stable")
     bounds = np.searchsorted(codes[by_donor], np.arange(len(names) + 1))
     for code, name in enumerate(names):
         own = by_donor[bounds[code] : bounds[code + 1]]

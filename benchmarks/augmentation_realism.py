@@ -140,6 +140,7 @@ METHODS = {
     "real cells": Row(None),
     **{name: Row(make) for name, make in AUGMENTERS.items()},
     "CI-VAE, augment, uniform places": Row(UniformPlaces),
+    "CI-VAE, augment, labels doubted": Row(lambda: CIVAEAugment(label_robustness=0.7)),
     "CI-VAE, posterior draws, no line": Row(CIVAEPosterior),
     f"CI-VAE, lines, {PERMUTED}": Row(CIVAE, permuted=True),
 }

@@ -137,6 +137,7 @@ METHODS = {
     f"CI-VAE, {PERMUTED}": Row(CIVAE, permuted=True),
     RECIPE: Row(recipe),
     "CI-VAE, decoder told the class": Row(CIVAETold),
+    "CI-VAE, labels doubted": Row(lambda: CIVAE(label_robustness=0.7)),
     "VAE": Row(VAE),
     "conditional VAE": Row(ConditionalVAE),
     "scVI": Row(SCVI),

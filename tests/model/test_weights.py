@@ -6,6 +6,7 @@ import pytest
 from scipy import sparse
 from tests.conftest import make_adata
 
+import scivae
 from scivae.data import information
 from scivae.data.information import pca_information
 from scivae.model import CIVAE, BlockDataModule, _weights
@@ -102,6 +103,42 @@ def test_a_model_takes_it_and_keeps_it(adata, tmp_path):
     few = adata[:30].copy()  # would give another
     loaded = CIVAE.load(tmp_path / "model", adata=few)
     assert loaded.module.discriminator_weight == model.module.discriminator_weight
+
+
+def test_wrong_labels_are_not_learned_by_heart(tmp_path):
+    """Of cells that were trained on: 40 % of them have a label drawn at random from the other classes."""
+    adata = scivae.datasets.synthetic(n_cells=600, n_genes=60, n_classes=3, n_donors=2, seed=3)
+    true = adata.obs["cell_type"].to_numpy().astype(str)
+    rng = np.random.default_rng(0)
+    names, given = np.unique(true), true.copy()
+    for i in rng.permutation(len(true))[: int(0.4 * len(true))]:
+        given[i] = rng.choice(names[names != true[i]])
+    adata.obs["given"] = given
+    CIVAE.setup_anndata(adata, labels_key="given", layer="counts")
+    right = {}
+    for robustness in (0.0, 0.7):
+        model = CIVAE(adata, label_robustness=robustness)
+        model.train(120, train_size=1.0, enable_progress_bar=False)
+        right[robustness] = float((model.predict() == true).mean())
+    assert right[0.7] > right[0.0] + 0.1
+    assert right[0.7] > 0.85
+    model.save(tmp_path / "model")
+    loaded = CIVAE.load(tmp_path / "model", adata=adata)
+    assert loaded.module.label_robustness == 0.7
+    assert "labels doubted (0.7)" in str(loaded)
+
+
+def test_labels_that_are_doubted_weigh_a_tenth(adata):
+    CIVAE.setup_anndata(adata)
+    trusted, doubted = (CIVAE(adata, label_robustness=q).module for q in (0.0, 0.7))
+    assert doubted.discriminator_weight == pytest.approx(
+        max(1.0, trusted.discriminator_weight / 10), rel=0.01
+    )
+    assert (
+        CIVAE(adata, label_robustness=0.7, discriminator_weight=9).module.discriminator_weight == 9
+    )
+    with pytest.raises(ValueError, match="label_robustness must lie in"):
+        CIVAE(adata, label_robustness=1.5)
 
 
 def test_what_it_cannot_do(adata):

@@ -8,6 +8,7 @@ from scvi.module import VAE
 from torch.nn import functional as F
 
 from scivae.module import CIVAEModule, mask, thin
+from scivae.module._civae import robust_cross_entropy
 from scivae.module._likelihoods import CONTINUOUS_LIKELIHOODS, LIKELIHOODS, ContinuousDecoder
 from scivae.nb.distributions import NegativeBinomial
 
@@ -77,6 +78,39 @@ def test_loss_is_equation_3(warm_up, beta):
     elbo = (reconstruction + 0.5 * 3.0 * output.kl_local["kl_divergence_z"]).mean()
     torch.testing.assert_close(output.loss, elbo + beta * ce / N_CELLS)  # not / 10: see there
     torch.testing.assert_close(output.classification_loss, ce / 10)
+
+
+@pytest.mark.parametrize("q", [0.3, 0.7, 1.0])
+def test_a_doubted_label_pulls_less(q):
+    """The closed form, and its gradient: that of the cross-entropy times p^q."""
+    logits = torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
+    logits.requires_grad_()
+    y = torch.arange(7) % 4
+    p = logits.softmax(-1)[torch.arange(7), y]
+    robust = robust_cross_entropy(logits, y, q)
+    torch.testing.assert_close(robust, (1 - p**q) / q)
+    plain = F.cross_entropy(logits, y, reduction="none")
+    (slope,) = torch.autograd.grad(robust.sum(), logits, retain_graph=True)
+    (plain_slope,) = torch.autograd.grad(plain.sum(), logits)
+    torch.testing.assert_close(slope, plain_slope * p.detach()[:, None] ** q)
+    without = robust_cross_entropy(logits, y, 0.0)
+    torch.testing.assert_close(without, plain, rtol=1e-2, atol=1e-3)
+
+
+def test_robustness_rises_with_the_warm_up():
+    network = module(discriminator_weight=9.0, label_robustness=0.8)
+    network.eval()
+    tensors = minibatch()
+    for reached in (0.0, 0.5, 1.0):
+        torch.manual_seed(1)
+        _, _, output = network(tensors, loss_kwargs={"kl_weight": reached})
+        y = tensors["labels"].ravel()
+        expected = robust_cross_entropy(output.logits, y, 0.8 * reached).mean()
+        torch.testing.assert_close(output.classification_loss, expected)
+        rest = (
+            output.reconstruction_loss_sum / N_CELLS + reached * output.kl_local["kl_divergence_z"]
+        )
+        torch.testing.assert_close(output.loss, rest.mean() + 9.0 * reached * expected)
 
 
 def test_unlabeled_cells_give_the_discriminator_no_gradient():

@@ -95,7 +95,8 @@ class CIVAE(CellsModel):
         the warm-up, so that cells shape the latent space before labels do and the network does not memorize
         a few labeled cells. ``"auto"`` (default): 0.8 × the information (nats) captured by ``n_latent``
         principal components, which grows with the number of genes and the sequencing depth; 50 if no values
-        can be read (datamodules of other packages, or with ``check=False``).
+        can be read (datamodules of other packages, or with ``check=False``). A tenth of that with
+        ``label_robustness``.
     kl_weight
         :math:`\alpha`, reached at the end of the warm-up, the first half of the epochs. With 1, the weight
         in the evidence lower bound, reconstruction was worse on every data set that was tried.
@@ -107,6 +108,11 @@ class CIVAE(CellsModel):
         cells count toward that number in proportion to the labels). Without this limit, a class of five
         cells could get a weight of a hundred and be memorized, and cells generated from it would be copies.
         ``"none"``: equal weights. A dict gives weights by class.
+    label_robustness
+        For labels of which some are wrong: 0.7. A cell whose label the network doubts then counts less in
+        training, by its probability to this power (generalized cross-entropy), and the classifier weighs a
+        tenth, so that wrong labels are not learned by heart. It needs a whole training: with few epochs,
+        classes stay mixed. 0 (default) trusts every label.
     sample_latent
         ``False`` decodes the mean of the posterior in training, without noise.
     sigmoid
@@ -161,6 +167,7 @@ class CIVAE(CellsModel):
         discriminator_weight: float | Literal["auto"] = "auto",
         kl_weight: float = 0.1,
         class_weights: Literal["balanced", "none"] | Mapping[Any, float] = "balanced",
+        label_robustness: float = 0.0,
         sample_latent: bool = True,
         sigmoid: bool | None = None,
         seed: int | None = None,
@@ -187,6 +194,7 @@ class CIVAE(CellsModel):
         else:
             check_number("discriminator_weight", discriminator_weight, minimum=0)
         check_number("kl_weight", kl_weight, minimum=0)
+        check_number("label_robustness", label_robustness, minimum=0, maximum=1)
         check_bool("sample_latent", sample_latent)
         if sigmoid is not None:
             check_bool("sigmoid", sigmoid)
@@ -276,11 +284,13 @@ class CIVAE(CellsModel):
             if adata is not None and found is not None:
                 values = checks.values_of(adata, setup.layer)
                 information = pca_information(values, counts=likelihood in COUNT_LIKELIHOODS)
-            discriminator_weight = (
-                DEFAULT_WEIGHT
-                if information is None
-                else auto_discriminator_weight(information, n_latent)
-            )
+            robust = label_robustness > 0
+            if information is None:
+                discriminator_weight = DEFAULT_WEIGHT / (10 if robust else 1)
+            else:
+                discriminator_weight = auto_discriminator_weight(
+                    information, n_latent, robust=robust
+                )
 
         with seeded(seed):
             super().__init__(
@@ -294,6 +304,7 @@ class CIVAE(CellsModel):
                 n_classes=n_classes,
                 discriminator_weight=discriminator_weight,
                 kl_weight=kl_weight,
+                label_robustness=label_robustness,
                 class_weights=weights,
                 latent_grad_scale=latent_grad_scale,
                 ordered=setup.parallel and n_classes > 1,
@@ -314,7 +325,8 @@ class CIVAE(CellsModel):
             f"CIVAE of {n_classes} classes ({shown(setup.classes, 6)}), with n_hidden: {n_hidden}, "
             f"n_latent: {n_latent}, n_layers: {n_layers}, dropout_rate: {dropout_rate}, "
             f"likelihood: {likelihood}, discriminator_weight: {discriminator_weight}, "
-            f"kl_weight: {kl_weight}, class_weights: {class_weights}."
+            f"kl_weight: {kl_weight}, class_weights: {class_weights}"
+            + (f", label_robustness: {label_robustness}." if label_robustness else ".")
         )
         # The values chosen for "auto" and None are saved, so that a loaded model does not choose again.
         self.init_params_ = self._get_init_params(locals())

@@ -82,6 +82,7 @@ def describe(model: CellsModel) -> Description:
         cells = f"{n_obs:,} cells × {n_vars:,} variables, {where(setup.layer)}"
     n_weights = sum(p.numel() for p in module.parameters())
     layers = counted(int(parameters.get("n_layers", 1)), "hidden layer")
+    robustness = module.label_robustness
     facts = [
         ("data", cells),
         ("classes", f"obs[{setup.labels_key!r}]: {listed(setup.classes, 12)}"),
@@ -93,7 +94,8 @@ def describe(model: CellsModel) -> Description:
         ),
         (
             "objective",
-            f"β = {module.discriminator_weight:g} (discriminator), α = {module.kl_weight:g} (KL)",
+            f"β = {module.discriminator_weight:g} (discriminator), α = {module.kl_weight:g} (KL)"
+            + (f", labels doubted ({robustness:g})" if robustness else ""),
         ),
         ("training", _training_status(model)),
     ]

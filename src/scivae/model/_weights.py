@@ -12,18 +12,23 @@ from ..data.setup import Setup
 
 # Discriminator weight, as a fraction of the information about a cell in its principal components.
 FRACTION = 0.8
+# The same if labels may be wrong: with more, the network learns them by heart.
+FRACTION_ROBUST = 0.08
 # Discriminator weight if no values can be read.
 DEFAULT_WEIGHT = 50.0
 # Least number of cells of a class per unit of weight on the gradient that reaches z.
 CELLS_A_WEIGHT = 4
 
 
-def auto_discriminator_weight(information: np.ndarray, n_latent: int) -> float:
+def auto_discriminator_weight(
+    information: np.ndarray, n_latent: int, *, robust: bool = False
+) -> float:
     r"""Discriminator weight in proportion to the information about a cell that a latent space can hold.
 
     Cross-entropy and reconstruction are both in nats. The reconstruction term grows with the number of genes
     and the sequencing depth, so the weight :math:`\beta` of the cross-entropy must grow too. It is
-    :data:`FRACTION` times the information captured by ``n_latent`` principal components, to three digits.
+    :data:`FRACTION` times (:data:`FRACTION_ROBUST` times, if labels may be wrong) the information captured by
+    ``n_latent`` principal components, to three digits.
 
     Parameters
     ----------
@@ -31,9 +36,12 @@ def auto_discriminator_weight(information: np.ndarray, n_latent: int) -> float:
         As :func:`scivae.data.information.pca_information` returns it.
     n_latent
         Dimensions of z.
+    robust
+        Whether labels may be wrong.
     """
+    fraction = FRACTION_ROBUST if robust else FRACTION
     captured = information[min(n_latent, len(information)) - 1] if len(information) else 0.0
-    return float(f"{np.clip(FRACTION * captured, 1.0, 1e4):.3g}")
+    return float(f"{np.clip(fraction * captured, 1.0, 1e4):.3g}")
 
 
 def weights_of_classes(

@@ -35,6 +35,35 @@ def check_finite(x: torch.Tensor | np.ndarray) -> None:
         )
 
 
+def robust_cross_entropy(
+    logits: torch.Tensor, y: torch.Tensor, robustness: torch.Tensor | float
+) -> torch.Tensor:
+    r"""Generalized cross-entropy :math:`(1 - p_y^q) / q` of each cell.
+
+    Its gradient is that of the cross-entropy times :math:`p_y^q`: a cell whose label the network doubts pulls
+    less. With :math:`q \to 0` it is the cross-entropy, with 1 the mean absolute error.
+
+    Parameters
+    ----------
+    logits
+        Of cells and classes, shape ``(n_obs, n_classes)``.
+    y
+        Codes of the labels, shape ``(n_obs,)``.
+    robustness
+        :math:`q`, in [0, 1].
+
+    References
+    ----------
+    Zhang and Sabuncu, *Generalized cross entropy loss for training deep neural networks with noisy labels*,
+    NeurIPS 2018.
+    """
+    log_p = -F.cross_entropy(logits, y, reduction="none")
+    q = torch.as_tensor(robustness, device=logits.device).clamp(
+        min=1e-3
+    )  # the limit is not defined at 0
+    return -torch.expm1(q * log_p) / q
+
+
 class NotADistributionError(FloatingPointError):
     """The network returned values that are not the parameters of a distribution.
 
@@ -89,6 +118,9 @@ class CIVAEModule(VAE):
     warm_up_discriminator
         Whether :math:`\beta` rises along with :math:`\alpha`, so that the values of cells shape the
         latent space before their labels do.
+    label_robustness
+        :math:`q` of :func:`robust_cross_entropy`, which takes the place of the cross-entropy; it rises with
+        the warm-up. 0: the cross-entropy.
     class_weights
         Weights of the classes in the cross-entropy, shape ``(n_classes,)``; ``None`` for ones.
     latent_grad_scale
@@ -122,6 +154,7 @@ class CIVAEModule(VAE):
         discriminator_weight: float = 1.0,
         kl_weight: float = 1.0,
         warm_up_discriminator: bool = True,
+        label_robustness: float = 0.0,
         class_weights: Any = None,
         latent_grad_scale: Any = None,
         ordered: bool = False,
@@ -140,6 +173,7 @@ class CIVAEModule(VAE):
         self.discriminator_weight = discriminator_weight
         self.kl_weight = kl_weight
         self.warm_up_discriminator = warm_up_discriminator
+        self.label_robustness = label_robustness
         self.sample_latent = sample_latent
         if not family.counts:
             layers = self.decoder.px_decoder  # type: ignore[has-type]
@@ -318,7 +352,12 @@ class CIVAEModule(VAE):
         y = true.reshape(-1).clamp(max=self.n_classes - 1)
         still, scale = z.detach(), self.latent_grad_scale.index_select(0, y)
         logits = self.discriminator(still + scale.view(*true.shape, 1) * (z - still))
-        cross_entropy = F.cross_entropy(logits.reshape(-1, self.n_classes), y, reduction="none")
+        logits_of_cells = logits.reshape(-1, self.n_classes)
+        if self.label_robustness:
+            robustness = self.label_robustness * kl_weight
+            cross_entropy = robust_cross_entropy(logits_of_cells, y, robustness)
+        else:
+            cross_entropy = F.cross_entropy(logits_of_cells, y, reduction="none")
         penalty = cross_entropy * self.class_weights.index_select(0, y) * labeled
         beta = self.discriminator_weight * (kl_weight if self.warm_up_discriminator else 1.0)
         return LossOutput(

@@ -32,6 +32,8 @@ SOURCES = {
     "(2016). doi:10.1016/j.neuroimage.2016.05.068",
     "benjamini": "Y. Benjamini and Y. Hochberg. Controlling the false discovery rate: a practical and "
     "powerful approach to multiple testing. Journal of the Royal Statistical Society B 57, 289–300 (1995).",
+    "zhang": "Z. Zhang and M. R. Sabuncu. Generalized cross entropy loss for training deep neural networks "
+    "with noisy labels. Advances in Neural Information Processing Systems 31 (2018).",
     "badia": "P. Badia-i-Mompel et al. decoupleR: ensemble of computational methods to infer biological "
     "activities from omics data. Bioinformatics Advances 2 (2022).",
 }
@@ -100,6 +102,11 @@ def _of_model(text: _Text, model: CIVAE) -> None:
         f"{module.discriminator_weight:.3g} for the cross-entropy of the classifier and "
         f"{module.kl_weight:g} for the KL term)."
     )
+    if module.label_robustness:
+        text.add(
+            "Since labels may be wrong, the generalized cross-entropy "
+            f"(q = {module.label_robustness:g}) {text.cite('zhang')} took the place of the cross-entropy."
+        )
     if setup.batch_key is not None:
         text.add(f"Batches (“{setup.batch_key}”) were given to encoder and decoder.")
     epochs = epochs_of(model)

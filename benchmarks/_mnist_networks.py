@@ -27,8 +27,8 @@ KEY = "digit"
 CLASSES = "class"
 UNLABELED = "not labeled"
 
-PAPER = Recipe(beta=500.0, alpha=0.1, dropout=0.05, lr=2e-3, epochs=1000)
-BETTER = replace(PAPER, distorted=True)
+PAPER = Recipe(beta=500.0, alpha=0.1, n_hidden=512, dropout=0.05, lr=2e-3, settle=0.05)
+BETTER = replace(PAPER, distorted=True, dropout=0.0)
 
 
 def with_vae(name: str, recipe: Recipe) -> dict[str, Recipe]:

@@ -56,6 +56,8 @@ class Recipe:
         Largest share of the pixels of an image that the encoder does without.
     distorted
         Whether each image is turned, scaled, moved and bent at random each time it is seen.
+    settle
+        Share of the epochs, the last, without dropout and with images as they are.
     labels
         What the classes are; see ``_mnist_networks.py``.
     discriminator
@@ -76,6 +78,7 @@ class Recipe:
     lr_decay: float = 0.5
     thinning: float = 0.0
     distorted: bool = False
+    settle: float = 0.0
     labels: str = "digit"
     discriminator: str = "linear"
 
@@ -83,7 +86,8 @@ class Recipe:
     def shape(self) -> tuple:
         """Networks with the same can be trained together."""
         curved = self.discriminator == "hidden"
-        return self.n_layers, self.n_hidden, self.epochs, self.batch_size, self.lr, curved
+        steps = self.epochs, self.batch_size, self.lr, self.settle
+        return self.n_layers, self.n_hidden, *steps, curved
 
 
 class Curved(nn.Sequential):
@@ -213,6 +217,7 @@ class Stack:
         self.order = torch.zeros(shape, dtype=torch.long, device=device)
         self.position = torch.zeros(1, dtype=torch.long, device=device)
         self.share = torch.zeros((), device=device)
+        self.unsettled = torch.ones((), device=device)
         self.sums = torch.zeros(self.k, len(TERMS), device=device)
         self.log = np.zeros((recipe.epochs, self.k, len(TERMS)), np.float32)
         self.checks: list[tuple[int, list]] = []
@@ -263,6 +268,7 @@ class Stack:
             h = (h - mean) * (variance + BN_EPS).rsqrt()
             h = torch.relu(h * w[f"{name}.1.weight"][:, None] + w[f"{name}.1.bias"][:, None])
             if drops and running is None:
+                keep = 1 - (1 - keep) * self.unsettled
                 h = h * (torch.rand_like(h) < keep) / keep
             return h
 
@@ -325,7 +331,8 @@ class Stack:
         x, codes = self._minibatch(at)
         if len(self.distort):
             some = x[self.distort]
-            x[self.distort] = distorted(some.reshape(-1, x.shape[-1])).view_as(some)
+            moved = distorted(some.reshape(-1, x.shape[-1]), self.unsettled)
+            x[self.distort] = moved.view_as(some)
         loss, terms, moments = self._loss(self.weights, x, codes, self.share)
         slopes = torch.autograd.grad(loss, self.trained)
         for weight, slope in zip(self.trained, slopes, strict=True):
@@ -348,6 +355,7 @@ class Stack:
             self.order[:, i] = self.train[i, shuffled].view(self.n_batches, -1)
         self.position.zero_()
         self.sums.zero_()
+        self.unsettled.fill_(float(self.epoch < round((1 - recipe.settle) * recipe.epochs)))
         self.share.fill_(min(1.0, done / recipe.warm_up) if recipe.warm_up else 1.0)
         left = (1 - done) / recipe.lr_decay if recipe.lr_decay else 1.0
         self.rate.fill_(recipe.lr * min(1.0, left))
@@ -545,12 +553,15 @@ def _between(n: int, side: int, device: torch.device) -> torch.Tensor:
     return torch.as_tensor(weights, dtype=torch.float32, device=device)
 
 
-def distorted(x: torch.Tensor) -> torch.Tensor:
-    """Images ``(n, side²)`` turned by up to 15°, scaled by up to 15 %, moved by up to 2 pixels, and bent."""
+def distorted(x: torch.Tensor, strength: torch.Tensor | float = 1.0) -> torch.Tensor:
+    """Images ``(n, side²)`` turned by up to 15°, scaled by up to 15 %, moved by up to 2 pixels, and bent.
+
+    All of it times ``strength``: with 0, images as they are.
+    """
     n, side = len(x), round(x.shape[1] ** 0.5)
 
     def drawn(*shape):
-        return 2 * torch.rand(*shape, device=x.device) - 1
+        return (2 * torch.rand(*shape, device=x.device) - 1) * strength
 
     angle, scale = drawn(n) * 0.26, 1 + 0.15 * drawn(n, 2)
     shear, moved = 0.15 * drawn(n), drawn(n, 2) * 4 / side

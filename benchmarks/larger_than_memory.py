@@ -107,7 +107,7 @@ def timed_training(model, args, **kwargs) -> dict:
         max_epochs=1,
         callbacks=[clock],
         check_val_every_n_epoch=None,
-        accelerator="cpu",
+        accelerator=args.accelerator,
         enable_progress_bar=False,
         **kwargs,
     )
@@ -241,6 +241,7 @@ def in_process(name: str, args, batch_size: int) -> dict:
     """A row, from a process of its own: the peak of memory never falls."""
     words = [__file__, "--task", name, "--folder", args.folder, "--batch-size", batch_size]
     words += ["--trained", args.trained, "--augmented", args.augmented]
+    words += ["--accelerator", args.accelerator]
     done = subprocess.run(
         [sys.executable, *map(str, words)], capture_output=True, encoding="utf-8", check=False
     )
@@ -279,6 +280,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--genes", type=int, default=2_000)
     parser.add_argument("--trained", type=int, default=200_000, help="cells that are timed")
     parser.add_argument("--augmented", type=int, default=1_000_000)
+    parser.add_argument("--accelerator", default="cpu", choices=["cpu", "gpu"], help="of training")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--repeats", type=int, default=1)
@@ -320,7 +322,10 @@ def main(argv: list[str] | None = None) -> None:
             table[f"of that in memory, by {unit}"] = share.where(table["what"].isin(BY_SIZE))
     text = " ".join(__doc__.split("\n\n")[2].split())
     text = f"{args.cells:,} cells × {args.genes:,} genes. {text}"
-    write_markdown("larger_than_memory", "Cells on the disk", text, table)
+    name, title = "larger_than_memory", "Cells on the disk"
+    if args.accelerator == "gpu":
+        name, title = f"{name}_gpu", f"{title}, training on a GPU"
+    write_markdown(name, title, text, table)
 
 
 if __name__ == "__main__":

@@ -143,6 +143,25 @@ def test_training_of_networks_goes_on_where_it_stopped(tmp_path):
         assert all(one["weights"][k].equal(other["weights"][k]) for k in one["weights"])
 
 
+def test_the_last_epochs_see_images_as_they_are(tmp_path):
+    import torch
+
+    networks, together = import_module("_mnist_networks"), import_module("_together")
+    images = torch.rand(5, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(together.distorted(images, 0.0), images)
+    assert not together.distorted(images).allclose(images, atol=0.05)
+    made = networks.Networks({"distorted": networks.BETTER}, tmp_path, quick=True)
+    task = made.task("distorted", 0)
+    task.recipe = networks.replace(task.recipe, epochs=10, settle=0.2, dropout=0.5)
+    pixels = torch.as_tensor((made.all.X * 255 / made.all.X.max()).round(), dtype=torch.uint8)
+    stack = together.Stack([task], pixels)
+    last = []
+    for stack.epoch in range(10):
+        stack.start_epoch()
+        last.append(float(stack.unsettled) == 0)
+    assert last == [False] * 8 + [True] * 2
+
+
 def test_networks_are_trained_as_the_package_trains(tmp_path):
     """Losses, slopes and steps of networks side by side are those of each by itself."""
     import torch

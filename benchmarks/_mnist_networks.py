@@ -27,8 +27,8 @@ KEY = "digit"
 CLASSES = "class"
 UNLABELED = "not labeled"
 
-PAPER = Recipe(beta=500.0, alpha=0.1, n_hidden=512, dropout=0.05, lr=2e-3, settle=0.05)
-BETTER = replace(PAPER, distorted=True, dropout=0.0)
+PAPER = Recipe(beta=500.0, alpha=0.1, dropout=0.05, lr=2e-3, epochs=1000)
+BETTER = replace(PAPER, distorted=True)
 
 
 def with_vae(name: str, recipe: Recipe) -> dict[str, Recipe]:
@@ -80,6 +80,14 @@ CHOICES = {
         "dropout": 0.0,
         "alpha": 0.1,
         "lr": 3e-3,
+    },
+    "512 units, α = 0.1": {"n_hidden": 512, "alpha": 0.1},
+    "512 units, images distorted but in the last epochs, no dropout, α = 0.1": {
+        "n_hidden": 512,
+        "distorted": True,
+        "settle": 0.05,
+        "dropout": 0.0,
+        "alpha": 0.1,
     },
 }
 

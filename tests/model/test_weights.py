@@ -105,7 +105,7 @@ def test_a_model_takes_it_and_keeps_it(adata, tmp_path):
     assert loaded.module.discriminator_weight == model.module.discriminator_weight
 
 
-def test_wrong_labels_are_not_learned_by_heart(tmp_path):
+def test_wrong_labels_are_not_memorized(tmp_path):
     """Of cells that were trained on: 40 % of them have a label drawn at random from the other classes."""
     adata = scivae.datasets.synthetic(n_cells=600, n_genes=60, n_classes=3, n_donors=2, seed=3)
     true = adata.obs["cell_type"].to_numpy().astype(str)

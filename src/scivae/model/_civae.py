@@ -111,7 +111,7 @@ class CIVAE(CellsModel):
     label_robustness
         For labels of which some are wrong: 0.7. A cell whose label the network doubts then counts less in
         training, by its probability to this power (generalized cross-entropy), and the classifier weighs a
-        tenth, so that wrong labels are not learned by heart. It needs a whole training: with few epochs,
+        tenth, so that wrong labels are not memorized. It needs a whole training: with few epochs,
         classes stay mixed. 0 (default) trusts every label.
     sample_latent
         ``False`` decodes the mean of the posterior in training, without noise.

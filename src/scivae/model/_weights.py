@@ -12,7 +12,7 @@ from ..data.setup import Setup
 
 # Discriminator weight, as a fraction of the information about a cell in its principal components.
 FRACTION = 0.8
-# The same if labels may be wrong: with more, the network learns them by heart.
+# The same if labels may be wrong: with more, the network memorizes them.
 FRACTION_ROBUST = 0.08
 # Discriminator weight if no values can be read.
 DEFAULT_WEIGHT = 50.0

@@ -46,7 +46,7 @@ def robust_cross_entropy(
     Parameters
     ----------
     logits
-        Of cells and classes, shape ``(n_obs, n_classes)``.
+        Logits of the classes, shape ``(n_obs, n_classes)``.
     y
         Codes of the labels, shape ``(n_obs,)``.
     robustness

@@ -380,8 +380,6 @@ def parameters(
         "weight of the classifier": f"{module.discriminator_weight:.3g}",
         "weight of the KL term": f"{module.kl_weight:g}",
     }
-    if module.label_robustness:
-        found["training"]["robustness to wrong labels"] = f"{module.label_robustness:g}"
     if model.engine:
         found["training"]["steps"] = str(model.engine)
     if trends is not None:

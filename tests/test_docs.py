@@ -82,6 +82,20 @@ def test_code_of_pages_runs(page):
         run(code, page, {})
 
 
+def test_every_task_of_the_guide_has_code():
+    text = (DOCS / "guide.md").read_text()
+    table = text[text.index("## Which tool") : text.index("## What it assumes")]
+    tasks = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    linked = [re.match(r"\| \[[^]]*\]\(#([\w-]+)\) \|", task) for task in tasks]
+    assert all(linked), tasks
+    parts = dict(re.findall(r"^### (.*?)\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL))
+    named = {title.lower().replace(" ", "-"): part for title, part in parts.items()}
+    assert [match[1] for match in linked] == list(named)
+    for name, part in named.items():
+        code = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
+        assert [3 <= len(lines.splitlines()) <= 8 for lines in code] == [True], name
+
+
 def test_every_public_name_is_on_an_api_page():
     for room in ("model", "tl", "pl", "report", "metrics", "geometry", "datasets"):
         text = (DOCS / "api" / f"{room}.md").read_text()

@@ -15,7 +15,7 @@ from tests.conftest import assert_unchanged, make_adata, make_model, snapshot
 import scivae
 from scivae import _keys, _parts
 from scivae._parts import OtherProcessError, Parts, digest, this_process
-from scivae.model import BlockDataModule, _annotation, _augmentation
+from scivae.model import BlockDataModule, _annotation, _augmentation, _portions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -262,7 +262,7 @@ def test_cells_of_a_part_are_read_alone(tmp_path, monkeypatch):
 
 
 def test_generated_cells_are_those_of_one_process(model, as_process, tmp_path, monkeypatch):
-    monkeypatch.setattr(_augmentation, "CELLS_PER_PART", 20)
+    monkeypatch.setattr(_portions, "CELLS_PER_PART", 20)
     adata = make_adata(n_cells=240)
     wanted = {"gamma": 30, "alpha": 7}
     options = {"adata": adata, "min_confidence": 0.2, "seed": 3}
@@ -345,10 +345,10 @@ sys.path.insert(0, ".")
 from tests.conftest import make_adata
 import scivae
 from scivae import _keys, _parts
-from scivae.model import CIVAE, _annotation, _augmentation
+from scivae.model import CIVAE, _annotation, _portions
 
 folder, kill = sys.argv[1], sys.argv[2] == "kill"
-_annotation.CELLS_PER_PART = _augmentation.CELLS_PER_PART = 16
+_annotation.CELLS_PER_PART = _portions.CELLS_PER_PART = 16
 adata = make_adata(n_cells=240)
 model = CIVAE.load(f"{folder}/model", adata)
 replace, n = _parts.Parts._replace, 0

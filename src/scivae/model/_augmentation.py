@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,6 @@ from .._errors import shown
 from .._parts import Parts, digest, digest_of_weights
 from .._progress import advance, progress
 from .._random import seeded
-from .._storage import row_blocks
 from .._validate.arguments import (
     check_bool,
     check_choice,
@@ -29,8 +28,8 @@ from .._validate.arguments import (
     check_trained,
 )
 from ..data import checks
-from ..data.generated import as_categories, assemble, check_uns, provenance
-from ..data.writers import check_new, new_store, read_cells, read_uns, write_blocks
+from ..data.generated import check_uns, provenance
+from ..data.writers import check_new, new_store, write_blocks
 from ..module import (
     COUNT_LIKELIHOODS,
     Covariates,
@@ -48,36 +47,23 @@ from ._drawing import (
     on_lines,
     shared_covariance,
 )
+from ._portions import (
+    Augmented,
+    Portion,
+    blocks_of,
+    cells_of,
+    drawn_in,
+    make_parts,
+    portions_of,
+    stacked,
+)
 
-# With fewer held-out cells of a class, its 5 % quantile of probabilities is too uncertain to use.
+# With fewer held-out cells of a class, its quantile of probabilities is too uncertain to use.
 MIN_HELD_OUT = 20
-
-
+# Quantile of the probabilities of real cells that new cells must reach.
 ACCEPTED_QUANTILE = 0.05
-
-
+# Most cells that are drawn at once.
 DRAWS_PER_ROUND = 4096
-
-# Each part of a class has random numbers of its own, so that processes can make parts in any order.
-CELLS_PER_PART = 16_384
-
-
-class Augmented(NamedTuple):
-    """One block of generated cells of a class.
-
-    Attributes
-    ----------
-    values
-        Shape ``(n, n_vars)``, CSR for sampled counts.
-    latent
-        Shape ``(n, n_latent)``.
-    obs
-        Their annotation.
-    """
-
-    values: Any
-    latent: np.ndarray
-    obs: pd.DataFrame
 
 
 def _summary(
@@ -97,13 +83,6 @@ def _summary(
         ],
         index=pd.Index([source.name for source in sources], name="label"),
     )
-
-
-def _stacked(blocks: Sequence[Any]) -> Any:
-    """Rows of all blocks, CSR where they are sparse."""
-    if sparse.issparse(blocks[0]):
-        return sparse.vstack(blocks, format="csr")
-    return np.concatenate(blocks)
 
 
 @overload
@@ -283,7 +262,7 @@ def augment(
             classes=_summary(sources, counts, drawn),
         )
 
-    portions = _portions(sources, counts)
+    portions = portions_of(sources, counts)
     generated: AnnData | Path
     if target is not None and parts is not None:
         work = {
@@ -296,140 +275,22 @@ def augment(
             "model": digest_of_weights(self.module.state_dict()),
         }  # fmt: skip
         with Parts(Path(parts) / "augment", len(portions), ending=".zarr", **work) as share:
-            _make_parts(self, adata, share, sources, portions, target, made, uns, drawn)
-        drawn |= _drawn_in(target, sources)
+            make_parts(self, adata, share, sources, portions, target, made, uns, drawn)
+        drawn |= drawn_in(target, sources)
         generated = target
     else:
         with progress("making cells", sum(counts.values()), unit="cells"):
             rounds = (block for portion in portions for block in made(portion))
             if target is None:
                 found = list(rounds)
-                generated = _cells(self, adata, found, uns())
+                generated = cells_of(self, adata, found, uns())
             else:
-                blocks = _blocks(self, adata, rounds, sources)
+                blocks = blocks_of(self, adata, rounds, sources)
                 write_blocks(target, blocks, lambda: {_keys.UNS: uns()})
                 generated = target
     if key_added is not None:
         adata.uns.setdefault(key_added, {})[_keys.AUGMENTATION] = _summary(sources, counts, drawn)
     return generated
-
-
-class Portion(NamedTuple):
-    """A part of the cells of a class.
-
-    Attributes
-    ----------
-    source
-        Real cells of the class.
-    number
-        Number of the part within the class.
-    n
-        Number of cells.
-    start
-        Number of cells before it, of all classes.
-    """
-
-    source: Source
-    number: int
-    n: int
-    start: int
-
-
-def _portions(sources: Sequence[Source], counts: Mapping[int, int]) -> list[Portion]:
-    """Parts of all classes; they do not depend on the number of processes."""
-    found, start = [], 0
-    for source in sources:
-        for number, rows in enumerate(row_blocks(counts[source.code], CELLS_PER_PART)):
-            found.append(Portion(source, number, rows.stop - rows.start, start + rows.start))
-        start += counts[source.code]
-    return found
-
-
-def _make_parts(
-    model: CellsModel,
-    adata: AnnData,
-    parts: Parts,
-    sources: Sequence[Source],
-    portions: Sequence[Portion],
-    target: Path,
-    made: Callable[[Portion, dict[int, int]], Iterator[Augmented]],
-    uns: Callable[[], dict[str, Any]],
-    drawn: dict[int, int],
-) -> None:
-    """Make the parts of this process; the first process joins all to the store."""
-    if parts.done:
-        if not target.exists():
-            raise ValueError(
-                f"parts says that {target} was written, but it does not exist; delete the folder "
-                f"{parts.folder} to make the cells again."
-            )
-        return
-    if parts.rank == 0:
-        check_new(target)
-
-    def make(i: int) -> None:
-        own = dict.fromkeys(drawn, 0)
-        blocks = _blocks(model, adata, made(portions[i], own), sources, portions[i].start)
-        write_blocks(parts.path(i), blocks, lambda: {_keys.N_DRAWN: sum(own.values())})
-
-    mine = list(parts.missing())
-    with progress("making cells", sum(portions[i].n for i in mine), unit="cells"):
-        for i in mine:
-            make(i)
-
-    def join() -> None:
-        for i, portion in enumerate(portions):
-            drawn[portion.source.code] += int(read_uns(parts.path(i))[_keys.N_DRAWN])
-        blocks = (read_cells(parts.path(i)) for i in range(parts.n))
-        write_blocks(target, blocks, lambda: {_keys.UNS: uns()})
-
-    parts.finish(join)
-
-
-def _drawn_in(store: Path, sources: Sequence[Source]) -> dict[int, int]:
-    """Number of cells drawn for each class, as a store says."""
-    column = read_uns(store)[_keys.UNS]["classes"][_keys.N_DRAWN].to_numpy()
-    return {source.code: int(n) for source, n in zip(sources, column, strict=True)}
-
-
-def _cells(
-    model: CellsModel,
-    adata: AnnData,
-    made: Sequence[Augmented],
-    uns: dict[str, Any],
-    start: int = 0,
-) -> AnnData:
-    """Build the AnnData of generated cells, named ``augmented_<start>`` and following."""
-    obs = pd.concat([part.obs for part in made])
-    obs.index = pd.Index([f"augmented_{i}" for i in range(start, start + len(obs))])
-    return assemble(
-        _stacked([part.values for part in made]),
-        real=adata,
-        setup=model.setup,
-        obs=as_categories(obs),
-        latent=np.concatenate([part.latent for part in made]),
-        counts=model.likelihood in COUNT_LIKELIHOODS,
-        uns=uns,
-    )
-
-
-def _blocks(
-    model: CellsModel,
-    adata: AnnData,
-    rounds: Iterable[Augmented],
-    sources: Sequence[Source],
-    start: int = 0,
-) -> Iterator[AnnData]:
-    """One AnnData for each round, whose columns can be appended to those of the previous rounds."""
-    ends = pd.Index(np.concatenate([source.names for source in sources])).unique()
-    for made in rounds:
-        cells = _cells(model, adata, [made], {}, start)
-        start += cells.n_obs
-        # Each cell has its own path name: as categories, all names would be kept in memory.
-        cells.obs[_keys.PATH] = made.obs[_keys.PATH].to_numpy()
-        for column in (_keys.SOURCE, _keys.TARGET):
-            cells.obs[column] = pd.Categorical(made.obs[column], categories=ends)
-        yield cells
 
 
 def _source(
@@ -623,4 +484,4 @@ def _decode_and_encode(
             confidence.append(reached)
             predicted.append(logits.argmax(axis=1))
             blocks.append(sparse.csr_matrix(values) if counts and sample else values)
-    return _stacked(blocks), np.concatenate(confidence), np.concatenate(predicted)
+    return stacked(blocks), np.concatenate(confidence), np.concatenate(predicted)

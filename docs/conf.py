@@ -256,6 +256,24 @@ def thumbnail(name: str, figures: list[bytes]) -> Image.Image:
 
 # Functions of scivae.pl, and the first tutorial that shows a figure of each.
 FIGURES: dict[str, str] = {}
+# Figures of the others: the file, and what it shows.
+DRAWN = {
+    "animate": ("readme.gif", "Made by ``docs/readme_figure.py``."),
+    "gene_order": (
+        "pl_gene_order.png",
+        "Genes from stem cells to enterocytes of the mouse intestine. An arrow leads to a gene that changes later. "
+        "Made by ``docs/pl_figures.py``.",
+    ),
+    "enrichment": (
+        "pl_enrichment.png",
+        "Families of genes from stem cells to enterocytes of the mouse intestine. Made by ``docs/pl_figures.py``.",
+    ),
+    "tradeoff": (
+        "pl_tradeoff.png",
+        "Five splits of cells of colorectal cancer (dots) and their means; the gray line is the default β. "
+        "Made by ``docs/pl_figures.py`` from :doc:`/evidence/tradeoff`.",
+    ),
+}
 
 
 def copy_notebooks() -> None:
@@ -334,8 +352,9 @@ def add_figure(app, what: str, name: str, obj: Any, options: Any, lines: list[st
     if function in FIGURES:
         image = f"/tutorials/pl_{function}.png"
         caption = f"From the tutorial :doc:`/tutorials/{FIGURES[function]}`."
-    elif function == "animate":
-        image, caption = "/_static/readme.gif", "Made by ``docs/readme_figure.py``."
+    elif function in DRAWN:
+        file, caption = DRAWN[function]
+        image = f"/_static/{file}"
     else:
         return
     lines += ["", f".. figure:: {image}", f"   :alt: A figure of {name}", "", f"   {caption}", ""]

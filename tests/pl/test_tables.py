@@ -92,6 +92,27 @@ def test_tradeoff_draws_means_and_every_seed():
     assert axes[0].get_figure().get_supxlabel() == "discriminator weight β"
 
 
+def test_long_labels_of_tradeoff_are_not_cut_off():
+    labels = {"mae": "reconstruction loss of held-out cells", "purity": "purity of the classes"}
+    axes = scivae.pl.tradeoff(make.make_table(), labels=labels)
+    figure = axes[0].get_figure()
+    figure.canvas.draw()
+    for ax in axes:
+        label, whole = ax.yaxis.label.get_window_extent(), figure.bbox
+        assert whole.y0 <= label.y0 < label.y1 <= whole.y1, ax.get_ylabel()
+    assert axes[0].get_ylabel().split() == labels["mae"].split()
+
+
+def test_a_legend_names_the_colors_of_gene_sets():
+    ax = scivae.pl.enrichment(make.make_sets())
+    lengths = {bars.get_label(): [bar.get_width() for bar in bars] for bars in ax.containers}
+    assert lengths == {"rising": [5.0, 2.5], "falling": [-4.0], "FDR above 5 %": [-0.5]}
+    (legend,) = ax.get_figure().legends
+    assert [text.get_text() for text in legend.get_texts()] == list(lengths)
+    sure = scivae.pl.enrichment(make.make_sets()[:1])
+    assert [bars.get_label() for bars in sure.containers] == ["rising"]
+
+
 def test_the_scale_of_tradeoff_fits_the_weights():
     table = make.make_table()
     positive = table[table["discriminator_weight"] > 0]

@@ -74,15 +74,21 @@ def enrichment(
     table = table.iloc[np.argsort(-table["z"].to_numpy(), kind="stable")]
     sure = (table[fdr] <= LEVEL).to_numpy()
     z = table["z"].to_numpy()
-    colors = [GRAY if not s else UP if v > 0 else DOWN for s, v in zip(sure, z, strict=True)]
+    kinds = {
+        "rising": (UP, sure & (z > 0)),
+        "falling": (DOWN, sure & (z <= 0)),
+        "FDR above 5 %": (GRAY, ~sure),
+    }
     collection = _collection([str(name) for name in table.index])
     names = [
         f"{short_set_name(str(name)[len(collection) :])} ({n:,.0f})"
         for name, n in table["n_genes"].items()
     ]
     row = np.arange(len(table))
-    with drawing(ax, size=(WIDTH, 0.85 + 0.15 * max(len(row), 2)), show=show) as drawn:
-        drawn.barh(row, z, height=0.72, color=colors, lw=0)
+    with drawing(ax, size=(WIDTH, 1.0 + 0.15 * max(len(row), 2)), show=show) as drawn:
+        for label, (color, mask) in kinds.items():
+            if mask.any():
+                drawn.barh(row[mask], z[mask], height=0.72, color=color, lw=0, label=label)
         drawn.axvline(0, color="black", lw=0.6)
         reach = float(np.abs(z).max(initial=1.0))
         low, high = min(float(z.min(initial=0.0)), 0.0), max(float(z.max(initial=0.0)), 0.0)
@@ -100,7 +106,13 @@ def enrichment(
         drawn.tick_params(axis="y", length=0)
         drawn.spines["left"].set_visible(False)
         unit = "between donors" if fdr == "fdr" else "within one sample"
-        drawn.set_xlabel(f"z, {unit}\ngray: FDR above 5 %")
+        drawn.set_xlabel(f"z, {unit}\nt: position of half the change")
+        handles, _ = drawn.get_legend_handles_labels()
+        if ax is None:
+            figure: Any = drawn.get_figure()
+            figure.legend(handles=handles, loc="outside upper center", ncols=3, columnspacing=1.0)
+        else:
+            drawn.legend(handles=handles, fontsize="x-small")
     return drawn
 
 

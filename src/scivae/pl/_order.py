@@ -105,7 +105,8 @@ def gene_order(
                 drawn.annotate(
                     "", xy=(switch[b], b), xytext=(switch[a], a), zorder=1,
                     arrowprops={"arrowstyle": "-|>", "color": "0.55", "lw": 0.6, "shrinkA": 3,
-                                "shrinkB": 3, "mutation_scale": 6},
+                                "shrinkB": 3, "mutation_scale": 6,
+                                "connectionstyle": "arc3,rad=-0.2"},
                 )  # fmt: skip
         kinds = ((rising, UP, "^", "rising"), (~rising, DOWN, "v", "falling"))
         for mask, color, marker, label in kinds:

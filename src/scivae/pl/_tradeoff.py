@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 
 from .._errors import near_matches, shown
 from .._validate.arguments import check_integer
-from ._style import GRAY, OKABE_ITO, WIDTH, label_outer, n_ticks, panels
+from ._style import GRAY, OKABE_ITO, WIDTH, height_in_points, label_outer, n_ticks, panels
 
 WEIGHT_NAMES = {"discriminator_weight": "discriminator weight β", "kl_weight": "KL weight α"}
 
@@ -100,12 +101,18 @@ def tradeoff(
             one.plot(mean.index, mean, color=OKABE_ITO[0], lw=1.3, zorder=2)
             one.plot(x, y, "o", color=OKABE_ITO[0], ms=2.8, mew=0, alpha=0.7, zorder=3)
             _log_axis(one, x)
-            one.set_ylabel((labels or {}).get(name, name))
+            one.set_ylabel(in_lines((labels or {}).get(name, name), one))
         if ax is not None:
             label_outer(list(axes), x=WEIGHT_NAMES.get(weight, weight))
         else:
             axes[0].get_figure().supxlabel(WEIGHT_NAMES.get(weight, weight), fontsize="medium")
     return axes
+
+
+def in_lines(text: str, ax: Any) -> str:
+    """A label of the vertical axis, broken at spaces where it is longer than the axis."""
+    letters = max(int(height_in_points(ax) / (0.55 * ax.yaxis.label.get_fontsize())), 1)
+    return "\n".join(wrap(text, letters, break_long_words=False, break_on_hyphens=False))
 
 
 def _metrics(table: pd.DataFrame, weight: str, metrics: Sequence[str] | None) -> list[str]:

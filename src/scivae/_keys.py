@@ -98,7 +98,7 @@ def latent_key(key_added: str = KEY_ADDED) -> str:
 
 
 def significance_columns(between_donors: bool) -> tuple[str, str]:
-    """Names of the columns with p-values and false discovery rates: of donors, or of cells of one sample."""
+    """Names of the columns with p-values and false discovery rates: between donors, or between cells."""
     return ("p_value", "fdr") if between_donors else ("p_cells", "fdr_cells")
 
 

@@ -104,7 +104,7 @@ def test_units_are_named(results, model):
     report = composed(model, trends)
     assert "One sample per group" in words(report)
     assert report.contents["unit"].startswith("p-values are between cells within these samples")
-    assert "within one sample" in " ".join(c["label"] for c in report.contents["table"]["columns"])
+    assert "between cells" in " ".join(c["label"] for c in report.contents["table"]["columns"])
     assert "do not extend to other donors" in report.contents["methods"]
     decoded = scivae.tl.gene_trends(model, pairs, evidence="decoded", n_steps=5)
     assert "they are predictions of the model" in words(composed(model, decoded))

@@ -151,31 +151,37 @@ class TestOneSample:
         np.testing.assert_allclose(genes["fdr_cells"], expected)
         assert genes["agreement"].isna().all()
 
-    def test_the_table_says_one_sample_per_group(self, trends):
+    def test_the_table_says_that_no_donors_are_given(self, trends):
         genes = tl.rank_genes(trends)
         assert genes.attrs["unit"] == "cells"
-        assert "one sample per group" in str(tl.describe(genes))
+        text = "one sample per group, as no donors are given; cells are permuted"
+        assert genes.attrs["unit_text"] == text
         assert "not for other donors" in str(tl.describe(genes))
         trends.uns["civae"]["donor_candidate"] = "patient"
         assert "donor_key='patient'" in tl.rank_genes(trends).attrs["note"]
 
     @pytest.mark.parametrize(
-        "design",
+        ("design", "donors"),
         [
-            pairs_of(2),
-            [(0, 0), (1, 0), (2, 2), (3, 2)],
-            [(0, 0), (1, 2), (2, 2), (3, 2)],
-            [(0, 0), (1, 0), (0, 2), (1, 2), (2, 0), (3, 0)],
+            (pairs_of(2), "2 donors with source and 2 with target"),
+            ([(0, 0), (1, 0), (2, 2), (3, 2)], "2 donors with source and 2 with target"),
+            ([(0, 0), (1, 2), (2, 2), (3, 2)], "1 donor with source and 3 with target"),
+            (
+                [(0, 0), (1, 0), (0, 2), (1, 2), (2, 0), (3, 0)],
+                "4 donors with source and 2 with target",
+            ),
         ],
     )
-    def test_too_few_donors(self, design):
-        genes = tl.rank_genes(donor_counts(design))
+    def test_too_few_donors(self, design, donors):
+        text = f"{donors}, 3 of each are needed; cells are permuted instead"
+        with pytest.warns(UserWarning) as told:
+            genes = tl.rank_genes(donor_counts(design))
+        assert [str(warning.message) for warning in told] == [
+            f"cells are tested instead of donors: {text}, so p-values hold for these samples, not for other donors."
+        ]
         assert "p_cells" in genes
         assert "p_value" not in genes
-        assert genes.attrs["unit_text"] == "one sample per group"
-        assert "needs 3 with both groups or on each side, and there are" in genes.attrs["note"]
-        both = len(np.intersect1d(*([d for d, g in design if g == side] for side in (0, 2))))
-        assert f"there are {both} with both" in genes.attrs["note"]
+        assert genes.attrs["unit_text"] == text
 
     def test_observed_in_the_units_of_the_change(self, trends):
         values = trends.varm["civae_null"]

@@ -105,7 +105,7 @@ def enrichment(
         drawn.set_yticks(row, names, fontsize=6, parse_math=False)
         drawn.tick_params(axis="y", length=0)
         drawn.spines["left"].set_visible(False)
-        unit = "between donors" if fdr == "fdr" else "within one sample"
+        unit = "between donors" if fdr == "fdr" else "between cells"
         drawn.set_xlabel(f"z, {unit}\nt: position of half the change")
         handles, _ = drawn.get_legend_handles_labels()
         if ax is None:

@@ -258,12 +258,12 @@ def unit_sentence(ranked: pd.DataFrame, groups: Mapping[str, Any]) -> str:
     """A sentence about the unit of the p-values; ``groups`` has the names of source and target."""
     said = ranked.attrs
     note = f" {str(said['note'])[:1].upper()}{str(said['note'])[1:]}." if said.get("note") else ""
-    text = (
-        f"p-values are between donors: {said.get('unit_text')}."
+    between = (
+        "donors"
         if said.get("unit") == "donors"
-        else "p-values are between cells within these samples (permutation of cells), and not between donors."
+        else "cells within these samples, and not between donors"
     )
-    text += note
+    text = f"p-values are between {between}: {said.get('unit_text')}.{note}"
     for end in ("source", "target"):
         if groups.get(end) is not None:
             text = text.replace(f" with {end}", f" with “{groups[end]}” cells")
@@ -275,7 +275,7 @@ def gene_table(ranked: pd.DataFrame) -> dict[str, Any]:
     between_donors = ranked.attrs.get("unit") == "donors"
     log2 = str(ranked.attrs.get("scale", "")).startswith("log2")
     p, fdr = _keys.columns_of_significance(ranked)
-    unit = "between donors" if between_donors else "within one sample"
+    unit = "between donors" if between_donors else "between cells"
     wanted: list[dict[str, Any]] = [
         {"key": "gene", "label": "gene", "kind": "text", "title": "Name of the gene"},
         {"key": "id", "label": "id", "kind": "text", "title": "Name of the gene in the data"},
@@ -348,7 +348,7 @@ def set_table(sets: pd.DataFrame) -> dict[str, Any]:
         [str(name), f"{int(row['n_genes']):,}", number(row["score"]), number(row["switch"], 2), number(row[p]), number(row[fdr])]
         for name, row in sets.head(30).iterrows()
     ]  # fmt: skip
-    unit = "between donors" if sets.attrs.get("unit") == "donors" else "within one sample"
+    unit = "between donors" if sets.attrs.get("unit") == "donors" else "between cells"
     return {
         "header": ["set", "genes", "score", "half of change at t", f"p, {unit}", "FDR"],
         "rows": rows,

@@ -46,7 +46,7 @@ def donor_candidate(
         function = "pair_cells" if both else "gene_trends"
         warn(
             f"adata.obs[{name!r}] looks like donors ({len(first | second)} values, {both} with both "
-            "groups), but donor_key is None, so p-values are valid only within one sample; pass "
+            "groups), but donor_key is None, so p-values hold for these samples only; pass "
             f"donor_key={name!r} to {function} to use donors as replicates."
         )
     return name

@@ -68,8 +68,8 @@ def enrich(
     - ``score``: score of decoupler, calculated from the ``z`` of each gene in :func:`rank_genes`; positive if
       the set is higher at the end of the path
     - ``z``: the score as a standard normal quantile under the null hypothesis
-    - ``p_value``, ``fdr``: two-sided, between donors; or ``p_cells``, ``fdr_cells``: with one sample per
-      group. The units are those of :func:`rank_genes`; false discovery rate by Benjamini and Hochberg
+    - ``p_value``, ``fdr``: two-sided, between donors; or ``p_cells``, ``fdr_cells``: between cells, with
+      too few donors or without any. The units are those of :func:`rank_genes`; false discovery rate by Benjamini and Hochberg
     - ``switch``: median switch position of the genes of the set that change in the direction of the score;
       NaN if there are none
     - ``n_genes``: number of genes of the set in the trends
@@ -103,7 +103,7 @@ def enrich(
     standardized for each gene. These scores are compared as :func:`rank_genes` compares genes: within
     donors if they have both groups.
 
-    With one sample per group, the score is recalculated after cells are shuffled between the groups, which
+    Between cells, the score is recalculated after cells are shuffled between the groups, which
     preserves the correlations between genes. Such p-values are at least ``1 / (1 + n_permutations)``.
 
     References
@@ -174,7 +174,7 @@ def enrich(
         ) from error
     scores = scores[0] if isinstance(scores, tuple) else scores
     score, others = scores.to_numpy(dtype=float)[0], scores.to_numpy(dtype=float)[1:]
-    z, p_value = (_between_donors if between_donors else _within_sample)(score, others, samples)
+    z, p_value = (_between_donors if between_donors else _between_cells)(score, others, samples)
     p, fdr = _keys.significance_columns(between_donors)
     table = pd.DataFrame(
         {
@@ -219,7 +219,7 @@ def _between_donors(
     return z, found.p_value
 
 
-def _within_sample(
+def _between_cells(
     score: np.ndarray, null: np.ndarray, samples: MeasuredSamples
 ) -> tuple[np.ndarray, np.ndarray]:
     """Standardized distance from the mean of the null distribution, and two-sided p-value."""

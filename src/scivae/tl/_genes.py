@@ -59,8 +59,8 @@ def rank_genes(
     """Test which genes change along a path, and rank them.
 
     Donors are the units of the p-values if at least three donors have both groups, or each group has at
-    least three donors. Otherwise each group is one sample, and the columns are called ``p_cells`` and
-    ``fdr_cells``.
+    least three donors. Otherwise cells are permuted, p-values hold for these samples only, and the columns are
+    called ``p_cells`` and ``fdr_cells``.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def rank_genes(
     - ``observed``: measured difference of the groups, target minus source, mean over donors
     - ``z``: that difference divided by its standard error, as a normal quantile
     - ``p_value``, ``fdr``: of that difference, between donors; or ``p_cells``, ``fdr_cells``: between
-      cells, with one sample per group. False discovery rate by Benjamini and Hochberg
+      cells, with too few donors or without any. False discovery rate by Benjamini and Hochberg
     - ``p_transient``, ``fdr_transient``: test that the groups in between differ from both ends in the same
       direction, with the same units; NaN without such groups
     - ``agreement``, ``agreement_p``: proportion of the donors with both groups that change in the
@@ -121,7 +121,7 @@ def rank_genes(
     counts once, whatever its number of paths. Genes are treated as independent: if many genes follow an
     unknown property of the samples, three pairs call genes in 12 % of studies without a difference, six in 5 %.
 
-    *One sample per group.* Cells of one donor are not independent observations of a condition. With too few
+    *Between cells.* Cells of one donor are not independent observations of a condition. With too few
     donors, a p-value can only show that the cells of these samples differ; it does not generalize to other
     donors. The null distribution comes from groups shuffled among cells, within donors if they have both
     groups. If fewer than ten permutations of a gene reach its statistic, the permutations of 100 genes of
@@ -179,7 +179,7 @@ def rank_genes(
     unit = unit_of(samples, said.get("donor_candidate"), test, min_cells)
     if samples.named and unit.name == CELLS:
         cure = " Pass a smaller min_cells to use more donors." if samples.left_out else ""
-        warn(f"cells are tested instead of donors; {unit.note}.{cure}")
+        warn(f"cells are tested instead of donors: {unit.text}, so {unit.note}.{cure}")
     result = _tests(trends, samples, unit, test, n_permutations, seed)
     table["observed"] = samples.observed()
     table["z"] = result.z

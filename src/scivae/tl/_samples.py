@@ -353,7 +353,7 @@ def _check_donors(
             f"{where} must name donors, but its one value in source ({names[sides[0][0]]!r}) and "
             f"its one value in target ({names[sides[1][0]]!r}) cannot be distinguished from "
             f"{'the groups' if groups is None else repr(groups)}; name the column of the donors, "
-            "or pass donor_key=None for p-values within one sample."
+            "or pass donor_key=None for p-values of these samples only."
         )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _keys
+from .._display import counted
 from ..stats.donors import (
     MIN_DONORS,
     DonorDesign,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 DONORS, CELLS = "donors", "cells"
-ONE_SAMPLE = "one sample per group"
+NO_DONORS = "one sample per group, as no donors are given; cells are permuted"
 
 
 class Unit(NamedTuple):
@@ -36,7 +37,7 @@ class Unit(NamedTuple):
     name
         ``"donors"`` or ``"cells"``.
     text
-        Number of units, and the test.
+        Number of units, and the test; for cells, how many donors there are and how many are needed.
     note
         Limits of the p-values; empty if all donors are used.
     """
@@ -176,7 +177,7 @@ def unit_of(samples: MeasuredSamples, candidate: str | None, method: str, min_ce
     if not samples.named:
         cure = f"; pass donor_key={candidate!r} for donors" if candidate else ""
         return Unit(
-            CELLS, ONE_SAMPLE, f"p-values hold for these samples, not for other donors{cure}"
+            CELLS, NO_DONORS, f"p-values hold for these samples, not for other donors{cure}"
         )
     rows, donor, is_target = samples.contrast(SOURCE, TARGET)
     first, second = (np.unique(donor[is_target == side]) for side in (False, True))
@@ -194,10 +195,9 @@ def unit_of(samples: MeasuredSamples, candidate: str | None, method: str, min_ce
         return Unit(DONORS, text, few.lstrip("; "))
     return Unit(
         CELLS,
-        ONE_SAMPLE,
-        f"p-values hold for these samples, not for other donors: a test between donors needs "
-        f"{MIN_DONORS} with both groups or on each side, and there are {both} with both, "
-        f"{len(first)} with source and {len(second)} with target{few}",
+        f"{counted(len(first), 'donor')} with source and {len(second)} with target, {MIN_DONORS} of each are "
+        "needed; cells are permuted instead",
+        f"p-values hold for these samples, not for other donors{few}",
     )
 
 

@@ -183,6 +183,7 @@ MODEL = {
     "sigmoid": (None, {"sigmoid": 1}, TypeError, "sigmoid must be True or False, got 1 (int)."),
     "seed": (None, {"seed": -1}, ValueError, "seed must be at least 0, got -1."),
     "dispersion": (None, {"dispersion": "gene-label"}, ValueError, "dispersion must not depend on a label, because a free latent point has none, got 'gene-label'; use 'gene', 'gene-batch' or 'gene-cell'."),
+    "name of SCANVI": (None, {"classification_ratio": 50}, TypeError, "classification_ratio=50 is called discriminator_weight here; pass discriminator_weight=50."),
     "name of scvi-tools": (None, {"gene_likelihood": "zinb"}, TypeError, "gene_likelihood='zinb' is called likelihood here; pass likelihood='zinb'."),
     "from the setup": (None, {"n_batch": 4}, TypeError, "n_batch follows from setup_anndata and cannot be passed, got 4 (int); leave it out."),
     "misspelt": (None, {"n_latnet": 4}, TypeError, "**kwargs must be arguments of scvi.module.VAE, got 'n_latnet'. Did you mean 'n_latent' or 'n_layers' or 'n_labels'?"),

@@ -270,6 +270,13 @@ def test_colon_is_taken_as_it_is():
     assert (model.likelihood, len(model.classes), model.setup.layer) == ("nb", 12, "counts")
 
 
+@pytest.mark.parametrize("given", [None, "unlabeled", "beta"])
+def test_a_class_that_reads_like_no_label_is_told_whatever_is_given(adata, given):
+    adata.obs["cell_type"] = adata.obs["cell_type"].cat.rename_categories({"alpha": "unlabelled"})
+    with pytest.warns(UserWarning, match="holds 'unlabelled'.*unlabeled_category='unlabelled'"):
+        CIVAE.setup_anndata(adata, unlabeled_category=given)
+
+
 def test_an_unlabeled_category_in_another_case_is_told(adata):
     adata.obs["cell_type"] = adata.obs["cell_type"].cat.rename_categories({"alpha": "unk"})
     with pytest.warns(

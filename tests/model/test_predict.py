@@ -6,6 +6,15 @@ from tests.conftest import CLASSES, assert_unchanged, make_adata, make_model, sn
 from scivae.model import CIVAE
 
 
+def test_a_classifier_without_weight_says_that_it_knows_nothing(tmp_path):
+    adata = make_adata()
+    model = make_model(adata, discriminator_weight=0)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    for ask in (model.predict, model.novelty, lambda: model.annotate(tmp_path / "cells.h5ad")):
+        with pytest.warns(UserWarning, match="classifier was not trained"):
+            ask()
+
+
 def test_predict_agrees_with_the_discriminator(trained):
     z = trained.get_latent_representation()
     layer = trained.module.discriminator

@@ -174,7 +174,7 @@ class TestOneSample:
     )
     def test_too_few_donors(self, design, donors):
         text = f"{donors}, 3 of each are needed; cells are permuted instead"
-        with pytest.warns(UserWarning) as told:
+        with pytest.warns(UserWarning, match=donors) as told:
             genes = tl.rank_genes(donor_counts(design))
         assert [str(warning.message) for warning in told] == [
             f"cells are tested instead of donors: {text}, so p-values hold for these samples, not for other donors."

@@ -32,6 +32,21 @@ def adata(model):
     return adata
 
 
+def test_cells_left_out_of_the_pairs_alone_are_told(model, adata):
+    some = adata[adata.obs["who"] != "p1"].copy()
+    asked = {"groupby": "stage", "source": "a", "target": "c", "n_pairs": 5}
+    pairs = tl.pair_cells(some, **asked)
+    with pytest.warns(
+        UserWarning, match="cells of the groups are used, but pairs were chosen among"
+    ):
+        tl.gene_trends(model, pairs, adata=adata, n_steps=5, donor_key="who")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*pairs were chosen among")
+        tl.gene_trends(model, pairs, adata=some, n_steps=5, donor_key="who")
+        pairs = tl.pair_cells(adata, **asked, donor_key="who")  # p4 has one group
+        tl.gene_trends(model, pairs, adata=adata, n_steps=5)
+
+
 def samples_of(trends):
     said = trends.uns["civae"]["samples"]
     return said, trends.varm["civae_samples"]

@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -37,6 +39,29 @@ def halves():
     model = CIVAE(train, n_latent=5)
     model.train(max_epochs=10, train_size=0.5, enable_progress_bar=False)
     return model, new
+
+
+def test_cells_that_were_trained_on_are_told(halves):
+    model, new = halves
+    learned = model.adata[model.train_indices[:300]].copy()
+    saved = model.calibration_, model.temperature_
+    try:
+        for adata, indices, n in (
+            (learned, None, 300),
+            (None, np.arange(len(model.adata)), len(model.train_indices)),
+        ):
+            with pytest.warns(UserWarning, match=f"it was trained on {n} of these"):
+                model.calibrate(adata, indices)
+        new = new.copy()
+        new.obs_names = model.adata.obs_names[
+            : new.n_obs
+        ]  # barcodes of two samples can be the same
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.calibrate(new)
+            model.calibrate()
+    finally:
+        model.calibration_, model.temperature_ = saved
 
 
 def test_sets_cover_at_the_level(halves):

@@ -167,12 +167,16 @@ class LabelsField(CategoricalObsField):
                 "check labels_key and unlabeled_category."
             )
         unlabeled = [name for name in classes if str(name).strip().casefold() in NO_LABEL]
-        if self._unlabeled_category is None and unlabeled:
+        like = [name for name in classes if _spelled_alike(name, self._unlabeled_category)]
+        if unlabeled and not like:
+            given = self._unlabeled_category
+            but = "" if given is None else f" but not unlabeled_category={given!r}"
+            if given is not None and not labeled.all():
+                but = f" beside unlabeled_category={given!r}"
             warn(
-                f"adata.obs[{key!r}] holds {quoted(unlabeled[0])}, which is therefore a class; pass "
+                f"adata.obs[{key!r}] holds {quoted(unlabeled[0])}{but}, which is therefore a class; pass "
                 f"unlabeled_category={unlabeled[0]!r} if those cells have no label."
             )
-        like = [name for name in classes if _spelled_alike(name, self._unlabeled_category)]
         if like:
             warn(
                 f"unlabeled_category={self._unlabeled_category!r} is not spelled like "

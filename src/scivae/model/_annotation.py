@@ -84,6 +84,7 @@ def annotate(
     from ..data.datamodule import BlockDataModule
 
     check_trained(self)
+    self._warn_without_classifier()
     check_key("key_added", key_added)
     check_integer("batch_size", batch_size, minimum=1)
     if not isinstance(data, BlockDataModule):

@@ -511,6 +511,33 @@ class CellsModel(SCVI):
         place = index.get_indexer(self.cell_hashes_[np.asarray(stored)])
         return np.sort(place[place >= 0])
 
+    def _n_learned(self, adata: AnnData, index: np.ndarray) -> int:
+        """How many of some cells the model was trained on: those of its own AnnData, or equal to them."""
+        trained, own = self.train_indices, self.adata
+        if trained is None or own is None or adata.isbacked or own.isbacked:
+            return 0
+        if adata is own:
+            return int(np.isin(index, trained).sum())
+        # Barcodes of two samples can be the same, so most numbers of counts must be, too.
+        there = own.obs_names[trained].get_indexer_for(adata.obs_names[index])
+        if len(there) != len(index) or not (there >= 0).any():
+            return 0
+        sums = [
+            np.asarray(checks.values_of(x, self.setup.layer).sum(axis=1)).ravel()
+            for x in (adata, own)
+        ]
+        both = there >= 0
+        same = np.isclose(sums[0][index[both]], sums[1][np.asarray(trained)[there[both]]])
+        return int(same.sum()) if same.mean() > 0.5 else 0
+
+    def _warn_without_classifier(self) -> None:
+        """Warn if the classifier was not trained, so that what it says means nothing."""
+        if self.module.discriminator_weight == 0:
+            warn(
+                "this model was made with discriminator_weight=0, so its classifier was not trained and its "
+                "classes mean nothing; fit a classifier on get_latent_representation()."
+            )
+
     @property
     def train_indices(self) -> np.ndarray | None:
         """Current positions of the training cells."""

@@ -107,6 +107,12 @@ def calibrate(
             )
         indices = held_out
     cells = np.unique(resolve_indices(adata, indices))
+    if learned := self._n_learned(adata, cells):
+        warn(
+            f"calibrate needs cells that the model was not trained on, but it was trained on {learned:,} of these "
+            f"{len(cells):,}, so sets will be too small and probabilities too high; leave "
+            "adata and indices out, or pass cells that were held out."
+        )
     if not _calibrate_on(self, lambda: self._minibatches(adata, cells, batch_size), training):
         raise ValueError(
             f"calibration needs labels, but none of the {len(cells)} cells has one; "
@@ -179,6 +185,7 @@ def novelty(
     if batch_size is not None:
         check_integer("batch_size", batch_size, minimum=1)
     require_calibration(self, "distances")
+    self._warn_without_classifier()
     if dataloader is not None:
         loader = self.requirements.checked_loader(dataloader, adata=adata, indices=indices)
         return _novelty_of(self, loader)

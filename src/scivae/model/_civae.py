@@ -39,6 +39,13 @@ from ._weights import DEFAULT_WEIGHT, auto_discriminator_weight, weights_of_clas
 
 Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bernoulli"]
 
+# Arguments of other models, and their names here.
+OF_OTHERS = {
+    "gene_likelihood": "likelihood",
+    "classification_ratio": "discriminator_weight",
+    "beta": "discriminator_weight",
+    "alpha": "kl_weight",
+}
 # Arguments of scvi.module.VAE that scvi-tools sets from the AnnData.
 FROM_SETUP = (
     "n_input",
@@ -198,12 +205,12 @@ class CIVAE(CellsModel):
         check_bool("sample_latent", sample_latent)
         if sigmoid is not None:
             check_bool("sigmoid", sigmoid)
+        for name, ours in OF_OTHERS.items():
+            if name in kwargs:
+                raise TypeError(
+                    f"{name}={kwargs[name]!r} is called {ours} here; pass {ours}={kwargs[name]!r}."
+                )
         checks.check_arguments("**kwargs", kwargs, CIVAE, VAE)
-        if "gene_likelihood" in kwargs:
-            raise TypeError(
-                f"gene_likelihood={kwargs['gene_likelihood']!r} is called likelihood here; "
-                f"pass likelihood={kwargs['gene_likelihood']!r}."
-            )
         if known := [name for name in FROM_SETUP if name in kwargs]:
             raise TypeError(
                 f"{known[0]} follows from setup_anndata and cannot be passed, got "

@@ -94,6 +94,7 @@ def predict(
     ((700, 10), [dtype('bool')])
     """
     check_trained(self)
+    self._warn_without_classifier()
     check_bool("soft", soft)
     check_bool("return_sets", return_sets)
     if return_sets:

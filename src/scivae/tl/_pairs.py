@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -159,8 +160,19 @@ def pair_cells(
         "use_rep": use_rep,
         "donor_key": donor_key,
         "seed": int(seed),
+        "n_of_groups": int((sources | targets).sum()),
     }
     return pairs
+
+
+def warn_of_others(attrs: Mapping[Any, Any], n_of_groups: int) -> None:
+    """Warn if the groups have more cells than those among which pairs were chosen."""
+    among = attrs.get("n_of_groups")
+    if among is not None and n_of_groups > among:
+        warn(
+            f"all {n_of_groups:,} cells of the groups are used, but pairs were chosen among {among:,}; to leave "
+            "the others out here, too, pass adata= with the cells that pair_cells was given."
+        )
 
 
 def _groups(
@@ -241,7 +253,8 @@ def _donors(
             f"source={source!r} comes from "
             f"{shown(column[sources].dropna().unique()) or 'no donor'} and target={target!r} from "
             f"{shown(column[targets].dropna().unique()) or 'no donor'}; pass donor_key=None to "
-            "pair across donors."
+            f"pair across donors, and donor_key={donor_key!r} to gene_trends and check_paths, which then test "
+            "between donors."
         )
     ends = sources | targets
     missing = int((ends & (codes < 0)).sum())

@@ -13,6 +13,7 @@ from .._errors import warn
 from .._validate import tables
 from .._validate.arguments import check_type
 from ._donors import donor_candidate
+from ._pairs import warn_of_others
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -96,8 +97,7 @@ def cells_of(
     pairs
         From :func:`scivae.tl.pair_cells`.
     donor_key
-        Column of ``obs`` with the donors; ``None``: the column ``donor`` of ``pairs``, if there is
-        one.
+        Column of ``obs`` with the donors; ``None``: the column ``donor`` of ``pairs``, if there is one.
     between
         As for :func:`scivae.tl.gene_trends`.
     first, second
@@ -118,6 +118,8 @@ def cells_of(
     attrs = pairs.attrs
     label = _label(adata, attrs)
     group, named = _groups(adata, attrs, label, first, second)
+    if named:
+        warn_of_others(attrs, int(np.isin(group, (SOURCE, TARGET)).sum()))
     levels, middle = _between(adata, attrs, between)
     group[middle & label & (group == NONE)] = BETWEEN
     donor, of_pair, names = _donors(adata, pairs, donor_key, first, second)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import runpy
 import shlex
@@ -56,6 +57,25 @@ def test_run_between_groups(results):
     assert set(genes.index) == set(adata.var_names)
     assert "p_value" in genes  # between the four donors
     assert "Training on 120 cells" in (results / "log.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("layer", ["X", "counts"])
+def test_warnings_about_normalized_values_reach_the_report(cells, capsys, monkeypatch, layer):
+    adata, out = anndata.read_h5ad(cells), cells.parent / "out"
+    del adata.layers["counts"]
+    if layer == "counts":
+        adata.layers["counts"] = adata.X
+    adata.write_h5ad(cells)
+    monkeypatch.setattr("scivae.report._figures.Drawer.__call__", lambda *a: None)
+    words = ["--epochs", "2", "--n-synthetic", "0", "--quiet", "--out", str(out)]
+    assert main(["run", str(cells), *words]) == 0
+    told = re.search(r"because (.*) holds (.*), not counts\. (.*\.)", capsys.readouterr().err)
+    values, what, cure = told.groups()
+    assert ("--layer" in cure, what) == (True, "log-normalized values")
+    note = f"The model was trained on {values}, which holds {what}, not counts (likelihood normal). {cure}"
+    assert f"  - {note}\n" in (out / "report.txt").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert note in html.unescape(page)
 
 
 def test_the_demo_makes_images(tmp_path, monkeypatch):

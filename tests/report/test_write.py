@@ -291,6 +291,26 @@ def test_a_model_of_other_values_than_counts_is_noted():
         assert bool(text) == noted
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "scale", "noted"),
+    [("auto", 1.0, True), ("normal", 1.0, True), ("laplace", 1.0, False), ("auto", -1.0, False)],
+)
+def test_values_that_were_made_from_counts_are_noted(likelihood, scale, noted):
+    """Not if the likelihood was chosen by hand, or the values cannot be mistaken for counts."""
+    from scivae.report import _notes
+
+    adata = make_adata()
+    adata.X = scale * np.log1p(adata.layers.pop("counts").toarray())
+    scivae.model.CIVAE.setup_anndata(adata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = scivae.model.CIVAE(adata, likelihood=likelihood)
+    found = [note.split(". ")[0] for note in _notes._of_values(model)]
+    assert found == noted * [
+        "The model was trained on adata.X, which holds log-normalized values, not counts (likelihood normal)"
+    ]
+
+
 def test_genes_that_differ_are_counted_once():
     """Genes with a sure position that do not differ are in neither number."""
     from scivae.report import _data

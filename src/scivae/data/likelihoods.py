@@ -162,9 +162,8 @@ def say_what_was_chosen(
     likelihood
         The chosen likelihood.
     """
-    summary = found.summary
-    here, kind = where(layer), summary.kind
-    if kind == "near counts":
+    here = where(layer)
+    if found.summary.kind == "near counts":
         warn(
             f"{here} holds whole numbers apart from rounding errors; they are rounded, and modeled "
             f"as counts (likelihood {likelihood!r})."
@@ -172,12 +171,27 @@ def say_what_was_chosen(
         return
     if layer == X_LAYER and _keys.COUNTS_LAYER in found.layers:
         return  # the user chose the layer
-    proportions = summary.transformed == "proportions"
-    if likelihood != "normal" and not proportions:
-        return
+    said = values_instead_of_counts(adata, layer, found.summary, likelihood)
+    if said is not None:
+        what, cure = said
+        warn(
+            f"likelihood='auto' chose {likelihood!r}, because {here} holds {what}, not counts. {cure}."
+        )
+
+
+def values_instead_of_counts(
+    adata: AnnData | None, layer: str, summary: DataSummary, likelihood: str
+) -> tuple[str, str] | None:
+    """A description of values for which ``"auto"`` chose a likelihood that is not for counts, and advice.
+
+    ``None`` if the values cannot be mistaken for counts.
+    """
+    here, kind = where(layer), summary.kind
+    if likelihood != "normal" and summary.transformed != "proportions":
+        return None
     cure = "" if adata is None else counts_elsewhere(adata, layer)
     if kind == "signed" and layer != _keys.COUNTS_LAYER and not cure:
-        return  # cannot be mistaken for counts
+        return None
     what = {
         "fractions": "values that are neither whole numbers nor in [0, 1]",
         "signed": "negative values",
@@ -189,9 +203,7 @@ def say_what_was_chosen(
         cure = f"Put the raw counts into {here}, or pass layer='X' to model normalized values"
     elif not cure:
         cure = "Pass layer= with the name of the raw counts to setup_anndata if there are some"
-    warn(
-        f"likelihood='auto' chose {likelihood!r}, because {here} holds {what}, not counts. {cure}."
-    )
+    return what, cure
 
 
 def counts_elsewhere(adata: AnnData, layer: str) -> str:

@@ -49,9 +49,14 @@ def notes(
 
 
 def _of_values(model: CIVAE) -> list[str]:
-    """A warning if the model uses other values although the cells have counts."""
-    from ..data.checks import resolve_layer
-    from ..data.likelihoods import counts_elsewhere
+    """A warning if the model uses values that were made from counts, or others although the cells have counts."""
+    from ..data.checks import resolve_layer, where
+    from ..data.likelihoods import (
+        choose_likelihood,
+        counts_elsewhere,
+        values_instead_of_counts,
+    )
+    from ..data.profile import DataSummary
     from ..module import COUNT_LIKELIHOODS
 
     if model.likelihood in COUNT_LIKELIHOODS or model.adata is None:
@@ -59,7 +64,16 @@ def _of_values(model: CIVAE) -> list[str]:
     layer = model.setup.layer or resolve_layer(model.adata, None)
     cure = counts_elsewhere(model.adata, layer)
     if not cure:
-        return []
+        if model.data_summary_ is None:
+            return []
+        summary = DataSummary.from_plain(model.data_summary_)
+        said = values_instead_of_counts(model.adata, layer, summary, model.likelihood)
+        if said is None or choose_likelihood(summary) != model.likelihood:
+            return []
+        return [
+            f"The model was trained on {where(layer)}, which holds {said[0]}, not counts (likelihood "
+            f"{model.likelihood}). {said[1]}."
+        ]
     return [
         f"The model was trained on {layer}, not on counts (likelihood {model.likelihood}), but these cells have "
         f"counts. {cure}; scivae run has --layer."

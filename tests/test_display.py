@@ -151,6 +151,27 @@ def test_results_say_what_they_hold_and_what_comes_next(results, shell, name, ph
     assert said.title in data["text/html"]
 
 
+@pytest.mark.parametrize(
+    ("attrs", "untested", "phrases"),
+    [
+        ({}, 0, ["of 40 genes (false discovery rate 5 %)"]),
+        ({}, 3, ["of 37 tested genes", "3 did not vary"]),
+        ({}, 40, ["0 of 40 genes", "no gene was tested"]),
+        ({"unit": "donors", "test": "moderated"}, 3, ["of 37 tested genes", "3 had too few counts to test"]),
+        ({"unit": "donors", "test": "deseq2"}, 3, ["of 37 tested genes", "3 could not be tested"]),
+    ],
+)  # fmt: skip
+def test_genes_without_a_p_value_are_told(results, attrs, untested, phrases):
+    ranked = results["genes"].copy()
+    ranked.loc[ranked.index[40 - untested :], ["p_cells", "fdr_cells"]] = np.nan
+    ranked.attrs |= attrs
+    if attrs:
+        ranked = ranked.rename(columns={"p_cells": "p_value", "fdr_cells": "fdr"})
+    text = " ".join(str(tl.describe(ranked)).split())
+    for phrase in phrases:
+        assert phrase in text
+
+
 def test_steps_that_are_proposed_can_be_run(results):
     names = {**results, "scivae": scivae, "anndata": anndata}
     names["adata"].obsm["X_umap"] = names["adata"].obsm["X_civae"][:, :2].copy()

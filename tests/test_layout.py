@@ -36,6 +36,7 @@ COMMON = {
     "_progress",
     "_quiet",
     "_random",
+    "_ranked",
     "_scvi",
     "_storage",
     "_validate",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _keys
 from ._names import layer_names
+from ._ranked import permuted, tested
 from ._validate.tables import CONDITION, OF_SETS, TRENDS
 
 if TYPE_CHECKING:
@@ -325,11 +326,12 @@ def _ranks(data: Any, column: str) -> Description:
     found = data[(data[column] <= 0.05) | shown]
     shapes = found["shape"].value_counts()
     said = data.attrs
+    of, others = tested(data)
     facts = [
         *_unit(said),
         (
             "change",
-            f"{len(found):,} of {len(data):,} genes (false discovery rate 5 %)"
+            f"{len(found):,} of {of} (false discovery rate 5 %{others and '; ' + others})"
             + (
                 ": " + ", ".join(f"{n:,} {s}" for s, n in shapes.items() if n) if len(found) else ""
             ),
@@ -337,16 +339,8 @@ def _ranks(data: Any, column: str) -> Description:
         ("transient", str(said.get("transient"))),
         ("scale", str(said.get("scale"))),
     ]
-    check = said.get("permutation")
-    if check:
-        facts.append(
-            (
-                "check",
-                f"{check['called']:,} genes are called, and {check['called_permuted']:,.0f} in "
-                f"the median of {check['n_permutations']} permutations of donors (p "
-                f"{check['p_value']:.2g})",
-            )
-        )
+    if check := permuted(data):
+        facts.append(("check", f"{said['permutation']['called']:,} genes are called, and {check}"))
     return Description(
         f"{counted(len(data), 'ranked gene')} (DataFrame)",
         tuple(facts),

@@ -319,6 +319,9 @@ def test_genes_that_differ_are_counted_once():
         {"fdr": [0.01, 0.01, 0.5, np.nan], "resolved": [True, False, True, True]},
         index=list("abcd"),
     )
-    ranked.attrs["unit"] = "donors"
-    numbers = [n for n, _ in _data.headline({"evidence": "measured"}, ranked, None, None)]
-    assert numbers == ["2", "1"]
+    ranked = ranked.assign(p_value=ranked["fdr"])
+    ranked.attrs |= {"unit": "donors", "test": "moderated", "scale": "log2 of counts"}
+    (n, said), (sure, _) = _data.headline({"evidence": "measured"}, ranked, None, None)
+    assert (n, sure) == ("2", "1")
+    assert said.startswith("of 3 tested genes differ (")  # the false discovery rate is over these
+    assert said.endswith("; 1 had too few counts to test)")

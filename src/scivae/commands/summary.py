@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import _keys
+from .._ranked import tested
 from .log import printable_path
 from .request import Request
 
@@ -80,9 +81,10 @@ def text_of(
         unit = str(genes.attrs["unit_text"])
         for end in ("source", "target"):
             unit = unit.replace(f"with {end}", f"with {getattr(request, end)!r}")
+        of, others = tested(genes)
         lines.append(
-            f"  genes      {len(found)} of {len(genes)} change from {request.source} to "
-            f"{request.target} (false discovery rate {SIGNIFICANT:.0%}; {unit})"
+            f"  genes      {len(found)} of {of} change from {request.source} to {request.target} "
+            f"(false discovery rate {SIGNIFICANT:.0%}; {unit}{others and '; ' + others})"
         )
         for shape in ("up", "down", "transient"):
             names = found.index[found["shape"] == shape][:8]

@@ -22,7 +22,7 @@ from .._validate.tables import (
     check_trends,
     gene_symbols_of,
 )
-from . import _data, _figures, _map, _methods, _notes, _page, _quality
+from . import _data, _figures, _map, _methods, _notes, _page, _quality, _tables
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -315,12 +315,12 @@ def compose(
         "map": of_map,
         "n_cells": adata.n_obs,
         "n_paths": 0 if paths is None else paths.obs[_keys.PATH].nunique(),
-        "table": None if ranked is None else _data.gene_table(ranked),
+        "table": None if ranked is None else _tables.gene_table(ranked),
         "unit": None if ranked is None else worded(_data.unit_sentence(ranked, said)),
         "shown": names,
         "label": label,
         "trends": said,
-        "sets": None if sets is None else _data.set_table(sets),
+        "sets": None if sets is None else _tables.set_table(sets),
         "made": made,
         "sampled": synthetic is not None and _quality.is_sampled(synthetic),
         "figures": {name: figure for name, figure in drawn.items() if figure is not None},

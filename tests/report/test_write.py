@@ -321,7 +321,11 @@ def test_genes_that_differ_are_counted_once():
     )
     ranked = ranked.assign(p_value=ranked["fdr"])
     ranked.attrs |= {"unit": "donors", "test": "moderated", "scale": "log2 of counts"}
+    ranked.attrs["permutation"] = {
+        "called": 2, "called_permuted": 0.0, "n_permutations": 125, "p_value": 1 / 126,
+    }  # fmt: skip
     (n, said), (sure, _) = _data.headline({"evidence": "measured"}, ranked, None, None)
     assert (n, sure) == ("2", "1")
     assert said.startswith("of 3 tested genes differ (")  # the false discovery rate is over these
-    assert said.endswith("; 1 had too few counts to test)")
+    assert "; 1 had too few counts to test)" in said
+    assert said.endswith("; 0 in the median of 125 permutations of donors (p 0.0079)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import _keys
-from .._ranked import tested
+from .._ranked import permuted, tested
 from .log import printable_path
 from .request import Request
 
@@ -86,6 +86,8 @@ def text_of(
             f"  genes      {len(found)} of {of} change from {request.source} to {request.target} "
             f"(false discovery rate {SIGNIFICANT:.0%}; {unit}{others and '; ' + others})"
         )
+        if chance := permuted(genes):
+            lines.append(f"             by chance: {chance}")
         for shape in ("up", "down", "transient"):
             names = found.index[found["shape"] == shape][:8]
             if len(names):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from .. import _keys
 from .._display import counted, listed
-from .._ranked import tested
+from .._ranked import permuted, tested
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -84,7 +84,8 @@ def headline(
         )
         of, others = tested(ranked)
         text = f"of {of} differ (false discovery rate 5 %, {unit}{others and '; ' + others})"
-        found.append((f"{n:,}", text))
+        chance = permuted(ranked)
+        found.append((f"{n:,}", text + (chance and f"; {chance}")))
     if ranked is not None and "resolved" in ranked and said.get("evidence") == "measured":
         n = int((ranked["resolved"].to_numpy(dtype=bool) & changed(ranked)).sum())
         found.append((f"{n:,}", "of these have a position that is sure enough to be ordered"))

@@ -240,6 +240,18 @@ class TestOrder:
         # early before middle before late: two arrows, none from early to late
         arrows = [t for t in ax.texts if t.arrow_patch is not None]
         assert [(a.xyann[1], a.xy[1]) for a in arrows] == [(0, 1), (1, 2)]
+        assert ax.get_title("left") == "3 of 4 genes resolved\n3 of 3 pairs ordered"
+
+    def test_the_title_says_that_nothing_is_ordered(self, trends):
+        """Rows are sorted, also those of genes whose intervals overlap."""
+        order = scivae.tl.gene_order(trends)
+        nothing = order._replace(before=np.zeros_like(order.before))
+        title = "2 of 4 genes resolved\n0 of 1 pairs ordered"
+        assert scivae.pl.gene_order(nothing).get_title("left") == title
+        plain = scivae.tl.GeneOrder(
+            pd.DataFrame(dict(order.genes), index=order.genes.index), order.before
+        )
+        assert scivae.pl.gene_order(plain).get_title("left") == "2 genes\n1 of 1 pairs ordered"
 
     def test_those_that_change_most_all_over_the_path(self):
         n = 40

@@ -329,3 +329,24 @@ def test_genes_that_differ_are_counted_once():
     assert said.startswith("of 3 tested genes differ (")  # the false discovery rate is over these
     assert "; 1 had too few counts to test)" in said
     assert said.endswith("; 0 in the median of 125 permutations of donors (p 0.0079)")
+
+
+@pytest.mark.parametrize(
+    ("n_between", "between", "phrase"),
+    [
+        (47, [], "Almost nothing was measured between “vehicle” and “drug”: 47 of 335 cells"),
+        (19, ["low dose"], "These data do not show an order of genes"),
+        (160, [], "not tested whether the 160 cells in the middle half"),
+        (47, ["low dose"], ""),
+    ],
+)
+def test_an_order_of_genes_needs_cells_between_the_groups(n_between, between, phrase):
+    from scivae.report import _notes
+
+    said = {
+        "source": "vehicle", "target": "drug", "n_used": 335, "n_between": n_between,
+        "between": np.array(between, dtype=str),
+    }  # fmt: skip
+    text = " ".join(_notes._of_middle(said))
+    assert phrase in text
+    assert bool(text) == bool(phrase)

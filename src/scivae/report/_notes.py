@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Limits beyond which a number leads to a warning.
 MIN_IN_CLASS, MIN_BETWEEN, CLEARLY_WORSE = 0.8, 20, 0.1
+# Proportion of the cells in the middle half of the path below which most lie near the ends (evenly spread: 0.5).
+MIN_SHARE_BETWEEN = 0.2
 # Limits for the AUC of synthetic against real cells, and for the share of cells close to training cells.
 TOLD_APART, COPIES = 0.75, 0.7
 # Number of donors of a group below which much is missed, and distance from an end within which switches are "at the end".
@@ -179,11 +181,7 @@ def _of_trends(said: Mapping[str, Any], ranked: pd.DataFrame) -> list[str]:
             "which genes change."
         )
         return found
-    if int(said.get("n_between", 0)) < MIN_BETWEEN:
-        found.append(
-            f"Only {int(said.get('n_between', 0))} measured cells lie in the middle half of the path, so positions "
-            "at which genes change are guided by the shape of the curve."
-        )
+    found += _of_middle(said)
     called = ranked[_data.changed(ranked)]
     if said.get("free_ends") and len(called):
         switch = called[_keys.SWITCH].astype(float)
@@ -201,6 +199,27 @@ def _of_trends(said: Mapping[str, Any], ranked: pd.DataFrame) -> list[str]:
                 "ordered. Do not read the order of their rows as an order in time."
             )
     return found
+
+
+def _of_middle(said: Mapping[str, Any]) -> list[str]:
+    """A warning if too little was measured between the groups to order genes."""
+    n, n_used = int(said.get("n_between", 0)), int(said.get("n_used", 0))
+    ends = [said.get(end) for end in ("source", "target")]
+    groups = "the two groups" if None in ends else f"“{ends[0]}” and “{ends[1]}”"
+    named = len(said.get("between", ())) > 0
+    if n < max(MIN_BETWEEN, 0 if named else MIN_SHARE_BETWEEN * n_used):
+        return [
+            f"Almost nothing was measured between {groups}: {n:,} of {counted(n_used, 'cell')} lie in the middle half of the "
+            "path. These data do not show an order of genes; the position at which a gene changes is guided by the shape of "
+            "its curve."
+        ]
+    if named:
+        return []
+    return [
+        f"No group is named that lies between {groups}, so it was not tested whether the {n:,} cells in the middle half of the "
+        "path are intermediates. If they are not, these data do not show an order of genes. If there is such a group, name it "
+        "with between=."
+    ]
 
 
 def _of_few_donors(said: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,8 @@ class GeneOrder(NamedTuple):
     genes
         One row per gene, sorted by switch: ``change``, ``switch`` and its interval ``switch_low``,
         ``switch_high``, ``direction`` (``up`` or ``down``), and ``level``: the length of the longest
-        chain of genes that change one after another before it.
+        chain of genes that change one after another before it. ``attrs["n_genes"]`` is the number of
+        genes asked for, with those that are not resolved.
     before
         Whether the row's gene changes before the column's gene, shape ``(n_genes, n_genes)``.
 
@@ -130,6 +131,7 @@ def gene_order(
             "scivae.tl.gene_trends(model, pairs) with evidence='measured' and n_bootstraps=100."
         )
     rows = _rows(trends, genes)
+    n_genes = len(rows)
     resolved = trends.var[_keys.RESOLVED].to_numpy(dtype=bool)[rows]
     if not resolved.any():
         raise ValueError(
@@ -154,6 +156,7 @@ def gene_order(
     found["level"] = _levels(before)
     names = [key for key in table if key not in found and not tables.is_numeric(table[key])]
     found[names] = table[names]  # symbols, for figures
+    found.attrs = {"n_genes": n_genes}
     return GeneOrder(found, before)
 
 

@@ -25,7 +25,15 @@ FILES = {
     "synthetic.h5ad", "attribution.png", "training.png", "confusion.png", "path.png", "margin.png",
 }  # fmt: skip
 SYNTHETIC = {"synthetic.h5ad", "synthetic.png"}
-GENES = {"genes.csv", "genes.png", "heatmap.png", "paths.h5ad", "trends.h5ad", "synthetic.png"}
+GENES = {
+    "genes.csv",
+    "genes.png",
+    "heatmap.png",
+    "paths.h5ad",
+    "trends.h5ad",
+    "synthetic.png",
+    "path_checks.csv",
+}
 
 
 @pytest.fixture

@@ -56,6 +56,11 @@ CONFIDENCE: Final = "civae_confidence"
 # Column of the yield of classes: number of cells drawn.
 N_DRAWN: Final = "n_drawn"
 
+# Rows of the table of :func:`scivae.tl.check_paths`.
+PERMUTED_ENDS: Final = "permuted_ends"
+HELD_OUT_MIDDLE: Final = "held_out_middle"
+LEFT_OUT_DONORS: Final = "left_out_donors"
+
 # Values of KIND.
 INTERPOLATED: Final = "interpolated"
 AUGMENTED: Final = "augmented"

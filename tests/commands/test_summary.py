@@ -20,7 +20,7 @@ def test_genes_are_counted_among_those_tested_and_beside_permuted_donors():
         "permutation": {"called": 2, "called_permuted": 0.0, "n_permutations": 125, "p_value": 1 / 126},
     }  # fmt: skip
     numbers = {"n_obs": 9, "n_vars": 4, "n_classes": 2, "likelihood": "nb", "held_out": None,
-               "made": None, "notes": [], "seconds": 1.0}  # fmt: skip
+               "made": None, "notes": [], "controls": [], "seconds": 1.0}  # fmt: skip
     request = Request(groupby="drug", source="no", target="yes")
     text = text_of(numbers, request, None, ("c0", "c1"), genes)
     assert "2 of 3 tested genes change from no to yes (false discovery rate 5%; 5 donors" in text

@@ -111,6 +111,31 @@ def test_units_are_named(results, model):
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_controls_of_the_path(model, results):
+    """All verdicts are with the path, and one that failed is in the box at the top."""
+    adata = model.adata
+    adata.obsm["X_civae"] = model.get_latent_representation()
+    adata.obs["coin"] = np.random.default_rng(1).choice(["heads", "tails"], adata.n_obs)
+    pairs = scivae.tl.pair_cells(adata, "coin", "heads", "tails")
+    checks = scivae.tl.check_paths(model, pairs, n_permutations=20)
+    report = composed(model, checks=checks)
+    verdicts = [verdict for _, verdict in report.contents["controls"]]
+    assert verdicts == checks["verdict"].tolist()
+    failed = (
+        "A control of the path failed: unseen cells of heads and tails are told apart no better"
+    )
+    assert report.contents["notes"][0].startswith(failed)
+    table = pd.read_csv(results / "path_checks.csv", index_col=0)
+    page = "".join(read(results / "report.html").text)
+    text = (results / "report.txt").read_text(encoding="utf-8")
+    assert len(table) == 3
+    for verdict in table["verdict"]:
+        assert verdict in page
+        assert verdict in text
+    assert "between=" not in text  # in the words of the command
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_held_out_figures_are_those_of_scikit_learn(model):
     report = composed(model)
     held_out = np.sort(model.validation_indices)
@@ -220,6 +245,8 @@ def test_a_report_is_written_whole_or_not_at_all(model, tmp_path, monkeypatch):
         ({"paths": "out/"}, TypeError, "paths must be an AnnData"),
         ({"paths": make_adata()}, ValueError, "paths must be made by model.interpolate"),
         ({"synthetic": make_adata()}, ValueError, "synthetic must be made by model.augment"),
+        ({"checks": "c"}, TypeError, "checks must be a DataFrame, got 'c'"),
+        ({"checks": pd.DataFrame({"a": [1]})}, ValueError, "checks must be made by scivae.tl.check_paths"),
         ({"out": 3}, TypeError, "out must be a path, got 3"),
         ({"out": "/dev/null/report.html"}, ValueError, "out must be a file in a folder"),
         ({"max_cells": 0}, ValueError, "max_cells must be at least 10, got 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -85,6 +86,17 @@ def pairs_and_paths(
     ends = (pairs[end].iloc[some].tolist() for end in ("source", "target"))
     bundle = model.interpolate(*ends, n_steps=BUNDLE_STEPS, key_added=None, seed=request.seed)
     return pairs, bundle
+
+
+def check_path(model: CIVAE, request: Request, pairs: pd.DataFrame) -> pd.DataFrame:
+    """The controls of the path; warnings about the cells of the groups were given with the trends."""
+    from .. import tl
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return tl.check_paths(
+            model, pairs, donor_key=request.donor_key, between=request.between, seed=request.seed
+        )
 
 
 def follow_genes(

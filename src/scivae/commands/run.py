@@ -12,6 +12,7 @@ from .analysis import (
     N_STEPS,
     add_umap,
     augment_classes,
+    check_path,
     ends_of_path,
     follow_genes,
     pairs_and_paths,
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..model import CIVAE
+
+# Table of the controls of the path, in the folder of results.
+PATH_CHECKS = "path_checks.csv"
 
 
 def run(request: Request, log: Log, command: str = "run") -> dict[str, Any]:
@@ -88,11 +92,15 @@ def _after_training(
     log.say("Tracing paths …")
     ends = ends_of_path(adata, model, request, label)
     path = model.interpolate(*ends, n_steps=N_STEPS, seed=request.seed)
-    bundle, trends, ranked = path, None, None
+    bundle, trends, ranked, checks = path, None, None, None
     if request.groupby is not None:
         pairs, bundle = pairs_and_paths(model, request, label, pairable)
         log.say("Following genes …")
         trends, ranked = follow_genes(model, request, pairs)
+        log.say("Checking the path …")
+        checks = check_path(model, request, pairs)
+        checks["verdict"] = checks["verdict"].map(log.worded)
+        checks.to_csv(out / PATH_CHECKS, encoding="utf-8")
     synthetic: AnnData | None = None
     left_out: list[str] = []
     if request.n_synthetic:
@@ -109,7 +117,7 @@ def _after_training(
     }
     _write(out, results, ranked, request.gene_symbols)
     report = write_report(
-        model, trends, bundle, synthetic, ranked=ranked, gene_sets=sets, genes=request.genes,
+        model, trends, bundle, synthetic, ranked=ranked, checks=checks, gene_sets=sets, genes=request.genes,
         gene_symbols=request.gene_symbols, title=request.title, seed=request.seed, out=out, settings=options,
         notes=left_out, worded=log.worded,
     )  # fmt: skip

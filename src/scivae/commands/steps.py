@@ -15,7 +15,7 @@ from .._names import as_text, same_names, write_plain
 from . import cells
 from .log import Log, printable_path, write_config
 from .request import Request
-from .run import write_report
+from .run import PATH_CHECKS, write_report
 from .training import prepare, set_up
 from .training import train as train_model
 
@@ -285,10 +285,12 @@ def report(step: Step, log: Log) -> None:
         cells.read_cells(folder / name, "RESULTS") if (folder / name).exists() else None
         for name in ("trends.h5ad", "paths.h5ad", "path.h5ad", "synthetic.h5ad")
     )
+    kept = folder / PATH_CHECKS
+    checks = pd.read_csv(kept, index_col=0) if kept.exists() else None
     log.say("Writing the report …")
     write_report(
-        model, trends, paths if paths is not None else path, synthetic, gene_sets=sets, genes=step.genes,
-        gene_symbols=step.gene_symbols, title=step.title, seed=step.seed, out=out,
+        model, trends, paths if paths is not None else path, synthetic, checks=checks, gene_sets=sets,
+        genes=step.genes, gene_symbols=step.gene_symbols, title=step.title, seed=step.seed, out=out,
     )  # fmt: skip
     log.say(f"Open {printable_path(out / 'report.html')} ({log.seconds:.0f} s)")
 

@@ -33,6 +33,7 @@ def numbers_of(
         "made": made,
         "n_synthetic": 0 if synthetic is None else synthetic.n_obs,
         "notes": report.notes,
+        "controls": report.contents["controls"],
     }
     if held_out is not None:
         found["separability"] = _separability(model, adata)
@@ -92,8 +93,9 @@ def text_of(
             names = found.index[found["shape"] == shape][:8]
             if len(names):
                 lines.append(f"             {shape + ':':<11}{', '.join(map(str, names))}")
-    if report["notes"]:
+    if report["controls"] or report["notes"]:
         lines += ["", "  before you believe it"]
+        lines += [f"  - {question} {verdict}" for question, verdict in report["controls"]]
         lines += [f"  - {note}" for note in report["notes"]]
     folder = printable_path(request.out)
     lines += [

@@ -22,7 +22,7 @@ from .._validate.tables import (
     check_trends,
     gene_symbols_of,
 )
-from . import _data, _figures, _map, _methods, _notes, _page, _quality, _tables
+from . import _controls, _data, _figures, _map, _methods, _notes, _page, _quality, _tables
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -76,6 +76,7 @@ def write(
     *,
     out: str | os.PathLike = "report.html",
     ranked: pd.DataFrame | None = None,
+    checks: pd.DataFrame | None = None,
     gene_sets: Mapping[str, Sequence[str]] | pd.DataFrame | None = None,
     genes: Sequence[str] | None = None,
     gene_symbols: str | None = None,
@@ -99,6 +100,8 @@ def write(
         The file, or a folder for ``report.html``. Folders are created.
     ranked
         The table of :func:`scivae.tl.rank_genes`; ``None``: it is calculated.
+    checks
+        The table of :func:`scivae.tl.check_paths`: controls of the paths.
     gene_sets
         Gene sets for :func:`scivae.tl.enrich`: ``{set: genes}``, or a table in the format of decoupler.
     genes
@@ -156,7 +159,7 @@ def write(
     """
     target = checked_target(out)
     report = compose(
-        model, trends, paths, synthetic, ranked=ranked, gene_sets=gene_sets, genes=genes,
+        model, trends, paths, synthetic, ranked=ranked, checks=checks, gene_sets=gene_sets, genes=genes,
         gene_symbols=gene_symbols, title=title, max_cells=max_cells, seed=seed,
     )  # fmt: skip
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -185,6 +188,7 @@ def compose(
     synthetic: AnnData | None,
     *,
     ranked: pd.DataFrame | None = None,
+    checks: pd.DataFrame | None = None,
     gene_sets: Any = None,
     genes: Sequence[str] | None = None,
     gene_symbols: str | None = None,
@@ -200,7 +204,7 @@ def compose(
 
     Parameters
     ----------
-    model, trends, paths, synthetic, ranked, gene_sets, genes, gene_symbols, title, max_cells, seed
+    model, trends, paths, synthetic, ranked, checks, gene_sets, genes, gene_symbols, title, max_cells, seed
         As for :func:`write`.
     figures
         Folder for PNG files of the figures.
@@ -231,6 +235,8 @@ def compose(
         check_kind("paths", paths, _keys.INTERPOLATED, "generated")
     if synthetic is not None:
         check_kind("synthetic", synthetic, _keys.AUGMENTED, "synthetic")
+    if checks is not None:
+        _controls.check_controls(checks)
     with model.reading() as adata:
         setup = model.setup
         minified = get_minify_type(adata) is not None
@@ -286,6 +292,8 @@ def compose(
         qc = _data.qc_table(model, adata, donor_key, minified=minified)
         found = _notes.notes(model, said, ranked, held_out, made, qc, minified=minified)
         notes = [worded(note) for note in (*found, *notes)]
+        controls = [] if checks is None else _controls.verdicts(checks)
+        controls = [(question, worded(verdict)) for question, verdict in controls]
         paragraph, references = _methods.methods(
             model,
             trends,
@@ -306,7 +314,8 @@ def compose(
         "question": _data.question(model, said, ranked),
         "headline": _data.headline(said, ranked, held_out, made),
         "surest": [] if ranked is None else _data.surest(ranked),
-        "notes": notes,
+        "notes": [*_controls.failed(controls), *notes],
+        "controls": controls,
         "facts": _data.facts(model, adata, donor_key),
         "qc": qc,
         "samples": _data.samples_table(said),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .. import _keys
 from .._validate import tables
 from .._validate.arguments import check_integer
 from ._controls import MIN_SCORED, Ends, left_out, middle, permuted
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..model import CIVAE
-
-PERMUTED, MIDDLE, DONORS = "permuted_ends", "held_out_middle", "left_out_donors"
 
 
 def check_paths(
@@ -152,9 +151,9 @@ def check_paths(
     names = tuple(str(pairs.attrs.get(side) or side) for side in ("source", "target"))
     ends = Ends(z[at_end], group[at_end] == TARGET, donor[at_end], scored[at_end], names)
     found = {
-        PERMUTED: permuted(ends, bool(groups.donors), n_permutations, rng),
-        MIDDLE: middle(ends, z[~at_end], start, end, groups.between, rng),
-        DONORS: left_out(ends, groups.donors, rng),
+        _keys.PERMUTED_ENDS: permuted(ends, bool(groups.donors), n_permutations, rng),
+        _keys.HELD_OUT_MIDDLE: middle(ends, z[~at_end], start, end, groups.between, rng),
+        _keys.LEFT_OUT_DONORS: left_out(ends, groups.donors, rng),
     }
     table = pd.DataFrame(list(found.values()), index=pd.Index(found, name="control"))
     table["passed"] = table["passed"].astype("boolean")

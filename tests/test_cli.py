@@ -187,6 +187,15 @@ def test_train_with_genes_of_the_training_cells(cells, tmp_path, capsys):
     assert len(history) == 3
 
 
+def test_cells_without_a_label_are_left_out_aloud(cells, tmp_path, capsys):
+    adata = anndata.read_h5ad(cells)
+    adata.obs.loc[adata.obs_names[:7], "cell_type"] = np.nan
+    adata.write_h5ad(cells)
+    words = ["train", str(cells), "--epochs", "1", "--quiet", "--out", str(tmp_path / "model")]
+    assert main(words) == 0
+    assert f"7 of {adata.n_obs} cells are left out" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_a_configuration_is_read_and_written(cells, tmp_path):
     (tmp_path / "a.toml").write_text(
         'labels-key = "cell_type"\nepochs = 9\nseed = 3\n', encoding="utf-8"

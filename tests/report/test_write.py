@@ -318,6 +318,19 @@ def test_a_model_of_other_values_than_counts_is_noted():
         assert bool(text) == noted
 
 
+def test_a_model_without_a_classifier_is_described_as_one():
+    from scivae.report import _methods, _notes
+
+    adata = make_adata()
+    scivae.model.CIVAE.setup_anndata(adata)
+    model = scivae.model.CIVAE(adata, discriminator_weight=0)
+    assert "without its classifier" in _notes._of_classifier(model, None, minified=False)[0]
+    text = _methods._Text()
+    _methods._of_model(text, model)
+    assert "without a classifier (20 latent dimensions" in text.sentences[0]
+    assert "cross-entropy" not in text.sentences[0]
+
+
 @pytest.mark.parametrize(
     ("likelihood", "scale", "noted"),
     [("auto", 1.0, True), ("normal", 1.0, True), ("laplace", 1.0, False), ("auto", -1.0, False)],

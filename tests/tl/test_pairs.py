@@ -190,10 +190,21 @@ def test_groups_of_20000(monkeypatch):
 
 
 def test_pairs_that_join_two_labels_are_told(cloud):
-    with pytest.warns(
-        UserWarning, match=r"of the pairs join cells of two labels .*label= .*'x', 'y'"
-    ):
-        tl.pair_cells(cloud, "group", "a", "b")
+    def pairs_of(match):
+        with pytest.warns(UserWarning, match=match):
+            pairs = tl.pair_cells(cloud, "group", "a", "b")
+        ends = (cloud.obs.loc[pairs[end], "cell_type"].to_numpy() for end in ("source", "target"))
+        return np.mean(np.not_equal(*ends))
+
+    said = "of the pairs join cells of two labels .*label= .*'x', 'y'"
+    share = pairs_of(said)
+    assert pairs_of(f"{share:.0%} {said}") == share
+    # if few of them could be avoided, all are counted
+    apart = cloud.obs["group"].astype(str).to_numpy(object)
+    apart[::3] = "both"
+    cloud.obs["cell_type"] = apart
+    share = pairs_of("the pairs join cells of two labels .*label= .*'both'")
+    assert pairs_of(f"{share:.0%} of the pairs") == share > 0.5
 
 
 def test_groups_that_are_labels_or_differ_in_all_labels_are_joined_without_a_word(cloud, recwarn):

@@ -57,8 +57,13 @@ def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray]
     cells.warn_of_roles(adata.obs, key, request.donor_key)
     cells.check_layer(adata, request.layer)
     genes = cells.check_genes(adata, request.genes, request.gene_symbols)
-    if adata.obs[key].isna().any() and request.unlabeled_category is None:
-        keep_cells(adata, adata.obs[key].notna().to_numpy())
+    labeled = adata.obs[key].notna().to_numpy()
+    if not labeled.all() and request.unlabeled_category is None:
+        warn(
+            f"{(~labeled).sum():,} of {len(labeled):,} cells are left out, because obs[{key!r}] is missing; fill it in, "
+            "or pass --unlabeled-category Unknown to keep them without a label."
+        )
+        keep_cells(adata, labeled)
     # Values on the command line are text, so columns are converted to text.
     for column in {key, request.groupby} - {None}:
         adata.obs[column] = cells.as_words(adata.obs[column])

@@ -93,14 +93,16 @@ def _of_model(text: _Text, model: CIVAE) -> None:
     given = {k: v for group in model.init_params_.values() for k, v in group.items()}
     n_layers, n_hidden = given.get("n_layers", 1), given.get("n_hidden", "?")
     layers = f"{n_layers} hidden layer{'s' if n_layers != 1 else ''} of {n_hidden} units"
+    classifier, weight = "without a classifier", ""
+    if module.discriminator_weight:
+        classifier = f"with one linear classifier of the {len(setup.classes)} classes in “{setup.labels_key}” on its latent space"
+        weight = f"{module.discriminator_weight:.3g} for the cross-entropy of the classifier and "
     text.add(
         f"Cells were modeled with CI-VAE {text.cite('nabian')} as implemented in scivae "
         f"{version('scivae-tools')} on scvi-tools {version('scvi-tools')} {text.cite('gayoso')}: a "
-        f"variational autoencoder {text.cite('kingma')} with one linear classifier of the "
-        f"{len(setup.classes)} classes in “{setup.labels_key}” on its latent space ({module.n_latent} "
-        f"dimensions, {layers}, {LIKELIHOOD_NAMES[model.likelihood]} likelihood, weight "
-        f"{module.discriminator_weight:.3g} for the cross-entropy of the classifier and "
-        f"{module.kl_weight:g} for the KL term)."
+        f"variational autoencoder {text.cite('kingma')} {classifier} ({module.n_latent} "
+        f"latent dimensions, {layers}, {LIKELIHOOD_NAMES[model.likelihood]} likelihood, weight "
+        f"{weight}{module.kl_weight:g} for the KL term)."
     )
     if module.label_robustness:
         text.add(

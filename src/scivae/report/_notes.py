@@ -41,7 +41,7 @@ def notes(
     found = [
         *_of_values(model),
         *_of_data(qc, minified=minified),
-        *_of_model(held_out, minified=minified),
+        *_of_classifier(model, held_out, minified=minified),
     ]
     if ranked is not None:
         found += _of_trends(said, ranked)
@@ -95,7 +95,11 @@ def _of_data(qc: Mapping[str, Any], *, minified: bool) -> list[str]:
     return found
 
 
-def _of_model(held_out: HeldOut | None, *, minified: bool) -> list[str]:
+def _of_classifier(model: CIVAE, held_out: HeldOut | None, *, minified: bool) -> list[str]:
+    if model.module.discriminator_weight == 0:
+        return [
+            "The model was trained without its classifier: the classes, margins and probabilities that it gives mean nothing."
+        ]
     if held_out is None:
         if minified:
             return []
@@ -104,16 +108,16 @@ def _of_model(held_out: HeldOut | None, *, minified: bool) -> list[str]:
             "train_size=0.9."
         ]
     found = []
-    model, control, majority = held_out.scores[:3]
-    if model.accuracy <= majority.accuracy:
+    own, control, majority = held_out.scores[:3]
+    if own.accuracy <= majority.accuracy:
         found.append(
             "On held-out cells the model labels no better than always naming the largest class. Labels may be wrong "
             "or not be in the data, or training was too short."
         )
-    elif model.macro_f1 < control.macro_f1 - 0.02:
+    elif own.macro_f1 < control.macro_f1 - 0.02:
         found.append(
             "On held-out cells, a logistic regression on principal components labels better than the model "
-            f"(macro-F1 {control.macro_f1:.2f} and {model.macro_f1:.2f}). If labels are all that you need, use that."
+            f"(macro-F1 {control.macro_f1:.2f} and {own.macro_f1:.2f}). If labels are all that you need, use that."
         )
     if len(held_out.true) < 50:
         low, high = held_out.interval

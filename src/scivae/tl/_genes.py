@@ -93,12 +93,14 @@ def rank_genes(
     - ``total_variation``: sum of all rises and falls of the curve
     - ``excursion``: signed distance by which the curve exceeds both ends
     - ``observed``: measured difference of the groups, target minus source, mean over donors
-    - ``z``: that difference divided by its standard error, as a normal quantile
+    - ``z``: the difference that is tested, divided by its standard error, as a normal quantile. For counts, samples
+      are then scaled by medians of ratios, as in DESeq2, not by their counts: if a few genes take up much of
+      the counts, all others are lower per 10,000, and ``observed`` differs from what is tested
     - ``p_value``, ``fdr``: of that difference, between donors; or ``p_cells``, ``fdr_cells``: between
       cells, with too few donors or without any. False discovery rate by Benjamini and Hochberg
     - ``p_transient``, ``fdr_transient``: test that the groups in between differ from both ends in the same
       direction, with the same units; NaN without such groups
-    - ``agreement``, ``agreement_p``: proportion of the donors with both groups that change in the
+    - ``agreement``, ``agreement_p``: proportion of the donors with both groups whose tested difference has the
       direction of the majority, and its binomial p-value; NaN for fewer than two such donors
 
     ``attrs`` has ``unit`` (``"donors"`` or ``"cells"``), ``unit_text``, ``note``, ``permutation`` (number of

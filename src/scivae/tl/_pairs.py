@@ -216,11 +216,10 @@ def _warn_of_labels(
     known = codes >= 0
     both = np.intersect1d(codes[sources & known], codes[targets & known])
     joined = (codes[first] != codes[second]) & known[first] & known[second]
-    joined &= np.isin(codes[first], both) | np.isin(codes[second], both)
-    share = joined.mean() if len(joined) else 0.0
-    if len(levels) > 1 and len(both) and share >= _JOINED:
+    avoidable = joined & (np.isin(codes[first], both) | np.isin(codes[second], both))
+    if len(levels) > 1 and len(both) and avoidable.mean() >= _JOINED:
         warn(
-            f"{share:.0%} of the pairs join cells of two labels (adata.obs[{key!r}]), so their changes "
+            f"{joined.mean():.0%} of the pairs join cells of two labels (adata.obs[{key!r}]), so their changes "
             f"mix both; pass label= with one of those in both groups: {shown(sorted(levels[both], key=str))}."
         )
 

@@ -50,7 +50,7 @@ def test_the_table_sorts_and_filters(page):
     heads = page.execute_script(
         "return [...document.querySelectorAll('#gene-table th[scope=col]')].map(h => h.textContent)"
     )
-    change = heads.index("change, log2")
+    change = heads.index("log2 FC, fitted")
     for direction in ("ascending", "descending"):
         page.execute_script(f"document.querySelectorAll('#gene-table thead th')[{change}].click()")
         values = [float(re.match(r"-?[\d.]+", text)[0]) for text in column(page, change)]

@@ -87,6 +87,13 @@ def test_the_page_needs_nothing_else_and_escapes_names(results):
     at = {c["key"]: c["at"] for c in genes["columns"]}
     column = [row[at["p_value"]] for row in genes["rows"]]
     np.testing.assert_allclose(np.array(column, dtype=float), table["p_value"], rtol=1e-3)
+    column = [row[at["observed"]] for row in genes["rows"]]
+    np.testing.assert_allclose(np.array(column, dtype=float), table["observed"], rtol=1e-3)
+    labels = {c["key"]: c["label"] for c in genes["columns"]}
+    assert (labels["change"], labels["observed"]) == (
+        "log2 FC, fitted",
+        "log2 FC, measured",
+    )
     cells = json.loads(page.scripts["map-data"])
     assert sorted(cells["names"]) == sorted(anndata.read_h5ad(results / "cells.h5ad").obs_names)
     assert [c["name"] for c in cells["columns"]][:3] == ["cell_type", "stage", "donor"]

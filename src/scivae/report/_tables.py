@@ -23,8 +23,10 @@ def gene_table(ranked: pd.DataFrame) -> dict[str, Any]:
     wanted: list[dict[str, Any]] = [
         {"key": "gene", "label": "gene", "kind": "text", "title": "Name of the gene"},
         {"key": "id", "label": "id", "kind": "text", "title": "Name of the gene in the data"},
-        {"key": "change", "label": "change, log2" if log2 else "change", "kind": "fixed" if log2 else "number",
-         "title": "From the start to the end of the curve that was fitted to measured cells, with its 90 % interval"},
+        {"key": "change", "label": "log2 FC, fitted" if log2 else "fitted change", "kind": "fixed" if log2 else "number",
+         "title": "Change from the start to the end of the curve that was fitted to measured cells, with its 90 % interval"},
+        {"key": "observed", "label": "log2 FC, measured" if log2 else "measured change", "kind": "fixed" if log2 else "number",
+         "title": "Change: second group minus first group in the samples that are tested, mean over donors: the value to report"},
         {"key": fdr, "label": "FDR", "kind": "number",
          "title": "False discovery rate (Benjamini and Hochberg): expected proportion of false genes from the first row to this one; "
          "empty where a gene was not tested"},

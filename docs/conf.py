@@ -324,7 +324,7 @@ def add_verdict(app, docname: str, source: list[str]) -> None:
     folder, _, name = docname.partition("/")
     if folder != "evidence" or name in ("claims", "tried"):
         return
-    for page in ("evidence", "performance", "colon", "mnist", "how_many_cells"):
+    for page in ("evidence", "performance", "colon", "mnist", "how_many_cells", "which_p_value"):
         text = (HERE / f"{page}.md").read_text(encoding="utf-8")
         title = re.search(r"^# (.*)$", text, re.MULTILINE)[1]
         first, *sections = re.split(r"^(?=## )", text, flags=re.MULTILINE)

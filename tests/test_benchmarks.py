@@ -517,6 +517,33 @@ def test_order_of_genes_on_little_data():
     assert n["sure"] <= n["changing"]
 
 
+def test_a_hidden_property_of_the_samples_makes_false_calls():
+    donors = import_module("donors")
+    names = ("3 pairs, no gene", "3 pairs, all genes")
+    designs = {name: donors.HIDDEN[name] for name in names}
+    rows = donors.hidden_properties(60, pd.DataFrame(), designs, ("moderated t (rank_genes)",))
+    none, all_genes = rows.set_index("design").loc[list(names), "null runs with a call, %"]
+    assert none <= 5 < all_genes
+    # One property explains more of the differences between samples where genes follow it.
+    first = []
+    for design in designs.values():
+        data = donors.simulate(design, np.random.default_rng(0), np.zeros(donors.N_GENES))
+        sums = data.samples.values
+        logs = np.log(sums / sums.sum(axis=1, keepdims=True))[:, sums.min(axis=0) > 20]
+        singular = np.linalg.svd(logs - logs.mean(axis=0))[1]
+        first.append(singular[0] / singular.sum())
+    assert first[1] > 1.3 * first[0]
+    committed = pd.read_csv(FOLDER.parent / "docs/evidence/donors_hidden.csv")
+    assert list(committed.columns) == list(rows.columns)
+    found = committed.set_index(["test", "design"])["null runs with a call, %"]
+    found = found["moderated t (rank_genes)"]
+    assert set(found.index) == set(donors.HIDDEN)
+    page = (FOLDER.parent / "docs" / "which_p_value.md").read_text()
+    for name in ("3 pairs", "4 pairs", "5 pairs", "6 pairs", "3 + 3 donors", "5 + 5 donors"):
+        value = found[f"{name}, 50 % of genes"]
+        assert f"| {name} | {value:.1f} % |" in page
+
+
 def test_power_grows_with_donors_and_cells():
     power = import_module("power")
     rows = power.measure(1, donors=(3, 6), cells=(10, 60), folds=(4.0,))

@@ -121,7 +121,8 @@ def rank_genes(
     is that of limma [2]_: a t-test whose variance is a compromise between the variance of the gene and that
     of genes of similar expression, and at least the sampling variance of its cells. Each cell of the groups
     counts once, whatever its number of paths. Genes are treated as independent: if many genes follow an
-    unknown property of the samples, three pairs call genes in 12 % of studies without a difference, six in 5 %.
+    unknown property of the samples, three pairs call genes in 13 % of simulated studies without a difference,
+    six in 6 %.
 
     *Between cells.* Cells of one donor are not independent observations of a condition. With too few
     donors, a p-value can only show that the cells of these samples differ; it does not generalize to other

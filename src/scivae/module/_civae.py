@@ -119,8 +119,8 @@ class CIVAEModule(VAE):
         Whether :math:`\beta` rises along with :math:`\alpha`, so that the values of cells shape the
         latent space before their labels do.
     label_robustness
-        :math:`q` of :func:`robust_cross_entropy`, which takes the place of the cross-entropy; it rises with
-        the warm-up. 0: the cross-entropy.
+        :math:`q` of the generalized cross-entropy, which replaces the cross-entropy; it rises with the
+        warm-up. 0: the cross-entropy.
     class_weights
         Weights of the classes in the cross-entropy, shape ``(n_classes,)``; ``None`` for ones.
     latent_grad_scale

@@ -157,12 +157,15 @@ def scatter(
             for name, shown in methods.items():
                 if name not in of.index:
                     continue
-                color = COLORS[(kinds or {}).get(name, "other")]
+                kind = (kinds or {}).get(name, "other")
+                color = COLORS[kind]
+                left = kind == "ours"  # so that two near names do not lie on each other
                 ax.plot(*of.loc[name], "o", ms=6, color=color, mew=0)
                 ax.annotate(
                     shown,
                     of.loc[name],
-                    xytext=(6, 3),
+                    xytext=(-6 if left else 6, 3),
+                    ha="right" if left else "left",
                     textcoords="offset points",
                     color=color,
                     fontsize=9,
@@ -170,11 +173,11 @@ def scatter(
             ax.set_xscale("log")
             ax.xaxis.set_minor_locator(NullLocator())
             ax.xaxis.set_major_formatter("{x:g}")
-            ax.margins(x=0.12, y=0.25)
+            ax.margins(x=0.35, y=0.25)
             ax.set_title(groups[group])
             ax.set_ylabel(labels[1])
         low, high = axes[-1].get_xlim()
-        axes[-1].set_xlim(low, high * 12)  # room for the names
+        axes[-1].set_xlim(low, high * 3)  # room for the names
         axes[-1].set_xlabel(labels[0])
 
 
@@ -211,6 +214,9 @@ def curves(
                 ax.plot(mean.index, mean, style, color=color, lw=1.8, label=shown)
             ax.set_xticks(range(len(levels)), [f"{v:g}" for v in levels])
             ax.set_xlim(-0.4, len(levels) - 0.6)
+            middle, half = np.mean(ax.get_ylim()), np.ptp(ax.get_ylim()) / 2
+            half = max(half, 0.06)  # so that noise is not magnified
+            ax.set_ylim(middle - half, middle + half)
             ax.set_title(groups[group])
         axes[0].set_ylabel(labels[1])
         fig.supxlabel(labels[0], fontsize=9.5)
@@ -431,12 +437,11 @@ def cost(rows: pd.DataFrame, path: Path) -> None:
         "macro F1",
         {
             "CI-VAE": "CI-VAE",
-            RECIPE: "no classifier, regression",
-            "scVI": "scVI, regression",
-            "JointEmbeddingSCVI": "JointEmbeddingSCVI, regression",
+            RECIPE: "no classifier",
+            "scVI": "scVI",
+            "JointEmbeddingSCVI": "JointEmbeddingSCVI",
             "scVI and SCANVI": "scVI, then SCANVI",
             "scVI and SCANVI, linear classifier": "SCANVI, linear",
-            "genes": "regression on genes",
         },
         path,
         labels=("seconds on one processor", "macro F1"),

@@ -98,7 +98,7 @@ def gene_order(
     switch = part.genes[_keys.SWITCH].to_numpy(dtype=float)
     rising = (part.genes["direction"] == "up").to_numpy()
     row = np.arange(len(kept))
-    height = 0.75 + 0.13 * len(kept)
+    height = 0.95 + 0.13 * len(kept)
     with drawing(ax, size=(WIDTH, max(height, 1.6)), show=show) as drawn:
         if arrows and len(part.pairs) <= MOST_ARROWS:
             place = {name: i for i, name in enumerate(part.genes.index)}

@@ -67,7 +67,8 @@ class CIVAE(CellsModel):
 
     .. math::
 
-        J = L(x, \hat x) + \alpha\, KL[q(z \mid x) \,\|\, N(0, I)] + \beta\, CE(y, W z + b),
+        J = {} & L(x, \hat x) + \beta\, CE(y, W z + b) \\
+        & + \alpha\, KL[q(z \mid x) \,\|\, N(0, I)],
 
     so that classes become linearly separable in z. The regions of a linear softmax are convex: the
     straight line between two cells that are classified as one class never leaves the class.

@@ -100,7 +100,8 @@ class CIVAEModule(VAE):
 
     .. math::
 
-        J = L(x, \hat x) + \alpha\, KL[q(z \mid x) \,\|\, N(0, I)] + \beta\, CE(y, W z + b).
+        J = {} & L(x, \hat x) + \beta\, CE(y, W z + b) \\
+        & + \alpha\, KL[q(z \mid x) \,\|\, N(0, I)].
 
     Parameters
     ----------

@@ -15,9 +15,9 @@ class OrderedLinear(nn.Module):
 
     All classes share one direction :math:`u`. The log odds of a class against the one before it are
 
-    .. math:: \log \frac{p(k \mid z)}{p(k - 1 \mid z)} = u^\top z - c_k, \qquad c_1 < c_2 < \dots,
+    .. math:: \log \frac{p(k \mid z)}{p(k - 1 \mid z)} = u^\top z - c_k
 
-    so that the boundaries between neighbors are parallel hyperplanes, in order. This is a linear
+    with :math:`c_1 < c_2 < \dots`, so that the boundaries between neighbors are parallel hyperplanes, in order. This is a linear
     softmax with weights :math:`k\,u` and biases :math:`-\sum_{j \le k} c_j`: regions of classes are
     convex, as for any linear layer. Along a straight line, :math:`u^\top z` either rises or falls
     throughout, so the line passes through the classes in their order, through each at most once.

@@ -234,6 +234,7 @@ GROUPS = ["--groupby", "stage", "--source", "early", "--target", "late"]
         ("run", ["--between", "late"], "--between needs --groupby"),
         ("run", ["--gene-sets", "{tmp}/odd.gmt"], "--gene-sets must have a set with at least 5 genes of the data"),
         ("run", ["--gene-symbols", "symbol"], "--gene-symbols must be a column of var, got 'symbol'"),
+        ("run", ["--groupby", "stage", "--source", "early", "--target", "late", "--between", "late"], "--between must name groups other than source and target, got 'late'"),
         ("run", ["--layer", "raw"], "--layer must be a layer of the data, or X, got 'raw'; available: 'counts'"),
         ("train", ["--labels-key", "celltype"], "--labels-key must be a column of obs"),
         ("train", ["--batch-key", "Batch"], "--batch-key must be a column of obs.*Did you mean 'batch'"),

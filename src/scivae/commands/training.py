@@ -54,6 +54,11 @@ def prepare(request: Request, adata: AnnData) -> tuple[AnnData, list[np.ndarray]
         *(("--between", level, request.groupby) for level in request.between or ()),
     ):
         cells.check_value(adata, option, value, column)
+    ends = {request.source, request.target} - {None}
+    if inside := [level for level in request.between or () if level in ends]:
+        raise ValueError(
+            f"--between must name groups other than source and target, got {inside[0]!r}; leave it out."
+        )
     cells.warn_of_roles(adata.obs, key, request.donor_key)
     cells.check_layer(adata, request.layer)
     genes = cells.check_genes(adata, request.genes, request.gene_symbols)

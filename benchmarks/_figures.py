@@ -216,7 +216,7 @@ def curves(
             ax.set_xlim(-0.4, len(levels) - 0.6)
             middle, half = np.mean(ax.get_ylim()), np.ptp(ax.get_ylim()) / 2
             half = max(half, 0.06)  # so that noise is not magnified
-            ax.set_ylim(middle - half, middle + half)
+            ax.set_ylim(middle - half, min(middle + half, 1.01))  # scores are at most 1
             ax.set_title(groups[group])
         axes[0].set_ylabel(labels[1])
         fig.supxlabel(labels[0], fontsize=9.5)

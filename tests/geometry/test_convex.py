@@ -65,6 +65,13 @@ def test_projecting_twice_and_projecting_inside_change_nothing(
     assert project_to_class(classes, once, label, margin).tobytes() == once.tobytes()
 
 
+def test_an_empty_region_is_told_in_spite_of_rounding_errors():
+    """A class between others on a line: rounding errors leave a residual that is not zero."""
+    classes, z, label = problem(0, 7, 1)
+    with pytest.raises(ValueError, match="must have points with a margin of at least 1"):
+        project_to_class(classes, z.astype(np.float32), label, 1)
+
+
 @given(**sizes)
 @settings(deadline=None)
 def test_no_point_of_the_class_is_nearer(seed, n_classes, n_latent):

@@ -1,4 +1,3 @@
-import warnings
 from unittest.mock import Mock, patch
 
 import anndata
@@ -32,16 +31,6 @@ def test_what_comes_back(trained):
     assert (cells.obs["civae_margin"] > 0).all()
     assert cells.uns["civae"]["values"] == "sampled"
     assert cells.obs_names.is_unique
-
-
-def test_a_threshold_below_chance_is_told(trained, monkeypatch):
-    low = np.full(40, 0.1)
-    monkeypatch.setattr(_augmentation.HeldOut, "confidence", lambda self, code: low)
-    with pytest.warns(UserWarning, match=r"probability of 0.1, which is below chance \(0.33\)"):
-        trained.augment("beta", 5, key_added=None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        trained.augment("beta", 5, min_confidence=0.1, key_added=None)
 
 
 def test_every_cell_lies_on_a_line_between_two_cells_of_the_class(trained):

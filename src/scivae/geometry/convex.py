@@ -129,4 +129,6 @@ def _least_distance(normals: FloatArray, heights: FloatArray) -> FloatArray | No
     step, *_ = np.linalg.lstsq(normals[active], heights[active], rcond=None)
     if (normals @ step >= heights - 1e-9 * high).all():
         return step
-    return rest[:-1] / rest[-1] * -high
+    step = rest[:-1] / rest[-1] * -high
+    # With rounding errors, the residual of an empty region is not zero, and no step reaches it.
+    return step if (normals @ step >= heights - 1e-6 * high).all() else None

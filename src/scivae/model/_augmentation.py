@@ -324,15 +324,7 @@ def _source(
         )
         inside = np.arange(len(cells))
     reference = (held_out or HeldOut(model, adata)).confidence(code)
-    threshold, chance = float(np.quantile(reference, ACCEPTED_QUANTILE)), 1 / len(model.classes)
-    if min_confidence is None and threshold < chance:
-        warnings.warn(
-            f"cells of {name!r} are accepted from a probability of {threshold:.2g}, which is below chance "
-            f"({chance:.2g}): {ACCEPTED_QUANTILE:.0%} of the {len(reference)} real cells that it comes from lie below "
-            "it. Pass min_confidence=0.5, label more cells, or train longer.",
-            UserWarning,
-            stacklevel=4,
-        )
+    threshold = float(np.quantile(reference, ACCEPTED_QUANTILE))
     pool = encoded.take(inside)
     return Source(
         code,

@@ -31,6 +31,9 @@ NAMES = {
     "colon_crc": "colon types",
     "pbmc_kang": "blood",
 }
+# Rows of the network without its classifier.
+RECIPE = "CI-VAE, β = 0 (the recipe)"
+ON_RECIPE = "logistic regression, latent space of the recipe"
 # Inches: as wide as a column of text, so that words can be read on a telephone.
 WIDTH = 5.6
 STYLE = {
@@ -308,7 +311,7 @@ def class_kept(rows: pd.DataFrame, path: Path) -> None:
         {
             "real cells": "real cells",
             "CI-VAE (default)": "CI-VAE",
-            "CI-VAE, β = 0 (the recipe)": "without the classifier",
+            RECIPE: "without the classifier",
             "SCANVI, linear classifier": "SCANVI, linear",
             "scVI": "scVI",
             "PCA": "PCA",
@@ -321,7 +324,7 @@ def class_kept(rows: pd.DataFrame, path: Path) -> None:
         kinds={
             "real cells": "ceiling",
             "CI-VAE (default)": "ours",
-            "CI-VAE, β = 0 (the recipe)": "reference",
+            RECIPE: "reference",
         },
         line="chance",
         limits=(0.0, 1.02),
@@ -337,7 +340,7 @@ def augmentation_realism(rows: pd.DataFrame, path: Path) -> None:
             "real cells": "real cells",
             "CI-VAE, augment (default)": "CI-VAE, augment",
             "CI-VAE, lines": "CI-VAE, lines",
-            "CI-VAE, β = 0 (the recipe), lines": "without the classifier",
+            f"{RECIPE}, lines": "without the classifier",
             "CI-VAE, posterior draws, no line": "posterior, no line",
             "scVI, lines": "scVI",
             "SCANVI, linear classifier, lines": "SCANVI, linear",
@@ -352,7 +355,7 @@ def augmentation_realism(rows: pd.DataFrame, path: Path) -> None:
             "real cells": "ceiling",
             "CI-VAE, augment (default)": "ours",
             "CI-VAE, lines": "ours",
-            "CI-VAE, β = 0 (the recipe), lines": "reference",
+            f"{RECIPE}, lines": "reference",
         },
         line=0.5,
     )
@@ -398,10 +401,6 @@ def augmentation_use_untuned(rows: pd.DataFrame, path: Path) -> None:
     )
 
 
-RECIPE = "CI-VAE, β = 0 (the recipe)"
-ON_RECIPE = "logistic regression, latent space of the recipe"
-
-
 def few_labels(rows: pd.DataFrame, path: Path) -> None:
     """Macro F1 by the share of cells that have a label, and by the share of labels that are wrong."""
     kept, wrong = "labels kept, %", "labels wrong, %"
@@ -414,9 +413,11 @@ def few_labels(rows: pd.DataFrame, path: Path) -> None:
         "logistic regression, genes": "regression on genes",
     }
     kinds = {ours: "ours", doubted: "variant", ON_RECIPE: "reference"}
-    for other, label, name in ((wrong, kept, "few_labels"), (kept, wrong, "wrong_labels")):
-        usual = rows[other].min() if other == wrong else rows[other].max()
-        some = rows[(rows[other] == usual) & rows["method"].isin(shown)]
+    rows = rows[rows["method"].isin(shown)]
+    for label, some, name in (
+        (kept, rows[rows[wrong] == 0], "few_labels"),
+        (wrong, rows[rows[kept] == 100], "wrong_labels"),
+    ):
         curves(
             some,
             label,
@@ -509,7 +510,7 @@ def middle(rows: pd.DataFrame, path: Path) -> None:
         {
             "floor": "half of the real cells",
             "CI-VAE (default), OT pairs": "CI-VAE",
-            "CI-VAE, β = 0 (the recipe), OT pairs": "without the classifier",
+            f"{RECIPE}, OT pairs": "without the classifier",
             "SCANVI, linear classifier, OT pairs": "SCANVI, linear",
             "VAE, OT pairs": "VAE",
             "gene space, OT pairs": "nothing learned (OT)",
@@ -529,7 +530,7 @@ def middle(rows: pd.DataFrame, path: Path) -> None:
         kinds={
             "floor": "ceiling",
             "CI-VAE (default), OT pairs": "ours",
-            "CI-VAE, β = 0 (the recipe), OT pairs": "reference",
+            f"{RECIPE}, OT pairs": "reference",
         },
     )
 

@@ -170,9 +170,8 @@ class LabelsField(CategoricalObsField):
         like = [name for name in classes if _spelled_alike(name, self._unlabeled_category)]
         if unlabeled and not like:
             given = self._unlabeled_category
-            but = "" if given is None else f" but not unlabeled_category={given!r}"
-            if given is not None and not labeled.all():
-                but = f" beside unlabeled_category={given!r}"
+            relation = "but not" if labeled.all() else "beside"
+            but = "" if given is None else f" {relation} unlabeled_category={given!r}"
             warn(
                 f"adata.obs[{key!r}] holds {quoted(unlabeled[0])}{but}, which is therefore a class; pass "
                 f"unlabeled_category={unlabeled[0]!r} if those cells have no label."

@@ -324,14 +324,15 @@ def _source(
         )
         inside = np.arange(len(cells))
     reference = (held_out or HeldOut(model, adata)).confidence(code)
-    threshold = float(np.quantile(reference, ACCEPTED_QUANTILE))
     pool = encoded.take(inside)
     return Source(
         code,
         name,
         pool,
         adata.obs_names[cells[inside]].astype(str).to_numpy(),
-        threshold if min_confidence is None else min_confidence,
+        float(np.quantile(reference, ACCEPTED_QUANTILE))
+        if min_confidence is None
+        else min_confidence,
         None if shared is None else class_covariance(pool, shared),
         {
             "n_real": len(cells),

@@ -522,12 +522,12 @@ class CellsModel(SCVI):
         there = own.obs_names[trained].get_indexer_for(adata.obs_names[index])
         if len(there) != len(index) or not (there >= 0).any():
             return 0
-        sums = [
-            np.asarray(checks.values_of(x, self.setup.layer).sum(axis=1)).ravel()
-            for x in (adata, own)
-        ]
         both = there >= 0
-        same = np.isclose(sums[0][index[both]], sums[1][np.asarray(trained)[there[both]]])
+        given, known = (
+            np.asarray(checks.values_of(x, self.setup.layer)[rows].sum(axis=1)).ravel()
+            for x, rows in ((adata, index[both]), (own, np.asarray(trained)[there[both]]))
+        )
+        same = np.isclose(given, known)
         return int(same.sum()) if same.mean() > 0.5 else 0
 
     def _warn_without_classifier(self) -> None:

@@ -35,7 +35,7 @@ from . import (
 from ._base import CellsModel
 from ._inherited import inherit
 from ._repr import Labels, describe
-from ._weights import DEFAULT_WEIGHT, auto_discriminator_weight, weights_of_classes
+from ._weights import auto_discriminator_weight, weights_of_classes
 
 Likelihood = Literal["auto", "nb", "zinb", "poisson", "normal", "laplace", "bernoulli"]
 
@@ -292,13 +292,9 @@ class CIVAE(CellsModel):
             if adata is not None and found is not None:
                 values = checks.values_of(adata, setup.layer)
                 information = pca_information(values, counts=likelihood in COUNT_LIKELIHOODS)
-            robust = label_robustness > 0
-            if information is None:
-                discriminator_weight = DEFAULT_WEIGHT / (10 if robust else 1)
-            else:
-                discriminator_weight = auto_discriminator_weight(
-                    information, n_latent, robust=robust
-                )
+            discriminator_weight = auto_discriminator_weight(
+                information, n_latent, robust=label_robustness > 0
+            )
 
         with seeded(seed):
             super().__init__(

@@ -21,7 +21,7 @@ CELLS_A_WEIGHT = 4
 
 
 def auto_discriminator_weight(
-    information: np.ndarray, n_latent: int, *, robust: bool = False
+    information: np.ndarray | None, n_latent: int, *, robust: bool = False
 ) -> float:
     r"""Discriminator weight in proportion to the information about a cell that a latent space can hold.
 
@@ -33,13 +33,15 @@ def auto_discriminator_weight(
     Parameters
     ----------
     information
-        As :func:`scivae.data.information.pca_information` returns it.
+        As :func:`scivae.data.information.pca_information` returns it; ``None`` if no values can be read.
     n_latent
         Dimensions of z.
     robust
         Whether labels may be wrong.
     """
     fraction = FRACTION_ROBUST if robust else FRACTION
+    if information is None:
+        return float(f"{DEFAULT_WEIGHT * fraction / FRACTION:.3g}")
     captured = information[min(n_latent, len(information)) - 1] if len(information) else 0.0
     return float(f"{np.clip(fraction * captured, 1.0, 1e4):.3g}")
 

@@ -128,6 +128,7 @@ def test_controls_of_the_path(model, results):
     report = composed(model, checks=checks)
     verdicts = [verdict for _, verdict in report.contents["controls"]]
     assert verdicts == checks["verdict"].tolist()
+    assert all(verdict in report.contents["methods"] for verdict in verdicts)
     failed = (
         "A control of the path failed: unseen cells of heads and tails are told apart no better"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -66,12 +66,16 @@ def methods(
     ranked_attrs: Mapping[str, Any] | None,
     synthetic: AnnData | None,
     enriched: bool,
+    controls: Sequence[tuple[str, str]],
 ) -> tuple[str, list[str]]:
     """The paragraph, and its references in order."""
     text = _Text()
     _of_model(text, model)
     if trends is not None and ranked_attrs is not None:
         _of_trends(text, dict(trends.uns[_keys.UNS]), ranked_attrs, enriched)
+    if controls:
+        found = " ".join(f"{question} {verdict}" for question, verdict in controls)
+        text.add(f"Controls of the path (scivae.tl.check_paths): {found}")
     if synthetic is not None:
         said = synthetic.uns.get(_keys.UNS, {})
         values = (

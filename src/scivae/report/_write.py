@@ -300,6 +300,7 @@ def compose(
             None if ranked is None else {str(k): v for k, v in ranked.attrs.items()},
             synthetic,
             sets is not None,
+            controls,
         )
         t = _data.positions(adata, trends)
         of_map = _map.cells_map(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
     from lightning.pytorch import Trainer
+    from torch import nn
 
 __all__ = [
     "ADATA_MINIFY_TYPE",
@@ -44,6 +45,7 @@ __all__ = [
     "begin_epoch_again",
     "count_step",
     "get_minify_type",
+    "is_watched",
     "keep_cells",
     "keep_genes",
     "loaders_of_training",
@@ -115,6 +117,14 @@ def count_step(optimizer: Any) -> None:
     """
     optimizer._on_before_step()
     optimizer._on_after_step()
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether a function is called with what a layer returns, or with the gradient of a weight. torch 2.10 to 2.13."""
+    return any(
+        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+        for m in module.modules()
+    ) or any(w._backward_hooks or w._post_accumulate_grad_hooks for w in module.parameters())
 
 
 def keep_genes(adata: AnnData, index: np.ndarray) -> None:

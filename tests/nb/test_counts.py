@@ -185,7 +185,7 @@ def test_loops_are_compiled_where_nothing_can_be_written(monkeypatch):
     monkeypatch.setattr(CacheImpl, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="cannot cache"):
         numba.njit(cache=True)(lambda x: x + 1)
-    assert _kernels._compiled(lambda x: x + 1)(1) == 2
+    assert _kernels.compiled(lambda x: x + 1)(1) == 2
 
 
 def test_counts_gene_after_gene():

@@ -276,6 +276,7 @@ def train(
                 callbacks=callbacks,
                 **trainer,
             )
+        engine.compiled = self.trainer.lightning_module.stepper.compiled
     except BaseException as error:
         self.module.float().train(was_training)
         kept = _keep(self, keeper, indexing, datamodule)

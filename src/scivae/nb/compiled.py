@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from .counts import SparseCounts
 from .distributions import EPS
-from .kernels import TABLED, load, score
+from .kernels import TABLED, fill_tables, load, score
 from .workers import in_threads
 
 # Number of logits that are processed between two matrix products: one megabyte.
@@ -26,7 +26,7 @@ CHUNK_VALUES = 2**18
 FEWEST_CELLS = 64
 
 
-class _Gradient(NamedTuple):
+class Gradient(NamedTuple):
     """Gradients of the sum of log-probabilities."""
 
     hidden: torch.Tensor  # (n_obs, n_hidden)
@@ -40,19 +40,12 @@ class _Gradient(NamedTuple):
             gradient.mul_(factor)
 
 
-class _Last(NamedTuple):
+class Last(NamedTuple):
     """The last layer and the inverse dispersions."""
 
     weight: torch.Tensor  # (n_vars, n_hidden)
     bias: torch.Tensor  # (n_vars,)
     theta: torch.Tensor  # (n_groups, n_vars)
-
-
-def _summed(terms: torch.Tensor) -> torch.Tensor:
-    """Sums of the first 0, 1, … rows of each group."""
-    table = terms.new_zeros(len(terms), terms.shape[1] + 1, terms.shape[2])
-    table[:, 1:] = torch.cumsum(terms, 1)
-    return table
 
 
 def gamma_tables(
@@ -76,14 +69,17 @@ def gamma_tables(
     ``lgamma(k + theta) - lgamma(theta) - lgamma(k + 1)`` and its gradient with respect to theta: tables by group,
     small count and gene, ``(n_groups, TABLED + 1, n_vars)``, then values for each large count, ``(n_large,)``.
     """
-    steps = torch.arange(TABLED + 2, dtype=theta.dtype)
-    terms = theta[:, None] + steps[:TABLED, None]  # (n_groups, TABLED, n_vars)
+    load()
+    logs = theta.new_zeros(len(theta), TABLED + 1, theta.shape[1])
+    slopes = torch.zeros_like(logs)
+    logs[:, 1], slopes[:, 1] = theta.log(), theta.reciprocal()
+    fill_tables(theta.numpy(), logs.numpy(), slopes.numpy())
     k = rows.counts.index_select(0, rows.large)
     group, gene = groups[rows.cells.index_select(0, rows.large)], rows.columns[rows.large]
     shape = theta[group, gene]
     return (
-        _summed(terms.log()).sub_(torch.lgamma(steps[1:])[:, None]),
-        _summed(terms.reciprocal()),
+        logs,
+        slopes,
         torch.lgamma(k + shape) - torch.lgamma(shape) - torch.lgamma(k + 1),
         torch.digamma(k + shape) - torch.digamma(shape),
     )
@@ -97,10 +93,12 @@ def times(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) ->
     return product if bias is None else product.add_(bias)
 
 
-def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """``total += a @ b``; the product is calculated in the precision of ``a`` and ``b``."""
+def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, first: bool) -> None:
+    """``total += a @ b``, or ``=`` if it is the first; the product is in the precision of ``a`` and ``b``."""
     if a.dtype == total.dtype:
-        total.addmm_(a, b)
+        total.addmm_(a, b, beta=0 if first else 1)
+    elif first:
+        total.copy_(a @ b)
     else:
         total += a @ b
 
@@ -110,16 +108,16 @@ def _part(
     rows: SparseCounts,
     by_cell: torch.Tensor,
     groups: torch.Tensor,
-    last: _Last,
+    last: Last,
     keep: bool,
-) -> tuple[torch.Tensor, _Gradient | None]:
+) -> tuple[torch.Tensor, Gradient | None]:
     """Log-probability of each cell and, with ``keep``, the gradient of their weighted sum."""
     weight, bias, theta = last
     n_obs, n_vars = rows.n_obs, len(bias)
     inverse = (theta + EPS).reciprocal()
     log_prob, by_bias = theta.new_zeros(n_obs), theta.new_zeros(n_vars)
     by_theta = theta.new_zeros(theta.shape)
-    by_weight, by_hidden = theta.new_zeros(weight.shape), torch.empty_like(hidden)
+    by_weight, by_hidden = theta.new_empty(weight.shape), torch.empty_like(hidden)
     size = min(n_obs, max(CHUNK_VALUES // n_vars, FEWEST_CELLS))
     starts, libraries = rows.bounds.numpy(), rows.totals.numpy()[:, 0]
     group_of = groups.numpy()
@@ -132,7 +130,6 @@ def _part(
             (by_theta, by_bias),
         )
     )
-    load()
     n_large = 0
     for first in range(0, n_obs, size):
         part = slice(first, min(first + size, n_obs))
@@ -153,7 +150,7 @@ def _part(
         )
         if keep:
             gradient = logits.to(weight.dtype)  # ``score`` has replaced the logits
-            _add_product(by_weight, gradient.t(), hidden[part].to(weight.dtype))
+            _add_product(by_weight, gradient.t(), hidden[part].to(weight.dtype), first == 0)
             by_hidden[part] = gradient @ weight
     if not keep:
         return log_prob, None
@@ -161,17 +158,17 @@ def _part(
     if len(theta) > 1:
         in_groups = theta.new_zeros(len(theta)).index_add_(0, groups, by_cell)
     by_theta += in_groups[:, None] * theta * inverse
-    return log_prob, _Gradient(by_hidden, by_weight, by_bias, by_theta)
+    return log_prob, Gradient(by_hidden, by_weight, by_bias, by_theta)
 
 
-def _all(
+def score_all(
     hidden: torch.Tensor,
     rows: SparseCounts,
     by_cell: torch.Tensor,
     groups: torch.Tensor,
-    last: _Last,
+    last: Last,
     keep: bool,
-) -> tuple[torch.Tensor, _Gradient | None]:
+) -> tuple[torch.Tensor, Gradient | None]:
     """:func:`_part` for all cells, divided between the threads of the worker pool."""
     chunks = rows.chunks
     sizes = [part.n_obs for part in chunks]
@@ -183,7 +180,7 @@ def _all(
         return log_prob, None
     by_hidden, *others = zip(*(gradient for _, gradient in found), strict=True)
     sums = (sum(values[1:], values[0]) for values in others)
-    return log_prob, _Gradient(torch.cat(by_hidden), *sums)
+    return log_prob, Gradient(torch.cat(by_hidden), *sums)
 
 
 class CompiledLoss(torch.autograd.Function):
@@ -203,9 +200,9 @@ class CompiledLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         """Negative log-probability of each cell."""
         theta = log_theta.exp().contiguous()
-        last = _Last(weight.to(products or weight.dtype), bias, theta)
+        last = Last(weight.to(products or weight.dtype), bias, theta)
         equal = -torch.ones_like(rows.totals[:, 0])
-        log_prob, ctx.gradient = _all(hidden, rows, equal, groups, last, keep)
+        log_prob, ctx.gradient = score_all(hidden, rows, equal, groups, last, keep)
         if keep:
             ctx.save_for_backward(hidden, groups, *last)
             ctx.rows = rows
@@ -216,12 +213,12 @@ class CompiledLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor):
         """Gradients with respect to hidden units, weights, biases and inverse dispersions."""
         hidden, groups, *last = ctx.saved_tensors
-        last = _Last(*last)
+        last = Last(*last)
         gradient, rows = ctx.gradient, ctx.rows
         ctx.gradient = ctx.rows = None  # free the memory now
         factor = grad[0]
         if not (grad == factor).all():  # equal in a mean over cells
             factor = grad.new_ones(())
-            gradient = _all(hidden, rows, -grad.contiguous(), groups, last, True)[1]
+            gradient = score_all(hidden, rows, -grad.contiguous(), groups, last, True)[1]
         gradient.scale(factor)
         return *gradient[:3], gradient.theta * last.theta, None, None, None, None

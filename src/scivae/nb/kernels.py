@@ -43,7 +43,7 @@ _REMAINDER = _polynomial(
 )
 
 
-def _compiled(function: Callable, **settings: Any) -> Callable:
+def compiled(function: Callable, **settings: Any) -> Callable:
     """``numba.njit``, which caches the machine code on disk if possible."""
     settings |= {"nogil": True, "error_model": "numpy"}
     try:
@@ -52,9 +52,9 @@ def _compiled(function: Callable, **settings: Any) -> Callable:
         return numba.njit(function, **settings)
 
 
-def _vectorized(function: Callable) -> Callable:
+def vectorized(function: Callable) -> Callable:
     """Compile so that sums can be reordered, as vectorization requires. NaN and infinity stay correct."""
-    return _compiled(function, fastmath={"contract", "nsz", "reassoc"})
+    return compiled(function, fastmath={"contract", "nsz", "reassoc"})
 
 
 _inlined = numba.njit(inline="always", error_model="numpy")
@@ -94,7 +94,7 @@ def _log1p(u):
     return f + (square * f * p - _HALF * square) + np.float32(exponent) * _LOG_2
 
 
-@_vectorized
+@vectorized
 def _exponentials(logits, highest, out):
     """exp(logits - highest), and their sum."""
     total = _ZERO
@@ -105,7 +105,7 @@ def _exponentials(logits, highest, out):
     return total
 
 
-@_vectorized
+@vectorized
 def _as_if_zero(shares, library, theta, inverse, by_cell, gradient, by_theta):
     """Log-probability of a cell if all counts were zero, and the sum of its gradient over log means."""
     log_prob, total = _ZERO, _ZERO
@@ -122,7 +122,7 @@ def _as_if_zero(shares, library, theta, inverse, by_cell, gradient, by_theta):
     return log_prob, total
 
 
-@_vectorized
+@vectorized
 def _by_logits(shares, surplus, by_cell, gradient, by_bias):
     """Convert the gradient with respect to log means to that with respect to logits (of a softmax)."""
     for j in range(len(gradient)):
@@ -131,9 +131,33 @@ def _by_logits(shares, surplus, by_cell, gradient, by_bias):
         by_bias[j] += by_logit
 
 
+@vectorized
+def _next_count(theta, k, log_next, logs, slopes, next_logs, next_slopes):
+    """Rows of the tables for a count of k + 1, from those for a count of k ≥ 1."""
+    for j in range(len(theta)):
+        next_logs[j] = logs[j] + (_log1p(theta[j] + (k - _ONE)) - log_next)
+        next_slopes[j] = slopes[j] + _ONE / (theta[j] + k)
+
+
+@compiled
+def fill_tables(theta, logs, slopes):
+    """Fill the tables of :func:`.gamma_tables` for counts above 1."""
+    for group in range(len(theta)):
+        for k in range(1, TABLED):
+            _next_count(
+                theta[group],
+                np.float32(k),
+                np.float32(math.log(k + 1)),
+                logs[group, k],
+                slopes[group, k],
+                logs[group, k + 1],
+                slopes[group, k + 1],
+            )
+
+
 @functools.cache
 def load() -> None:
-    """Load, or compile, the functions that :func:`score` calls, before ``score`` itself.
+    """Load, or compile, the functions that :func:`score` and :func:`fill_tables` call, before these two.
 
     A cached ``score`` contains copies of these functions, which were compiled in another context and can round
     differently. The copies are used only if the functions themselves are not loaded. Without this call,
@@ -143,9 +167,10 @@ def load() -> None:
     _exponentials(row, one, row.copy())
     _as_if_zero(row, one, row, row, one, row.copy(), row.copy())
     _by_logits(row, one, one, row.copy(), row.copy())
+    _next_count(row, one, one, row, row, row.copy(), row.copy())
 
 
-@_compiled
+@compiled
 def score(
     logits,  # (n_obs, n_vars); on return, gradients by them times by_cell
     highest,  # of each cell
@@ -202,7 +227,7 @@ def score(
     return n_large
 
 
-@_compiled
+@compiled
 def thin(counts, starts, thinning, rng):
     """Thinned counts: each cell keeps each molecule with one probability, drawn from [1 - thinning, 1]."""
     kept = np.empty_like(counts)
@@ -219,7 +244,7 @@ def thin(counts, starts, thinning, rng):
     return kept
 
 
-@_compiled
+@compiled
 def by_gene(columns, starts, n_vars):
     """Cells and places of the counts in the order of the genes, and where each gene starts."""
     firsts = np.zeros(n_vars + 1, np.int64)
@@ -237,7 +262,7 @@ def by_gene(columns, starts, n_vars):
     return cells, places, firsts[:-1]
 
 
-@_compiled
+@compiled
 def prepare(counts, columns, starts, n_vars, thinning, rng):
     """Thinned counts, their order by gene, sums of cells, and the indices of counts beyond the table."""
     encoder_input = thin(counts, starts, thinning, rng) if thinning > 0 else counts

@@ -63,6 +63,8 @@ class Engine:
         Cells per minibatch; ``None`` if what the loader yields is one minibatch.
     at_once
         Number of minibatches that the loader yields at once.
+    compiled
+        Whether steps were calculated in compiled loops, without autograd; known after training.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Engine:
     ):
         self.kind, self.reason = kind, reason
         self.minibatch_size, self.at_once = minibatch_size, at_once
+        self.compiled = False
         self._may_record = may_record
 
     def __str__(self) -> str:
@@ -84,7 +87,8 @@ class Engine:
             "superbatch": f"in superbatches of {self.at_once} minibatches",
             "CUDA graph": "as CUDA graphs",
         }
-        return f"Trained {how[self.kind]}, because {self.reason}."
+        loops = ", each step in compiled loops" if self.compiled else ""
+        return f"Trained {how[self.kind]}{loops}, because {self.reason}."
 
     def place(self, trainer: Trainer, manager: AnnDataManager) -> DeviceDataset | None:
         """Copy all cells to the GPU if steps can be recorded there; ``None`` if not. Called once.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -13,9 +13,11 @@ from scvi.module.base import LossOutput
 
 from .._scvi import count_step
 from ..module import check_finite
-from ..nb.counts import DenseCounts, SparseCounts
+from ..nb.counts import SparseCounts
 from ..nb.workers import n_workers, prefetch
+from .compiled_step import CompiledStep, can_compile
 from .device import CudaGraphStep, DeviceDataset, IndexBatch, dense_counts, rates_on_device
+from .terms import Terms, joined, joined_terms
 
 # Number of minibatches that are prepared ahead of the one that is trained on.
 PREFETCHED = 2
@@ -26,6 +28,11 @@ class Steps:
 
     The training plan calls :meth:`losses` and logs the result. The type of batch that the loader yields,
     which :class:`.Engine` has chosen, decides how they are computed.
+
+    Attributes
+    ----------
+    compiled
+        Whether steps were taken in compiled loops.
     """
 
     def __init__(self) -> None:
@@ -33,6 +40,7 @@ class Steps:
         self._graphs: dict[bool, Callable] = {}
         self._kl_weight = torch.zeros(())
         self._rates: list[torch.Tensor] = []
+        self.compiled = False
 
     def release(self) -> None:
         """Release the memory of the recorded graphs."""
@@ -52,6 +60,11 @@ class Steps:
         """
         if isinstance(batch, IndexBatch):
             return self._in_graphs(plan, batch)
+        if can_compile(plan, len(batch[REGISTRY_KEYS.X_KEY])):
+            self.compiled = True
+            step = CompiledStep(plan, batch)
+            cells = (some[REGISTRY_KEYS.X_KEY] for some in _minibatches(plan, batch, step.prepare))
+            return joined_terms(step.take_all(cells))
         return joined([take_step(plan, tensors) for tensors in _minibatches(plan, batch)])
 
     def _in_graphs(self, plan: Any, batch: IndexBatch) -> LossOutput:
@@ -127,18 +140,22 @@ def take_step(
     return output
 
 
-def _minibatches(plan: Any, tensors: dict[str, torch.Tensor]) -> Iterator[dict]:
-    """Split what the loader yielded into minibatches."""
+def _minibatches(
+    plan: Any, tensors: dict[str, torch.Tensor], prepare: Callable = SparseCounts.prepare
+) -> Iterator[dict]:
+    """Split what the loader yielded into minibatches, whose counts are prepared by a function."""
     x = tensors[REGISTRY_KEYS.X_KEY]
     size = plan.minibatch_size or len(x)
     fused = plan.module.supports_fused_nb
-    values: Iterator[Any] = iter(_prepared(plan, x, size) if fused else x.to_dense().split(size))
+    values: Iterator[Any] = iter(
+        _prepared(plan, x, size, prepare) if fused else x.to_dense().split(size)
+    )
     others = {k: v.split(size) for k, v in tensors.items() if k != REGISTRY_KEYS.X_KEY}
     for some, *columns in zip(values, *others.values(), strict=True):
         yield {REGISTRY_KEYS.X_KEY: some, **dict(zip(others, columns, strict=True))}
 
 
-def _prepared(plan: Any, x: torch.Tensor, size: int) -> Iterator[SparseCounts | DenseCounts]:
+def _prepared(plan: Any, x: torch.Tensor, size: int, prepare: Callable) -> Iterator[Any]:
     """Minibatches of counts; on a CPU, a second thread prepares the next ones."""
     if not x.is_cpu:
         check_finite(x := x.to_dense())
@@ -150,54 +167,5 @@ def _prepared(plan: Any, x: torch.Tensor, size: int) -> Iterator[SparseCounts | 
     # Each minibatch has its own seed, so draws do not depend on the order of the threads.
     seeds = torch.randint(2**62, (-(-len(x) // size),)).tolist()
     lost = plan.thinning_now
-    calls = (partial(p.prepare, lost, s, n) for p, s in zip(parts, seeds, strict=True))
+    calls = (partial(prepare, p, lost, s, n) for p, s in zip(parts, seeds, strict=True))
     yield from prefetch(calls, PREFETCHED)
-
-
-class Terms(NamedTuple):
-    """The terms of a loss, detached from the graph that computed them."""
-
-    loss: torch.Tensor
-    reconstruction_loss: torch.Tensor  # (n_obs,)
-    kl_local: torch.Tensor  # (n_obs,)
-    classification_loss: torch.Tensor
-    logits: torch.Tensor  # (..., n_obs, n_classes)
-    true_labels: torch.Tensor  # (..., n_obs)
-
-    @classmethod
-    def of(cls, output: LossOutput) -> Terms:
-        """The detached terms of a loss."""
-        return cls(
-            output.loss.detach(),
-            sum(output.reconstruction_loss.values()).detach(),
-            sum(output.kl_local.values()).detach(),
-            output.classification_loss.detach(),
-            output.logits.detach(),
-            output.true_labels,
-        )
-
-    def output(self) -> LossOutput:
-        """A loss with these terms, as scvi-tools uses it."""
-        return LossOutput(**self._asdict())
-
-
-def joined(outputs: list[LossOutput]) -> LossOutput:
-    """One loss of several minibatches: values per cell are concatenated, others averaged over cells."""
-    if len(outputs) == 1:
-        return outputs[0]
-    sizes = [output.n_obs_minibatch for output in outputs]
-    loss, reconstruction, kl, classification, logits, true = zip(
-        *map(Terms.of, outputs), strict=True
-    )
-
-    def mean(values: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return sum(size * value for size, value in zip(sizes, values, strict=True)) / sum(sizes)
-
-    return Terms(
-        mean(loss),
-        torch.cat(reconstruction),
-        torch.cat(kl),
-        mean(classification),
-        torch.cat(logits, dim=-2),
-        torch.cat(true, dim=-1),
-    ).output()

@@ -70,7 +70,6 @@ def partly_labeled():
         {"train": {"precision": "bf16-mixed"}, "tolerance": 2e-3},  # which rounds to 1 in 256
         {"train": {"train_size": 1.0}},
     ],
-    ids=str,
 )
 def test_it_is_the_step_of_autograd(by_autograd, settings):
     settings = dict(settings)
@@ -160,7 +159,6 @@ class Watch(Callback):
         {"watch": lambda module: module.discriminator.register_forward_hook(lambda *a: None)},
         {"watch": lambda module: module.px_r.requires_grad_(False)},
     ],
-    ids=str,
 )
 def test_others_are_left_to_autograd(settings):
     assert "compiled loops" not in engine_of(**settings)

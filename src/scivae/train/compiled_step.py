@@ -57,13 +57,14 @@ class Values(NamedTuple):
         heads = module.z_encoder.mean_encoder, module.z_encoder.var_encoder
         last = module.decoder.px_scale_decoder[0]
         layers = (*encoder[:2], *heads, *decoder[:2], module.discriminator, last)
-        return cls(*(w for a in layers for w in (a.weight, a.bias)), module.px_r)
+        weights = [w for layer in layers for w in (layer.weight, layer.bias)]
+        return cls._make([*weights, module.px_r])
 
-    def layers(self, encoder: nn.BatchNorm1d, decoder: nn.BatchNorm1d) -> hidden.Layers:
+    def layers(self, encoder: Any, decoder: Any) -> hidden.Layers:
         """Those between the first layer and the last one, with the statistics of both normalizations."""
         a = [value.numpy() for value in self[1:12]]
 
-        def normalization(weight: np.ndarray, bias: np.ndarray, norm: nn.BatchNorm1d):
+        def normalization(weight: np.ndarray, bias: np.ndarray, norm: Any):
             statistics = norm.running_mean.numpy(), norm.running_var.numpy()
             return hidden.Normalization(weight, bias, *statistics)
 
@@ -107,7 +108,7 @@ class CompiledStep:
         self.values = Values(*(w.detach() for w in self.weights))
         self.grads = Values(*map(torch.empty_like, self.values))
         self.layers, self.by_layers = (v.layers(*self.norms) for v in (self.values, self.grads))
-        self.flat, self.flat_grads = (Values(*map(_flat, v)) for v in (self.values, self.grads))
+        self.flat = tuple(map(_flat, self.values))
         both = (self.values, self.grads)
         self.classifier = [a.numpy() for v in both for a in (v.classifier, v.classifier_bias)]
         self.of_classes = [a.numpy() for a in (module.class_weights, module.latent_grad_scale)]
@@ -203,6 +204,7 @@ class CompiledStep:
         by_cell = torch.full((rows.n_obs,), -1 / rows.n_obs)
         groups = torch.zeros(rows.n_obs, dtype=torch.long)
         units = torch.from_numpy(decoder.units)
+        gradient: Any
         log_prob, gradient = score_all(units, rows, by_cell, groups, last, True)
         by_units = hidden.backward(
             gradient.hidden.numpy(),
@@ -225,14 +227,12 @@ class CompiledStep:
             mode="sum",
             per_sample_weights=cells.by_gene,
         )
-        of_genes = {
-            "first": by_first.t(),
-            "last": gradient.weight,
-            "last_bias": gradient.bias,
-            "log_theta": (gradient.theta * theta)[0],
-        }
-        self.grads = self.grads._replace(**of_genes)
-        self.flat_grads = self.flat_grads._replace(**{k: _flat(g) for k, g in of_genes.items()})
+        self.grads = self.grads._replace(
+            first=by_first.t(),
+            last=gradient.weight,
+            last_bias=gradient.bias,
+            log_theta=(gradient.theta * theta)[0],
+        )
         reconstruction, kl, penalties = (
             log_prob.neg_(),
             *map(torch.from_numpy, (latent.kl, penalty)),
@@ -250,8 +250,8 @@ class CompiledStep:
         """The given step of Adam, with the gradients in ``grads``."""
         group = self.optimizer.param_groups[0]
         hidden.adam(
-            tuple(self.flat),
-            tuple(self.flat_grads),
+            self.flat,
+            tuple(map(_flat, self.grads)),
             *self.moments,
             step,
             float(group["lr"]),
@@ -318,12 +318,12 @@ def _moments(optimizer: torch.optim.Optimizer, weight: torch.Tensor) -> dict[str
     return state
 
 
-def _blocks(module: CIVAEModule) -> tuple[list[nn.Sequential], list[nn.Sequential]]:
+def _blocks(module: CIVAEModule) -> tuple[list[Any], list[Any]]:
     """The layers of the encoder and of the decoder."""
     return list(module.z_encoder.encoder.fc_layers), list(module.decoder.px_decoder.fc_layers)
 
 
-def _is_default(encoder: list[nn.Sequential], decoder: list[nn.Sequential]) -> bool:
+def _is_default(encoder: list[Any], decoder: list[Any]) -> bool:
     """Whether there is one layer each, with batch normalization that is trained, and ReLU."""
     if len(encoder) != 1 or len(decoder) != 1:
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from scvi.module.base import LossOutput
@@ -50,7 +50,8 @@ def joined_terms(terms: list[Terms]) -> LossOutput:
     loss, reconstruction, kl, classification, logits, true = zip(*terms, strict=True)
 
     def mean(values: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        return sum(size * value for size, value in zip(sizes, values, strict=True)) / sum(sizes)
+        total: Any = sum(size * value for size, value in zip(sizes, values, strict=True))
+        return total / sum(sizes)
 
     return Terms(
         mean(loss),

@@ -10,6 +10,7 @@ from tests.conftest import make_adata
 from scivae.data.loader import CellsLoader
 from scivae.model import CIVAE
 from scivae.train import steps
+from scivae.train.compiled_step import CompiledStep
 
 STORES = ("csr", "array", "csr of 64 bits", "backed csr", "backed array")
 
@@ -69,7 +70,14 @@ def minibatches(monkeypatch):
             seen.append(torch.bincount(codes, minlength=3).tolist())
         return step(plan, tensors, *args, **kwargs)
 
+    gradients = CompiledStep._gradients
+
+    def noted_in_loops(self, cells, labels, *args):
+        seen.append(torch.bincount(labels, minlength=3).tolist())
+        return gradients(self, cells, labels, *args)
+
     monkeypatch.setattr(steps, "take_step", noted)
+    monkeypatch.setattr(CompiledStep, "_gradients", noted_in_loops)
     return seen
 
 

@@ -25,7 +25,7 @@ from ..nb.counts import SparseCounts
 from .device import why_seen
 from .terms import Terms
 
-# What a layer consists of.
+# The parts of a layer.
 _BLOCK = [nn.Linear, nn.BatchNorm1d, type(None), nn.ReLU]
 
 
@@ -58,9 +58,10 @@ class Values(NamedTuple):
         last = module.decoder.px_scale_decoder[0]
         layers = (*encoder[:2], *heads, *decoder[:2], module.discriminator, last)
         weights = [w for layer in layers for w in (layer.weight, layer.bias)]
-        return cls._make([*weights, module.px_r])
+        weights.append(module.px_r)
+        return cls(*weights)
 
-    def layers(self, encoder: Any, decoder: Any) -> hidden.Layers:
+    def between(self, encoder: Any, decoder: Any) -> hidden.Layers:
         """Those between the first layer and the last one, with the statistics of both normalizations."""
         a = [value.numpy() for value in self[1:12]]
 
@@ -96,7 +97,7 @@ class CompiledStep:
     plan
         The training plan, for which :func:`can_compile` is true.
     batch
-        What the loader yielded.
+        The minibatches that the loader yielded at once.
     """
 
     def __init__(self, plan: Any, batch: dict[str, torch.Tensor]):
@@ -107,7 +108,7 @@ class CompiledStep:
         self.weights = Values.of(module)
         self.values = Values(*(w.detach() for w in self.weights))
         self.grads = Values(*map(torch.empty_like, self.values))
-        self.layers, self.by_layers = (v.layers(*self.norms) for v in (self.values, self.grads))
+        self.layers, self.by_layers = (v.between(*self.norms) for v in (self.values, self.grads))
         self.flat = tuple(map(_flat, self.values))
         both = (self.values, self.grads)
         self.classifier = [a.numpy() for v in both for a in (v.classifier, v.classifier_bias)]
@@ -310,7 +311,7 @@ def can_compile(plan: Any, n_obs: int) -> bool:
 
 
 def _moments(optimizer: torch.optim.Optimizer, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What Adam keeps of a weight; as Adam itself, it begins with zeros."""
+    """The moments that Adam keeps of a weight. As in Adam itself, they begin with zeros."""
     state = optimizer.state[weight]
     if not state:
         state["step"] = torch.zeros(())

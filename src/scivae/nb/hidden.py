@@ -211,9 +211,9 @@ def decode(z, others, weight, bias):
     """First layer of the decoder, ``(n, D)``, of z and ``others``, ``(n, K)``; ``weight`` is ``(D, L + K)``."""
     n, n_latent = z.shape
     by_input = np.ascontiguousarray(weight.T)
-    out = np.empty((n, len(bias)), np.float32)
+    out = np.zeros((n, len(bias)), np.float32)
     for i in range(n):
-        out[i] = bias
+        _add(out[i], bias, _ONE)
         for k in range(n_latent):
             _add(out[i], by_input[k], z[i, k])
         for k in range(others.shape[1]):
@@ -235,7 +235,9 @@ def decode_back(grad, z, others, weight, by_weight, by_z):
         for k in range(others.shape[1]):
             if others[i, k] != _ZERO:
                 _add(sums[n_latent + k], grad[i], others[i, k])
-    by_weight[:] = sums.T
+    for j in range(len(by_weight)):  # assigning an array takes two seconds to compile
+        for k in range(len(sums)):
+            by_weight[j, k] = sums[k, j]
 
 
 @compiled

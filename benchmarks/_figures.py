@@ -315,6 +315,7 @@ def class_kept(rows: pd.DataFrame, path: Path) -> None:
             "SCANVI, linear classifier": "SCANVI, linear",
             "scVI": "scVI",
             "PCA": "PCA",
+            "conditional VAE": "conditional VAE",
             "gene space": "averages of cells",
             "CI-VAE, labels permuted": "labels permuted",
         },
@@ -490,9 +491,7 @@ def sets(rows: pd.DataFrame, path: Path) -> None:
             path.with_stem(path.stem.replace("sets", "novelty")),
             xlabel="AUROC (dashed: 0.5, chance)",
             by="",
-            groups={
-                "AUROC": "each dot: a left-out type of blood or intestine, mean of five splits"
-            },
+            groups={"AUROC": "each dot: a type that was left out"},
             kinds={"novelty": "ours", "distance in principal components": "reference"},
             line=0.5,
             limits=(0.2, 1.01),

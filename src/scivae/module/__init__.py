@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from ._attribution import encoder_values, integrated_gradients
-from ._civae import CIVAEModule, NotADistributionError, check_finite
+from ._civae import (
+    LEAST_ROBUSTNESS,
+    CIVAEModule,
+    NotADistributionError,
+    check_finite,
+    covariate_inputs,
+)
 from ._coding import (
     Covariates,
     Mixture,
@@ -29,6 +35,7 @@ from ._thinning import mask, thin
 __all__ = [
     "CONTINUOUS_LIKELIHOODS",
     "COUNT_LIKELIHOODS",
+    "LEAST_ROBUSTNESS",
     "LIKELIHOODS",
     "MAX_RATE",
     "CIVAEModule",
@@ -39,6 +46,7 @@ __all__ = [
     "NotADistributionError",
     "OrderedLinear",
     "check_finite",
+    "covariate_inputs",
     "decoded_blocks",
     "encode_values",
     "encoded_minibatches",

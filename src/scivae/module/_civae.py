@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,8 @@ from ._thinning import mask, thin
 
 # With inverse dispersions for more batches than this, the tables of the fused likelihood are slower than the usual loss.
 MOST_GROUPS = 8
+# Least exponent of the generalized cross-entropy, which is not defined at 0.
+LEAST_ROBUSTNESS = 1e-3
 
 
 def check_finite(x: torch.Tensor | np.ndarray) -> None:
@@ -58,10 +60,40 @@ def robust_cross_entropy(
     NeurIPS 2018.
     """
     log_p = -F.cross_entropy(logits, y, reduction="none")
-    q = torch.as_tensor(robustness, device=logits.device).clamp(
-        min=1e-3
-    )  # the limit is not defined at 0
+    q = torch.as_tensor(robustness, device=logits.device).clamp(min=LEAST_ROBUSTNESS)
     return -torch.expm1(q * log_p) / q
+
+
+def covariate_inputs(
+    tensors: Mapping[str, Any], n_categories: Iterable[int], like: torch.Tensor
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Covariates as inputs of layers: of the first one, and of each further one.
+
+    Both have shape ``(n_obs, …)``, joined as in :class:`scvi.nn.FCLayers`; ``None`` if there are none.
+
+    Parameters
+    ----------
+    tensors
+        A minibatch.
+    n_categories
+        Number of batches and of categories of each categorical covariate; with one, it is left out.
+    like
+        A tensor of the type that the inputs are to have.
+    """
+    categories = [tensors[REGISTRY_KEYS.BATCH_KEY]]
+    if tensors.get(REGISTRY_KEYS.CAT_COVS_KEY) is not None:
+        categories += torch.split(tensors[REGISTRY_KEYS.CAT_COVS_KEY], 1, dim=1)
+    coded = [
+        F.one_hot(codes.long().squeeze(-1), n).to(like)
+        for n, codes in zip(n_categories, categories, strict=True)
+        if n > 1
+    ]
+    numbers = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)
+    first = [*([] if numbers is None else [numbers.to(like)]), *coded]
+    return (
+        torch.cat(first, -1) if first else None,
+        torch.cat(coded, -1) if coded else None,
+    )
 
 
 class NotADistributionError(FloatingPointError):
@@ -436,26 +468,10 @@ class CIVAEModule(VAE):
     def _encoded_covariates(
         self, tensors: Mapping[str, Any], like: torch.Tensor
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Covariates as inputs of the encoder: of its first layer, and of each further layer.
-
-        Both have shape ``(n_obs, …)``, joined as in :class:`scvi.nn.FCLayers`; ``None`` if there are none.
-        """
+        """Covariates as inputs of the encoder, as :func:`covariate_inputs` returns them."""
         if not self.encode_covariates:
             return None, None
-        categories = [tensors[REGISTRY_KEYS.BATCH_KEY]]
-        if tensors.get(REGISTRY_KEYS.CAT_COVS_KEY) is not None:
-            categories += torch.split(tensors[REGISTRY_KEYS.CAT_COVS_KEY], 1, dim=1)
-        coded = [
-            F.one_hot(codes.long().squeeze(-1), n).to(like)
-            for n, codes in zip(self.z_encoder.encoder.n_cat_list, categories, strict=True)
-            if n > 1
-        ]
-        numbers = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)
-        first = [*([] if numbers is None else [numbers.to(like)]), *coded]
-        return (
-            torch.cat(first, -1) if first else None,
-            torch.cat(coded, -1) if coded else None,
-        )
+        return covariate_inputs(tensors, self.z_encoder.encoder.n_cat_list, like)
 
     def fused_loss(
         self,

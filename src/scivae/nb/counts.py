@@ -200,16 +200,20 @@ class SparseCounts:
         matrix.view(-1).scatter_(0, self.cells * self.n_vars + self.columns, values)
         return matrix
 
-    def transpose_times(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-        """``x.T @ matrix`` for x with these values, shape ``(n_vars, matrix.shape[1])``."""
-        cells, places, starts = self.by_gene
+    def in_gene_order(self, values: torch.Tensor) -> torch.Tensor:
+        """These values, gene after gene, shape ``(nnz,)``."""
+        return values.index_select(0, self.by_gene.places)
+
+    def times(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        """``x @ matrix`` for x with these values, shape ``(n_obs, matrix.shape[1])``."""
         return F.embedding_bag(
-            cells,
-            matrix,
-            starts,
-            mode="sum",
-            per_sample_weights=values.index_select(0, places),
+            self.columns, matrix, self.starts, mode="sum", per_sample_weights=values
         )
+
+    def transpose_times(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        """``x.T @ matrix`` for x with these values, which are in the order of the genes, shape ``(n_vars, matrix.shape[1])``."""
+        cells, _, starts = self.by_gene
+        return F.embedding_bag(cells, matrix, starts, mode="sum", per_sample_weights=values)
 
 
 def counts_of(x: torch.Tensor) -> SparseCounts | DenseCounts:
@@ -234,19 +238,14 @@ class _SparseLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(values)
         ctx.rows = rows
-        return F.embedding_bag(
-            rows.columns,
-            weight.t().contiguous(),
-            rows.starts,
-            mode="sum",
-            per_sample_weights=values,
-        )
+        return rows.times(values, weight.t().contiguous())
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
         (values,), rows = ctx.saved_tensors, ctx.rows
         ctx.rows = None  # not to be kept for as long as the loss is
-        return None, rows.transpose_times(values, grad.contiguous()).t(), None
+        by_gene = rows.in_gene_order(values)
+        return None, rows.transpose_times(by_gene, grad.contiguous()).t(), None
 
 
 def sparse_linear(values: torch.Tensor, rows: SparseCounts, layer: torch.nn.Linear) -> torch.Tensor:

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from torch import nn
-from torch.nn import functional as F
 
 from .._scvi import count_step, is_watched
-from ..module import CIVAEModule
+from ..module import LEAST_ROBUSTNESS, CIVAEModule, covariate_inputs
 from ..nb import hidden
 from ..nb.compiled import Last, score_all
 from ..nb.counts import SparseCounts
@@ -117,7 +116,9 @@ class CompiledStep:
         self.counts = [s["step"] for s in state]  # steps that the optimizer has taken
         self.moments = [tuple(_flat(s[k]) for s in state) for k in ("exp_avg", "exp_avg_sq")]
         self.labels = batch[REGISTRY_KEYS.LABELS_KEY].long().ravel()
-        self.covariates = _covariates_of_decoder(module, batch)
+        covariates, _ = covariate_inputs(batch, module.decoder.px_decoder.n_cat_list, module.px_r)
+        none = np.empty((len(self.labels), 0), np.float32)
+        self.covariates = none if covariates is None else covariates.numpy()
 
     def prepare(self, rows: SparseCounts, thinning: float, seed: int, n_chunks: int) -> Prepared:
         """Thin the counts of a minibatch, and draw the random numbers of the network, as it draws them."""
@@ -130,7 +131,7 @@ class CompiledStep:
             kept = torch.empty(rows.n_obs, n_hidden).bernoulli_(keep).div_(keep).numpy()
         draw = torch.randn if self.module.sample_latent else torch.zeros
         noise = draw(rows.n_obs, n_latent).numpy()
-        return Prepared(rows, values, values.index_select(0, rows.by_gene.places), kept, noise)
+        return Prepared(rows, values, rows.in_gene_order(values), kept, noise)
 
     def take_all(self, minibatches: Iterator[Prepared]) -> list[Terms]:
         """Take a step on each minibatch. A loss is that of the weights before its step."""
@@ -174,13 +175,7 @@ class CompiledStep:
         warm_up = kl_weight if module.warm_up_discriminator else 1.0
         beta = np.float32(module.discriminator_weight * warm_up)
         q = module.label_robustness
-        first = F.embedding_bag(
-            rows.columns,
-            values.first.t(),
-            rows.starts,
-            mode="sum",
-            per_sample_weights=cells.values,
-        ).numpy()
+        first = rows.times(cells.values, values.first.t()).numpy()
         encoder, latent, decoder = hidden.forward(
             first,
             cells.kept,
@@ -197,7 +192,7 @@ class CompiledStep:
             labels.numpy(),
             *self.of_classes,
             beta,
-            np.float32(max(q * kl_weight, 1e-3) if q else 0),
+            np.float32(max(q * kl_weight, LEAST_ROBUSTNESS) if q else 0),
             *self.classifier[2:],
         )
         theta = values.log_theta.exp()[None]
@@ -220,14 +215,7 @@ class CompiledStep:
             alpha,
             least,
         )
-        cells_of, _, starts = rows.by_gene
-        by_first = F.embedding_bag(
-            cells_of,
-            torch.from_numpy(by_units),
-            starts,
-            mode="sum",
-            per_sample_weights=cells.by_gene,
-        )
+        by_first = rows.transpose_times(cells.by_gene, torch.from_numpy(by_units))
         self.grads = self.grads._replace(
             first=by_first.t(),
             last=gradient.weight,
@@ -338,21 +326,6 @@ def _is_default(encoder: list[Any], decoder: list[Any]) -> bool:
         and all(norm.training and norm.affine and norm.momentum for norm in norms)
         and len({(norm.momentum, norm.eps) for norm in norms}) == 1
     )
-
-
-def _covariates_of_decoder(module: CIVAEModule, batch: dict[str, torch.Tensor]) -> np.ndarray:
-    """Inputs of the decoder besides z, ``(n_obs, …)``."""
-    codes = [batch[REGISTRY_KEYS.BATCH_KEY]]
-    if REGISTRY_KEYS.CAT_COVS_KEY in batch:
-        codes += batch[REGISTRY_KEYS.CAT_COVS_KEY].split(1, dim=1)
-    coded = [
-        F.one_hot(c.long().squeeze(-1), n).float()
-        for n, c in zip(module.decoder.px_decoder.n_cat_list, codes, strict=True)
-        if n > 1
-    ]
-    if REGISTRY_KEYS.CONT_COVS_KEY in batch:
-        coded.insert(0, batch[REGISTRY_KEYS.CONT_COVS_KEY].float())
-    return torch.cat(coded, 1).numpy() if coded else np.empty((len(codes[0]), 0), np.float32)
 
 
 def _flat(values: torch.Tensor) -> np.ndarray:

@@ -62,8 +62,8 @@ class Steps:
             return self._in_graphs(plan, batch)
         if can_compile(plan, len(batch[REGISTRY_KEYS.X_KEY])):
             self.compiled = True
-            step = CompiledStep(plan, batch)
-            cells = (some[REGISTRY_KEYS.X_KEY] for some in _minibatches(plan, batch, step.prepare))
+            step, x = CompiledStep(plan, batch), batch[REGISTRY_KEYS.X_KEY]
+            cells = _prepared(plan, x, plan.minibatch_size, step.prepare)
             return joined_terms(step.take_all(cells))
         return joined([take_step(plan, tensors) for tensors in _minibatches(plan, batch)])
 
@@ -140,23 +140,21 @@ def take_step(
     return output
 
 
-def _minibatches(
-    plan: Any, tensors: dict[str, torch.Tensor], prepare: Callable = SparseCounts.prepare
-) -> Iterator[dict]:
-    """Split what the loader yielded into minibatches, whose counts are prepared by a function."""
+def _minibatches(plan: Any, tensors: dict[str, torch.Tensor]) -> Iterator[dict]:
+    """Split what the loader yielded into minibatches."""
     x = tensors[REGISTRY_KEYS.X_KEY]
     size = plan.minibatch_size or len(x)
     fused = plan.module.supports_fused_nb
-    values: Iterator[Any] = iter(
-        _prepared(plan, x, size, prepare) if fused else x.to_dense().split(size)
-    )
+    values: Iterator[Any] = iter(_prepared(plan, x, size) if fused else x.to_dense().split(size))
     others = {k: v.split(size) for k, v in tensors.items() if k != REGISTRY_KEYS.X_KEY}
     for some, *columns in zip(values, *others.values(), strict=True):
         yield {REGISTRY_KEYS.X_KEY: some, **dict(zip(others, columns, strict=True))}
 
 
-def _prepared(plan: Any, x: torch.Tensor, size: int, prepare: Callable) -> Iterator[Any]:
-    """Minibatches of counts; on a CPU, a second thread prepares the next ones."""
+def _prepared(
+    plan: Any, x: torch.Tensor, size: int, prepare: Callable = SparseCounts.prepare
+) -> Iterator[Any]:
+    """Minibatches of counts; on a CPU, a second thread prepares the next ones with a function."""
     if not x.is_cpu:
         check_finite(x := x.to_dense())
         yield from (dense_counts(some, plan.thinning_now) for some in x.split(size))

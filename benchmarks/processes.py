@@ -212,7 +212,9 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         row = {"what": what, "processes × threads": shape}
         for column in ("cells a second", "seconds", "peak memory, MB"):
             row[column] = part[column].median() if column in part else np.nan
-        measure = "seconds" if part["seconds"].notna().any() else "cells a second"
+        measure = (
+            "seconds" if "seconds" in part and part["seconds"].notna().any() else "cells a second"
+        )
         one, here = (x.set_index("round")[measure] for x in (base, part))
         ratio = one / here if measure == "seconds" else here / one
         row["× 1 × 1"] = f"{ratio.median():.2f} ({ratio.min():.2f} to {ratio.max():.2f})"
@@ -255,7 +257,7 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
         rows = []
         for number in range(args.rounds):
             for name in args.only:
-                for shape in np.roll(args.shapes, number):
+                for shape in np.roll(args.shapes, number).tolist():
                     rows.append({"round": number, **run(name, shape, args)})
                     print(rows[-1], flush=True)
     table = summary(pd.DataFrame(rows))

@@ -109,6 +109,17 @@ def test_parts_of_other_work_are_refused(tmp_path):
         Parts(tmp_path / "file", 3)
 
 
+def test_processes_do_not_wait_for_one_that_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    with Parts(tmp_path, 2, of="numbers") as parts:
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(ValueError, match="differs in of"):
+            Parts(tmp_path, 2, of="letters")
+        with pytest.raises(OtherProcessError, match=r"process 0 failed \(it makes another call\)"):
+            parts.wait()
+
+
 def test_the_error_of_a_process_ends_the_others(monkeypatch, tmp_path):
     monkeypatch.setattr(_parts, "PAUSE", 0.001)
     monkeypatch.setenv("WORLD_SIZE", "2")

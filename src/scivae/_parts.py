@@ -113,11 +113,14 @@ class Parts:
             before = json.loads(about.read_text(encoding="utf-8"))
             differ = [name for name in {**before, **said} if before.get(name) != said.get(name)]
             if differ:
+                if self.n_processes > 1:  # the others would wait for this one
+                    self._fail("it makes another call")
                 raise ValueError(
                     f"parts must be of one call, but {self.folder} holds those of another, which "
                     f"differs in {', '.join(differ)}; choose another folder, or delete this one."
                 )
         else:
+            self._start()  # before any process that makes another call can see it, and fail
             self._replace(about, json.dumps(said, indent=1).encode())
 
     # --- the folder --------------------------------------------------------------------------------
@@ -205,8 +208,7 @@ class Parts:
     # --- errors ------------------------------------------------------------------------------------
 
     def __enter__(self) -> Parts:
-        self._of_process("failed").unlink(missing_ok=True)
-        self._replace(self._of_process("started"), b"")
+        self._start()
         return self
 
     def __exit__(
@@ -217,7 +219,14 @@ class Parts:
     ) -> None:
         if error is not None and not isinstance(error, OtherProcessError):
             said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            self._replace(self._of_process("failed"), said.encode())
+            self._fail(said)
+
+    def _start(self) -> None:
+        self._of_process("failed").unlink(missing_ok=True)
+        self._replace(self._of_process("started"), b"")
+
+    def _fail(self, why: str) -> None:
+        self._replace(self._of_process("failed"), why.encode())
 
     def _pause(self) -> None:
         """Wait a little; raise if another process has failed since this one started."""

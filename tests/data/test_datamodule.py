@@ -155,6 +155,24 @@ def test_processes_share_the_minibatches_of_one(path, world_size, part):
         assert len(whole) - len(together) < world_size
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_processes_share_each_of_several_minibatches(path, world_size):
+    """What a process is given at once is its part of the minibatches of one process, one after the other."""
+    data = BlockDataModule(path, **SMALL, train_size=1.0)  # 120 cells
+    n, kwargs = 11, {"shuffle": True, "smallest": 2}
+    alone = rows_of(data._loader(data.train_idx, batch_size=n * world_size, **kwargs))
+    kwargs |= {"batch_size": 3 * n, "minibatch_size": n, "world_size": world_size}
+    ranks = [rows_of(data._loader(data.train_idx, rank=r, **kwargs)) for r in range(world_size)]
+    split = [[some[i : i + n] for some in rank for i in range(0, len(some), n)] for rank in ranks]
+    used = 0
+    for whole, *parts in zip(alone, *split, strict=True):
+        assert len({len(p) for p in parts}) == 1
+        together = np.concatenate(parts)
+        np.testing.assert_array_equal(together, whole[: len(together)])
+        used += len(together)
+    assert data.n_obs - used < 2 * world_size
+
+
 def test_indices_of_inference(path):
     data = BlockDataModule(path, **SMALL)
     chosen = np.array([3, 50, 51, 119])

@@ -1,6 +1,8 @@
 """Trains on a file by several processes; run by test_distributed.py.
 
-    python distributed.py FILE DEVICES BATCH_SIZE BATCH_NORM OUT
+    python distributed.py FILE DEVICES BATCH_SIZE BATCH_NORM ENGINE OUT
+
+ENGINE is "compiled", "superbatch" (of steps with autograd) or "step by step".
 
 Nothing is drawn in training, so that the losses depend on the minibatches alone.
 """
@@ -10,9 +12,12 @@ import sys
 import warnings
 
 from scivae.model import CIVAE, BlockDataModule
+from scivae.train import steps
 
 
-def main(path: str, devices: int, batch_size: int, batch_norm: str, out: str) -> None:
+def main(path: str, devices: int, batch_size: int, batch_norm: str, engine: str, out: str) -> None:
+    if engine == "superbatch":
+        steps.can_compile = lambda *args: False
     data = BlockDataModule(path, batch_size=batch_size, block_size=7, pool_size=40, train_size=0.8)
     model = CIVAE(
         registry=data.registry,
@@ -29,7 +34,11 @@ def main(path: str, devices: int, batch_size: int, batch_norm: str, out: str) ->
         max_epochs=3,
         accelerator="cpu",
         devices=devices,
-        plan_kwargs={"lr": 0.01, "thinning": 0.0},
+        plan_kwargs={
+            "lr": 0.01,
+            "thinning": 0.0,
+            **({"minibatch_size": None} if engine == "step by step" else {}),
+        },
         enable_progress_bar=False,
         **spread,
     )
@@ -37,11 +46,13 @@ def main(path: str, devices: int, batch_size: int, batch_norm: str, out: str) ->
         model.annotate(data, parts="parts")
     if model.trainer.is_global_zero:
         history = {k: v.to_numpy(float).ravel().tolist() for k, v in model.history.items()}
-        weights = {k: v.double().sum().item() for k, v in model.module.state_dict().items()}
+        weights = {
+            k: v.double().square().sum().item() for k, v in model.module.state_dict().items()
+        }
         with open(out, "w") as file:
-            json.dump({"history": history, "weights": weights, "n_val": data.n_val}, file)
+            json.dump({"history": history, "weights": weights, "engine": model.engine}, file)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -50,42 +50,58 @@ def test_every_epoch_logs_a_step(n_train, batch_size, options, expected):
         assert steps_between_logs(options, indexing, None, batch_size) == expected
 
 
-def run(folder: Path, devices: int, batch_norm: str) -> dict:
+def run(folder: Path, devices: int, batch_norm: str, engine: str) -> dict:
     """Losses and weights of a training, in which 32 cells make a step."""
+    folder = folder / f"{devices} {batch_norm} {engine}"
     folder.mkdir()
-    command = [sys.executable, SCRIPT, "../cells.h5ad", devices, 32 // devices, batch_norm, "out"]
+    command = [sys.executable, SCRIPT, "../cells.h5ad", devices, 32 // devices, batch_norm, engine]
     subprocess.run(
-        [str(word) for word in command],
+        [str(word) for word in (*command, "out")],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=True,
         timeout=600,
         capture_output=True,
     )
-    return json.loads((folder / "out").read_text())
+    found = json.loads((folder / "out").read_text())
+    assert ("compiled" in found["engine"]) == (engine == "compiled")
+    assert ("step by step" in found["engine"]) == (engine == "step by step")
+    return found
+
+
+def assert_same(found: dict, expected: dict) -> None:
+    assert len(found["history"]["train_loss"]) == 3
+    assert found["history"].keys() == expected["history"].keys()
+    for name, values in expected["history"].items():
+        np.testing.assert_allclose(found["history"][name], values, rtol=1e-5, err_msg=name)
+    for name, value in expected["weights"].items():
+        np.testing.assert_allclose(found["weights"][name], value, rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(tmp_path):
     make_adata(n_cells=240).write_h5ad(tmp_path / "cells.h5ad")
-    one, two = (run(tmp_path / str(n), n, "none") for n in (1, 2))
-    assert len(one["history"]["train_loss"]) == 3
-    assert one["history"].keys() == two["history"].keys()
-    for name, values in one["history"].items():
-        np.testing.assert_allclose(two["history"][name], values, rtol=1e-5, err_msg=name)
-    for name, value in one["weights"].items():
-        np.testing.assert_allclose(two["weights"][name], value, rtol=1e-4, err_msg=name)
+    one = run(tmp_path, 1, "none", "superbatch")
+    for engine in ("step by step", "superbatch"):
+        assert_same(run(tmp_path, 2, "none", engine), one)
     # both processes of Lightning know their ranks after training, and share what follows
-    shared = {path.name for path in (tmp_path / "2" / "parts" / "annotate").iterdir()}
+    shared = {path.name for path in tmp_path.glob("2 none superbatch/parts/annotate/*")}
     assert shared == {"work.json", "started_0", "started_1", "done"}
     assert "X_civae" in anndata.read_h5ad(tmp_path / "cells.h5ad").obsm
+
+
+@pytest.mark.slow
+def test_compiled_steps_of_two_processes_are_those_of_autograd(tmp_path):
+    make_adata(n_cells=240).write_h5ad(tmp_path / "cells.h5ad")
+    found, expected = (run(tmp_path, 2, "both", name) for name in ("compiled", "superbatch"))
+    assert_same(found, expected)
 
 
 @pytest.mark.slow
 def test_batch_normalization_by_process_changes_little(tmp_path):
     """Its statistics are of 16 cells, not of 32; torch shares them among GPUs only."""
     make_adata(n_cells=240).write_h5ad(tmp_path / "cells.h5ad")
-    one, two = (run(tmp_path / str(n), n, "both") for n in (1, 2))
+    one, two = (run(tmp_path, n, "both", "compiled") for n in (1, 2))
     losses = np.array([run["history"]["train_loss"] for run in (one, two)])
     assert (losses[0] != losses[1]).any()
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.03)

@@ -67,7 +67,10 @@ class BlockLoader:
     index
         Positions of the cells to yield, shape ``(n,)``; in increasing order unless they are shuffled.
     batch_size
-        Cells per minibatch and process.
+        Cells that a process is given at once.
+    minibatch_size
+        Cells per minibatch and process; what a process is given at once holds its parts of several minibatches. ``None``:
+        ``batch_size``.
     shuffle
         Read blocks in random order, and shuffle cells within a pool of blocks. ``False``: the order
         of the file.
@@ -85,6 +88,7 @@ class BlockLoader:
         index: np.ndarray,
         *,
         batch_size: int,
+        minibatch_size: int | None = None,
         shuffle: bool,
         smallest: int = 1,
         as_rows: bool = False,
@@ -96,6 +100,7 @@ class BlockLoader:
         self.selected = np.zeros(data.n_obs, dtype=bool)
         self.selected[index] = True
         self.batch_size = batch_size
+        self.minibatch_size = minibatch_size or batch_size
         self.shuffle = shuffle
         self.smallest = smallest
         self.as_rows = as_rows
@@ -193,19 +198,30 @@ class BlockLoader:
         if n_left // self.world_size >= self.smallest:
             yield self._minibatch(left, n_left)
 
+    def _mine(self, n: int) -> np.ndarray:
+        """Positions of the cells of this process among n cells of all processes: a part of each minibatch."""
+        of_all = self.minibatch_size * self.world_size
+        full, rest = divmod(n, of_all)
+        firsts = np.arange(full) * of_all + self.rank * self.minibatch_size
+        mine = (firsts[:, None] + np.arange(self.minibatch_size)).ravel()
+        if (share := rest // self.world_size) < self.smallest:
+            return mine
+        return np.append(mine, n - rest + self.rank * share + np.arange(share))
+
     def _minibatch(self, parts: Sequence[tuple[Any, Pool]], size: int) -> Minibatch:
-        """The part of this process of a minibatch, whose cells come from one or several pools."""
-        per_rank = size // self.world_size
-        first, last = self.rank * per_rank, (self.rank + 1) * per_rank
+        """The cells of this process among so many, which come from one or several pools."""
+        mine = self._mine(size)
         blocks, rows, start = [], [], 0
         for values, part in parts:
-            mine = slice(max(first - start, 0), max(last - start, 0))
+            first, last = np.searchsorted(mine, (start, start + len(part.order)))
+            here = mine[first:last] - start
             start += len(part.order)
-            if len(order := part.order[mine]):
+            if len(here):
+                order = part.order[here]
                 block = values[order]
                 as_they_are = self.as_rows or not sparse.issparse(block)
                 blocks.append(block if as_they_are else block.toarray())
-                rows.append(part.rows[mine])
+                rows.append(part.rows[here])
         stack = sparse.vstack if sparse.issparse(blocks[0]) else np.concatenate
         x: Any = blocks[0] if len(blocks) == 1 else stack(blocks)  # (per_rank, n_vars)
         if self.data.rounds:

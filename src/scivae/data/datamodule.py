@@ -286,6 +286,7 @@ class BlockDataModule(LightningDataModule):
     def _of_training(self) -> dict[str, Any]:
         at_once: dict[str, Any] = {
             "batch_size": self.batch_size * self._minibatches,
+            "minibatch_size": self.batch_size,
             "as_rows": self._as_rows,
         }
         trainer = self.trainer

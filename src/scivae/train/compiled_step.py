@@ -22,6 +22,7 @@ from ..nb import hidden
 from ..nb.compiled import Last, score_all
 from ..nb.counts import SparseCounts
 from .device import why_seen
+from .engines import is_ddp
 from .terms import Terms
 
 # The parts of a layer.
@@ -148,6 +149,8 @@ class CompiledStep:
                     )
                     if not math.isfinite(terms.loss.item()):
                         self.plan.check_loss(terms.output())
+                    if self.plan.trainer.world_size > 1:
+                        self._share()
                     self._update(before + len(found) + 1)
                     found.append(terms)
                     count_step(self.optimizer)
@@ -235,6 +238,15 @@ class CompiledStep:
             labels,
         )
 
+    def _share(self) -> None:
+        """Average the gradients over the processes that train together."""
+        flat = [torch.from_numpy(_flat(grad)) for grad in self.grads]
+        shared = torch.cat(flat)
+        torch.distributed.all_reduce(shared)
+        shared /= self.plan.trainer.world_size
+        for grad, mean in zip(flat, shared.split([len(g) for g in flat]), strict=True):
+            grad.copy_(mean)
+
     def _update(self, step: int) -> None:
         """The given step of Adam, with the gradients in ``grads``."""
         group = self.optimizer.param_groups[0]
@@ -278,6 +290,7 @@ def can_compile(plan: Any, n_obs: int) -> bool:
         or type(module.discriminator) is not nn.Linear
         or not _is_default(*_blocks(module))
         or why_seen(plan.trainer) is not None
+        or not (plan.trainer.world_size == 1 or is_ddp(plan.trainer.strategy))
         or is_watched(module)
     ):
         return False

@@ -222,13 +222,13 @@ def why_not_held(trainer: Trainer) -> str | None:
     device = trainer.strategy.root_device.type
     if device != "cuda":
         return f"training is on a device of type {device}"
+    if trainer.world_size != 1:
+        return "training is on several devices"
     return why_seen(trainer)
 
 
 def why_seen(trainer: Trainer) -> str | None:
     """Why the framework has to take each step; ``None`` if a step can be taken without it."""
-    if trainer.world_size != 1:
-        return "training is on several devices"
     plugin = trainer.precision_plugin
     scaled = isinstance(plugin, MixedPrecision) and plugin.scaler is not None
     if scaled or not (type(plugin) is Precision or isinstance(plugin, MixedPrecision)):

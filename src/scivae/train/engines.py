@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 
@@ -29,7 +30,7 @@ MAX_WORKERS = 4
 VALUES_PER_WORKER = 2**18
 # Most minibatches that are read at once.
 MAX_AT_ONCE = 32
-# Arguments of the trainer that count minibatches, and so need one minibatch per step of Lightning.
+# Arguments of the trainer that need one minibatch per step of Lightning.
 STEPWISE = frozenset(
     {
         "accumulate_grad_batches",
@@ -45,6 +46,8 @@ STEPWISE = frozenset(
         "val_check_interval",
     }
 )
+# Of these, the arguments that share minibatches between processes.
+SHARING = frozenset({"num_nodes", "strategy"})
 
 
 class Engine:
@@ -148,8 +151,12 @@ def choose_engine(
         reason = f"minibatch_size={size} asks for it"
         may_record = in_memory and not drop_last and not needs_outputs
         return Engine("superbatch", reason, size, may_record=may_record)
-    if given := sorted(STEPWISE & trainer.keys()):
-        return Engine("step by step", f"{given[0]} counts minibatches")
+    given = STEPWISE & trainer.keys()
+    if hasattr(datamodule, "take_together") and is_ddp(trainer.get("strategy")):
+        given -= SHARING
+    if given:
+        does = "shares" if (name := min(given)) in SHARING else "counts"
+        return Engine("step by step", f"{name} {does} minibatches")
     if not in_memory and not hasattr(datamodule, "take_together"):
         return Engine("step by step", "the datamodule makes minibatches of its own")
     size = batch_size if in_memory else getattr(datamodule, "batch_size", 0)
@@ -163,6 +170,13 @@ def choose_engine(
         minibatches_at_once(size, n_vars),
         may_record=in_memory and not needs_outputs,
     )
+
+
+def is_ddp(strategy: Any) -> bool:
+    """Whether a strategy keeps all weights in each process, and averages their gradients."""
+    if isinstance(strategy, str):
+        return strategy.startswith("ddp")
+    return type(strategy) is DDPStrategy
 
 
 def minibatches_at_once(batch_size: int, n_vars: int) -> int:

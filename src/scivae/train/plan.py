@@ -11,6 +11,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
+from torch import nn
 
 from ..module import CIVAEModule, NotADistributionError
 from ..nb.counts import DenseCounts, SparseCounts
@@ -137,6 +138,23 @@ class CIVAETrainingPlan(TrainingPlan):
         output = self.stepper.losses(self, batch)
         self._log_step(output, self.train_metrics, "train")
         return output.loss
+
+    def on_validation_start(self) -> None:
+        """Average what batch normalization has learned over the processes that train together."""
+        self._share_statistics()
+
+    def on_train_epoch_end(self) -> None:
+        """As before validation, which an epoch may not have."""
+        self._share_statistics()
+
+    def _share_statistics(self) -> None:
+        """Running means and variances of each process are of its own cells; all keep the average."""
+        if self.trainer.world_size == 1:
+            return
+        for layer in self.module.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
+                for running in (layer.running_mean, layer.running_var):
+                    running.copy_(self.trainer.strategy.reduce(running, reduce_op="mean"))
 
     def on_fit_end(self) -> None:
         """Release the memory of recorded steps."""

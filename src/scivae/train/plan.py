@@ -152,8 +152,10 @@ class CIVAETrainingPlan(TrainingPlan):
         if self.trainer.world_size == 1:
             return
         for layer in self.module.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats:
-                for running in (layer.running_mean, layer.running_var):
+            if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                continue
+            for running in (layer.running_mean, layer.running_var):
+                if running is not None:
                     running.copy_(self.trainer.strategy.reduce(running, reduce_op="mean"))
 
     def on_fit_end(self) -> None:

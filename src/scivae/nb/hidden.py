@@ -127,8 +127,11 @@ def _standardize_back(grad, normalized, mean, mean_product, factor):
 
 
 @compiled
-def activate(x, norm, momentum, eps):
-    """Batch normalization and ReLU of ``x``, which is overwritten; running statistics are updated."""
+def activate(x, weight, bias, running_mean, running_variance, momentum, eps):
+    """Batch normalization and ReLU: normalizes ``x`` in place; returns by what, and the units.
+
+    Running statistics are updated.
+    """
     n, m = x.shape
     center, spread = np.zeros(m, np.float32), np.zeros(m, np.float32)
     inverse, out = np.empty(m, np.float32), np.empty_like(x)
@@ -138,71 +141,84 @@ def activate(x, norm, momentum, eps):
         _add_square(spread, x[i], center)
     for j in range(m):
         inverse[j] = _ONE / np.sqrt(spread[j] / _f(n) + eps)
-        norm.mean[j] += momentum * (center[j] - norm.mean[j])
-        norm.variance[j] += momentum * (spread[j] / _f(n - 1) - norm.variance[j])
+        running_mean[j] += momentum * (center[j] - running_mean[j])
+        running_variance[j] += momentum * (spread[j] / _f(n - 1) - running_variance[j])
     for i in range(n):
         _standardize(x[i], center, inverse)
-        _relu(x[i], norm.weight, norm.bias, out[i])
-    return Activated(x, inverse, out)
+        _relu(x[i], weight, bias, out[i])
+    return inverse, out
 
 
 @compiled
-def activate_back(grad, layer, norm, by_norm, by_bias):
+def activate_back(grad, normalized, inverse, units, weight, by_weight, by_shift, by_bias):
     """From the gradient by the units of a layer to that before its normalization, in place.
 
-    Filled: ``by_norm``, gradients by weight and bias of the normalization, and ``by_bias``, the sum over cells.
+    Filled: gradients by weight and bias of the normalization, and ``by_bias``, the sum over cells.
     """
     n = len(grad)
-    by_weight, by_shift = by_norm.weight, by_norm.bias
     by_weight[:], by_shift[:], by_bias[:] = _ZERO, _ZERO, _ZERO
     for i in range(n):
-        _relu_back(grad[i], layer.units[i])
+        _relu_back(grad[i], units[i])
         _add(by_shift, grad[i], _ONE)
-        _add_product(by_weight, grad[i], layer.normalized[i])
+        _add_product(by_weight, grad[i], normalized[i])
     mean, mean_product = by_shift / _f(n), by_weight / _f(n)
-    factor = norm.weight * layer.inverse
+    factor = weight * inverse
     for i in range(n):
-        _standardize_back(grad[i], layer.normalized[i], mean, mean_product, factor)
+        _standardize_back(grad[i], normalized[i], mean, mean_product, factor)
         _add(by_bias, grad[i], _ONE)
 
 
 @compiled
-def encode(units, heads, noise, least):
-    """Posterior of the cells, and a draw from it. ``least`` is added to the variances."""
+def encode(units, mean_weight, mean_bias, log_weight, log_bias, noise, least):
+    """Posterior of the cells, a draw from it, and its KL term. ``least`` is added to the variances."""
     n, n_latent = noise.shape
     mean, variance, z = np.empty_like(noise), np.empty_like(noise), np.empty_like(noise)
     kl = np.empty(n, np.float32)
     for i in range(n):
         total = _ZERO
         for k in range(n_latent):
-            m = _dot(units[i], heads.mean_weight[k]) + heads.mean_bias[k]
-            v = np.exp(_dot(units[i], heads.log_weight[k]) + heads.log_bias[k]) + least
+            m = _dot(units[i], mean_weight[k]) + mean_bias[k]
+            v = np.exp(_dot(units[i], log_weight[k]) + log_bias[k]) + least
             mean[i, k], variance[i, k], z[i, k] = m, v, m + np.sqrt(v) * noise[i, k]
             total += v + m * m - _ONE - np.log(v)
         kl[i] = _HALF * total
-    return Latent(mean, variance, noise, z, kl)
+    return mean, variance, z, kl
 
 
 @compiled
-def encode_back(by_z, latent, units, heads, by_heads, alpha, least):
-    """Gradient by the units, from that by z; alpha weighs the KL term. ``by_heads`` is filled."""
+def encode_back(
+    by_z,
+    mean,
+    variance,
+    noise,
+    units,
+    mean_weight,
+    log_weight,
+    by_mean_weight,
+    by_mean_bias,
+    by_log_weight,
+    by_log_bias,
+    alpha,
+    least,
+):
+    """Gradient by the units, from that by z; alpha weighs the KL term. Those by the layers are filled."""
     n, n_latent = by_z.shape
     by_units = np.zeros_like(units)
-    by_heads.mean_weight[:], by_heads.log_weight[:] = _ZERO, _ZERO
-    by_heads.mean_bias[:], by_heads.log_bias[:] = _ZERO, _ZERO
+    by_mean_weight[:], by_log_weight[:] = _ZERO, _ZERO
+    by_mean_bias[:], by_log_bias[:] = _ZERO, _ZERO
     weight = alpha / _f(n)
     for i in range(n):
         for k in range(n_latent):
-            v = latent.variance[i, k]
-            by_mean = by_z[i, k] + weight * latent.mean[i, k]
-            by_variance = by_z[i, k] * latent.noise[i, k] / np.sqrt(v) + weight * (_ONE - _ONE / v)
+            v = variance[i, k]
+            by_mean = by_z[i, k] + weight * mean[i, k]
+            by_variance = by_z[i, k] * noise[i, k] / np.sqrt(v) + weight * (_ONE - _ONE / v)
             by_log = _HALF * by_variance * (v - least)
-            by_heads.mean_bias[k] += by_mean
-            by_heads.log_bias[k] += by_log
-            _add(by_heads.mean_weight[k], units[i], by_mean)
-            _add(by_heads.log_weight[k], units[i], by_log)
-            _add(by_units[i], heads.mean_weight[k], by_mean)
-            _add(by_units[i], heads.log_weight[k], by_log)
+            by_mean_bias[k] += by_mean
+            by_log_bias[k] += by_log
+            _add(by_mean_weight[k], units[i], by_mean)
+            _add(by_log_weight[k], units[i], by_log)
+            _add(by_units[i], mean_weight[k], by_mean)
+            _add(by_units[i], log_weight[k], by_log)
     return by_units
 
 
@@ -286,38 +302,89 @@ def classify(z, weight, bias, labels, class_weights, scales, beta, robustness, b
 
 
 @compiled
+def shift(units, bias):
+    """Add the bias to each row, in place."""
+    for i in range(len(units)):
+        _add(units[i], bias, _ONE)
+
+
+@compiled
 def drop(units, kept):
     """Multiply units by ``kept``, in place; an empty ``kept`` keeps all."""
     for i in range(len(kept)):
         _multiply(units[i], kept[i])
 
 
-@compiled
-def forward(first, kept, noise, others, layers, momentum, eps, least):
+def forward(
+    first: np.ndarray,
+    kept: np.ndarray,
+    noise: np.ndarray,
+    others: np.ndarray,
+    layers: Layers,
+    momentum: np.float32,
+    eps: np.float32,
+    least: np.float32,
+) -> tuple[Activated, Latent, Activated]:
     """Both hidden layers and the latent space, from the products of the first layer, which are overwritten."""
-    for i in range(len(first)):
-        _add(first[i], layers.encoder_bias, _ONE)
-    encoder = activate(first, layers.encoder, momentum, eps)
+    shift(first, layers.encoder_bias)
+    encoder = Activated(first, *activate(first, *layers.encoder, momentum, eps))
     drop(encoder.units, kept)
-    latent = encode(encoder.units, layers.heads, noise, least)
-    hidden = decode(latent.z, others, layers.decoder_weight, layers.decoder_bias)
-    return encoder, latent, activate(hidden, layers.decoder, momentum, eps)
+    mean, variance, z, kl = encode(encoder.units, *layers.heads, noise, least)
+    hidden = decode(z, others, layers.decoder_weight, layers.decoder_bias)
+    decoder = Activated(hidden, *activate(hidden, *layers.decoder, momentum, eps))
+    return encoder, Latent(mean, variance, noise, z, kl), decoder
 
 
-@compiled
 def backward(
-    by_hidden, by_z, kept, others, encoder, latent, decoder, layers, by_layers, alpha, least
-):
+    by_hidden: np.ndarray,
+    by_z: np.ndarray,
+    kept: np.ndarray,
+    others: np.ndarray,
+    encoder: Activated,
+    latent: Latent,
+    decoder: Activated,
+    layers: Layers,
+    by_layers: Layers,
+    alpha: np.float32,
+    least: np.float32,
+) -> np.ndarray:
     """Gradient by the products of the first layer; those by the layers are filled.
 
     ``by_hidden`` and ``by_z`` are the gradients by the last hidden units and, of the classifier alone, by z. They
     are overwritten.
     """
-    activate_back(by_hidden, decoder, layers.decoder, by_layers.decoder, by_layers.decoder_bias)
+    of_norm, heads, by_heads = by_layers.decoder, layers.heads, by_layers.heads
+    activate_back(
+        by_hidden,
+        *decoder,
+        layers.decoder.weight,
+        of_norm.weight,
+        of_norm.bias,
+        by_layers.decoder_bias,
+    )
     decode_back(by_hidden, latent.z, others, layers.decoder_weight, by_layers.decoder_weight, by_z)
-    by_units = encode_back(by_z, latent, encoder.units, layers.heads, by_layers.heads, alpha, least)
+    by_units = encode_back(
+        by_z,
+        latent.mean,
+        latent.variance,
+        latent.noise,
+        encoder.units,
+        heads.mean_weight,
+        heads.log_weight,
+        *by_heads,
+        alpha,
+        least,
+    )
     drop(by_units, kept)
-    activate_back(by_units, encoder, layers.encoder, by_layers.encoder, by_layers.encoder_bias)
+    of_norm = by_layers.encoder
+    activate_back(
+        by_units,
+        *encoder,
+        layers.encoder.weight,
+        of_norm.weight,
+        of_norm.bias,
+        by_layers.encoder_bias,
+    )
     return by_units
 
 

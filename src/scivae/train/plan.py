@@ -11,7 +11,6 @@ from lightning.pytorch.plugins import MixedPrecision
 from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
-from torch import nn
 
 from ..module import CIVAEModule, NotADistributionError
 from ..nb.counts import DenseCounts, SparseCounts
@@ -151,12 +150,9 @@ class CIVAETrainingPlan(TrainingPlan):
         """Running means and variances of each process are of its own cells; all keep the average."""
         if self.trainer.world_size == 1:
             return
-        for layer in self.module.modules():
-            if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                continue
-            for running in (layer.running_mean, layer.running_var):
-                if running is not None:
-                    running.copy_(self.trainer.strategy.reduce(running, reduce_op="mean"))
+        for name, values in self.module.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                values.copy_(self.trainer.strategy.reduce(values, reduce_op="mean"))
 
     def on_fit_end(self) -> None:
         """Release the memory of recorded steps."""

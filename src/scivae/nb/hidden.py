@@ -353,15 +353,9 @@ def backward(
     ``by_hidden`` and ``by_z`` are the gradients by the last hidden units and, of the classifier alone, by z. They
     are overwritten.
     """
-    of_norm, heads, by_heads = by_layers.decoder, layers.heads, by_layers.heads
-    activate_back(
-        by_hidden,
-        *decoder,
-        layers.decoder.weight,
-        of_norm.weight,
-        of_norm.bias,
-        by_layers.decoder_bias,
-    )
+    heads, by_heads = layers.heads, by_layers.heads
+    by_norm, by_bias = by_layers.decoder[:2], by_layers.decoder_bias
+    activate_back(by_hidden, *decoder, layers.decoder.weight, *by_norm, by_bias)
     decode_back(by_hidden, latent.z, others, layers.decoder_weight, by_layers.decoder_weight, by_z)
     by_units = encode_back(
         by_z,
@@ -376,15 +370,8 @@ def backward(
         least,
     )
     drop(by_units, kept)
-    of_norm = by_layers.encoder
-    activate_back(
-        by_units,
-        *encoder,
-        layers.encoder.weight,
-        of_norm.weight,
-        of_norm.bias,
-        by_layers.encoder_bias,
-    )
+    by_norm, by_bias = by_layers.encoder[:2], by_layers.encoder_bias
+    activate_back(by_units, *encoder, layers.encoder.weight, *by_norm, by_bias)
     return by_units
 
 

@@ -1,4 +1,4 @@
-"""All of a training step but the products over genes: hidden layers, latent space, classifier, optimizer.
+"""All of a training step but the products over genes: hidden layers, latent space, classifier.
 
 For networks with one hidden layer in the encoder and one in the decoder, each with batch normalization and
 ReLU. The loops give the results of torch's operations and of their gradients. They are compiled as those of
@@ -375,40 +375,6 @@ def backward(
     return by_units
 
 
-@vectorized
-def _adam(weight, grad, mean, square, slow, beta, decay, keep, rate, root, eps):
-    for j in range(len(weight)):
-        slope = grad[j] + decay * weight[j]
-        mean[j] += slow * (slope - mean[j])
-        square[j] = beta * square[j] + (_ONE - beta) * (slope * slope)
-        weight[j] = keep * weight[j] - rate * mean[j] / (np.sqrt(square[j]) / root + eps)
-
-
-@compiled
-def adam(weights, grads, means, squares, step, rate, betas, decay, decoupled, eps):
-    """One step of Adam, or with ``decoupled`` weight decay of AdamW, in place.
-
-    Each of the first four is a tuple of arrays ``(size,)``; ``step`` counts from one.
-    """
-    keep = _f(1 - rate * decay) if decoupled else _ONE
-    added = _ZERO if decoupled else _f(decay)
-    size, root = _f(rate / (1 - betas[0] ** step)), _f(math.sqrt(1 - betas[1] ** step))
-    for i in range(len(weights)):
-        _adam(
-            weights[i],
-            grads[i],
-            means[i],
-            squares[i],
-            _f(1 - betas[0]),
-            _f(betas[1]),
-            added,
-            keep,
-            size,
-            root,
-            _f(eps),
-        )
-
-
 @functools.cache
 def load() -> None:
     """Load, or compile, the innermost loops before those that call them, as :func:`.kernels.load` does."""
@@ -422,4 +388,3 @@ def load() -> None:
     _relu(row, row, row, out)
     _relu_back(out, row)
     _standardize_back(out, row, row, row, row)
-    _adam(out, row, row.copy(), row.copy(), one, one, one, one, one, one, one)

@@ -18,7 +18,7 @@ from torch import nn
 
 from .._scvi import count_step, is_watched
 from ..module import LEAST_ROBUSTNESS, CIVAEModule, covariate_inputs
-from ..nb import hidden
+from ..nb import adam, hidden
 from ..nb.compiled import Last, score_all
 from ..nb.counts import SparseCounts
 from .device import why_seen
@@ -137,6 +137,7 @@ class CompiledStep:
     def take_all(self, minibatches: Iterator[Prepared]) -> list[Terms]:
         """Take a step on each minibatch. A loss is that of the weights before its step."""
         hidden.load()
+        adam.load()
         products = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         found: list[Terms] = []
         start, before = 0, int(self.counts[0])
@@ -250,7 +251,7 @@ class CompiledStep:
     def _update(self, step: int) -> None:
         """The given step of Adam, with the gradients in ``grads``."""
         group = self.optimizer.param_groups[0]
-        hidden.adam(
+        adam.adam(
             self.flat,
             tuple(map(_flat, self.grads)),
             *self.moments,

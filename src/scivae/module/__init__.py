@@ -9,6 +9,7 @@ from ._civae import (
     NotADistributionError,
     check_finite,
     covariate_inputs,
+    mixed_precision,
 )
 from ._coding import (
     Covariates,
@@ -55,6 +56,7 @@ __all__ = [
     "interpolate_covariates",
     "likelihood",
     "mask",
+    "mixed_precision",
     "normalized_means",
     "sample_blocks",
     "thin",

@@ -27,6 +27,11 @@ MOST_GROUPS = 8
 LEAST_ROBUSTNESS = 1e-3
 
 
+def mixed_precision(device: str) -> torch.dtype | None:
+    """Type of matrix products under mixed precision on this type of device; ``None`` without it."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
 def check_finite(x: torch.Tensor | np.ndarray) -> None:
     """Raise if a minibatch or matrix contains NaN or infinity."""
     finite = np.isfinite(x) if isinstance(x, np.ndarray) else x.isfinite()
@@ -392,7 +397,7 @@ class CIVAEModule(VAE):
         else:
             cross_entropy = F.cross_entropy(logits_of_cells, y, reduction="none")
         penalty = cross_entropy * self.class_weights.index_select(0, y) * labeled
-        beta = self.discriminator_weight * (kl_weight if self.warm_up_discriminator else 1.0)
+        beta = self.discriminator_weight_at(kl_weight)
         return LossOutput(
             loss=loss + beta * penalty.mean(),
             classification_loss=penalty.sum() / labeled.sum().clamp(min=1),
@@ -400,6 +405,10 @@ class CIVAEModule(VAE):
             true_labels=true,
             **terms,
         )
+
+    def discriminator_weight_at(self, kl_weight: torch.Tensor | float) -> torch.Tensor | float:
+        """Beta at a fraction of the warm-up, which it follows unless ``warm_up_discriminator`` is false."""
+        return self.discriminator_weight * (kl_weight if self.warm_up_discriminator else 1.0)
 
     @property
     def supports_fused_nb(self) -> bool:
@@ -493,7 +502,7 @@ class CIVAEModule(VAE):
         device = cells.counts.device.type
         # Under mixed precision, matrix products over all genes, which are most of the work, are in half
         # precision (except the first layer on a CPU, which is sparse). The others are too small to gain from it.
-        products = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        products = mixed_precision(device)
         with torch.autocast(device, enabled=False):
             mean, variance = self.encode_counts(cells, tensors, products)
             if mean.is_cpu and not mean.isfinite().all():  # on a GPU, the loss is checked later

@@ -17,7 +17,7 @@ from scvi import REGISTRY_KEYS
 from torch import nn
 
 from .._scvi import count_step, is_watched
-from ..module import LEAST_ROBUSTNESS, CIVAEModule, covariate_inputs
+from ..module import LEAST_ROBUSTNESS, CIVAEModule, covariate_inputs, mixed_precision
 from ..nb import adam, hidden
 from ..nb.compiled import Last, score_all
 from ..nb.counts import SparseCounts
@@ -138,7 +138,7 @@ class CompiledStep:
         """Take a step on each minibatch. A loss is that of the weights before its step."""
         hidden.load()
         adam.load()
-        products = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        products = mixed_precision("cpu")
         found: list[Terms] = []
         start, before = 0, int(self.counts[0])
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
@@ -176,8 +176,7 @@ class CompiledStep:
         norm, least = self.norms[0], np.float32(module.z_encoder.var_eps)
         kl_weight = float(self.plan.loss_kwargs["kl_weight"])
         alpha = np.float32(kl_weight * module.kl_weight)
-        warm_up = kl_weight if module.warm_up_discriminator else 1.0
-        beta = np.float32(module.discriminator_weight * warm_up)
+        beta = np.float32(module.discriminator_weight_at(kl_weight))
         q = module.label_robustness
         first = rows.times(cells.values, values.first.t()).numpy()
         encoder, latent, decoder = hidden.forward(

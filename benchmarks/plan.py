@@ -177,8 +177,8 @@ def measured() -> dict[str, float]:
     if path.exists():  # per process, of two
         rows = pd.read_csv(path)
         rows = rows[rows["what"] == "training"]
-        speed = rows.groupby("processes × threads")["cells a second"].median()
-        out["gain of two processes"] = float(speed["2 × 1"] / speed["1 × 1"])
+        speed = rows.pivot(index="round", columns="processes × threads", values="cells a second")
+        out["gain of two processes"] = float((speed["2 × 1"] / speed["1 × 1"]).median())
     return out
 
 
@@ -233,12 +233,12 @@ def section(args) -> str:
     most /= bytes_of_training(file, args.epochs, 0.1)
     gain = speed.get("gain of two processes")
     known = (
-        "How much of the gain of several processes is left was not measured yet (`benchmarks/processes.py`); "
-        "the table assumes all of it, so its training times are lower bounds."
+        ""
         if gain is None
-        else f"On one machine, two processes train {gain:.2f} times as fast as one; the table assumes "
-        "2, so its training times are lower bounds."
+        else f"On one machine of two cores, two processes train {gain:.2f} times as fast as one, which keeps both cores "
+        "busy. "
     )
+    known += "A gain of more machines was not measured, so training times are lower bounds."
     return f"""{BEGIN}
 
 ## A plan for {args.cells:,} cells

@@ -190,6 +190,32 @@ class TestModerated:
         np.testing.assert_allclose(with_donors.p_value, alone.p_value)
         np.testing.assert_allclose(differences, donors.differences_of_donors(y, design))
 
+    @pytest.mark.parametrize("kind", ["paired", "unpaired"])
+    def test_permuted_labels_are_tested_as_in_a_fit_of_their_own(self, kind):
+        rng = np.random.default_rng(9)
+        y, sampling = rng.normal(size=(16, 60)), rng.gamma(1.0, size=(16, 60))
+        donor = np.tile(np.arange(8), 2) if kind == "paired" else np.arange(16)
+        design = donors.donor_design(donor, np.repeat([False, True], 8))
+        tests = moderated.LastCoefficient(y, design.matrix[:, :-1], sampling=sampling)
+        for target in (design.target, np.roll(design.target, 3)):
+            matrix = design._replace(target=target).matrix
+            inverse = np.linalg.inv(matrix.T @ matrix)
+            left = y - matrix @ inverse @ matrix.T @ y
+            found = tests.test(target)
+            np.testing.assert_allclose(found.estimate, (inverse @ matrix.T @ y)[-1])
+            df = 16 - matrix.shape[1]
+            mean, variance = y.mean(axis=0), (left**2).sum(axis=0) / df
+            prior = moderated.variance_prior(variance, df, mean)
+            shrunk = (prior.df * prior.variance + df * variance) / (prior.df + df)
+            # variance by sampling: of the contrast, and of the residuals
+            hat = matrix @ inverse @ matrix.T
+            weight = (matrix @ inverse[-1]) ** 2
+            of_contrast = weight @ sampling / weight.sum()
+            pooled = (1 - np.diag(hat)) @ sampling / (1 - np.diag(hat)).sum()
+            shrunk = np.maximum(shrunk + np.maximum(of_contrast - pooled, 0), of_contrast)
+            se = np.sqrt(shrunk * inverse[-1, -1])
+            np.testing.assert_allclose(found.t, found.estimate / se)
+
     def test_p_values_are_uniform_where_the_model_holds(self):
         rng = np.random.default_rng(7)
         variance = 0.5 * 4 / rng.chisquare(4, 20_000)

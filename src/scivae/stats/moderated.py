@@ -211,59 +211,90 @@ def moderated_test(
     >>> int(test.p_value.argmin())
     0
     """
-    from scipy import stats
-
     n, n_coefficients = design.shape
-    df = n - n_coefficients
     if np.linalg.matrix_rank(design) < n_coefficients:
         raise ValueError(
             f"design must be of full rank, got rank {np.linalg.matrix_rank(design)} with "
             f"{n_coefficients} columns; drop columns that are combinations of others."
         )
-    if df < 1:
+    if n <= n_coefficients:
         raise ValueError(
             f"design must have fewer columns than samples, got {n_coefficients} columns for {n} "
             "samples; add samples or drop columns."
         )
-    if contrast is None:
-        contrast = np.eye(n_coefficients)[-1]
-    inverse = np.linalg.inv(design.T @ design)
-    coefficients = inverse @ design.T @ values  # (n_coefficients, n_genes)
-    residual = ((values - design @ coefficients) ** 2).sum(axis=0)
-    varies = np.ptp(values, axis=0) > 1e-12 * np.maximum(np.abs(values).max(axis=0), 1e-12)
-    estimate = np.where(varies, contrast @ coefficients, 0.0)
-    t, p_value, sd, whole = (np.full(values.shape[1], np.nan) for _ in range(4))
-    if not varies.any():
-        return ModeratedTest(estimate, t, np.nan, p_value, sd, VariancePrior(whole, np.nan))
-    variance = residual[varies] / df
-    prior = variance_prior(variance, df, values.mean(axis=0)[varies] if trend else None)
-    if np.isinf(prior.df):
-        shrunk = prior.variance
-    else:
-        shrunk = (prior.df * prior.variance + df * variance) / (prior.df + df)
-    if sampling is not None:
-        of_contrast, pooled = _sampling_variance(design, inverse, contrast, sampling[:, varies])
-        shrunk = np.maximum(shrunk + np.maximum(of_contrast - pooled, 0), of_contrast)
-    # The total degrees of freedom cannot exceed the residual degrees of freedom of all genes.
-    total = min(df + prior.df, df * int(varies.sum()))
-    sd[varies] = np.sqrt(np.maximum(shrunk, np.finfo(float).tiny))
-    t[varies] = estimate[varies] / (sd[varies] * np.sqrt(contrast @ inverse @ contrast))
-    p_value[varies] = 2 * stats.t.sf(np.abs(t[varies]), total)
-    whole[varies] = prior.variance
-    return ModeratedTest(estimate, t, float(total), p_value, sd, VariancePrior(whole, prior.df))
+    if contrast is not None:  # other coefficients, of which the contrast is the last one
+        left = np.arange(n_coefficients) != np.abs(contrast).argmax()
+        design = design @ np.linalg.inv(np.vstack([np.eye(n_coefficients)[left], contrast]))
+    others, last = design[:, :-1], design[:, -1]
+    return LastCoefficient(values, others, trend=trend, sampling=sampling).test(last)
 
 
-def _sampling_variance(
-    design: np.ndarray, inverse: np.ndarray, contrast: np.ndarray, sampling: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean known variance of the samples of a contrast, and mean known variance in the residuals.
+class LastCoefficient:
+    """Moderated tests of the last coefficient, for designs that differ in their last column.
 
-    Each has shape ``(n_genes,)``; samples are weighted by their effect on the contrast, or on the residuals.
+    What the other columns explain is taken out of the values once, and out of each last column (Frisch, Waugh
+    and Lovell), so that a test of permuted labels takes no time for the donors.
+
+    Parameters
+    ----------
+    values, trend, sampling
+        As for :func:`moderated_test`.
+    others
+        The other columns, shape ``(n_samples, n_coefficients - 1)``, of full rank.
     """
-    known = np.nan_to_num(sampling)
-    weight = (design @ inverse @ contrast) ** 2
-    residual = 1 - np.einsum("ij,jk,ik->i", design, inverse, design)
-    return weight @ known / weight.sum(), residual @ known / residual.sum()
+
+    def __init__(
+        self,
+        values: np.ndarray,
+        others: np.ndarray,
+        *,
+        trend: bool = True,
+        sampling: np.ndarray | None = None,
+    ):
+        self.varies = np.ptp(values, axis=0) > 1e-12 * np.maximum(np.abs(values).max(axis=0), 1e-12)
+        values = values[:, self.varies]
+        self.df = values.shape[0] - others.shape[1] - 1
+        self.mean = values.mean(axis=0) if trend else None
+        self.basis = np.linalg.qr(others)[0]
+        self.rest = self._without_others(values)
+        self.free = 1 - (self.basis**2).sum(axis=1)  # (n_samples,), share that the columns leave
+        self.known = None if sampling is None else np.nan_to_num(sampling[:, self.varies])
+
+    def _without_others(self, x: np.ndarray) -> np.ndarray:
+        return x - self.basis @ (self.basis.T @ x)
+
+    def test(self, column: np.ndarray) -> ModeratedTest:
+        """The test with this last column of the design, shape ``(n_samples,)``."""
+        from scipy import stats
+
+        n_genes = len(self.varies)
+        t, p_value, sd, whole = (np.full(n_genes, np.nan) for _ in range(4))
+        estimate = np.zeros(n_genes)
+        if not self.varies.any():
+            return ModeratedTest(estimate, t, np.nan, p_value, sd, VariancePrior(whole, np.nan))
+        own = self._without_others(column.astype(float))
+        scale = own @ own
+        effect = own @ self.rest / scale
+        variance = ((self.rest - own[:, None] * effect) ** 2).sum(axis=0) / self.df
+        prior = variance_prior(variance, self.df, self.mean)
+        if np.isinf(prior.df):
+            shrunk = prior.variance
+        else:
+            shrunk = (prior.df * prior.variance + self.df * variance) / (prior.df + self.df)
+        if self.known is not None:
+            # Mean known variance, weighted by the effect of a sample on the contrast, or on the residuals.
+            in_residual = self.free - own**2 / scale
+            of_contrast = own**2 @ self.known / scale
+            pooled = in_residual @ self.known / in_residual.sum()
+            shrunk = np.maximum(shrunk + np.maximum(of_contrast - pooled, 0), of_contrast)
+        # The total degrees of freedom cannot exceed the residual degrees of freedom of all genes.
+        total = min(self.df + prior.df, self.df * int(self.varies.sum()))
+        estimate[self.varies] = effect
+        sd[self.varies] = np.sqrt(np.maximum(shrunk, np.finfo(float).tiny))
+        t[self.varies] = effect / (sd[self.varies] / np.sqrt(scale))
+        p_value[self.varies] = 2 * stats.t.sf(np.abs(t[self.varies]), total)
+        whole[self.varies] = prior.variance
+        return ModeratedTest(estimate, t, float(total), p_value, sd, VariancePrior(whole, prior.df))
 
 
 def _natural_spline(x: np.ndarray, n_knots: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._progress import track
 from .donors import DonorDesign
-from .moderated import moderated_test
+from .moderated import LastCoefficient
 from .multiple import false_discovery_rate
 
 # With fewer possible assignments of cells to groups, no p-value can be below 0.001.
@@ -282,9 +282,9 @@ def permute_donors(
     if others is None:
         return None
     called = []
+    tests = LastCoefficient(values, design.matrix[:, :-1], sampling=sampling)
     for target in [design.target, *others]:
-        matrix = design._replace(target=target).matrix
-        p_value = moderated_test(values, matrix, sampling=sampling).p_value
+        p_value = tests.test(target).p_value
         called.append(int((false_discovery_rate(p_value) <= level).sum()))
     permuted = np.array(called[1:])
     p_value = (1 + (permuted >= called[0]).sum()) / (1 + len(permuted))

@@ -201,33 +201,34 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """A column for each axis: time above, memory below."""
+    """A row for each axis: time on the left, memory on the right."""
     from _figures import COLORS, panels
 
     axes_names = list(dict.fromkeys(table["axis"]))
     styles = (("ours", "-"), ("reference", "--"))
+    table = table.assign(**{"peak memory, GB": table["peak memory, MB"] / 1e3})
     with panels(path, len(axes_names), 2, 1.45 * len(axes_names) + 0.4, sharey="col") as (_, axes):
         for row, axis in enumerate(axes_names):
             part = table[table["axis"] == axis]
-            for ax, column in zip(axes[2 * row :], ("seconds", "peak memory, MB"), strict=False):
-                for (what, own), (color, line) in zip(
-                    part.groupby("what", sort=False), styles, strict=False
-                ):
-                    own = own.sort_values("size")
-                    ax.plot(
-                        own["size"],
-                        own[column],
-                        "o",
-                        ls=line,
-                        color=COLORS[color],
-                        ms=3.5,
-                        label=what,
-                    )
-                    if column != "seconds":
-                        break  # the peak is that of the process
-                ax.set(xscale="log", yscale="log", xlabel=f"number of {axis}", ylabel=column)
+            time, memory = axes[2 * row : 2 * row + 2]
+            for (what, own), (color, line) in zip(
+                part.groupby("what", sort=False), styles, strict=False
+            ):
+                own = own.sort_values("size")
+                style = {"marker": "o", "ms": 3.5, "ls": line, "color": COLORS[color]}
+                time.plot(own["size"], own["seconds"], label=what, **style)
+                if line == "-":  # the peak is that of the process
+                    memory.plot(own["size"], own["peak memory, GB"], **style)
+            time.set(yscale="log", ylabel="seconds")
+            memory.set(ylim=(0, None), ylabel="GB")
+            for ax in (time, memory):
+                ax.set(xscale="log", xlabel=f"number of {axis}")
                 ax.grid(alpha=0.3, which="major")
-            axes[2 * row].legend(frameon=False, fontsize=8)
+            if row == 0:
+                memory.set_title("peak memory", fontsize="medium")
+                time.set_title("time", fontsize="medium")
+            time.legend(frameon=False, fontsize=8, loc="best")
+        axes[0].set_ylim(top=2e4)
 
 
 def main(argv: list[str] | None = None) -> pd.DataFrame:

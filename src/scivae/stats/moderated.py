@@ -232,8 +232,8 @@ def moderated_test(
 class LastCoefficient:
     """Moderated tests of the last coefficient, for designs that differ in their last column.
 
-    What the other columns explain is taken out of the values once, and out of each last column (Frisch, Waugh
-    and Lovell), so that a test of permuted labels takes no time for the donors.
+    The values and each last column are taken without their parts in the space of the other columns (theorem of
+    Frisch, Waugh and Lovell). For values, this is done once, so that tests of permuted labels do not fit the donors.
 
     Parameters
     ----------

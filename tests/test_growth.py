@@ -21,7 +21,13 @@ from scivae.data.generated import distinct
 from scivae.geometry import LinearClasses, _crossings, segment_crossings
 from scivae.model._augmentation import HeldOut
 from scivae.model.codec import Codec
-from scivae.stats import SampleSums, fit_negative_binomial, measured_curves
+from scivae.stats import (
+    SampleSums,
+    donor_design,
+    fit_negative_binomial,
+    measured_curves,
+    permute_donors,
+)
 from scivae.train import calibration
 
 SLACK = 1.15  # of a ratio: what does not grow at all, and blocks that are not full
@@ -292,3 +298,25 @@ def test_pairs_are_linear_in_donors_and_cells():
     lines, memory = growth(pairs, 20, 80)
     assert lines < SLACK
     assert memory < SLACK
+
+
+def test_permuted_labels_factor_the_design_once(monkeypatch):
+    """A factorization takes the square of the donors, in one line; there are 200 permutations."""
+    calls = []
+
+    def counted(name, function):
+        def call(*args, **kwargs):
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("qr", "svd", "inv", "matrix_rank", "solve"):
+        monkeypatch.setattr(np.linalg, name, counted(name, getattr(np.linalg, name)))
+    n_donors = 30
+    design = donor_design(np.tile(range(n_donors), 2), np.repeat([False, True], n_donors))
+    values = np.random.default_rng(0).normal(size=(2 * n_donors, 50))
+    found = permute_donors(values, design)
+    assert found is not None
+    assert len(found.permuted) == 200
+    assert calls == ["qr"]

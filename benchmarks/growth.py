@@ -21,11 +21,10 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
-from multiprocessing import get_context
 from pathlib import Path
 
+import anndata
 import numpy as np
 import pandas as pd
 from _common import DOCS, markdown_table, peak, provenance
@@ -55,23 +54,6 @@ def made(n_cells: int, n_genes: int, n_classes: int = 8):
     )
 
 
-def write_made(path: Path, shape: tuple[int, ...]) -> None:
-    adata = made(*shape)
-    del adata.uns
-    adata.write_h5ad(path)
-
-
-def made_elsewhere(args, *shape: int):
-    """The same cells, made by another process, so that this one's peak memory does not count their making."""
-    import anndata
-
-    import_module("scivae.model")  # takes seconds, and is not timed
-    path = args.folder / "made.h5ad"
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other:
-        other.submit(write_made, path, shape).result()
-    return anndata.read_h5ad(path)
-
-
 def trained(adata, epochs: int = 1, **kwargs):
     import scivae
 
@@ -97,6 +79,22 @@ def write_cells(path: Path, n_cells: int, n_genes: int) -> None:
         write_elem(file, "obs", obs.set_axis([f"cell_{i}" for i in range(n_cells)]))
 
 
+def write(path: Path, axis: str, size: int, args) -> None:
+    """Write the cells of a size. They are made here, so that the peak memory of its process does not count it."""
+    shapes = {
+        "genes": (args.n_cells, size),
+        "classes": (args.n_cells, args.n_genes, size),
+        "paths": (2_000, min(200, args.n_genes)),
+        "donors": (2 * args.n_cells, min(500, args.n_genes)),
+    }
+    if axis == "cells":
+        write_cells(path, size, min(500, args.n_genes))
+        return
+    adata = made(*shapes[axis])
+    del adata.uns
+    adata.write_h5ad(path)
+
+
 def timed(call: Callable[[], object]) -> tuple[float, object]:
     start = time.perf_counter()
     found = call()
@@ -106,30 +104,29 @@ def timed(call: Callable[[], object]) -> tuple[float, object]:
 def of_cells(size: int, args) -> dict:
     from scivae.model import CIVAE, BlockDataModule
 
-    path = args.folder / f"cells_{size}.h5ad"
-    data = BlockDataModule(path, train_size=1.0)
+    data = BlockDataModule(args.cells, train_size=1.0)
     model = CIVAE(registry=data.registry, n_latent=10)
     options = {"accelerator": "cpu", "enable_progress_bar": False}
     epoch, _ = timed(lambda: model.train(datamodule=data, max_epochs=1, **options))
-    again = BlockDataModule(path, registry=model.registry_, check=False)
+    again = BlockDataModule(args.cells, registry=model.registry_, check=False)
     annotate, _ = timed(lambda: model.annotate(again))
     return {"an epoch": epoch, "annotate": annotate}
 
 
 def of_genes(size: int, args) -> dict:
-    adata = made_elsewhere(args, args.n_cells, size)
+    adata = anndata.read_h5ad(args.cells)
     return {"an epoch": timed(lambda: trained(adata, train_size=1.0))[0]}
 
 
 def of_classes(size: int, args) -> dict:
-    adata = made_elsewhere(args, args.n_cells, args.n_genes, size)
+    adata = anndata.read_h5ad(args.cells)
     return {"an epoch and calibration": timed(lambda: trained(adata))[0]}
 
 
 def of_paths(size: int, args) -> dict:
     import scivae
 
-    adata = made_elsewhere(args, 2_000, min(200, args.n_genes))
+    adata = anndata.read_h5ad(args.cells)
     model = trained(adata)
     rng = np.random.default_rng(0)
     early, late = (adata.obs_names[adata.obs["stage"] == s].to_numpy() for s in ("early", "late"))
@@ -141,7 +138,7 @@ def of_paths(size: int, args) -> dict:
 def of_donors(size: int, args) -> dict:
     import scivae
 
-    adata = made_elsewhere(args, 2 * args.n_cells, min(500, args.n_genes))
+    adata = anndata.read_h5ad(args.cells)
     adata.obs["donor"] = [f"donor_{i % size}" for i in range(adata.n_obs)]
     model = trained(adata)
     adata.obsm["X_z"] = model.get_latent_representation()
@@ -166,16 +163,14 @@ TASKS = {
 
 def measure(axis: str, size: int, args) -> list[dict]:
     """Rows of one size, measured in a process of its own."""
-    path = args.folder / f"cells_{size}.h5ad"
-    if axis == "cells" and not path.exists():
-        write_cells(path, size, min(500, args.n_genes))
-    words = [sys.executable, __file__, "--task", axis, "--size", size, "--folder", args.folder]
+    path = args.folder / "cells.h5ad"
+    write(path, axis, size, args)
+    words = [sys.executable, __file__, "--task", axis, "--size", size, "--cells", path]
     words += ["--n-cells", args.n_cells, "--n-genes", args.n_genes]
     done = subprocess.run(
         [str(word) for word in words], capture_output=True, encoding="utf-8", check=False
     )
-    if axis == "cells":
-        path.unlink()
+    path.unlink()
     if done.returncode:
         sys.exit(f"{axis} {size}: {done.stderr[-2000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
@@ -244,9 +239,11 @@ def main(argv: list[str] | None = None) -> pd.DataFrame:
     parser.add_argument("--n-genes", type=int, default=2_000)
     parser.add_argument("--task", choices=AXES, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--cells", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")
     if args.task:
+        import_module("scivae.model")  # takes seconds, and is not timed
         row = TASKS[args.task](args.size, args)
         print(json.dumps({**row, "memory": peak()}))
         return pd.DataFrame()

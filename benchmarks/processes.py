@@ -5,9 +5,7 @@
 
 Cells are in an h5ad file, 11 % of their values nonzero. "2 × 1" is two processes with one thread each, and so on. In
 training, they take the same steps: the minibatch of all processes together has 256 cells, so that one of two processes has 128.
-Gradients are averaged by gloo. "Step by step" is
-training without compiled loops. The first tenth of
-the steps is not timed. The other rows share their parts through a folder (`parts=`), and are timed as a whole, in the
+Gradients are averaged by gloo. "Step by step" is training without compiled loops. The first tenth of the steps is not timed. The other rows share their parts through a folder (`parts=`), and are timed as a whole, in the
 first process, from the moment at which all have imported everything until the result is written or returned. Ratios are
 taken within a round, to one process with one thread; medians (ranges) over rounds, in which the rows take turns.
 """

@@ -46,9 +46,7 @@ def main(path: str, devices: int, batch_size: int, batch_norm: str, engine: str,
         model.annotate(data, parts="parts")
     if model.trainer.is_global_zero:
         history = {k: v.to_numpy(float).ravel().tolist() for k, v in model.history.items()}
-        weights = {
-            k: v.double().square().sum().item() for k, v in model.module.state_dict().items()
-        }
+        weights = {k: v.double().ravel().tolist() for k, v in model.module.state_dict().items()}
         with open(out, "w") as file:
             json.dump({"history": history, "weights": weights, "engine": model.engine}, file)
 

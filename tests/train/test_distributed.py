@@ -75,7 +75,9 @@ def assert_same(found: dict, expected: dict) -> None:
     for name, values in expected["history"].items():
         np.testing.assert_allclose(found["history"][name], values, rtol=1e-5, err_msg=name)
     for name, value in expected["weights"].items():
-        np.testing.assert_allclose(found["weights"][name], value, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            found["weights"][name], value, rtol=1e-4, atol=1e-5, err_msg=name
+        )
 
 
 @pytest.mark.slow

@@ -96,12 +96,6 @@ def _dot(row, other):
 
 
 @vectorized
-def _multiply(row, other):
-    for j in range(len(row)):
-        row[j] *= other[j]
-
-
-@vectorized
 def _standardize(row, center, inverse):
     for j in range(len(row)):
         row[j] = (row[j] - center[j]) * inverse[j]
@@ -301,18 +295,10 @@ def classify(z, weight, bias, labels, class_weights, scales, beta, robustness, b
     return logits, penalty, by_z, n_labeled
 
 
-@compiled
-def shift(units, bias):
-    """Add the bias to each row, in place."""
-    for i in range(len(units)):
-        _add(units[i], bias, _ONE)
-
-
-@compiled
-def drop(units, kept):
+def _drop(units: np.ndarray, kept: np.ndarray) -> None:
     """Multiply units by ``kept``, in place; an empty ``kept`` keeps all."""
-    for i in range(len(kept)):
-        _multiply(units[i], kept[i])
+    if len(kept):
+        units *= kept
 
 
 def forward(
@@ -326,9 +312,9 @@ def forward(
     least: np.float32,
 ) -> tuple[Activated, Latent, Activated]:
     """Both hidden layers and the latent space, from the products of the first layer, which are overwritten."""
-    shift(first, layers.encoder_bias)
+    first += layers.encoder_bias
     encoder = Activated(first, *activate(first, *layers.encoder, momentum, eps))
-    drop(encoder.units, kept)
+    _drop(encoder.units, kept)
     mean, variance, z, kl = encode(encoder.units, *layers.heads, noise, least)
     hidden = decode(z, others, layers.decoder_weight, layers.decoder_bias)
     decoder = Activated(hidden, *activate(hidden, *layers.decoder, momentum, eps))
@@ -369,7 +355,7 @@ def backward(
         alpha,
         least,
     )
-    drop(by_units, kept)
+    _drop(by_units, kept)
     by_norm, by_bias = by_layers.encoder[:2], by_layers.encoder_bias
     activate_back(by_units, *encoder, layers.encoder.weight, *by_norm, by_bias)
     return by_units
@@ -383,7 +369,6 @@ def load() -> None:
     _add_product(out, row, row)
     _add_square(out, row, row)
     _dot(row, row)
-    _multiply(out, row)
     _standardize(out, row, row)
     _relu(row, row, row, out)
     _relu_back(out, row)

@@ -162,16 +162,25 @@ class Stack:
     images
         Values in 0 to 255, ``(n, pixels)``, on the device.
     compiled
-        Whether the step is compiled, which takes a minute and pays on a GPU.
+        Whether the step is compiled, which takes a minute.
+    bfloat16
+        Whether matrices are multiplied in bfloat16. Weights, normalization and losses stay in single
+        precision.
     """
 
-    def __init__(self, tasks: list[Task], images: torch.Tensor, compiled: bool = False):
+    def __init__(
+        self,
+        tasks: list[Task],
+        images: torch.Tensor,
+        compiled: bool = False,
+        bfloat16: bool = False,
+    ):
         device = images.device
         recipe = tasks[0].recipe
         if any(task.recipe.shape != recipe.shape for task in tasks):
             raise ValueError("networks that are trained together must have the same shape.")
         self.tasks, self.images, self.recipe = tasks, images, recipe
-        self.device, self.k = device, len(tasks)
+        self.device, self.k, self.bfloat16 = device, len(tasks), bfloat16
         self.names = _names(tasks[0].module, recipe)
         self.n_classes = max(task.module.n_classes for task in tasks)
         states = [self._padded(task.module) for task in tasks]
@@ -257,8 +266,12 @@ class Stack:
         """
         recipe, moments = self.recipe, []
 
+        def linear(h, name):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+                return torch.baddbmm(w[f"{name}.bias"][:, None], h, w[f"{name}.weight"]).float()
+
         def layer(h, name, i, keep, drops):
-            h = torch.baddbmm(w[f"{name}.0.bias"][:, None], h, w[f"{name}.0.weight"])
+            h = linear(h, f"{name}.0")
             if running is None:
                 variance, mean = torch.var_mean(h, 1, keepdim=True, correction=0)
                 n = h.shape[1]
@@ -271,9 +284,6 @@ class Stack:
                 keep = 1 - (1 - keep) * self.unsettled
                 h = h * (torch.rand_like(h) < keep) / keep
             return h
-
-        def linear(h, name):
-            return torch.baddbmm(w[f"{name}.bias"][:, None], h, w[f"{name}.weight"])
 
         h = x
         if self.thins and running is None:
@@ -415,6 +425,7 @@ class Stack:
                     "checks": torch.tensor([[epoch, *found[i]] for epoch, found in self.checks]),
                     "seconds": self.seconds,
                     "together": self.k,
+                    "bfloat16": self.bfloat16,
                     "device": device_name(self.device),
                 },
                 folder / f"{task.name}.pt",

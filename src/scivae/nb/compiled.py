@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from .counts import SparseCounts
 from .distributions import EPS
 from .kernels import TABLED, fill_tables, load, score
+from .products import add_product, times
 from .workers import in_threads
 
 # Number of logits that are processed between two matrix products: one megabyte.
@@ -85,24 +86,6 @@ def gamma_tables(
     )
 
 
-def times(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """``a @ b + bias`` in the precision of ``a``; the product is calculated in the precision of ``b``."""
-    if a.dtype == b.dtype:
-        return a @ b if bias is None else torch.addmm(bias, a, b)
-    product = (a.to(b.dtype) @ b).to(a.dtype)
-    return product if bias is None else product.add_(bias)
-
-
-def _add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor, first: bool) -> None:
-    """``total += a @ b``, or ``=`` if it is the first; the product is in the precision of ``a`` and ``b``."""
-    if a.dtype == total.dtype:
-        total.addmm_(a, b, beta=0 if first else 1)
-    elif first:
-        total.copy_(a @ b)
-    else:
-        total += a @ b
-
-
 def _part(
     hidden: torch.Tensor,
     rows: SparseCounts,
@@ -117,7 +100,7 @@ def _part(
     inverse = (theta + EPS).reciprocal()
     log_prob, by_bias = theta.new_zeros(n_obs), theta.new_zeros(n_vars)
     by_theta = theta.new_zeros(theta.shape)
-    by_weight, by_hidden = theta.new_empty(weight.shape), torch.empty_like(hidden)
+    by_weight, by_hidden = None, torch.empty_like(hidden)
     size = min(n_obs, max(CHUNK_VALUES // n_vars, FEWEST_CELLS))
     starts, libraries = rows.bounds.numpy(), rows.totals.numpy()[:, 0]
     group_of = groups.numpy()
@@ -150,9 +133,9 @@ def _part(
         )
         if keep:
             gradient = logits.to(weight.dtype)  # ``score`` has replaced the logits
-            _add_product(by_weight, gradient.t(), hidden[part].to(weight.dtype), first == 0)
-            by_hidden[part] = gradient @ weight
-    if not keep:
+            by_weight = add_product(by_weight, gradient.t(), hidden[part].to(weight.dtype))
+            by_hidden[part] = times(gradient, weight)
+    if by_weight is None:  # without ``keep``
         return log_prob, None
     in_groups = by_cell.sum()[None]
     if len(theta) > 1:

@@ -14,10 +14,11 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .compiled import CompiledLoss, times
+from .compiled import CompiledLoss
 from .counts import DenseCounts, SparseCounts
 from .distributions import EPS
 from .on_gpu import TritonLoss, usable
+from .products import times
 
 
 def score(

@@ -28,7 +28,9 @@ CLASSES = "class"
 UNLABELED = "not labeled"
 
 PAPER = Recipe(beta=500.0, alpha=0.1, dropout=0.05, lr=2e-3, epochs=1000)
-BETTER = replace(PAPER, distorted=True)
+BETTER = replace(
+    PAPER, n_hidden=512, dropout=0.0, distorted=True, settle=0.1, lr_decay=0.7, epochs=200
+)
 
 
 def with_vae(name: str, recipe: Recipe) -> dict[str, Recipe]:
@@ -88,6 +90,23 @@ CHOICES = {
         "settle": 0.05,
         "dropout": 0.0,
         "alpha": 0.1,
+    },
+    **{
+        f"512 units, images distorted but in the last tenth, no dropout, {name}": {
+            "n_hidden": 512,
+            "distorted": True,
+            "settle": 0.1,
+            "lr": 2e-3,
+            "lr_decay": 0.7,
+            "dropout": 0.0,
+            "alpha": alpha,
+            "beta": beta,
+        }
+        for name, alpha, beta in (
+            ("α = 0.03, β = 150", 0.03, 150.0),
+            ("α = 0.03, β = 300", 0.03, 300.0),
+            ("α = 0.1, β = 150", 0.1, 150.0),
+        )
     },
 }
 
@@ -217,6 +236,7 @@ class Networks:
         half: bool = False,
         limit: float = np.inf,
         together: int = 10,
+        bfloat16: bool = False,
     ) -> bool:
         """Train what is not there; whether all is there in the end.
 
@@ -234,6 +254,8 @@ class Networks:
             Seconds after which training stops, to go on another time.
         together
             Most networks that are trained at once.
+        bfloat16
+            Whether matrices are multiplied in bfloat16, which some processors do several times as fast.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         device = torch.device("cuda" if accelerator == "gpu" else "cpu")
@@ -257,7 +279,8 @@ class Networks:
         for group in alike.values():
             for i in range(0, len(group), together):
                 tasks = [self.task(name, seed) for name, seed in group[i : i + together]]
-                stack = Stack(tasks, pixels, compiled=len(pixels) > 10_000)
+                compiled = len(pixels) > 10_000
+                stack = Stack(tasks, pixels, compiled=compiled, bfloat16=bfloat16)
                 if not train_together(stack, self.folder, limit=stop - time.perf_counter()):
                     return False
                 stack.save(self.folder, half)

@@ -21,7 +21,7 @@ from _mnist_networks import KEY, PAPER_NETWORKS
 from matplotlib import pyplot as plt
 from mnist_paper import Trained, prepare
 
-MODELS = {"VAE": "VAE, as in the paper", "CI-VAE": "CI-VAE, as in the paper"}
+MODELS = {"VAE": "VAE, images distorted", "CI-VAE": "CI-VAE, images distorted"}
 LINES = {"VAE": "#D55E00", "CI-VAE": "#0072B2"}
 DIGITS = plt.get_cmap("tab10").colors
 SHOWN = 3000  # points of a map
@@ -195,6 +195,7 @@ def main(argv: list[str] | None = None) -> None:
         accelerator="cpu",
         half=False,
         limit=np.inf,
+        bfloat16=False,
         together=2,
         methods=list(MODELS.values()),
     )

@@ -207,6 +207,29 @@ def test_networks_are_trained_as_the_package_trains(tmp_path):
         torch.testing.assert_close(stack.sums[i, 1], kl, atol=1e-5, rtol=1e-5)
 
 
+def test_products_in_bfloat16_change_losses_by_its_rounding_only(tmp_path):
+    import torch
+
+    networks, together = import_module("_mnist_networks"), import_module("_together")
+    made = networks.Networks({"CI-VAE": networks.PAPER}, tmp_path, quick=True)
+    images = torch.as_tensor((made.all.X * 255 / made.all.X.max()).round(), dtype=torch.uint8)
+    found = []
+    for bfloat16 in (False, True):
+        stack = together.Stack([made.task("CI-VAE", 0)], images, bfloat16=bfloat16)
+        stack.start_epoch()
+        x, codes = stack.minibatch(stack.order[0])
+        torch.manual_seed(0)
+        loss, terms, _ = stack.loss(stack.weights, x, codes, stack.share)
+        slopes = torch.autograd.grad(loss, stack.trained)
+        assert all(slope.dtype == torch.float32 for slope in slopes)
+        found.append((loss, terms, torch.cat([slope.ravel() for slope in slopes])))
+    (loss, terms, slopes), (rounded, rounded_terms, rounded_slopes) = found
+    assert loss != rounded
+    torch.testing.assert_close(rounded, loss, rtol=0.01, atol=0)
+    torch.testing.assert_close(rounded_terms, terms, rtol=0.02, atol=0.02)
+    assert torch.cosine_similarity(slopes, rounded_slopes, dim=0) > 0.99
+
+
 def build_without_dropout(module):
     """A copy of a network, to train."""
     import copy

@@ -16,7 +16,8 @@ def library(request, monkeypatch):
 
 
 def close(found, expected, n):
-    assert found.dtype == torch.float32 and found.shape == expected.shape
+    assert found.dtype == torch.float32
+    assert found.shape == expected.shape
     assert found.is_contiguous()
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=3e-7 * n)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 from scvi.data._constants import _MANAGER_UUID_KEY as MANAGER_UUID  # scvi-tools 1.4, 1.5
 from scvi.data._constants import _MODEL_NAME_KEY as MODEL_NAME  # scvi-tools 1.4, 1.5
 from scvi.data._constants import _SCVI_UUID_KEY as ADATA_UUID  # scvi-tools 1.4, 1.5
@@ -21,6 +22,10 @@ from scvi.data._constants import ADATA_MINIFY_TYPE  # scvi-tools 1.4, 1.5
 from scvi.data._utils import _get_adata_minify_type as get_minify_type  # scvi-tools 1.4, 1.5
 from scvi.model.base._constants import SAVE_KEYS  # scvi-tools 1.4, 1.5
 from scvi.module._constants import MODULE_KEYS  # scvi-tools 1.4, 1.5
+from torch.optim.optimizer import (  # torch 2.10 to 2.14
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,12 +124,20 @@ def count_step(optimizer: Any) -> None:
     optimizer._on_after_step()
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether a function is called with what a layer returns, or with the gradient of a weight. torch 2.10 to 2.13."""
-    return any(
-        m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
-        for m in module.modules()
-    ) or any(w._backward_hooks or w._post_accumulate_grad_hooks for w in module.parameters())
+def is_watched(module: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a function is called with what a layer returns, with the gradient of a weight, or at a step of the optimizer.
+
+    torch 2.10 to 2.14.
+    """
+    of_layers = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+    of_all = vars(torch.nn.modules.module)
+    return (
+        any(getattr(m, f"_{name}") for m in module.modules() for name in of_layers)
+        or any(of_all[f"_global_{name}"] for name in of_layers)
+        or any(w._backward_hooks or w._post_accumulate_grad_hooks for w in module.parameters())
+        or bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+        or bool(_global_optimizer_pre_hooks or _global_optimizer_post_hooks)
+    )
 
 
 def keep_genes(adata: AnnData, index: np.ndarray) -> None:

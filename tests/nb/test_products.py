@@ -42,6 +42,14 @@ def test_products_are_those_of_double_precision(shape, turned):
     assert total.data_ptr() == memory
 
 
+@pytest.mark.usefixtures("library")
+def test_a_bias_may_have_strides_and_there_may_be_nothing_to_add_up():
+    a, b = torch.zeros(4, 7), torch.randn(7, 9)
+    for bias in (torch.arange(18.0)[::2], torch.ones(1).expand(9)):
+        assert products.times(a, b, bias).equal(bias.expand(4, 9))
+    assert products.times(torch.ones(4, 0), torch.ones(0, 9)).equal(torch.zeros(4, 9))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.usefixtures("library")
 def test_a_product_in_another_precision_is_added_in_single(dtype):

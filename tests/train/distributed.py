@@ -11,14 +11,27 @@ import json
 import sys
 import warnings
 
+from lightning.pytorch import Callback
+
 from scivae.model import CIVAE, BlockDataModule
 from scivae.train import steps
+
+
+class Stop(Callback):
+    """Ends the training in its third epoch, in all processes."""
+
+    def on_train_epoch_start(self, trainer, plan):
+        if trainer.current_epoch == 2:
+            raise InterruptedError("stopped on purpose")
 
 
 def main(path: str, devices: int, batch_size: int, batch_norm: str, engine: str, out: str) -> None:
     if engine == "superbatch":
         steps.can_compile = lambda *args: False
-    data = BlockDataModule(path, batch_size=batch_size, block_size=7, pool_size=40, train_size=0.8)
+    unlabeled = {"unlabeled_category": "unknown"} if "few" in path else {}
+    data = BlockDataModule(
+        path, batch_size=batch_size, block_size=7, pool_size=40, train_size=0.8, **unlabeled
+    )
     model = CIVAE(
         registry=data.registry,
         n_latent=4,
@@ -40,6 +53,8 @@ def main(path: str, devices: int, batch_size: int, batch_norm: str, engine: str,
             **({"minibatch_size": None} if engine == "step by step" else {}),
         },
         enable_progress_bar=False,
+        checkpoint_dir="checkpoints" if devices > 1 else None,
+        callbacks=[Stop()] if "stop" in out else [],
         **spread,
     )
     if devices > 1:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from tests.conftest import make_adata
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from scivae.model import CIVAE
 from scivae.train import steps
@@ -144,9 +145,55 @@ class Watch(Callback):
     def on_after_backward(self, trainer, plan): ...
 
 
+class Other(torch.nn.Linear):
+    """A layer of the same shape, which could do something else."""
+
+
+def other_head(module):
+    head = module.z_encoder.mean_encoder
+    module.z_encoder.mean_encoder = Other(head.in_features, head.out_features)
+
+
+def tied_heads(module):
+    module.z_encoder.var_encoder.weight = module.z_encoder.mean_encoder.weight
+
+
+def no_bias(module):
+    module.z_encoder.encoder.fc_layers[0][0].bias = None
+
+
+def dropout_at_rest(module):
+    dropout = module.z_encoder.encoder.fc_layers[0][4]
+    dropout.train = lambda mode=True: dropout
+    dropout.training = False
+
+
+def weight_norm(module):
+    torch.nn.utils.parametrizations.weight_norm(module.decoder.px_scale_decoder[0])
+
+
+def adam_of(n=None, watched=False):
+    """Adam of the first weights, which may call something before each step."""
+
+    def create(weights):
+        optimizer = torch.optim.Adam(list(weights)[:n], lr=1e-3, eps=0.01)
+        if watched:
+            optimizer.register_step_pre_hook(lambda *args: None)
+        return optimizer
+
+    return {"optimizer": "Custom", "optimizer_creator": create}
+
+
 @pytest.mark.parametrize(
     "settings",
     [
+        {"watch": other_head},
+        {"watch": tied_heads},
+        {"watch": no_bias},
+        {"watch": dropout_at_rest},
+        {"watch": weight_norm},
+        {"plan_kwargs": adam_of(4)},
+        {"plan_kwargs": adam_of(watched=True)},
         {"module": {"n_layers": 2}},
         {"module": {"use_batch_norm": "none"}},
         {"module": {"use_layer_norm": "both"}},
@@ -163,6 +210,41 @@ class Watch(Callback):
 def test_others_are_left_to_autograd(settings):
     assert "compiled loops" not in engine_of(**settings)
     assert "compiled loops" in engine_of()
+    assert "compiled loops" in engine_of(plan_kwargs=adam_of())
+
+
+@pytest.mark.parametrize("register", ["module", "optimizer"])
+def test_what_is_called_for_all_layers_or_optimizers_is_called(register):
+    called = []
+    if register == "module":
+        watch = torch.nn.modules.module.register_module_forward_hook(lambda *a: called.append(1))
+    else:
+        watch = register_optimizer_step_post_hook(lambda *a: called.append(1))
+    try:
+        assert "compiled loops" not in engine_of()
+    finally:
+        watch.remove()
+    assert called
+
+
+@pytest.mark.parametrize("name", ["first", "last", "log_theta"])
+def test_a_weight_that_was_frozen_has_taken_fewer_steps(by_autograd, name):
+    class Thaw(Callback):
+        def on_train_epoch_start(self, trainer, plan):
+            weight = getattr(Values.of(plan.module), name)
+            weight.requires_grad_(trainer.current_epoch >= 1)
+
+    models = []
+    for plain in (False, True):
+        adata = make_adata()
+        CIVAE.setup_anndata(adata)
+        model = CIVAE(adata, n_latent=4, n_hidden=16)
+        with pytest.MonkeyPatch.context() as patch:
+            if plain:
+                patch.setattr(steps, "can_compile", lambda *args: False)
+            model.train(3, batch_size=32, enable_progress_bar=False, callbacks=[Thaw()])
+        models.append(model)
+    assert_equal(*models)
 
 
 def test_a_weight_that_is_not_finite_is_told(by_autograd):

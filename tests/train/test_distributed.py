@@ -50,19 +50,25 @@ def test_every_epoch_logs_a_step(n_train, batch_size, options, expected):
         assert steps_between_logs(options, indexing, None, batch_size) == expected
 
 
-def run(folder: Path, devices: int, batch_norm: str, engine: str) -> dict:
-    """Losses and weights of a training, in which 32 cells make a step."""
-    folder = folder / f"{devices} {batch_norm} {engine}"
-    folder.mkdir()
-    command = [sys.executable, SCRIPT, "../cells.h5ad", devices, 32 // devices, batch_norm, engine]
-    subprocess.run(
-        [str(word) for word in (*command, "out")],
+def start(folder: Path, devices: int, batch_norm: str, engine: str, cells: str, out: str):
+    """A training, in which 32 cells make a step, in processes of its own."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, SCRIPT, f"../{cells}", devices, 32 // devices, batch_norm, engine]
+    return subprocess.run(
+        [str(word) for word in (*command, out)],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
+        check="stop" not in out,
         timeout=600,
         capture_output=True,
+        text=True,
     )
+
+
+def run(folder: Path, devices: int, batch_norm: str, engine: str, cells: str = "cells.h5ad"):
+    """Losses and weights of a training."""
+    folder = folder / f"{devices} {batch_norm} {engine}"
+    start(folder, devices, batch_norm, engine, cells, "out")
     found = json.loads((folder / "out").read_text())
     assert ("compiled" in found["engine"]) == (engine == "compiled")
     assert ("step by step" in found["engine"]) == (engine == "step by step")
@@ -107,3 +113,27 @@ def test_batch_normalization_by_process_changes_little(tmp_path):
     losses = np.array([run["history"]["train_loss"] for run in (one, two)])
     assert (losses[0] != losses[1]).any()
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.03)
+
+
+@pytest.mark.slow
+def test_a_process_that_sees_no_label_waits_for_nobody(tmp_path):
+    adata = make_adata(n_cells=240)
+    adata.obs["cell_type"] = "unknown"
+    adata.obs.loc[adata.obs_names[[3, 100]], "cell_type"] = ["a", "b"]
+    adata.write_h5ad(tmp_path / "few.h5ad")
+    found = run(tmp_path, 2, "none", "superbatch", "few.h5ad")
+    for name in ("classification_loss", "accuracy"):  # no label is held out
+        assert np.isnan(found["history"].pop(f"{name}_validation")).all()
+    assert_same(found, run(tmp_path, 1, "none", "superbatch", "few.h5ad"))
+
+
+@pytest.mark.slow
+def test_several_processes_go_on_where_they_stopped(tmp_path):
+    make_adata(n_cells=240).write_h5ad(tmp_path / "cells.h5ad")
+    whole = run(tmp_path, 2, "both", "compiled")
+    parts = tmp_path / "parts"
+    stopped = start(parts, 2, "both", "compiled", "cells.h5ad", "stop")
+    assert stopped.returncode
+    assert "InterruptedError: stopped on purpose" in stopped.stderr
+    start(parts, 2, "both", "compiled", "cells.h5ad", "out")
+    assert_same(json.loads((parts / "out").read_text()), whole)

@@ -59,6 +59,25 @@ def test_continuous_values_can_be_lost_too(adata):
     assert np.abs(latent[0] - latent[2]).max() > 1e-3
 
 
+@pytest.mark.parametrize("likelihood", ["nb", "zinb"])  # compiled steps, and those of autograd
+def test_the_history_is_the_same_however_steps_are_taken(adata, likelihood):
+    """Terms of the classifier are means over labeled cells, of which a minibatch may have any number."""
+    adata.obs["cell_type"] = adata.obs["cell_type"].astype(str)
+    few = np.concatenate([np.arange(3), np.arange(30, adata.n_obs, 17)])
+    adata.obs.loc[np.setdiff1d(adata.obs_names, adata.obs_names[few]), "cell_type"] = "unknown"
+    histories = []
+    for plan in ({}, {"minibatch_size": None}):
+        CIVAE.setup_anndata(adata, unlabeled_category="unknown")
+        model = CIVAE(adata, likelihood=likelihood, sample_latent=False, dropout_rate=0.0)
+        model.train(3, batch_size=20, train_size=0.7, plan_kwargs={"thinning": 0.0, **plan})
+        histories.append(model.history)
+    found, expected = histories
+    for name, column in found.items():
+        np.testing.assert_allclose(
+            column.to_numpy(float), expected[name].to_numpy(float), rtol=1e-4, err_msg=name
+        )
+
+
 def test_mixed_precision_reads_the_weights_of_each_step(adata):
     """Autocast keeps what it has made of weights; several steps of the optimizer are within one of its blocks."""
     latent = []

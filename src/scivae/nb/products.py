@@ -37,8 +37,9 @@ def times(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) ->
     if a.dtype != b.dtype:
         product = (a.to(b.dtype) @ b).to(a.dtype)
         return product if bias is None else product.add_(bias)
-    if a.dtype == torch.float32 and a.device.type == "cpu" and uses_onednn():
-        return torch.ops.mkldnn._linear_pointwise(a, b.t(), bias, "none", [], "")
+    if a.dtype == torch.float32 and a.device.type == "cpu" and len(b) and uses_onednn():
+        in_a_row = None if bias is None else bias.contiguous()  # strides are not looked at
+        return torch.ops.mkldnn._linear_pointwise(a, b.t(), in_a_row, "none", [], "")
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
 

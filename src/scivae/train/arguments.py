@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from .._errors import got, near_matches, shown
 from .._validate.arguments import check_bool, check_choice, check_integer, check_number, check_type
+from .engines import n_devices
 
 # Arguments of other libraries and of scvi-tools before 1.0, and what to pass instead.
 RENAMED = {
@@ -242,7 +243,7 @@ def check_plan(options: Mapping[str, Any]) -> None:
 
 
 def check_trainer(options: dict[str, Any]) -> None:
-    """Raise for invalid arguments of the trainer; set the mode of early stopping for accuracies.
+    """Raise for invalid arguments of the trainer; set what follows from others.
 
     Parameters
     ----------
@@ -255,6 +256,10 @@ def check_trainer(options: dict[str, Any]) -> None:
     if options.get("early_stopping") and monitor.startswith("accuracy"):
         options.setdefault("early_stopping_mode", "max")  # greater is better
     _check_device(options.get("accelerator", "auto"), options.get("devices", "auto"))
+    if (
+        options.get("devices", "auto") != "auto" and n_devices(options) > 1
+    ):  # or weights must be used
+        options.setdefault("strategy", "ddp_find_unused_parameters_true")
 
 
 def _check_device(accelerator: Any, devices: Any) -> None:

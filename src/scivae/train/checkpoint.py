@@ -114,7 +114,7 @@ class SafeTrainRunner(TrainRunner):
         model, error = self.model, self.trainer.error
         if error is not None:
             kept = [c.epochs for c in self.trainer.callbacks if isinstance(c, TrainingCheckpoint)]
-            logged = getattr(self.trainer.logger, "history", {})
+            logged = logged_by(self.trainer)
             for name, column in list(logged.items()):
                 if column.index.name == "epoch":
                     logged[name] = column[column.index < max(kept, default=0)]
@@ -278,7 +278,7 @@ class TrainingCheckpoint(Callback):
         checkpoint["civae"] = {
             "run": self.run,
             "finished": self._finished,
-            "history": to_plain(getattr(trainer.logger, "history", {})),
+            "history": to_plain(logged_by(trainer)),
         }
 
     def on_load_checkpoint(
@@ -289,7 +289,13 @@ class TrainingCheckpoint(Callback):
         if state is None:
             return
         trainer.should_stop = state["finished"]
-        getattr(trainer.logger, "history", {}).update(from_plain(state["history"]))
+        logged_by(trainer).update(from_plain(state["history"]))
+
+
+def logged_by(trainer: Trainer) -> dict[str, Any]:
+    """What the logger of a training keeps, by name; in all processes but the first it keeps nothing."""
+    found = getattr(trainer.logger, "history", None)
+    return found if isinstance(found, dict) else {}
 
 
 def samplers(loaders: list[Any]) -> Iterator[RandomSampler | IndexLoader]:

@@ -54,9 +54,8 @@ class Values(NamedTuple):
     def of(cls, module: CIVAEModule) -> Values:
         """The parameters of a network."""
         (encoder,), (decoder,) = _blocks(module)
-        heads = module.z_encoder.mean_encoder, module.z_encoder.var_encoder
-        last = module.decoder.px_scale_decoder[0]
-        layers = (*encoder[:2], *heads, *decoder[:2], module.discriminator, last)
+        mean, variance, discriminator, last = _linear(module)
+        layers = (*encoder[:2], mean, variance, *decoder[:2], discriminator, last)
         weights = [w for layer in layers for w in (layer.weight, layer.bias)]
         weights.append(module.px_r)
         return cls(*weights)
@@ -127,7 +126,7 @@ class CompiledStep:
         values = rows.encoded(self.module.log_variational)
         n_latent, n_hidden = self.weights.mean.shape
         kept = np.empty((0, 0), np.float32)
-        if self.dropout is not None:
+        if self.dropout is not None and self.dropout.p:
             keep = 1 - self.dropout.p
             kept = torch.empty(rows.n_obs, n_hidden).bernoulli_(keep).div_(keep).numpy()
         draw = torch.randn if self.module.sample_latent else torch.zeros
@@ -287,27 +286,36 @@ def can_compile(plan: Any, n_obs: int) -> bool:
         or module.dispersion != "gene"
         or module.encode_covariates
         or module.z_encoder.var_activation is not torch.exp
-        or type(module.discriminator) is not nn.Linear
+        or any(type(layer) is not nn.Linear for layer in _linear(module))
         or not _is_default(*_blocks(module))
         or why_seen(plan.trainer) is not None
         or not (plan.trainer.world_size == 1 or is_ddp(plan.trainer.strategy))
-        or is_watched(module)
     ):
         return False
     optimizer = plan.optimizers().optimizer
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW) or is_watched(
+        module, optimizer
+    ):
         return False
     if len(optimizer.param_groups) != 1 or any(
         optimizer.param_groups[0][name] for name in ("amsgrad", "maximize", "differentiable")
     ):
         return False
     weights = Values.of(module)
-    return all(
-        w.dtype == torch.float32
-        and w.requires_grad
-        and (w.t() if w is weights.first else w).is_contiguous()
-        and all(v.stride() == w.stride() for k, v in optimizer.state[w].items() if k != "step")
-        for w in weights
+    given = set(map(id, optimizer.param_groups[0]["params"]))
+    return (
+        all(
+            w is not None
+            and id(w) in given
+            and w.dtype == torch.float32
+            and w.requires_grad
+            and (w.t() if w is weights.first else w).is_contiguous()
+            and all(v.stride() == w.stride() for k, v in optimizer.state[w].items() if k != "step")
+            for w in weights
+        )
+        and len(set(map(id, weights))) == len(weights)  # none is used twice
+        # as many steps so far: a weight that was frozen has fewer
+        and len({float(optimizer.state[w].get("step", 0)) for w in weights}) == 1
     )
 
 
@@ -325,6 +333,12 @@ def _blocks(module: CIVAEModule) -> tuple[list[Any], list[Any]]:
     return list(module.z_encoder.encoder.fc_layers), list(module.decoder.px_decoder.fc_layers)
 
 
+def _linear(module: CIVAEModule) -> tuple[nn.Module, ...]:
+    """The heads of the encoder, the discriminator, and the last layer of the decoder."""
+    heads = module.z_encoder.mean_encoder, module.z_encoder.var_encoder
+    return *heads, module.discriminator, module.decoder.px_scale_decoder[0]
+
+
 def _is_default(encoder: list[Any], decoder: list[Any]) -> bool:
     """Whether there is one layer each, with batch normalization that is trained, and ReLU."""
     if len(encoder) != 1 or len(decoder) != 1:
@@ -334,9 +348,12 @@ def _is_default(encoder: list[Any], decoder: list[Any]) -> bool:
         return False
     dropout, norms = one[4], (one[1], other[1])
     return (
-        (dropout is None or dropout.p < 1)
+        (dropout is None or (type(dropout) is nn.Dropout and dropout.p < 1 and dropout.training))
         and other[4] is None
-        and all(norm.training and norm.affine and norm.momentum for norm in norms)
+        and all(
+            norm.training and norm.affine and norm.track_running_stats and norm.momentum
+            for norm in norms
+        )
         and len({(norm.momentum, norm.eps) for norm in norms}) == 1
     )
 

@@ -204,13 +204,19 @@ def steps_between_logs(
     batch_size = batch_size if indexing is not None else getattr(datamodule, "batch_size", 0)
     if not n_train or not batch_size:
         return None
-    devices, n_nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    n_nodes = trainer.get("num_nodes", 1)
+    n_processes = n_devices(trainer) * (n_nodes if isinstance(n_nodes, int) else 1)
+    return min(10, max(1, -(-n_train // batch_size) // n_processes))
+
+
+def n_devices(trainer: Mapping[str, Any]) -> int:
+    """Number of devices that the arguments of a trainer ask for on each machine."""
+    devices = trainer.get("devices", 1)
     if isinstance(devices, list | tuple):
-        devices = len(devices)
-    if not isinstance(devices, int) or devices < 1:  # as many as there are
-        devices = max(1, torch.cuda.device_count())
-    steps = -(-n_train // batch_size) // (devices * (n_nodes if isinstance(n_nodes, int) else 1))
-    return min(10, max(1, steps))
+        return len(devices)
+    if isinstance(devices, int) and devices >= 1:
+        return devices
+    return max(1, torch.cuda.device_count())  # as many as there are
 
 
 @contextmanager

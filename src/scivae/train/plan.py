@@ -170,7 +170,9 @@ class CIVAETrainingPlan(TrainingPlan):
             on_step=self.on_step,
             on_epoch=self.on_epoch,
             prog_bar=mode == "train",
-            batch_size=output.n_obs_minibatch,
+            batch_size=float(
+                output.n_obs_minibatch
+            ),  # a mean over processes would be cut to an integer
             sync_dist=self.use_sync_dist,
         )
         self.compute_and_log_metrics(output, metrics, mode)
@@ -192,19 +194,20 @@ class CIVAETrainingPlan(TrainingPlan):
         super().compute_and_log_metrics(loss_output, metrics, mode)
         labeled = loss_output.true_labels < self.module.n_classes
         n_labeled = int(labeled.sum())
-        if n_labeled == 0:
+        # Processes that train together must log the same, or one waits forever: no cells have no weight.
+        if n_labeled == 0 and self.trainer.world_size == 1:
             return
-        correct = (loss_output.logits.argmax(-1) == loss_output.true_labels)[labeled]
+        correct = (loss_output.logits.argmax(-1) == loss_output.true_labels) & labeled
         for name, value in {
             "classification_loss": loss_output.classification_loss.detach(),
-            "accuracy": correct.float().mean(),
+            "accuracy": correct.sum() / max(n_labeled, 1),
         }.items():
             self.log(
                 f"{name}_{mode}",
                 value,
                 on_step=self.on_step,
                 on_epoch=self.on_epoch,
-                batch_size=n_labeled,
+                batch_size=float(n_labeled),
                 sync_dist=self.use_sync_dist,
             )
 

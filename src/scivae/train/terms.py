@@ -36,7 +36,10 @@ class Terms(NamedTuple):
 
 
 def joined(outputs: list[LossOutput]) -> LossOutput:
-    """One loss of several minibatches: values per cell are concatenated, others averaged over cells."""
+    """One loss of several minibatches: values per cell are concatenated, others averaged over cells.
+
+    That of the classifier is averaged over labeled cells.
+    """
     if len(outputs) == 1:
         return outputs[0]
     return joined_terms([Terms.of(output) for output in outputs])
@@ -47,17 +50,18 @@ def joined_terms(terms: list[Terms]) -> LossOutput:
     if len(terms) == 1:
         return terms[0].output()
     sizes = [len(each.kl_local) for each in terms]
+    labeled = [int((each.true_labels < each.logits.shape[-1]).sum()) for each in terms]
     loss, reconstruction, kl, classification, logits, true = zip(*terms, strict=True)
 
-    def mean(values: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        total: Any = sum(size * value for size, value in zip(sizes, values, strict=True))
-        return total / sum(sizes)
+    def mean(values: tuple[torch.Tensor, ...], weights: list[int]) -> torch.Tensor:
+        total: Any = sum(n * value for n, value in zip(weights, values, strict=True))
+        return total / max(sum(weights), 1)
 
     return Terms(
-        mean(loss),
+        mean(loss, sizes),
         torch.cat(reconstruction),
         torch.cat(kl),
-        mean(classification),
+        mean(classification, labeled),
         torch.cat(logits, dim=-2),
         torch.cat(true, dim=-1),
     ).output()

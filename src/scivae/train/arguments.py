@@ -243,13 +243,7 @@ def check_plan(options: Mapping[str, Any]) -> None:
 
 
 def check_trainer(options: dict[str, Any]) -> None:
-    """Raise for invalid arguments of the trainer; set what follows from others.
-
-    Parameters
-    ----------
-    options
-        Arguments of the trainer; changed in place.
-    """
+    """Raise for invalid arguments of the trainer; set in place what follows from others."""
     for name in (name for name in _OF_TRAINER if name in options):
         _OF_TRAINER[name](name, options[name])
     monitor = str(options.get("early_stopping_monitor"))

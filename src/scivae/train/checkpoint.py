@@ -293,7 +293,7 @@ class TrainingCheckpoint(Callback):
 
 
 def logged_by(trainer: Trainer) -> dict[str, Any]:
-    """What the logger of a training keeps, by name; in all processes but the first it keeps nothing."""
+    """Columns that the logger of a training keeps, by name; in all processes but the first it keeps none."""
     found = getattr(trainer.logger, "history", None)
     return found if isinstance(found, dict) else {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import anndata
 import h5py
 import numpy as np
@@ -306,3 +308,24 @@ def test_values_in_memory(tmp_path):
         np.testing.assert_array_equal(dense(some).astype(float), x.toarray()[[7, 3]])
     assert in_memory(sparse.coo_matrix(x)).format == "csr"
     assert isinstance(in_memory(pd.DataFrame({"a": [1]})), np.ndarray)
+
+
+@pytest.mark.parametrize("kind", [sparse.csr_matrix, sparse.csr_array])
+def test_rows_of_a_matrix_with_two_types_of_index_cost_what_they_hold(kind):
+    """As read from h5ad files of many cells: int64 pointers, int32 columns. scipy converts all columns for each slice."""
+    matrix = kind(sparse.random(20_000, 100, 0.5, format="csr", random_state=0))
+    plain = matrix.copy()
+    matrix.indptr = matrix.indptr.astype(np.int64)
+    assert matrix.indptr.dtype != matrix.indices.dtype
+    some = np.array([5, 3, 3, -1])
+    for index in (slice(2, 9), slice(None, None, 5000), some, np.arange(20_000) % 4000 == 7):
+        found = rows_of(matrix, index)
+        assert type(found) is kind
+        np.testing.assert_array_equal(found.toarray(), plain[index].toarray())
+        assert found.dtype == matrix.dtype
+    assert rows_of(matrix, slice(4, 4)).shape == (0, 100)
+    tracemalloc.start()
+    rows_of(matrix, slice(100, 110))
+    assert tracemalloc.get_traced_memory()[1] < 100_000  # all columns take 4 MB
+    tracemalloc.stop()
+    assert matrix.indptr.dtype == np.int64  # it stays as it was

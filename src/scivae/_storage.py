@@ -45,7 +45,29 @@ def summed(matrix: Any, *, copy: bool = True) -> Any:
 
 def rows_of(values: Any, index: Any) -> Any:
     """Read some rows into memory; see :func:`in_memory`."""
+    if (
+        sparse.issparse(values)
+        and values.format == "csr"
+        and values.indptr.dtype != values.indices.dtype
+    ):
+        return in_memory(_rows_of_mixed(values, index))
     return in_memory(values[index])
+
+
+def _rows_of_mixed(matrix: Any, index: Any) -> Any:
+    """Rows of a CSR matrix whose pointers and columns differ in type, as h5ad files of many cells give them.
+
+    For every slice, scipy would first convert the columns of the whole matrix.
+    """
+    n = matrix.shape[0]
+    rows = np.arange(*index.indices(n)) if isinstance(index, slice) else np.arange(n)[index]
+    if rows.ndim != 1:
+        return matrix[index]
+    starts = matrix.indptr[rows]
+    bounds = np.concatenate([[0], np.cumsum(matrix.indptr[rows + 1] - starts)])
+    at = np.arange(bounds[-1]) + np.repeat(starts - bounds[:-1], np.diff(bounds))
+    parts = matrix.data[at], matrix.indices[at], bounds
+    return type(matrix)(parts, shape=(len(rows), matrix.shape[1]))
 
 
 def dense(values: Any) -> np.ndarray:

@@ -31,7 +31,6 @@ INFORMATION, RUN = 2_000, 50  # cells in runs of neighbors: scivae.data.informat
 # Bytes per cell that every process holds while it trains, counted by the test (tracemalloc): codes of labels and batches,
 # positions of training and held-out cells, and where each row of the file begins.
 BYTES_HELD = 41
-ANNOTATE_WITH_NOVELTY = 20_000  # cells a second of one core, docs/performance.md
 
 
 class File(NamedTuple):
@@ -171,7 +170,8 @@ def measured() -> dict[str, float]:
         "training": one("training, h5ad in blocks", "cells a second"),
         "loader": one("training, h5ad in blocks", "loader alone, cells a CPU second"),
         "check": 1e6 / one("training, h5ad in blocks", "to look at all cells first, CPU s"),
-        "augment": one("augment to zarr", "cells a CPU second"),
+        "annotate": one("annotate, h5ad", "cells a second"),
+        "augment": one("augment to zarr", "cells a second"),
     }
     path = DOCS / "processes.csv"
     if path.exists():  # per process, of two
@@ -183,7 +183,9 @@ def measured() -> dict[str, float]:
 
 
 def hours(seconds: float) -> str:
-    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:,.0f} min"
+    if seconds >= 3600:
+        return f"{seconds / 3600:,.1f} h"
+    return f"{seconds / 60:,.0f} min" if seconds >= 60 else f"{seconds:,.0f} s"
 
 
 def plan(
@@ -216,7 +218,7 @@ def plan(
                 "training reads": hours(reading),
                 "training takes": hours(max(computing, reading)),
                 "reads in all, TB": n * training / 1e12,
-                "annotate": hours(n_cells / (n * ANNOTATE_WITH_NOVELTY)),
+                "annotate": hours(n_cells / (n * speed["annotate"])),
                 "augment, a tenth": hours(0.1 * n_cells / (n * speed["augment"])),
             }
         )

@@ -19,6 +19,7 @@ from scivae.module import LIKELIHOODS
 from scivae.report._methods import LIKELIHOOD_NAMES
 from scivae.train.calibration import fit_temperature
 from scivae.train.plan import default_epochs
+from scivae.train.terms import Terms, joined_terms
 
 
 def test_history_has_every_term(trained):
@@ -76,6 +77,18 @@ def test_the_history_is_the_same_however_steps_are_taken(adata, likelihood):
         np.testing.assert_allclose(
             column.to_numpy(float), expected[name].to_numpy(float), rtol=1e-4, err_msg=name
         )
+
+
+def test_losses_are_joined_without_reading_a_number():
+    """On a GPU, they are joined while steps are recorded, where nothing can be waited for."""
+    few = {"device": "meta"}
+    of_cells = torch.zeros(5, **few)
+    labels = torch.zeros(5, dtype=torch.long, **few)
+    each = Terms(
+        torch.zeros((), **few), of_cells, of_cells, torch.zeros((), **few),
+        torch.zeros(5, 3, **few), labels,
+    )  # fmt: skip
+    assert joined_terms([each, each]).classification_loss.device.type == "meta"
 
 
 def test_mixed_precision_reads_the_weights_of_each_step(adata):

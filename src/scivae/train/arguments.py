@@ -250,9 +250,8 @@ def check_trainer(options: dict[str, Any]) -> None:
     if options.get("early_stopping") and monitor.startswith("accuracy"):
         options.setdefault("early_stopping_mode", "max")  # greater is better
     _check_device(options.get("accelerator", "auto"), options.get("devices", "auto"))
-    if (
-        options.get("devices", "auto") != "auto" and n_devices(options) > 1
-    ):  # or weights must be used
+    # Lightning's own choice refuses weights that no loss uses, which scvi-tools' networks have.
+    if options.get("devices", "auto") != "auto" and n_devices(options) > 1:
         options.setdefault("strategy", "ddp_find_unused_parameters_true")
 
 

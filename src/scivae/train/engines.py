@@ -214,8 +214,8 @@ def n_devices(trainer: Mapping[str, Any]) -> int:
     devices = trainer.get("devices", 1)
     if isinstance(devices, list | tuple):
         return len(devices)
-    if isinstance(devices, int) and devices >= 1:
-        return devices
+    if str(devices).isdigit() and int(devices) >= 1:
+        return int(devices)
     return max(1, torch.cuda.device_count())  # as many as there are
 
 

@@ -170,9 +170,7 @@ class CIVAETrainingPlan(TrainingPlan):
             on_step=self.on_step,
             on_epoch=self.on_epoch,
             prog_bar=mode == "train",
-            batch_size=float(
-                output.n_obs_minibatch
-            ),  # a mean over processes would be cut to an integer
+            batch_size=float(output.n_obs_minibatch),  # gloo cuts the mean of integers
             sync_dist=self.use_sync_dist,
         )
         self.compute_and_log_metrics(output, metrics, mode)

@@ -50,18 +50,17 @@ def joined_terms(terms: list[Terms]) -> LossOutput:
     if len(terms) == 1:
         return terms[0].output()
     sizes = [len(each.kl_local) for each in terms]
-    labeled = [int((each.true_labels < each.logits.shape[-1]).sum()) for each in terms]
     loss, reconstruction, kl, classification, logits, true = zip(*terms, strict=True)
-
-    def mean(values: tuple[torch.Tensor, ...], weights: list[int]) -> torch.Tensor:
-        total: Any = sum(n * value for n, value in zip(weights, values, strict=True))
-        return total / max(sum(weights), 1)
-
+    total: Any = sum(size * value for size, value in zip(sizes, loss, strict=True))
+    # Labeled cells are counted on the device: a CUDA graph must not wait for numbers.
+    labeled = torch.stack(
+        [(of < scores.shape[-1]).sum() for of, scores in zip(true, logits, strict=True)]
+    )
     return Terms(
-        mean(loss, sizes),
+        total / sum(sizes),
         torch.cat(reconstruction),
         torch.cat(kl),
-        mean(classification, labeled),
+        (labeled * torch.stack(classification)).sum() / labeled.sum().clamp(min=1),
         torch.cat(logits, dim=-2),
         torch.cat(true, dim=-1),
     ).output()

@@ -363,7 +363,8 @@ def main(argv: list[str] | None = None) -> dict[str, pd.DataFrame]:
             encoding="utf-8",
         )
         if part == "growth":
-            plot(made[part], folder / "speed_growth.png")
+            figures = folder if args.out else DOCS.parent / "_static"
+            plot(made[part], figures / "speed_growth.png")
     return made
 
 

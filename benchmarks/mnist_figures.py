@@ -12,14 +12,13 @@ import argparse
 import tempfile
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 from _data import labels_of
 from _figures import FOLDER, STYLE
 from _mnist_networks import KEY, PAPER_NETWORKS
 from matplotlib import pyplot as plt
-from mnist_paper import Trained, prepare
+from mnist_paper import Trained, options, prepare
 
 MODELS = {"VAE": "VAE, images distorted", "CI-VAE": "CI-VAE, images distorted"}
 LINES = {"VAE": "#D55E00", "CI-VAE": "#0072B2"}
@@ -182,24 +181,15 @@ def augmentation(data, folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", type=Path, default=Path("mnist_networks"))
+    options(parser)  # of networks that are not there yet
     parser.add_argument("--quick", action="store_true", help="on small images; no evidence")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")
     folder = args.out or (Path(tempfile.mkdtemp(prefix="mnist_")) if args.quick else FOLDER)
     recipes = {name: PAPER_NETWORKS[name] for name in MODELS.values()}
-    settings = SimpleNamespace(
-        quick=args.quick,
-        networks=args.networks,
-        accelerator="cpu",
-        half=False,
-        limit=np.inf,
-        bfloat16=False,
-        together=2,
-        methods=list(MODELS.values()),
-    )
-    data = prepare(recipes, {}, 0, settings)
+    args.methods = list(MODELS.values())
+    data = prepare(recipes, {}, 0, args)
     data.methods = {name: Trained(data, network, 0) for name, network in MODELS.items()}
     with plt.rc_context(STYLE):
         for figure in (training, latent, reconstruction, paths, augmentation):

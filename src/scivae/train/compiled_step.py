@@ -293,9 +293,9 @@ def can_compile(plan: Any, n_obs: int) -> bool:
     ):
         return False
     optimizer = plan.optimizers().optimizer
-    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW) or is_watched(
-        module, optimizer
-    ):
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+        return False
+    if is_watched(module, optimizer):
         return False
     if len(optimizer.param_groups) != 1 or any(
         optimizer.param_groups[0][name] for name in ("amsgrad", "maximize", "differentiable")
